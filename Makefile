@@ -1,0 +1,64 @@
+# make demo   the whole chain on the embedded default, installing what it needs first
+# make test   all tests that need neither a GPU nor root
+VENV := .venv
+PYTHON ?= python3
+BIN := $(VENV)/bin
+SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
+INSTALLED := $(VENV)/.installed
+
+.PHONY: demo test classify lint format lock schema clean
+
+demo: $(INSTALLED)
+	$(SNAKEMAKE)
+	@echo "The report: results/demo/report/index.html"
+
+test: $(INSTALLED) lint
+	$(BIN)/python -m pytest
+
+# Your own file to predictions, with the models of a finished run:
+#   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500]
+RUN ?= mine
+MODELS ?= demo
+OFFSET ?= 0,0,0
+classify: $(INSTALLED)
+	$(SNAKEMAKE) predictions --config run=$(RUN) models_from=$(MODELS) \
+	  'input={source: $(SOURCE), files: ["$(FILE)"], offset_mm: [$(OFFSET)]}'
+
+# deepspeed builds against the installed torch, hence the two steps and --no-build-isolation.
+$(INSTALLED): requirements.lock pyproject.toml
+	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
+	  { echo "NuVLM needs Python 3.11 to 3.13: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet --constraint requirements.lock torch setuptools wheel ninja packaging
+	$(BIN)/pip install --quiet --no-build-isolation --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
+	@touch $@
+
+lint: $(INSTALLED)
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
+	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakemake --lint
+
+format: $(INSTALLED)
+	$(BIN)/ruff check --fix .
+	$(BIN)/ruff format .
+	$(BIN)/snakefmt Snakefile workflow/rules
+
+# Resolve the ranges of pyproject.toml anew, in a fresh environment.
+lock:
+	rm -rf $(VENV)
+	$(PYTHON) -m venv $(VENV)
+	$(BIN)/pip install --quiet torch==2.13.0 setuptools wheel ninja packaging
+	$(BIN)/pip install --quiet --no-build-isolation '.[deepspeed,dev]'
+	$(BIN)/pip uninstall --quiet --yes nuvlm
+	{ echo "# Written by 'make lock' from pyproject.toml: what was tested together."; \
+	  $(BIN)/pip freeze --all | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements.lock
+
+schema: $(INSTALLED)
+	$(BIN)/python -c 'from nuvlm.config import json_schema; print(json_schema(), end="")' > config/schema.json
+
+clean:
+	rm -rf $(VENV) .snakemake results/*

@@ -1,0 +1,47 @@
+# NuVLM: from detector voxels to a report that compares a vision-language model with a CNN.
+# Each stage stands in workflow/rules/; all logic is in the package workflow/src/nuvlm/.
+from snakemake.utils import min_version
+
+min_version("9.27")
+
+
+configfile: "config/config.yaml"
+
+
+report: "workflow/report/workflow.rst"
+
+
+include: "workflow/rules/common.smk"
+include: "workflow/rules/input.smk"
+include: "workflow/rules/images.smk"
+include: "workflow/rules/events.smk"
+include: "workflow/rules/cnn.smk"
+include: "workflow/rules/vlm.smk"
+include: "workflow/rules/report.smk"
+
+
+localrules:
+    all,
+    pixelmaps,
+    predictions,
+
+
+rule all:
+    """The report of the run, with all that it needs."""
+    default_target: True
+    input:
+        "<results>/report/index.html",
+        "<results>/report/report.json",
+
+
+rule pixelmaps:
+    """Preprocessing alone: the pixel maps of all shards and the event table."""
+    input:
+        pixel_map_stores(),
+        "<results>/events.parquet",
+
+
+rule predictions:
+    """Predictions of all models under all conditions, without the report."""
+    input:
+        prediction_tables(),

@@ -1,0 +1,52 @@
+"""What several tests start from: a small detector's events, written and read with the real formats."""
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from nuvlm.detector import Detector
+from nuvlm.voxels import Event, Voxels, voxelize, write_shard
+
+REPOSITORY = Path(__file__).parents[1]
+SHARED = REPOSITORY.parent / "shared" / "data"
+
+
+@pytest.fixture
+def detector() -> Detector:
+    return Detector()
+
+
+@pytest.fixture
+def rng() -> np.random.Generator:
+    return np.random.default_rng(5)
+
+
+@pytest.fixture
+def make_voxels(detector: Detector) -> Callable[..., Voxels]:
+    """Voxels of a random walk that starts at a vertex: a few hundred, some of them behind an outer anode."""
+
+    def make(seed: int, vertex_mm: tuple[float, float, float] = (0, 0, 3000), steps: int = 200) -> Voxels:
+        rng = np.random.default_rng(seed)
+        path = np.cumsum(rng.normal(0, 30, (steps + 1, 3)), axis=0) + vertex_mm
+        return voxelize(detector, path[:-1], path[1:], rng.gamma(2, 2, steps))[0]
+
+    return make
+
+
+@pytest.fixture
+def make_shard(tmp_path: Path, detector: Detector, make_voxels: Callable[..., Voxels]) -> Callable[..., Path]:
+    """A voxel shard of `n` events with all three classes in turn."""
+
+    def make(name: str = "a", n: int = 6, first: int = 0, truth: bool = True) -> Path:
+        events = []
+        for i in range(first, first + n):
+            known = {"nu_pdg": (12, 14, 14)[i % 3], "is_cc": i % 3 < 2, "nu_energy": 1.0 + i, "inelasticity": 0.4}
+            vertex = {"vertex_mm": (0.0, 0.0, 3000.0)} if truth else {}
+            events.append(Event(i, make_voxels(i), **(known if truth else {}), **vertex))
+        path = tmp_path / f"{name}.h5"
+        write_shard(path, detector, events)
+        return path
+
+    return make

@@ -1,0 +1,43 @@
+"""McNemar's test and the paired difference."""
+
+import numpy as np
+import pytest
+
+from nuvlm.evaluation.comparison import compare
+from nuvlm.evaluation.intervals import binomial_interval
+
+
+def _pair(both: int, first: int, second: int, neither: int) -> tuple[np.ndarray, np.ndarray]:
+    counts = (both, first, second, neither)
+    return np.repeat([True, True, False, False], counts), np.repeat([True, False, True, False], counts)
+
+
+def test_p_value_by_hand() -> None:
+    # 1 of 9 discordant events: two-sided binomial, 2 * (1 + 9) / 2^9.
+    result = compare(*_pair(20, 8, 1, 5), seed=0)
+    assert (result["both"], result["only_first"], result["only_second"], result["neither"]) == (20, 8, 1, 5)
+    assert result["p_value"] == pytest.approx(2 * 10 / 512)
+    assert result["difference"] == pytest.approx(7 / 34)
+
+
+def test_equal_answers_do_not_differ() -> None:
+    result = compare(*_pair(30, 0, 0, 10), seed=0)
+    assert result["p_value"] == 1
+    assert result["difference"] == 0
+    assert result["difference_interval"] == [0, 0]
+
+
+def test_the_interval_is_paired() -> None:
+    """Two models that agree on most events differ far more surely than two independent samples would."""
+    first, second = _pair(700, 40, 0, 260)
+    low, high = compare(first, second, seed=3)["difference_interval"]
+    assert 0 < low < 0.04 < high
+    independent = 2 * 1.96 * np.sqrt(0.74 * 0.26 / 1000 + 0.7 * 0.3 / 1000)
+    assert high - low < 0.4 * independent
+
+
+def test_clopper_pearson_at_the_ends() -> None:
+    # With no success in n the upper end is 1 - (0.025)^(1/n).
+    assert binomial_interval(0, 10) == pytest.approx([0, 1 - 0.025**0.1])
+    assert binomial_interval(10, 10) == pytest.approx([0.025**0.1, 1])
+    assert binomial_interval(0, 0) is None

@@ -1,0 +1,126 @@
+"""Which events the gallery shows, and whether it shows them as they are."""
+
+import json
+import re
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nuvlm.errors import InputError
+from nuvlm.evaluation.gallery import CORRECT, DISAGREE, NO_TRUTH, WRONG, Display, choose, draw_display, draw_gallery
+from nuvlm.evaluation.samples import Sample
+from nuvlm.storage import write_store
+from run_on_disk import Run, write_run
+
+
+@pytest.fixture(scope="module")
+def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
+    return write_run(tmp_path_factory.mktemp("run"), n=80)
+
+
+def _nominal(run: Run) -> dict[str, list[Path]]:
+    return {model: conditions["nominal"] for model, conditions in run.predictions.items()}
+
+
+def _sample(truth: list[int], answers: list[tuple[int, float]]) -> Sample:
+    """A sample in which each event is taken for a class with a probability, the rest shared by the others."""
+    p = np.array(
+        [[confidence if k == taken else (1 - confidence) / 2 for k in range(3)] for taken, confidence in answers]
+    )
+    return Sample(np.array(truth), p.argmax(axis=1), p)
+
+
+def test_the_worst_failures_lead() -> None:
+    truth = [0, 0, 0, 1, 2, 0]
+    first = _sample(truth, [(1, 0.7), (1, 0.99), (0, 0.9), (1, 0.8), (2, 0.9), (0, 0.6)])
+    second = _sample(truth, [(1, 0.7), (1, 0.99), (1, 0.9), (1, 0.9), (2, 0.9), (0, 0.6)])
+    assert choose([first, second], 6) == [
+        (1, WRONG),
+        (0, WRONG),
+        (2, DISAGREE),
+        (5, CORRECT),
+        (3, CORRECT),
+        (4, CORRECT),
+    ]
+
+
+def test_each_kind_has_its_share() -> None:
+    rng = np.random.default_rng(0)
+    truth = rng.integers(3, size=600).tolist()
+    samples = [_sample(truth, [(int(k), 0.8) for k in rng.integers(3, size=600)]) for _ in range(2)]
+    outcomes = [outcome for _, outcome in choose(samples, 12)]
+    assert outcomes == [WRONG] * 6 + [DISAGREE] * 3 + [CORRECT] * 3
+    assert len({samples[0].truth[i] for i, outcome in choose(samples, 12) if outcome == CORRECT}) == 3
+
+
+def test_a_perfect_model_leaves_no_place_empty() -> None:
+    truth = [0, 1, 2, 0]
+    sample = _sample(truth, [(k, 0.9) for k in truth])
+    assert [outcome for _, outcome in choose([sample], 3)] == [CORRECT] * 3
+    assert len(choose([sample], 50)) == 4
+    assert choose([sample], 0) == []
+
+
+def test_without_truth_the_least_sure_lead() -> None:
+    sample = _sample([-1, -1], [(0, 0.9), (1, 0.5)])
+    assert choose([sample], 2) == [(1, NO_TRUTH), (0, NO_TRUTH)]
+
+
+def test_every_entry_is_its_event(run: Run, tmp_path: Path) -> None:
+    draw_gallery(run.events, _nominal(run), run.displays, 5, tmp_path / "gallery.json")
+    gallery = json.loads((tmp_path / "gallery.json").read_text())
+    events = pd.read_parquet(run.events).set_index("event_id")
+    answers = pd.concat([pd.read_parquet(path) for path in run.predictions["vlm"]["nominal"]]).set_index("event_id")
+    assert len(gallery) == 5
+    for entry in gallery:
+        event = events.loc[entry["event_id"]]
+        assert event["split"] == "test"
+        assert entry["truth"] == event["class"]
+        assert entry["nu_energy_gev"] == pytest.approx(event["nu_energy"])
+        assert entry["vertex_cm"][2] == pytest.approx(event["vertex_z_mm"] / 10)
+        assert entry["models"]["vlm"]["p"]["nc"] == pytest.approx(answers.loc[entry["event_id"], "p_nc"])
+        assert entry["svg"].startswith("<svg")
+
+
+def test_a_display_that_is_another_event_is_refused(run: Run, tmp_path: Path) -> None:
+    n = 40
+    ids = np.arange(n, dtype=np.uint64)
+    attributes = {"format": "nuvlm-displays", "version": 1, "pixel_mm": 50.0, "origin_mm": [-1000.0, -1000.0, 0.0]}
+    arrays = {"xz": np.ones((n, 4, 4), np.float32), "yz": np.ones((n, 4, 4), np.float32), "event_id": ids}
+    write_store(tmp_path / "first.zarr", arrays, attributes)
+    displays = {"first": tmp_path / "first.zarr", "second": tmp_path / "first.zarr"}
+    with pytest.raises(InputError, match=r"first\.zarr: row \d+ is not event \d+"):
+        draw_gallery(run.events, _nominal(run), displays, 5, tmp_path / "gallery.json")
+
+
+def _display(**changes: object) -> Display:
+    xz, yz = np.zeros((40, 140), np.float32), np.zeros((40, 140), np.float32)
+    xz[30, 100:110] = yz[5, 100:110] = 20
+    values: dict = {"xz": xz, "yz": yz, "origin_cm": (-100, -100, 0), "pixel_cm": 5, "vertex_cm": (52.5, -72.5, 500)}
+    return Display(**(values | changes))
+
+
+def _axis(svg: str, label: str) -> tuple[float, float]:
+    """Lowest and highest tick of the axis whose label follows its ticks."""
+    texts = [text.replace("\N{MINUS SIGN}", "-") for text in re.findall(r"<text[^>]*>([^<]+)</text>", svg)]
+    end = texts.index(label)
+    start = end
+    while start and re.fullmatch(r"-?\d+", texts[start - 1]):
+        start -= 1
+    return float(texts[start]), float(texts[end - 1])
+
+
+def test_the_window_holds_the_charge_in_cm() -> None:
+    svg = draw_display(_display(), "event")
+    low, high = _axis(svg, "z (cm), along the beam")
+    assert 460 <= low <= 500 < 550 <= high <= 590
+    low, high = _axis(svg, "x (cm)")
+    assert 0 <= low <= 50 <= 55 <= high <= 110, "charge in x pixel 30 of 5 cm from -100 cm lies at 50 to 55 cm"
+    assert "energy in a 5 cm pixel (MeV)" in svg
+
+
+def test_an_event_without_charge_or_vertex_is_still_drawn() -> None:
+    blank = np.zeros((40, 140), np.float32)
+    assert draw_display(_display(xz=blank, yz=blank, vertex_cm=None), "event").startswith("<svg")

@@ -1,0 +1,243 @@
+"""The page and its numbers: complete, self-contained, escaped, true to the files they come from."""
+
+import json
+import re
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+import yaml
+
+from nuvlm.config import Config
+from nuvlm.errors import InputError
+from nuvlm.evaluation.figures import draw_figures
+from nuvlm.evaluation.gallery import draw_gallery
+from nuvlm.evaluation.metrics import evaluate
+from nuvlm.report.cost import summarise_cost
+from nuvlm.report.page import departures, write_report
+from nuvlm.storage import write_json
+from run_on_disk import Run, write_run
+
+REPOSITORY = Path(__file__).parents[2]
+PUBLISHED = REPOSITORY / "resources" / "published.yaml"
+
+
+class Page(HTMLParser):
+    """Collects what a test asks of a page, and fails where tags do not close."""
+
+    VOID = frozenset({"meta", "link", "br", "img", "input", "hr"})
+
+    def __init__(self, html: str) -> None:
+        super().__init__()
+        self.open: list[str] = []
+        self.ids: list[str] = []
+        self.anchors: list[str] = []
+        self.links: list[str] = []
+        self.text: list[str] = []
+        self.unlabelled = 0
+        self.feed(html)
+        assert self.open == []
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        values = dict(attrs)
+        if tag not in self.VOID:
+            self.open.append(tag)
+        if values.get("id"):
+            self.ids.append(values["id"] or "")
+        if values.get("role") == "img" and not values.get("aria-label"):
+            self.unlabelled += 1
+        for name in ("src", "href", "xlink:href"):
+            link = values.get(name)
+            if link and tag != "use":
+                (self.anchors if link.startswith("#") else self.links).append(link)
+
+    def handle_startendtag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.handle_starttag(tag, attrs)
+        if tag not in self.VOID:
+            self.handle_endtag(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        assert self.open.pop() == tag
+
+    def handle_data(self, data: str) -> None:
+        self.text.append(data)
+
+
+def _report(run: Run, folder: Path, config: dict | None = None, count: int = 4) -> tuple[str, dict]:
+    evaluate(run.events, run.predictions, folder / "scores.json", resamples=200)
+    draw_figures(folder / "scores.json", run.training, folder / "figures")
+    nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
+    draw_gallery(run.events, nominal, run.displays, count, folder / "gallery.json")
+    write_report(
+        scores=folder / "scores.json",
+        figures=folder / "figures",
+        gallery=folder / "gallery.json",
+        predictions=run.predictions,
+        training=run.training,
+        published=PUBLISHED,
+        config=config or Config().model_dump(mode="json"),
+        repository=REPOSITORY,
+        page=folder / "report" / "index.html",
+        data=folder / "report" / "report.json",
+    )
+    return (folder / "report" / "index.html").read_text(), json.loads((folder / "report" / "report.json").read_text())
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("run")
+
+
+@pytest.fixture(scope="module")
+def run(folder: Path) -> Run:
+    return write_run(folder)
+
+
+@pytest.fixture(scope="module")
+def report(run: Run, folder: Path) -> tuple[str, dict]:
+    return _report(run, folder)
+
+
+def test_the_page_needs_nothing_but_itself(report: tuple[str, dict]) -> None:
+    html, _ = report
+    page = Page(html)
+    published = yaml.safe_load(PUBLISHED.read_text())["source"]["url"]
+    assert {link for link in page.links if not link.startswith("data:")} == {published}
+    assert "@import" not in html
+    assert not re.search(r"url\((?!#)", html)
+
+
+def test_the_page_is_well_formed_and_readable_aloud(report: tuple[str, dict]) -> None:
+    page = Page(report[0])
+    assert len(page.ids) == len(set(page.ids))
+    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
+    assert page.unlabelled == 0
+
+
+def test_numbers_on_the_page_are_those_of_the_file(report: tuple[str, dict]) -> None:
+    html, numbers = report
+    text = " ".join(Page(html).text)
+    for by_condition in numbers["scores"].values():
+        for score in by_condition.values():
+            for name in ("accuracy", "precision", "recall", "auc"):
+                low, high = score[f"{name}_interval"]
+                assert low <= score[name] <= high
+                assert f"{score[name]:.3f}" in text
+                assert f"[{low:.3f}, {high:.3f}]" in text
+    assert numbers["headline"] in text
+    assert numbers["provenance"]["versions"]["numpy"] in text
+
+
+def test_the_summary_says_what_the_numbers_say(report: tuple[str, dict]) -> None:
+    _, numbers = report
+    cnn, vlm = (numbers["scores"][model]["nominal"]["accuracy"] for model in ("cnn", "vlm"))
+    test = numbers["comparisons"][0]
+    assert cnn > vlm
+    assert test["p_value"] < 0.05, "the sample is made so that the CNN is better"
+    assert numbers["headline"].startswith("The CNN is the better classifier")
+    assert f"{100 * cnn:.1f} %" in numbers["headline"]
+    assert f"{100 * vlm:.1f} %" in numbers["headline"]
+    assert f"{100 * (cnn - vlm):.1f} points" in numbers["summary"][0]
+    assert f"{test['only_first']} go to the CNN and {test['only_second']} to the VLM" in numbers["summary"][0]
+
+
+def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    swapped = {"cnn": run.predictions["vlm"], "vlm": run.predictions["cnn"]}
+    _, numbers = _report(Run(run.events, swapped, run.displays, run.training), tmp_path, count=1)
+    test = numbers["comparisons"][0]
+    assert numbers["headline"].startswith("The VLM is the better classifier")
+    assert f"{test['only_second']} go to the VLM and {test['only_first']} to the CNN" in numbers["summary"][0]
+
+
+def test_equal_models_cannot_be_told_apart(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    same = {"cnn": run.predictions["cnn"], "vlm": run.predictions["cnn"]}
+    _, numbers = _report(Run(run.events, same, run.displays, run.training), tmp_path, count=0)
+    assert "cannot be told apart" in numbers["headline"]
+    assert "p = 1)" in numbers["summary"][0]
+
+
+def test_cost_is_what_the_parts_measured(folder: Path, report: tuple[str, dict]) -> None:
+    cost = report[1]["cost"]["vlm"]
+    assert cost["ms_per_sample"] == pytest.approx(4)
+    assert cost["peak_memory_mb"] == 301, "the largest of two parts"
+    assert cost["training"]["parameters"] == 170_000
+    assert cost["training"]["events"] is None, "not in training.json"
+
+
+def test_cost_weighs_parts_by_their_events(tmp_path: Path) -> None:
+    parts = [tmp_path / "0.parquet", tmp_path / "1.parquet"]
+    for path, events, seconds in zip(parts, (90, 10), (0.9, 1.1), strict=True):
+        cost = {"device": "cpu", "batch_size": 1, "events": events, "load_seconds": 1, "seconds": seconds}
+        write_json(path.with_suffix(".json"), cost | {"peak_memory_mb": 5})
+    write_json(tmp_path / "training.json", {})
+    assert summarise_cost(parts, tmp_path / "training.json")["ms_per_sample"] == pytest.approx(20)
+
+
+def test_provenance_counts_every_event(folder: Path, report: tuple[str, dict]) -> None:
+    events = pd.read_parquet(folder / "events.parquet")
+    counted = report[1]["provenance"]["events"]
+    assert sum(sum(split.values()) for split in counted.values()) == len(events)
+    assert counted["test"]["nc"] == int(((events["split"] == "test") & (events["class"] == "nc")).fillna(False).sum())
+    assert report[1]["provenance"]["seeds"]["dataset.seed"] == 7
+
+
+def test_departures_follow_the_config() -> None:
+    setup = yaml.safe_load(PUBLISHED.read_text())["setup"]
+    config = Config().model_dump(mode="json")
+    config["vlm"]["base"], config["pixelmap"]["size"] = "scratch", 128
+    found = {item["what"]: item for item in departures(setup, config)}
+    assert found["Vision-language model"]["run"] == "a small Mllama made from scratch"
+    assert found["Window (pixels)"] == {"what": "Window (pixels)", "run": 128, "published": 512}
+    assert "Pixel (mm)" not in found
+    unchanged = departures(setup, Config().model_dump(mode="json"))
+    assert not {"Vision-language model", "Window (pixels)"} & {item["what"] for item in unchanged}
+
+
+def test_every_published_setting_is_a_key_of_the_config() -> None:
+    config = Config().model_dump(mode="json")
+    for item in yaml.safe_load(PUBLISHED.read_text())["setup"]:
+        value = config
+        for part in item["key"].split("."):
+            value = value[part]
+
+
+def test_names_from_files_are_escaped(tmp_path: Path) -> None:
+    run = write_run(tmp_path, n=40)
+    evil = "<script>alert(1)</script>"
+    for path in (run.events, *run.tables()):
+        pd.read_parquet(path).replace({"shard": {"first": evil, "second": evil + "2"}}).to_parquet(path, index=False)
+    displays = {evil: run.displays["first"], evil + "2": run.displays["second"]}
+    html, numbers = _report(Run(run.events, run.predictions, displays, run.training), tmp_path)
+    assert numbers["gallery"][0]["shard"].startswith(evil)
+    assert evil not in html
+    assert "&lt;script&gt;alert(1)" in html
+
+
+def test_own_files_without_truth_get_a_report(tmp_path: Path) -> None:
+    html, numbers = _report(write_run(tmp_path, n=16, labelled=0), tmp_path)
+    page = Page(html)
+    assert "No test event has known truth" in numbers["headline"]
+    assert "Of 16 events the CNN takes" in numbers["summary"][0]
+    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
+    assert len(numbers["gallery"]) == 4
+    assert numbers["gallery"][0]["truth"] is None
+
+
+def test_a_missing_figure_is_named(run: Run, folder: Path, report: tuple[str, dict], tmp_path: Path) -> None:
+    with pytest.raises(InputError, match=r"\.svg: no readable figure"):
+        write_report(
+            scores=folder / "scores.json",
+            figures=tmp_path,
+            gallery=folder / "gallery.json",
+            predictions=run.predictions,
+            training=run.training,
+            published=PUBLISHED,
+            config=Config().model_dump(mode="json"),
+            repository=REPOSITORY,
+            page=tmp_path / "page.html",
+            data=tmp_path / "page.json",
+        )
+    assert list(tmp_path.iterdir()) == []

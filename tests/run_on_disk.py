@@ -1,0 +1,113 @@
+"""A small run as the stages before the evaluation leave it on disk, in the real formats."""
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.events import CLASSES
+from nuvlm.predictions import Cost, write_predictions
+from nuvlm.storage import write_json, write_store
+
+CONDITIONS = ("nominal", "half_resolution")
+SHAPE = (40, 40, 140)
+PIXEL_MM = 50.0
+
+
+@dataclass(frozen=True)
+class Run:
+    """Paths of a run; `displays`, `predictions` and `training` are as the stages take them."""
+
+    events: Path
+    predictions: dict[str, dict[str, list[Path]]]
+    displays: dict[str, Path]
+    training: dict[str, Path]
+
+    def tables(self) -> list[Path]:
+        return [path for conditions in self.predictions.values() for parts in conditions.values() for path in parts]
+
+
+def write_run(folder: Path, n: int = 240, labelled: float = 0.9, seed: int = 1, parts: int = 2) -> Run:
+    """Write two shards of `n` events with predictions of a better and a worse model.
+
+    Args:
+        folder: where to.
+        n: events of both shards.
+        labelled: share of them with truth; the rest has none.
+        seed: of everything.
+        parts: pieces of each prediction table.
+    """
+    rng = np.random.default_rng(seed)
+    events = _events(rng, n, labelled)
+    events["part"] = np.where(events["split"].fillna("none") == "train", -1, np.arange(n) * parts // n)
+    folder.mkdir(parents=True, exist_ok=True)
+    events.to_parquet(folder / "events.parquet", index=False)
+    displays = {str(shard): _displays(folder, str(shard), rows) for shard, rows in events.groupby("shard")}
+    truth = pd.Categorical(events["class"], categories=list(CLASSES)).codes
+    predictions: dict[str, dict[str, list[Path]]] = {}
+    for model, skill in (("cnn", 1.6), ("vlm", 0.9)):
+        predictions[model] = {}
+        for loss, condition in enumerate(CONDITIONS):
+            logits = rng.normal(size=(n, 3)) + (skill - 0.3 * loss) * np.eye(4)[truth][:, :3]
+            p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+            predictions[model][condition] = []
+            for part in range(parts):
+                rows = np.flatnonzero(events["part"] == part)
+                path = folder / "predictions" / model / condition / f"{part}.parquet"
+                path.parent.mkdir(parents=True, exist_ok=True)
+                cost = Cost("cpu", 8, len(rows), 1.5, 0.004 * len(rows), 300.0 + part)
+                seconds = np.full(len(rows), 0.004)
+                write_predictions(path, events.iloc[rows], p[rows], seconds, {}, cost)
+                predictions[model][condition].append(path)
+    training = {model: folder / "models" / model / "training.json" for model in predictions}
+    measured = {"seconds": 61.5, "parameters": 170_000, "device": "cpu"}
+    history = [{"train_loss": 1.1 / epoch, "validation_loss": 1.2 / epoch} for epoch in range(1, 6)]
+    write_json(training["cnn"], measured | {"history": history})
+    write_json(training["vlm"], measured | {"losses": [[step, 2.0 / step] for step in range(10, 60, 10)]})
+    return Run(folder / "events.parquet", predictions, displays, training)
+
+
+def _events(rng: np.random.Generator, n: int, labelled: float) -> pd.DataFrame:
+    shard = np.where(np.arange(n) < n // 2, "first", "second")
+    known = rng.random(n) < labelled
+    names = np.where(known, np.array(CLASSES, dtype=object)[rng.choice(3, n, p=(0.37, 0.37, 0.26))], None)
+    split = np.where(
+        known, rng.choice(np.array(["train", "validation", "test"], dtype=object), n, p=(0.2, 0.1, 0.7)), None
+    )
+    vertex = rng.uniform((-900, -900, 100), (900, 900, 6000), (n, 3))
+    vertex[~known] = np.nan
+    return pd.DataFrame(
+        {
+            "shard": shard,
+            "row": np.arange(n) - np.where(shard == "first", 0, n // 2),
+            "event_id": np.arange(n).astype(np.uint64) + 1000,
+            "class": pd.Series(names, dtype="string"),
+            "split": pd.Series(split, dtype="string"),
+            "nu_pdg": np.where(known, 14, 0),
+            "is_cc": known.astype(np.uint8),
+            "nu_energy": np.where(known, rng.uniform(0.2, 10, n), np.nan).astype(np.float32),
+            "inelasticity": np.where(known, rng.uniform(0, 1, n), np.nan).astype(np.float32),
+            "mode": np.where(known, 4, 0).astype(np.int8),
+            "n_voxels": np.full(n, 100, dtype=np.uint32),
+            "vertex_x_mm": vertex[:, 0],
+            "vertex_y_mm": vertex[:, 1],
+            "vertex_z_mm": vertex[:, 2],
+            "visible_energy": rng.uniform(100, 3000, n),
+        }
+    )
+
+
+def _displays(folder: Path, shard: str, events: pd.DataFrame) -> Path:
+    """One straight track from each vertex along z."""
+    n = len(events)
+    xz, yz = np.zeros((n, SHAPE[0], SHAPE[2]), np.float32), np.zeros((n, SHAPE[1], SHAPE[2]), np.float32)
+    vertex = np.nan_to_num(events[["vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]].to_numpy())
+    x, y, z = ((vertex - (-1000, -1000, 0)) // PIXEL_MM).astype(int).T
+    for i in range(n):
+        xz[i, x[i], z[i] : z[i] + 20] = yz[i, y[i], z[i] : z[i] + 20] = 10.5
+    path = folder / "displays" / f"{shard}.zarr"
+    ids = events["event_id"].to_numpy(np.uint64)
+    attributes = {"format": "nuvlm-displays", "version": 1, "pixel_mm": PIXEL_MM, "origin_mm": [-1000.0, -1000.0, 0.0]}
+    write_store(path, {"xz": xz, "yz": yz, "event_id": ids, "vertex_mm": vertex.astype(np.float32)}, attributes)
+    return path

@@ -1,0 +1,119 @@
+"""Particles in liquid argon, against what is known of them."""
+
+import numpy as np
+import pytest
+
+from nuvlm.detector import Detector
+from nuvlm.simulation.final_states import MASS_MEV, Particle
+from nuvlm.simulation.transport import ArgonBox, Deposits, argon_box
+
+VERTEX = np.array([100.0, -50.0, 500.0])
+
+
+@pytest.fixture(scope="module")
+def box() -> ArgonBox:
+    return argon_box(Detector())
+
+
+def beam_particle(pdg: int, kinetic_mev: float) -> Particle:
+    mass = MASS_MEV[pdg]
+    return Particle.of(pdg, np.array([0, 0, np.sqrt(kinetic_mev * (kinetic_mev + 2 * mass))]))
+
+
+def shoot(box: ArgonBox, *particles: Particle, seed: int = 1, vertex: np.ndarray = VERTEX) -> Deposits:
+    return box.transport(vertex, particles, np.random.default_rng(seed))
+
+
+def test_electron_deposits_its_energy_and_no_more(box: ArgonBox) -> None:
+    for seed in range(10):
+        assert shoot(box, beam_particle(11, 300), seed=seed).energy_mev.sum() == pytest.approx(300, abs=15)
+        assert shoot(box, beam_particle(11, 300), seed=seed).energy_mev.sum() <= 300 + 1e-6
+
+
+def test_deposits_start_at_the_vertex(box: ArgonBox) -> None:
+    deposits = shoot(box, beam_particle(13, 200))
+    np.testing.assert_allclose(deposits.start_mm[0], VERTEX, atol=1e-9)
+    along = np.average(deposits.end_mm[:, 2], weights=deposits.energy_mev) - VERTEX[2]
+    assert 300 < along < 600  # the middle of a track of some 80 cm
+
+
+def test_muon_loses_what_bethe_says(box: ArgonBox) -> None:
+    # PDG: minimum 2.105 MeV/cm; some 7 % more towards 1 GeV, of which hard electrons carry a little away.
+    losses = []
+    for seed in range(30):
+        deposits = shoot(box, beam_particle(13, 1000), seed=seed)
+        losses.append(deposits.energy_mev[deposits.end_mm[:, 2] < VERTEX[2] + 1000].sum() / 100)
+    assert np.mean(losses) == pytest.approx(2.2, abs=0.1)
+
+
+def test_photon_converts_after_nine_sevenths_of_a_radiation_length(box: ArgonBox) -> None:
+    gaps = [shoot(box, beam_particle(22, 1000), seed=seed).length_mm[0] for seed in range(200)]
+    # 9/7 X0 = 18.0 cm is the limit of high energy; 20 cm at 1 GeV. The standard error is 1.4 cm.
+    assert np.mean(gaps) == pytest.approx(200, abs=45)
+
+
+def test_electron_shower_has_the_depth_and_width_of_argon(box: ArgonBox) -> None:
+    depths, widths = [], []
+    for seed in range(20):
+        deposits = shoot(box, beam_particle(11, 1000), seed=seed)
+        middle = (deposits.start_mm + deposits.end_mm) / 2 - VERTEX
+        depths.append(np.average(middle[:, 2], weights=deposits.energy_mev))
+        radius = np.hypot(middle[:, 0], middle[:, 1])
+        order = np.argsort(radius)
+        widths.append(radius[order][np.searchsorted(np.cumsum(deposits.energy_mev[order]), 900)])
+    assert np.mean(depths) == pytest.approx(640, abs=60)
+    assert np.mean(widths) == pytest.approx(110, abs=35)  # the Moliere radius is 90 mm
+
+
+def test_neutron_interacts_as_often_as_a_proton(box: ArgonBox) -> None:
+    """The neutron tables end at 20 MeV, and what they say there scales the cross-section at any higher energy."""
+    reach = {}
+    for pdg in (2112, 2212):
+        particle = beam_particle(pdg, 3000)
+        reach[pdg] = np.mean([shoot(box, particle, seed=seed).length_mm[0] for seed in range(80)])
+    assert reach[2112] == pytest.approx(reach[2212], rel=0.3)
+
+
+def test_energy_and_path_are_booked_on_the_particle_they_come_from(box: ArgonBox) -> None:
+    particles = (beam_particle(13, 300), beam_particle(111, 500), beam_particle(2212, 100))
+    deposits = shoot(box, *particles)
+    energy = np.bincount(deposits.particle, weights=deposits.energy_mev, minlength=3)
+    # The muon decays: up to 53 MeV more or 105 MeV of mass shared with neutrinos. A pi0 gives all its energy.
+    assert 300 < energy[0] < 300 + 53 + 1
+    assert energy[1] == pytest.approx(500 + MASS_MEV[111], abs=40)
+    assert energy[2] <= 100 + 1
+    assert 900 < deposits.length_mm[0] < 1300
+    assert deposits.length_mm[1] < 0.01
+    assert not deposits.leaves.any()
+
+
+def test_particle_that_leaves_is_marked_and_its_path_ends_at_the_wall(box: ArgonBox) -> None:
+    vertex = np.array([0.0, 0.0, 6800.0])
+    deposits = shoot(box, beam_particle(13, 1000), vertex=vertex)
+    assert deposits.leaves.tolist() == [True]
+    assert deposits.length_mm[0] == pytest.approx(200, abs=2)
+    assert deposits.end_mm[:, 2].max() <= 7000 + 1e-6
+
+
+def test_neutral_particles_deposit_where_they_interact(box: ArgonBox) -> None:
+    """A photon of 10 keV is absorbed on the spot: nothing may be smeared along its way."""
+    for seed in range(20):
+        deposits = shoot(box, beam_particle(22, 0.05), seed=seed)
+        length = np.linalg.norm(deposits.end_mm - deposits.start_mm, axis=1)
+        assert deposits.energy_mev.sum() == pytest.approx(0.05, rel=1e-6)
+        assert length.max() < 0.1
+
+
+def test_result_depends_on_the_stream_alone(box: ArgonBox) -> None:
+    pion = beam_particle(211, 1000)
+    first = shoot(box, pion, seed=5)
+    shoot(box, beam_particle(11, 500), seed=6)
+    again = shoot(box, pion, seed=5)
+    for name, values in first._asdict().items():
+        np.testing.assert_array_equal(values, getattr(again, name))
+    assert shoot(box, pion, seed=7).energy_mev.sum() != first.energy_mev.sum()
+
+
+def test_a_second_detector_is_refused(box: ArgonBox) -> None:
+    with pytest.raises(RuntimeError, match="one a process"):
+        argon_box(Detector(z_mm=(0, 5000)))

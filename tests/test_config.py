@@ -1,0 +1,99 @@
+"""The configuration: strict, complete, and in step with its schema."""
+
+import json
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+import yaml
+
+from conftest import REPOSITORY
+from nuvlm.config import Config, json_schema, parse_config
+from nuvlm.errors import InputError
+
+CONFIG = REPOSITORY / "config"
+
+
+def load(name: str) -> dict:
+    return yaml.safe_load((CONFIG / name).read_text())
+
+
+def merge(base: dict, overlay: dict) -> dict:
+    both = base.keys() & overlay.keys()
+    merged = {key: merge(base[key], overlay[key]) if isinstance(base[key], dict) else overlay[key] for key in both}
+    return base | overlay | merged
+
+
+def keys_of(values: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in values.items():
+        found |= keys_of(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
+    return found
+
+
+def test_default_config_is_valid_and_names_every_setting():
+    config = parse_config(load("config.yaml"))
+    assert keys_of(load("config.yaml")) == keys_of(config.model_dump())
+
+
+@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml"])
+def test_overlays_are_valid(overlay):
+    parse_config(merge(load("config.yaml"), load(overlay)))
+
+
+def test_defaults_of_the_models_are_the_published_ones_that_the_paper_overlay_sets():
+    paper = parse_config(merge(load("config.yaml"), load("paper.yaml")))
+    published = Config(input={"source": "voxels", "files": ["x"]})
+    same = {"detector", "display", "cnn", "conditions"}
+    assert paper.model_dump(include=same) == published.model_dump(include=same)
+    assert paper.vlm.finetune == published.vlm.finetune
+    assert (paper.vlm.base, paper.pixelmap.size) == ("hub", 512)
+
+
+def test_schema_is_in_step():
+    assert (CONFIG / "schema.json").read_text() == json_schema(), "run 'make schema'"
+    jsonschema.validate(load("config.yaml"), json.loads(json_schema()))
+
+
+MISTAKES = {
+    "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: run,"),
+    "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: width"),
+    "wrong type": ({"cnn": {"width": "wide"}}, "cnn.width: .*valid number.*'wide'"),
+    "impossible value": ({"cnn": {"dropout": 1.5}}, "cnn.dropout: .*less than 1"),
+    "unknown choice": ({"input": {"source": "root"}}, "input.source: .*'simulate', 'voxels'"),
+    "no files": ({"input": {"source": "voxels"}}, "files is empty: list the files"),
+    "files unused": ({"input": {"files": ["a.h5"]}}, "set source to what the files are"),
+    "pixel between voxels": ({"display": {"pixel_mm": 8}}, "multiple of the voxel size along y"),
+    "pixel that leaves a rest": ({"display": {"pixel_mm": 30}}, "does not divide the detector's 2000 mm along x"),
+    "voxel that leaves a rest": ({"detector": {"voxel_mm": [3, 5, 5]}}, "does not divide x_mm"),
+    "anode outside": ({"detector": {"anodes_mm": [-1200]}}, "anodes_mm has -1200 mm, outside x_mm"),
+    "nothing to train on": ({"dataset": {"validation": 0.6, "test": 0.5}}, "leaves nothing to train on"),
+    "batch that does not divide": (
+        {"vlm": {"finetune": {"global_batch_size": 6, "device_batch_size": 4, "processes": 1}}},
+        r"global_batch_size \(6\) must be a multiple",
+    ),
+    "run name that is a path": ({"run": "../elsewhere"}, "run: .*pattern"),
+    "own models": ({"run": "a", "models_from": "a"}, "models_from is this run itself"),
+    "condition twice": ({"conditions": ["nominal", "nominal"]}, "name each once"),
+}
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_name_the_key_and_the_remedy(mistake):
+    values, message = MISTAKES[mistake]
+    with pytest.raises(InputError, match=message):
+        parse_config(values)
+
+
+def test_all_mistakes_are_named_at_once():
+    with pytest.raises(InputError, match=r"(?s)cnn\.width.*report\.gallery"):
+        parse_config({"cnn": {"width": -1}, "report": {"gallery": -1}})
+
+
+def test_parsing_rules_imports_nothing_heavy():
+    program = "import sys, nuvlm.layout; print(*sys.modules)"
+    modules = set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not modules & {"torch", "transformers", "zarr", "h5py", "numba", "pandas", "matplotlib", "scipy", "sklearn"}

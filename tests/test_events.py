@@ -1,0 +1,127 @@
+"""The event table: classes, splits that never move, parts, and events without truth."""
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nuvlm.classes import classify_truth
+from nuvlm.errors import InputError
+from nuvlm.events import assign_split, list_events, read_events
+from nuvlm.predictions import Cost, read_costs, read_predictions, write_predictions
+from test_pixelmaps import make_pixel_maps
+
+SPLIT = {"validation": 0.3, "test": 0.3, "seed": 1}
+COST = Cost("CPU", 1, 2, 0.5, 0.1, 100.0)
+
+
+def tabulate(shards, detector, tmp_path, **changes):
+    stores = {name: make_pixel_maps(path, detector) for name, path in shards.items()}
+    list_events(
+        shards,
+        stores,
+        tmp_path / "events.parquet",
+        detector=detector,
+        **(SPLIT | {"parts": 3, "train": True} | changes),
+    )
+    return read_events(tmp_path / "events.parquet")
+
+
+def test_classes_from_truth():
+    pdg = np.array([12, -12, 14, -14, 16, 12, 14, -16, 0])
+    cc = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0])
+    expected = ["nue_cc", "nue_cc", "numu_cc", "numu_cc", None, "nc", "nc", "nc", None]
+    assert classify_truth(pdg, cc).tolist() == expected
+
+
+def test_shares_of_the_splits_and_their_independence_of_other_events():
+    splits = pd.Series([assign_split("a", i, seed=7, validation=0.1, test=0.2) for i in range(20_000)])
+    share = splits.value_counts(normalize=True)
+    assert share["test"] == pytest.approx(0.2, abs=0.01)
+    assert share["validation"] == pytest.approx(0.1, abs=0.01)
+    moved = pd.Series([assign_split("a", i, seed=8, validation=0.1, test=0.2) for i in range(20_000)])
+    assert (moved != splits).mean() > 0.3, "another seed, another split"
+
+
+def test_table_has_every_event_once_with_its_truth(make_shard, make_voxels, detector, tmp_path):
+    table = tabulate({"a": make_shard("a", 60), "b": make_shard("b", 30, first=100)}, detector, tmp_path)
+    assert len(table) == 90
+    assert table.columns[:6].tolist() == ["shard", "row", "event_id", "class", "split", "part"]
+    row = table[(table["shard"] == "b") & (table["row"] == 5)].iloc[0]
+    assert (row["event_id"], row["class"], row["nu_energy"]) == (105, "nue_cc", 106.0)
+    assert row["visible_energy"] == pytest.approx(make_voxels(105).energy.sum(), rel=1e-6)
+    assert (table[table["split"] == "train"]["part"] == -1).all()
+    others = table[table["split"] != "train"]["part"]
+    assert sorted(set(others)) == [0, 1, 2]
+    assert others.value_counts().max() - others.value_counts().min() <= 1
+
+
+def test_splits_stay_when_data_is_added(make_shard, detector, tmp_path):
+    a, b = make_shard("a", 60), make_shard("b", 60)
+    alone = tabulate({"a": a}, detector, tmp_path)
+    both = tabulate({"b": b, "a": a}, detector, tmp_path)
+    pd.testing.assert_series_equal(both[both["shard"] == "a"]["split"].reset_index(drop=True), alone["split"])
+
+
+def test_events_without_truth_are_classified_but_not_scored(make_shard, detector, tmp_path):
+    shards = {"a": make_shard("a", 60), "mine": make_shard("mine", 8, truth=False)}
+    mine = tabulate(shards, detector, tmp_path).query("shard == 'mine'")
+    assert mine["class"].isna().all()
+    assert mine["split"].isna().all()
+    assert (mine["part"] >= 0).all()
+    assert np.isnan(mine["nu_energy"]).all()
+
+
+def test_with_models_of_another_run_every_event_is_for_testing(make_shard, detector, tmp_path):
+    table = tabulate({"a": make_shard("a", 6)}, detector, tmp_path, train=False)
+    assert (table["split"] == "test").all()
+    assert sorted(table["part"]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_too_few_events_of_a_class_are_named_with_the_remedy(make_shard, detector, tmp_path):
+    with pytest.raises(InputError, match=r"split has no \w+ event.*dataset\.\w+"):
+        tabulate({"a": make_shard("a", 6)}, detector, tmp_path)
+    assert not (tmp_path / "events.parquet").exists()
+
+
+def test_stores_and_shards_that_do_not_belong_together_are_refused(make_shard, detector, tmp_path):
+    store = make_pixel_maps(make_shard("a", 6), detector)
+    shard = make_shard("b", 6, first=1)
+    with pytest.raises(InputError, match="holds other events"):
+        list_events({"b": shard}, {"b": store}, tmp_path / "e", detector=detector, parts=1, train=False, **SPLIT)
+
+
+@pytest.fixture
+def events() -> pd.DataFrame:
+    table = pd.DataFrame({"shard": ["a", "b"], "row": [0, 3], "event_id": [5, 6]})
+    table["class"] = pd.Series(["nc", None], dtype="string")
+    return table
+
+
+def test_prediction_table_round_trip(events, tmp_path):
+    probabilities = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    path = tmp_path / "0.parquet"
+    write_predictions(path, events, probabilities, np.array([0.05, 0.05]), {"extra": np.arange(2)}, COST)
+    table = read_predictions([path])
+    assert table["predicted"].tolist() == ["numu_cc", "nc"]
+    np.testing.assert_array_equal(table[["p_nue_cc", "p_numu_cc", "p_nc"]], probabilities)
+    assert table["class"].isna().tolist() == [False, True]
+    assert read_costs([path]) == [COST]
+
+
+def test_probabilities_that_are_no_numbers_and_events_in_two_parts_are_refused(events, tmp_path):
+    bad = np.array([[0.2, 0.5, 0.3], [np.nan, 0.1, 0.8]])
+    with pytest.raises(InputError, match="event 6 of shard b"):
+        write_predictions(tmp_path / "0.parquet", events, bad, np.zeros(2), {}, COST)
+    assert not list(tmp_path.iterdir())
+    for part in "01":
+        write_predictions(tmp_path / f"{part}.parquet", events, np.full((2, 3), 1 / 3), np.zeros(2), {}, COST)
+    with pytest.raises(InputError, match="event 5 of shard a is in two"):
+        read_predictions([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+
+
+def test_damaged_tables_are_named(tmp_path):
+    (tmp_path / "0.parquet").write_bytes(b"PAR1 and then nothing")
+    for read in (read_events, lambda path: read_predictions([path])):
+        for path in (tmp_path / "0.parquet", tmp_path / "none.parquet"):
+            with pytest.raises(InputError, match=path.name):
+                read(path)

@@ -1,0 +1,70 @@
+"""Names of shards and files, and which code a job depends on."""
+
+import pytest
+
+from conftest import REPOSITORY
+from nuvlm.config import Config
+from nuvlm.errors import InputError
+from nuvlm.layout import list_shards, modules_of, simulated_events, store_files
+
+SCRIPTS = REPOSITORY / "workflow" / "scripts"
+
+
+def configured(*files: object) -> Config:
+    return Config(input={"source": "voxels", "files": [str(file) for file in files]})
+
+
+def modules(script: str) -> set[str]:
+    return {path.rpartition("nuvlm/")[2].removesuffix(".py") for path in modules_of(SCRIPTS / script)}
+
+
+def test_simulated_shards_keep_their_name_and_events_when_more_are_made():
+    few = Config(input={"simulate": {"events": 700, "events_per_shard": 300}})
+    many = Config(input={"simulate": {"events": 9000, "events_per_shard": 300}})
+    assert list(list_shards(few)) == ["sim00000", "sim00001", "sim00002"]
+    assert list(list_shards(many))[:3] == list(list_shards(few))
+    assert [simulated_events(few, shard) for shard in list_shards(few)] == [(0, 300), (300, 300), (600, 100)]
+
+
+def test_files_and_globs_become_shards_in_order(tmp_path):
+    for name in ("b.h5", "a.h5", "odd[1].x.h5"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"odd\[1\].x.h5' cannot name a shard"):
+        list_shards(configured(tmp_path / "odd[1].x.h5"))
+    (tmp_path / "odd[1].x.h5").rename(tmp_path / "odd.x.h5")
+    assert list(list_shards(configured(tmp_path / "b.h5", tmp_path / "*.h5"))) == ["b", "a", "odd.x"]
+
+
+def test_missing_files_and_names_used_twice_are_refused(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for path in (tmp_path / "a.h5", tmp_path / "sub" / "a.h5"):
+        path.touch()
+    with pytest.raises(InputError, match=r"none\.h5' matches no file"):
+        list_shards(configured(tmp_path / "none.h5"))
+    with pytest.raises(InputError, match="would both be shard 'a'"):
+        list_shards(configured(tmp_path / "**/*.h5"))
+
+
+def test_store_files_name_every_file():
+    assert store_files("s.zarr", {"images": 4}) == [
+        "s.zarr/zarr.json",
+        "s.zarr/manifest.json",
+        "s.zarr/images/zarr.json",
+        "s.zarr/images/c/0/0/0/0",
+    ]
+
+
+def test_jobs_depend_on_the_modules_they_import_and_no_others():
+    smear, crop, cnn, vlm = (
+        modules(f"{name}.py") for name in ("smear_and_downsample", "crop_displays", "train_cnn", "finetune_vlm")
+    )
+    assert {"displays", "detector", "voxels", "storage"} <= smear
+    assert not smear & {"pixelmaps", "events", "config", "layout", "cnn/network"}
+    assert {"pixelmaps", "storage"} <= crop
+    assert not crop & {"displays", "events", "config"}
+    assert {"cnn/network", "cnn/settings", "cnn/training"} <= cnn
+    assert "vlm/training" in vlm
+    assert not {name for name in cnn if name.startswith("vlm/")}
+    assert not {name for name in vlm if name.startswith("cnn/")}
+    for script in SCRIPTS.glob("*.py"):
+        assert not modules(script.name) & {"logs", "errors"}, "these change no result"

@@ -1,0 +1,91 @@
+"""From a fine-tuned adapter to a prediction table."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from nuvlm.classes import CLASSES
+from nuvlm.errors import InputError
+from nuvlm.predictions import read_costs, read_predictions
+from nuvlm.vlm.classify import classify_vlm
+from nuvlm.vlm.settings import ClassifySettings
+from nuvlm.vlm.training import Job, finetune
+
+
+@pytest.fixture
+def tuned(job: Job) -> Job:
+    finetune(job.model_copy(update={"settings": job.settings.model_copy(update={"epochs": 1.0})}))
+    return job
+
+
+def classify(job: Job, out: Path, condition: str = "nominal", **settings: object) -> pd.DataFrame:
+    values = ClassifySettings.model_validate({"gpus": 0, "batch_size": 4, **settings})
+    classify_vlm(
+        job.base, job.out, job.events, job.stores, out, part=0, condition=condition, prompts=job.prompts,
+        settings=values, quantization="nf4", bf16=False,
+    )  # fmt: skip
+    return read_predictions([out])
+
+
+def test_table_has_every_event_of_the_part_and_its_scores(tuned: Job, tmp_path: Path) -> None:
+    table = classify(tuned, tmp_path / "p.parquet")
+    events = pd.read_parquet(tuned.events)
+    expected = events[events["part"] == 0]
+    assert table[["shard", "event_id", "row"]].values.tolist() == expected[["shard", "event_id", "row"]].values.tolist()
+    p = table[[f"p_{name}" for name in CLASSES]].to_numpy()
+    np.testing.assert_allclose(p.sum(axis=1), 1)
+    joint = table[[f"logp_joint_{name}" for name in CLASSES]].to_numpy()
+    first = table[[f"logp_first_{name}" for name in CLASSES]].to_numpy()
+    assert (joint <= first + 1e-6).all()
+    assert (first < 0).all()
+    # published Eq. 1 with T = 5
+    weights = np.exp(5 * (joint - joint.max(axis=1, keepdims=True)))
+    np.testing.assert_allclose(p, weights / weights.sum(axis=1, keepdims=True), rtol=1e-6)
+    assert (table["predicted"] == np.array(CLASSES)[joint.argmax(axis=1)]).all()
+    (cost,) = read_costs([tmp_path / "p.parquet"])
+    assert cost.events == len(table)
+    assert cost.seconds == pytest.approx(table["seconds"].sum())
+    assert cost.peak_memory_mb > 100
+
+
+def test_beam_first_token_and_merged_weights_say_the_same(tuned: Job, tmp_path: Path) -> None:
+    plain = classify(tuned, tmp_path / "plain.parquet")
+    columns = [column for column in plain if column.startswith("logp_")]
+    beam = classify(tuned, tmp_path / "beam.parquet", method="beam", batch_size=5)
+    np.testing.assert_allclose(beam[columns], plain[columns], atol=1e-3)
+    assert (beam["predicted"] == plain["predicted"]).all()
+    merged = classify(tuned, tmp_path / "merged.parquet", merge_adapter=True)
+    # nf4 rounds the base's weights: near, and not the same
+    difference = (merged[columns] - plain[columns]).abs().to_numpy()
+    assert difference.max() > 0
+    assert np.median(difference) < 0.5
+    first = classify(tuned, tmp_path / "first.parquet", decision="first_token")
+    told = first[[f"logp_first_{name}" for name in CLASSES]].to_numpy()
+    assert (first["predicted"] == np.array(CLASSES)[told.argmax(axis=1)]).all()
+
+
+def test_degraded_images_are_shown(tuned: Job, tmp_path: Path) -> None:
+    nominal = classify(tuned, tmp_path / "n.parquet")
+    half = classify(tuned, tmp_path / "h.parquet", condition="half_resolution")
+    assert (half["event_id"] == nominal["event_id"]).all()
+    assert (half["logp_joint_nc"] - nominal["logp_joint_nc"]).abs().max() > 1e-6
+
+
+def test_damaged_adapter_is_named(tuned: Job, tmp_path: Path) -> None:
+    weights = tuned.out / "adapter_model.safetensors"
+    content = bytearray(weights.read_bytes())
+    content[-1] ^= 1
+    weights.write_bytes(content)
+    with pytest.raises(InputError, match=str(weights)):
+        classify(tuned, tmp_path / "p.parquet")
+    assert not (tmp_path / "p.parquet").exists()
+
+
+def test_first_token_decision_refuses_labels_that_begin_alike(tuned: Job, tmp_path: Path) -> None:
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(tuned.prompts.read_text().replace('" nue CC"', '" NC none"'))
+    job = tuned.model_copy(update={"prompts": prompts})
+    with pytest.raises(InputError, match="begin with the same token"):
+        classify(job, tmp_path / "p.parquet", decision="first_token")

@@ -1,0 +1,93 @@
+"""The texts, their checks, and how the conversation becomes tokens."""
+
+from pathlib import Path
+
+import pytest
+import yaml
+from transformers import PreTrainedTokenizerBase
+
+from nuvlm.errors import InputError
+from nuvlm.vlm.model import load_processor
+from nuvlm.vlm.prompts import (
+    Prompts,
+    answer_tokens,
+    conversation,
+    load_prompts,
+    require_distinct_first_tokens,
+)
+
+
+@pytest.fixture(scope="module")
+def prompts(prompts_file: Path) -> Prompts:
+    return load_prompts(prompts_file)
+
+
+@pytest.fixture(scope="module")
+def tokenizer(base: Path) -> PreTrainedTokenizerBase:
+    return load_processor(base).tokenizer
+
+
+def test_answer_tokens_spell_the_answers(prompts: Prompts, tokenizer: PreTrainedTokenizerBase) -> None:
+    answers = answer_tokens(tokenizer, prompts)
+    said = [tokenizer.decode([*answers.prefix, *label]) for label in answers.labels]
+    assert said == [
+        "I classify the pixel maps as nue CC<|eot_id|>",
+        "I classify the pixel maps as numu CC<|eot_id|>",
+        "I classify the pixel maps as NC<|eot_id|>",
+    ]
+    require_distinct_first_tokens(answers, prompts.labels)
+
+
+@pytest.mark.parametrize("labels", [(" NC one", " NC two", " other"), (" ν_e CC", " ν_μ CC", " NC")])
+def test_labels_that_begin_alike_are_refused(
+    prompts: Prompts, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, str, str]
+) -> None:
+    alike = prompts.model_copy(update={"labels": dict(zip(prompts.labels, labels, strict=True))})
+    answers = answer_tokens(tokenizer, alike)
+    with pytest.raises(InputError, match=f"{labels[0]}.*{labels[1]}.*decision: joint"):
+        require_distinct_first_tokens(answers, alike.labels)
+
+
+def test_images_stand_side_by_side_ahead_of_the_question(prompts: Prompts, base: Path) -> None:
+    processor = load_processor(base)
+    text = processor.apply_chat_template(conversation(prompts), add_generation_prompt=True, tokenize=False)
+    assert text.count("<|begin_of_text|>") == 1
+    assert text.startswith("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are")
+    assert f"<|end_header_id|>\n\n<|image|><|image|>{prompts.user}<|eot_id|>" in text
+    assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+
+
+def test_image_token_is_the_first_beyond_the_text_vocabulary(base: Path) -> None:
+    """As in the published model; the output layer has no row for it."""
+    from transformers import AutoConfig
+
+    config = AutoConfig.from_pretrained(base)
+    assert load_processor(base).image_token_id == config.image_token_index == config.text_config.vocab_size
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        ({"labels": {"nue_cc": " a", "numu_cc": " b"}}, "labels names"),
+        ({"labels": {"nue_cc": " a", "numu_cc": " a", "nc": " b"}}, "two classes share a label"),
+        ({"labels": {"nue_cc": "a", "numu_cc": " b", "nc": " c"}}, "must begin with a space"),
+        ({"prefix": ""}, "prefix: "),
+        ({"sistem": "x"}, "sistem: "),
+    ],
+)
+def test_unusable_prompts_name_file_and_key(
+    prompts_file: Path, tmp_path: Path, change: dict[str, object], message: str
+) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_text(yaml.safe_dump(yaml.safe_load(prompts_file.read_text()) | change))
+    with pytest.raises(InputError, match=message) as error:
+        load_prompts(path)
+    assert str(path) in str(error.value)
+
+
+@pytest.mark.parametrize("content", [b"labels: [", b"\xff\xfe\x00", b"just text"])
+def test_unreadable_prompts_name_the_file(tmp_path: Path, content: bytes) -> None:
+    path = tmp_path / "prompts.yaml"
+    path.write_bytes(content)
+    with pytest.raises(InputError, match=str(path)):
+        load_prompts(path)

@@ -1,0 +1,105 @@
+"""Scores of the answers: teacher forcing against beam search and against the plain forward pass."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import MllamaForConditionalGeneration, MllamaProcessor
+
+from nuvlm.vlm.dataset import to_pictures
+from nuvlm.vlm.model import load_model, load_processor
+from nuvlm.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation, load_prompts
+from nuvlm.vlm.scoring import beam, encode, probabilities, score
+from nuvlm.vlm.shapes import draw_scene
+
+CPU = torch.device("cpu")
+LABELS = {
+    "published": (" nue CC", " numu CC", " NC"),
+    "of one first token, and of different lengths": (" NC nue", " NC numu CC with a long track", " NC"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(base: Path) -> MllamaForConditionalGeneration:
+    return load_model(base, "nf4", bf16=False, device_map={"": "cpu"}).eval()
+
+
+@pytest.fixture(scope="module")
+def processor(base: Path) -> MllamaProcessor:
+    return load_processor(base)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Any]:
+    rng = np.random.default_rng(11)
+    return [to_pictures(draw_scene(rng, 56)[0]) for _ in range(5)]
+
+
+@pytest.fixture(params=list(LABELS))
+def prompts(request: pytest.FixtureRequest, prompts_file: Path) -> Prompts:
+    plain = load_prompts(prompts_file)
+    return plain.model_copy(update={"labels": dict(zip(plain.labels, LABELS[request.param], strict=True))})
+
+
+def by_hand(
+    model: Any, processor: Any, prompts: Prompts, answers: AnswerTokens, pictures: list[Any]
+) -> tuple[np.ndarray, np.ndarray]:
+    """The slow reference: each event with each whole answer, one at a time, as training reads it, without a cache."""
+    joint, first = np.zeros((2, len(pictures), 3))
+    for i, views in enumerate(pictures):
+        for k, name in enumerate(prompts.labels):
+            text = processor.apply_chat_template(conversation(prompts, prompts.answer(name)), tokenize=False)
+            inputs = processor(images=[views], text=[text], add_special_tokens=False, return_tensors="pt")
+            label = answers.labels[k]
+            assert tuple(inputs["input_ids"][0, -len(label) :].tolist()) == label
+            with torch.inference_mode():
+                logp = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
+            told = [logp[-len(label) - 1 + j, token].item() for j, token in enumerate(label)]
+            joint[i, k], first[i, k] = sum(told), told[0]
+    return joint, first
+
+
+def test_teacher_forcing_and_beams_agree_with_the_plain_pass(
+    model: Any, processor: Any, prompts: Prompts, pictures: list[Any]
+) -> None:
+    answers = answer_tokens(processor.tokenizer, prompts)
+    expected = by_hand(model, processor, prompts, answers, pictures)
+    inputs = encode(processor, prompts, pictures, CPU)
+    for method in (score, beam):
+        joint, first = method(model, dict(inputs), answers)
+        np.testing.assert_allclose(joint, expected[0], atol=2e-4)
+        np.testing.assert_allclose(first, expected[1], atol=2e-4)
+        assert np.array_equal(joint.argmax(axis=1), expected[0].argmax(axis=1))
+
+
+def test_scores_do_not_depend_on_the_batch(model: Any, processor: Any, prompts_file: Path, pictures: list[Any]) -> None:
+    prompts = load_prompts(prompts_file)
+    answers = answer_tokens(processor.tokenizer, prompts)
+    together, _ = score(model, encode(processor, prompts, pictures, CPU), answers)
+    alone = np.concatenate([score(model, encode(processor, prompts, [p], CPU), answers)[0] for p in pictures])
+    np.testing.assert_allclose(together, alone, atol=2e-4)
+
+
+def test_both_views_reach_the_answer(model: Any, processor: Any, prompts_file: Path, pictures: list[Any]) -> None:
+    """Closed gates, or text between the images, would leave the answer blind to one view or both."""
+    prompts = load_prompts(prompts_file)
+    answers = answer_tokens(processor.tokenizer, prompts)
+    (xz, yz), (other, _) = pictures[0], pictures[1]
+    scores, _ = score(model, encode(processor, prompts, [[xz, yz], [other, yz], [xz, other]], CPU), answers)
+    assert np.abs(scores[1] - scores[0]).max() > 1e-3
+    assert np.abs(scores[2] - scores[0]).max() > 1e-3
+
+
+def test_temperature_sharpens_and_the_decision_picks_the_scores() -> None:
+    joint = np.log(np.array([[0.5, 0.3, 0.2]]))
+    first = np.log(np.array([[0.2, 0.3, 0.5]]))
+    np.testing.assert_allclose(probabilities(joint, first, decision="joint", temperature=1.0), [[0.5, 0.3, 0.2]])
+    sharp = probabilities(joint, first, decision="first_token", temperature=5.0)
+    np.testing.assert_allclose(sharp, np.array([[0.2, 0.3, 0.5]]) ** 5 / (0.2**5 + 0.3**5 + 0.5**5))
+
+
+def test_tiny_log_probabilities_still_make_probabilities() -> None:
+    values = probabilities(np.full((2, 3), -4000.0), np.zeros((2, 3)), decision="joint", temperature=5.0)
+    np.testing.assert_allclose(values, 1 / 3)

@@ -1,0 +1,154 @@
+"""The whole workflow, run for real at the smallest size: every job a process, every file as documented."""
+
+import json
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+
+from conftest import REPOSITORY, SHARED
+from nuvlm.detector import Detector
+from nuvlm.events import read_events
+from nuvlm.voxels import open_shard
+
+pytestmark = pytest.mark.workflow
+MODELS = ("cnn", "vlm")
+CONDITIONS = ("nominal", "half_resolution")
+
+
+def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--show-failed-logs"]
+    tiny = ["--configfile", "config/config.yaml", str(REPOSITORY / "tests" / "workflow" / "tiny.yaml")]
+    return subprocess.run([*command, *arguments, *tiny], cwd=folder, capture_output=True, text=True)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    """A copy of the workflow with a finished tiny run."""
+    folder = tmp_path_factory.mktemp("run")
+    for name in ("workflow", "config", "resources"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "Snakefile", folder)
+    result = snakemake(folder)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return folder
+
+
+@pytest.fixture
+def results(finished) -> Path:
+    return finished / "results" / "tiny"
+
+
+def test_shards_and_stores_agree_with_the_table(results):
+    table = read_events(results / "events.parquet")
+    assert len(table) == 90
+    assert table["class"].notna().all()
+    for shard in ("sim00000", "sim00001"):
+        with open_shard(results / "voxels" / f"{shard}.h5", Detector()) as voxels:
+            ids = voxels.events["event_id"]
+        rows = table[table["shard"] == shard]
+        assert rows["event_id"].tolist() == ids.tolist()
+        displays = zarr.open_group(results / "displays" / f"{shard}.zarr", mode="r")
+        assert displays["xz"].shape == displays["yz"].shape == (45, 40, 140)
+        # what little is lost lies at the walls, and float32 rounds
+        seen = displays["xz"][:].sum(axis=(1, 2), dtype=np.float64)
+        np.testing.assert_allclose(seen, rows["visible_energy"], rtol=2e-3)
+        images = zarr.open_group(results / "pixelmaps" / f"{shard}.zarr", mode="r")["images"]
+        assert images.shape == (45, 2, 64, 64)
+        assert (images[:].max(axis=(1, 2, 3)) > 0).all()
+
+
+def test_every_event_that_was_not_trained_on_is_predicted_once_by_each_model(results):
+    table = read_events(results / "events.parquet")
+    expected = set(table[table["split"] != "train"]["event_id"])
+    for model in MODELS:
+        for condition in CONDITIONS:
+            parts = [pd.read_parquet(results / f"predictions/{model}/{condition}/{part}.parquet") for part in (0, 1)]
+            found = pd.concat(parts)
+            assert sorted(found["event_id"]) == sorted(expected)
+            np.testing.assert_allclose(found[["p_nue_cc", "p_numu_cc", "p_nc"]].sum(axis=1), 1, atol=1e-6)
+            assert (found["seconds"] > 0).all()
+    assert {"logp_joint_nc", "logp_first_nue_cc"} <= set(found.columns)
+
+
+def test_the_report_counts_what_the_tables_hold(results):
+    report = json.loads((results / "report/report.json").read_text())
+    table = read_events(results / "events.parquet")
+    tested = table[table["split"] == "test"]
+    for model in MODELS:
+        predicted = pd.concat(
+            pd.read_parquet(results / f"predictions/{model}/nominal/{part}.parquet") for part in (0, 1)
+        )
+        predicted = predicted[predicted["event_id"].isin(tested["event_id"])]
+        score = report["scores"][model]["nominal"]
+        assert score["n"] == len(tested)
+        assert score["accuracy"] == pytest.approx((predicted["predicted"] == predicted["class"]).mean())
+        assert {"precision", "recall", "auc"} <= score.keys()
+        assert report["cost"][model]
+    page = (results / "report/index.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "<svg" in page
+
+
+def test_every_job_has_a_log_and_a_benchmark(results):
+    logs = {path.relative_to(results / "logs").with_suffix("") for path in (results / "logs").rglob("*.log")}
+    timed = {
+        path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
+    }
+    assert logs == timed
+    assert len(logs) == 2 * 3 + 1 + 3 + 8 + 4
+    assert "events/s" in (results / "logs/train_cnn.log").read_text()
+
+
+def test_a_second_run_has_nothing_to_do(finished):
+    assert "Nothing to be done" in snakemake(finished).stdout + snakemake(finished).stderr
+
+
+def test_simulation_does_not_depend_on_how_events_are_cut(finished, results):
+    cut = "input={simulate: {events: 90, events_per_shard: 30}}"
+    result = snakemake(finished, "results/cut/voxels/sim00001.h5", "--config", "run=cut", cut)
+    assert result.returncode == 0, result.stderr
+    with h5py.File(finished / "results/cut/voxels/sim00001.h5") as b, h5py.File(results / "voxels/sim00000.h5") as a:
+        # event 40 is the 11th of one shard and the 41st of the other
+        one, other = a["events"][40], b["events"][10]
+        assert one["event_id"] == other["event_id"] == 40
+        for name in ("x", "y", "z", "energy"):
+            spans = [slice(int(e["first_voxel"]), int(e["first_voxel"] + e["n_voxels"])) for e in (one, other)]
+            np.testing.assert_array_equal(a[f"voxels/{name}"][spans[0]], b[f"voxels/{name}"][spans[1]])
+
+
+@pytest.mark.skipif(not SHARED.exists(), reason="needs the sample files")
+def test_own_events_without_truth_go_from_file_to_predictions_and_a_report(finished):
+    source = f"input={{source: larndsim, files: [{SHARED}/larndsim/edepsim_mixed.h5], offset_mm: [0, 0, 3500]}}"
+    small = ["conditions=[nominal]", "dataset={parts: 1}"]
+    result = snakemake(finished, "--config", "run=mine", "models_from=tiny", source, *small)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for model in MODELS:
+        table = pd.read_parquet(finished / f"results/mine/predictions/{model}/nominal/0.parquet")
+        assert sorted(table["event_id"]) == list(range(100))
+        assert table["class"].isna().all()
+    report = json.loads((finished / "results/mine/report/report.json").read_text())
+    assert report["scores"]["cnn"]["nominal"]["n"] == 0
+
+
+@pytest.mark.parametrize("content", [b"", b"not HDF5", None])
+def test_a_bad_file_is_named_and_the_good_ones_are_kept(finished, results, content):
+    folder = finished / "own"
+    folder.mkdir(exist_ok=True)
+    shutil.copy(results / "voxels/sim00000.h5", folder / "good.h5")
+    (folder / "bad.h5").write_bytes((folder / "good.h5").read_bytes()[:5000] if content is None else content)
+    source = f"input={{source: voxels, files: [{folder}/good.h5, {folder}/bad.h5]}}"
+    result = snakemake(finished, "pixelmaps", "--config", "run=own", "models_from=tiny", source)
+    output = result.stdout + result.stderr
+    assert result.returncode != 0
+    assert f"{folder}/bad.h5: " in output
+    assert "again." in output
+    assert "Traceback" not in output.split("bad.h5: ")[0].rsplit("smear", 1)[-1]
+    assert (finished / "results/own/pixelmaps/good.zarr/images/c/0/0/0/0").is_file()
+    assert not list((finished / "results/own/displays").glob("**/bad*/**/*json"))

@@ -1,0 +1,64 @@
+# The Siamese CNN.
+
+if CONFIG.models_from is None:
+
+    rule train_cnn:
+        """Train the Siamese CNN, stopping early on the validation loss."""
+        input:
+            events="<results>/events.parquet",
+            pixelmaps=pixel_map_stores(),
+            code=code("train_cnn.py"),
+        output:
+            "<results>/models/cnn/model.safetensors",
+            "<results>/models/cnn/manifest.json",
+            training="<results>/models/cnn/training.json",
+        log:
+            "<results>/logs/train_cnn.log",
+        benchmark:
+            "<results>/benchmarks/train_cnn.tsv"
+        conda:
+            "../envs/gpu.yaml"
+        threads: cores(CONFIG.cnn.gpus)
+        resources:
+            mem_mb=scaled(16000),
+            runtime=scaled(720),
+            gpu=CONFIG.cnn.gpus,
+        params:
+            settings=CONFIG.cnn.model_dump(
+                mode="json", exclude={"classify_batch_size", "gpus"}
+            ),
+            stores=stores("pixelmaps"),
+            # Beside the output: Snakemake deletes outputs before a retry.
+            checkpoint=f"results/{CONFIG.run}/checkpoints/cnn.pt",
+            tensorboard=f"results/{CONFIG.run}/tensorboard/cnn",
+        script:
+            "../scripts/train_cnn.py"
+
+
+rule classify_cnn:
+    """Classify one part of the events with the CNN, under one condition."""
+    input:
+        model="<models>/cnn/training.json",
+        weights="<models>/cnn/model.safetensors",
+        events="<results>/events.parquet",
+        pixelmaps=pixel_map_stores(),
+        code=code("classify_cnn.py"),
+    output:
+        "<results>/predictions/cnn/{condition}/{part}.parquet",
+        "<results>/predictions/cnn/{condition}/{part}.json",
+    log:
+        "<results>/logs/classify_cnn/{condition}/{part}.log",
+    benchmark:
+        "<results>/benchmarks/classify_cnn/{condition}/{part}.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: cores(CONFIG.cnn.gpus)
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(60),
+        gpu=CONFIG.cnn.gpus,
+    params:
+        batch_size=CONFIG.cnn.classify_batch_size,
+        stores=stores("pixelmaps"),
+    script:
+        "../scripts/classify_cnn.py"

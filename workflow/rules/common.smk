@@ -1,0 +1,97 @@
+# The checked configuration, and what several rules ask for.
+import os
+import sys
+from pathlib import Path
+
+from snakemake.exceptions import WorkflowError
+
+SOURCE = Path(workflow.basedir) / "workflow" / "src"
+# Jobs find the package in this checkout, installed or not.
+sys.path.insert(0, str(SOURCE))
+
+from nuvlm import layout
+from nuvlm.config import parse_config
+from nuvlm.errors import InputError
+
+try:
+    CONFIG = parse_config(config)
+    SHARDS = layout.list_shards(CONFIG)
+    layout.check_models(CONFIG)
+except InputError as error:
+    raise WorkflowError(str(error)) from None
+
+MODELS = layout.MODELS
+PARTS = range(CONFIG.dataset.parts)
+
+
+pathvars:
+    results=f"results/{CONFIG.run}",
+    models=f"results/{CONFIG.models_from or CONFIG.run}/models",
+
+
+wildcard_constraints:
+    shard="[^/]+",
+    model="[^/]+",
+    condition="[a-z0-9_]+",
+    part=r"\d+",
+
+
+def code(script):
+    """The modules that a rule's script depends on."""
+    modules = layout.modules_of(
+        Path(workflow.basedir) / "workflow" / "scripts" / script
+    )
+    # Relative, so that moving the checkout reruns nothing.
+    return [os.path.relpath(module) for module in modules]
+
+
+def cores(gpus):
+    """Threads of a job: eight a GPU. On a CPU one, as small jobs side by side beat threads within one."""
+    return max(1, 8 * gpus)
+
+
+def scaled(amount):
+    """A resource that grows with each attempt."""
+    return lambda wildcards, attempt: amount * attempt
+
+
+def voxel_shard(wildcards):
+    """The voxel shard of {shard}: made here, or the user's own where it lies."""
+    if CONFIG.input.source == "voxels":
+        return SHARDS[wildcards.shard]
+    return "<results>/voxels/{shard}.h5"
+
+
+def voxel_shards(wildcards=None):
+    if CONFIG.input.source == "voxels":
+        return list(SHARDS.values())
+    return expand("<results>/voxels/{shard}.h5", shard=SHARDS)
+
+
+def pixel_map_store():
+    return layout.store_files(
+        "<results>/pixelmaps/{shard}.zarr", layout.PIXEL_MAP_ARRAYS
+    )
+
+
+def pixel_map_stores():
+    return expand(pixel_map_store(), shard=SHARDS)
+
+
+def display_store():
+    return layout.store_files("<results>/displays/{shard}.zarr", layout.DISPLAY_ARRAYS)
+
+
+def stores(kind):
+    """Shard name -> store, as a rule's parameter: inputs name the files inside."""
+    return {shard: f"results/{CONFIG.run}/{kind}/{shard}.zarr" for shard in SHARDS}
+
+
+def prediction_tables(model=None):
+    return expand(
+        "<results>/predictions/{model}/{condition}/{part}.{kind}",
+        model=model or MODELS,
+        condition=CONFIG.conditions,
+        part=PARTS,
+        kind=["parquet", "json"],
+    )

@@ -1,0 +1,29 @@
+# The table that training and inference read.
+
+
+rule list_events:
+    """List all events with class, split and part, and check that there are enough of each class."""
+    input:
+        shards=voxel_shards,
+        pixelmaps=pixel_map_stores(),
+        code=code("list_events.py"),
+    output:
+        "<results>/events.parquet",
+    log:
+        "<results>/logs/list_events.log",
+    benchmark:
+        "<results>/benchmarks/list_events.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    params:
+        shards=list(SHARDS),
+        stores=stores("pixelmaps"),
+        detector=CONFIG.detector.model_dump(mode="json"),
+        dataset=CONFIG.dataset.model_dump(mode="json"),
+        train=CONFIG.models_from is None,
+    script:
+        "../scripts/list_events.py"

@@ -1,0 +1,48 @@
+# From voxels to pixel maps.
+
+
+rule smear_and_downsample:
+    """Smear a shard's voxels by diffusion and sum them into event displays, in one exact pass."""
+    input:
+        shard=voxel_shard,
+        code=code("smear_and_downsample.py"),
+    output:
+        display_store(),
+    log:
+        "<results>/logs/smear_and_downsample/{shard}.log",
+    benchmark:
+        "<results>/benchmarks/smear_and_downsample/{shard}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(30),
+    params:
+        detector=CONFIG.detector.model_dump(mode="json"),
+        display=CONFIG.display.model_dump(mode="json"),
+    script:
+        "../scripts/smear_and_downsample.py"
+
+
+rule crop_displays:
+    """Cut each event display to a window around the interaction and turn energy into grey values."""
+    input:
+        display_store(),
+        code=code("crop_displays.py"),
+    output:
+        pixel_map_store(),
+    log:
+        "<results>/logs/crop_displays/{shard}.log",
+    benchmark:
+        "<results>/benchmarks/crop_displays/{shard}.tsv"
+    conda:
+        "../envs/cpu.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(30),
+    params:
+        pixelmap=CONFIG.pixelmap.model_dump(mode="json"),
+    script:
+        "../scripts/crop_displays.py"

@@ -1,0 +1,131 @@
+# From predictions to the report.
+from nuvlm.evaluation.names import figure_names
+
+PREDICTIONS = {
+    model: {
+        condition: [
+            f"results/{CONFIG.run}/predictions/{model}/{condition}/{part}.parquet"
+            for part in PARTS
+        ]
+        for condition in CONFIG.conditions
+    }
+    for model in MODELS
+}
+TRAINING = {
+    model: f"results/{CONFIG.models_from or CONFIG.run}/models/{model}/training.json"
+    for model in MODELS
+}
+
+
+rule evaluate:
+    """Score every model under every condition on the test split, and compare them."""
+    input:
+        prediction_tables(),
+        events="<results>/events.parquet",
+        code=code("evaluate.py"),
+    output:
+        "<results>/evaluation/scores.json",
+    log:
+        "<results>/logs/evaluate.log",
+    benchmark:
+        "<results>/benchmarks/evaluate.tsv"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    params:
+        predictions=PREDICTIONS,
+    script:
+        "../scripts/evaluate.py"
+
+
+rule draw_figures:
+    """Draw the figures of the report."""
+    input:
+        list(TRAINING.values()),
+        scores="<results>/evaluation/scores.json",
+        code=code("draw_figures.py"),
+    output:
+        report(
+            expand(
+                "<results>/figures/{name}",
+                name=figure_names(MODELS, CONFIG.conditions),
+            ),
+            caption="../report/figures.rst",
+            category="Figures",
+        ),
+    params:
+        training=TRAINING,
+    script:
+        "../scripts/draw_figures.py"
+
+
+rule draw_gallery:
+    """Draw event displays of chosen events, worst failures first."""
+    input:
+        prediction_tables(),
+        expand(display_store(), shard=SHARDS),
+        events="<results>/events.parquet",
+        code=code("draw_gallery.py"),
+    output:
+        "<results>/figures/gallery.json",
+    log:
+        "<results>/logs/draw_gallery.log",
+    benchmark:
+        "<results>/benchmarks/draw_gallery.tsv"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(30),
+    params:
+        predictions={
+            model: tables[CONFIG.conditions[0]]
+            for model, tables in PREDICTIONS.items()
+        },
+        displays=stores("displays"),
+        events=CONFIG.report.gallery,
+    script:
+        "../scripts/draw_gallery.py"
+
+
+rule write_report:
+    """Write the report: one self-contained page, and every number on it as JSON."""
+    input:
+        prediction_tables(),
+        list(TRAINING.values()),
+        expand("<results>/figures/{name}", name=figure_names(MODELS, CONFIG.conditions)),
+        scores="<results>/evaluation/scores.json",
+        gallery="<results>/figures/gallery.json",
+        published="resources/published.yaml",
+        template=[
+            f"workflow/src/nuvlm/report/{name}"
+            for name in ("page.html.j2", "page.css", "page.js")
+        ],
+        code=code("write_report.py"),
+    output:
+        page=report(
+            "<results>/report/index.html",
+            caption="../report/page.rst",
+            category="Report",
+        ),
+        data="<results>/report/report.json",
+    log:
+        "<results>/logs/write_report.log",
+    benchmark:
+        "<results>/benchmarks/write_report.tsv"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
+    params:
+        predictions=PREDICTIONS,
+        training=TRAINING,
+        config=CONFIG.model_dump(mode="json"),
+    script:
+        "../scripts/write_report.py"

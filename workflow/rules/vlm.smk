@@ -1,0 +1,127 @@
+# The vision-language model.
+
+SCRATCH_FILES = ["config.json", "manifest.json", "model.safetensors", "tokenizer.json"]
+BASE = layout.base_model(CONFIG)
+
+
+if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
+
+    rule build_base_model:
+        """Make a tiny Mllama from nothing and pre-train it on geometric shapes and their descriptions."""
+        input:
+            prompts=CONFIG.vlm.prompts,
+            chat_template="resources/chat_template.jinja",
+            code=code("build_base_model.py"),
+        output:
+            [f"{BASE}/{name}" for name in SCRATCH_FILES],
+        log:
+            "<results>/logs/build_base_model.log",
+        benchmark:
+            "<results>/benchmarks/build_base_model.tsv"
+        # Long, and the fine-tuning waits for it: first, while events are simulated.
+        priority: 1
+        conda:
+            "../envs/gpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=scaled(8000),
+            runtime=scaled(120),
+        params:
+            settings=CONFIG.vlm.scratch.model_dump(mode="json"),
+            tensorboard=f"results/{CONFIG.run}/tensorboard/base",
+        script:
+            "../scripts/build_base_model.py"
+
+
+if CONFIG.vlm.base == "hub":
+
+    rule fetch_base_model:
+        """Download the pinned revision of the base model, once; runs where Snakemake runs, as compute nodes are offline."""
+        input:
+            chat_template="resources/chat_template.jinja",
+            code=code("fetch_base_model.py"),
+        output:
+            f"{BASE}/manifest.json",
+        log:
+            "<results>/logs/fetch_base_model.log",
+        benchmark:
+            "<results>/benchmarks/fetch_base_model.tsv"
+        localrule: True
+        conda:
+            "../envs/gpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=scaled(4000),
+            runtime=scaled(240),
+        params:
+            settings=CONFIG.vlm.hub.model_dump(mode="json"),
+        script:
+            "../scripts/fetch_base_model.py"
+
+
+if CONFIG.models_from is None:
+
+    rule finetune_vlm:
+        """Fine-tune low-rank adapters on the quantised base model with TRL's SFTTrainer."""
+        input:
+            base=f"{BASE}/manifest.json",
+            events="<results>/events.parquet",
+            pixelmaps=pixel_map_stores(),
+            prompts=CONFIG.vlm.prompts,
+            code=code("finetune_vlm.py"),
+        output:
+            "<results>/models/vlm/adapter_model.safetensors",
+            "<results>/models/vlm/manifest.json",
+            training="<results>/models/vlm/training.json",
+        log:
+            "<results>/logs/finetune_vlm.log",
+        benchmark:
+            "<results>/benchmarks/finetune_vlm.tsv"
+        conda:
+            "../envs/gpu.yaml"
+        threads: cores(CONFIG.vlm.finetune.gpus)
+        resources:
+            mem_mb=scaled(16000 + 32000 * CONFIG.vlm.finetune.gpus),
+            runtime=scaled(1440),
+            gpu=CONFIG.vlm.finetune.gpus,
+        params:
+            settings=CONFIG.vlm.finetune.model_dump(mode="json", exclude={"gpus"}),
+            stores=stores("pixelmaps"),
+            # Beside the output: Snakemake deletes outputs before a retry.
+            checkpoints=f"results/{CONFIG.run}/checkpoints/vlm",
+            tensorboard=f"results/{CONFIG.run}/tensorboard/vlm",
+        script:
+            "../scripts/finetune_vlm.py"
+
+
+rule classify_vlm:
+    """Classify one part of the events with the fine-tuned model, under one condition."""
+    input:
+        base=f"{BASE}/manifest.json",
+        adapter="<models>/vlm/adapter_model.safetensors",
+        training="<models>/vlm/training.json",
+        events="<results>/events.parquet",
+        pixelmaps=pixel_map_stores(),
+        prompts=CONFIG.vlm.prompts,
+        code=code("classify_vlm.py"),
+    output:
+        "<results>/predictions/vlm/{condition}/{part}.parquet",
+        "<results>/predictions/vlm/{condition}/{part}.json",
+    log:
+        "<results>/logs/classify_vlm/{condition}/{part}.log",
+    benchmark:
+        "<results>/benchmarks/classify_vlm/{condition}/{part}.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: cores(CONFIG.vlm.classify.gpus)
+    resources:
+        mem_mb=scaled(8000 + 32000 * CONFIG.vlm.classify.gpus),
+        runtime=scaled(480),
+        gpu=CONFIG.vlm.classify.gpus,
+    params:
+        settings=CONFIG.vlm.classify.model_dump(mode="json", exclude={"gpus"}),
+        quantization=CONFIG.vlm.finetune.quantization,
+        bf16=CONFIG.vlm.finetune.bf16,
+        stores=stores("pixelmaps"),
+    script:
+        "../scripts/classify_vlm.py"

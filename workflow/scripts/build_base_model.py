@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from nuvlm.logs import setup_logging
+from nuvlm.vlm.base import build_base_model
+from nuvlm.vlm.settings import ScratchSettings
+
+setup_logging(snakemake.log[0])
+build_base_model(
+    Path(snakemake.output[0]).parent,
+    ScratchSettings(**snakemake.params.settings),
+    prompts=Path(snakemake.input.prompts),
+    chat_template=Path(snakemake.input.chat_template),
+    tensorboard=Path(snakemake.params.tensorboard),
+)

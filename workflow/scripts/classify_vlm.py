@@ -1,0 +1,20 @@
+from pathlib import Path
+
+from nuvlm.logs import setup_logging
+from nuvlm.vlm.classify import classify_vlm
+from nuvlm.vlm.settings import ClassifySettings
+
+setup_logging(snakemake.log[0])
+classify_vlm(
+    Path(snakemake.input.base).parent,
+    Path(snakemake.input.training).parent,
+    Path(snakemake.input.events),
+    {name: Path(path) for name, path in snakemake.params.stores.items()},
+    Path(snakemake.output[0]),
+    part=int(snakemake.wildcards.part),
+    condition=snakemake.wildcards.condition,
+    prompts=Path(snakemake.input.prompts),
+    settings=ClassifySettings(**snakemake.params.settings),
+    quantization=snakemake.params.quantization,
+    bf16=snakemake.params.bf16,
+)

@@ -1,0 +1,13 @@
+from pathlib import Path
+
+from nuvlm.detector import Detector
+from nuvlm.logs import setup_logging
+from nuvlm.sources.larndsim import convert_larndsim
+
+setup_logging(snakemake.log[0])
+convert_larndsim(
+    Path(snakemake.input.file),
+    Path(snakemake.output[0]),
+    detector=Detector(**snakemake.params.detector),
+    offset_mm=tuple(snakemake.params.offset_mm),
+)

@@ -1,0 +1,13 @@
+from pathlib import Path
+
+from nuvlm.evaluation.gallery import draw_gallery
+from nuvlm.logs import setup_logging
+
+setup_logging(snakemake.log[0])
+draw_gallery(
+    Path(snakemake.input.events),
+    snakemake.params.predictions,
+    {shard: Path(path) for shard, path in snakemake.params.displays.items()},
+    snakemake.params.events,
+    Path(snakemake.output[0]),
+)

@@ -1,0 +1,12 @@
+from pathlib import Path
+
+from nuvlm.logs import setup_logging
+from nuvlm.vlm.hub import fetch_base_model
+from nuvlm.vlm.settings import HubSettings
+
+setup_logging(snakemake.log[0])
+fetch_base_model(
+    Path(snakemake.output[0]).parent,
+    HubSettings(**snakemake.params.settings),
+    chat_template=Path(snakemake.input.chat_template),
+)

@@ -1,0 +1,20 @@
+from pathlib import Path
+
+from nuvlm.logs import setup_logging
+from nuvlm.vlm.settings import FinetuneSettings
+from nuvlm.vlm.training import Job, launch
+
+setup_logging(snakemake.log[0])
+launch(
+    Job(
+        base=Path(snakemake.input.base).parent,
+        events=Path(snakemake.input.events),
+        stores=snakemake.params.stores,
+        out=Path(snakemake.output.training).parent,
+        checkpoints=Path(snakemake.params.checkpoints),
+        tensorboard=Path(snakemake.params.tensorboard),
+        prompts=Path(snakemake.input.prompts),
+        log=Path(snakemake.log[0]),
+        settings=FinetuneSettings(**snakemake.params.settings),
+    )
+)

@@ -1,0 +1,15 @@
+from pathlib import Path
+
+from nuvlm.detector import Detector
+from nuvlm.logs import setup_logging
+from nuvlm.simulation.geant4 import simulate_shard
+
+setup_logging(snakemake.log[0])
+first_event, n_events = snakemake.params.events
+simulate_shard(
+    Path(snakemake.output[0]),
+    Detector(**snakemake.params.detector),
+    first_event=first_event,
+    n_events=n_events,
+    **snakemake.params.settings,
+)

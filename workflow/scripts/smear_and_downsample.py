@@ -1,0 +1,14 @@
+from pathlib import Path
+
+from nuvlm.detector import Detector, Diffusion
+from nuvlm.displays import smear_and_downsample
+from nuvlm.logs import setup_logging
+
+setup_logging(snakemake.log[0])
+smear_and_downsample(
+    Path(snakemake.input.shard),
+    Path(snakemake.output[0]).parent,
+    detector=Detector(**snakemake.params.detector),
+    diffusion=Diffusion(**snakemake.params.display["diffusion"]),
+    pixel_mm=snakemake.params.display["pixel_mm"],
+)

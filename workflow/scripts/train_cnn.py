@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from nuvlm.cnn.settings import CnnSettings
+from nuvlm.cnn.training import train_cnn
+from nuvlm.logs import setup_logging
+
+setup_logging(snakemake.log[0])
+train_cnn(
+    Path(snakemake.input.events),
+    {name: Path(path) for name, path in snakemake.params.stores.items()},
+    Path(snakemake.output.training).parent,
+    Path(snakemake.params.checkpoint),
+    Path(snakemake.params.tensorboard),
+    settings=CnnSettings(**snakemake.params.settings),
+    threads=snakemake.threads,
+)

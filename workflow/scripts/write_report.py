@@ -1,0 +1,18 @@
+from pathlib import Path
+
+from nuvlm.logs import setup_logging
+from nuvlm.report.page import write_report
+
+setup_logging(snakemake.log[0])
+write_report(
+    scores=Path(snakemake.input.scores),
+    figures=Path(snakemake.input.gallery).parent,
+    gallery=Path(snakemake.input.gallery),
+    predictions=snakemake.params.predictions,
+    training={model: Path(path) for model, path in snakemake.params.training.items()},
+    published=Path(snakemake.input.published),
+    config=snakemake.params.config,
+    repository=Path(snakemake.scriptdir).parents[1],
+    page=Path(snakemake.output.page),
+    data=Path(snakemake.output.data),
+)

@@ -1,0 +1,164 @@
+"""The whole configuration: config/config.yaml checked, and its JSON schema.
+
+A stage with many settings keeps them beside its code (``detector``, ``cnn.settings``, ``vlm.settings``); here
+they are put together with the rest. Nothing heavy is imported: Snakemake reads this while it parses rules.
+"""
+
+import json
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Field, ValidationError, model_validator
+
+from nuvlm.cnn.settings import CnnSettings
+from nuvlm.detector import Detector, Diffusion, fiducial_box_mm
+from nuvlm.errors import InputError
+from nuvlm.settings import Settings
+from nuvlm.vlm.settings import VlmSettings
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+Fraction = Annotated[float, Field(ge=0, lt=1)]
+Count = Annotated[int, Field(ge=1)]
+
+
+class SimulateSettings(Settings):
+    """Events made here: final states sampled, then GEANT4 (see docs/physics.md)."""
+
+    events: Count = 2400
+    events_per_shard: Count = 300
+    seed: Annotated[int, Field(ge=0)] = 7
+    final_states: Literal["sample"] = "sample"
+    margin_mm: Annotated[float, Field(ge=0)] = 500
+    """No vertex is nearer than this to a wall, mm: the fiducial volume. Not published."""
+    margin_downstream_mm: Annotated[float, Field(ge=0)] = 1500
+    """The same for the downstream wall, mm."""
+
+
+class InputSettings(Settings):
+    source: Literal["simulate", "voxels", "larndsim"] = "simulate"
+    """Where events come from: simulated here, voxel shards, or larnd-sim / 2x2_sim HDF5."""
+    files: tuple[str, ...] = ()
+    """Paths or globs; one file is one shard, named after it."""
+    offset_mm: tuple[float, float, float] = (0, 0, 0)
+    """Added to a file's coordinates, where its origin is not the detector's, mm."""
+    simulate: SimulateSettings = SimulateSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.source == "simulate" and self.files:
+            raise ValueError("files are listed, but source is 'simulate': set source to what the files are")
+        if self.source != "simulate" and not self.files:
+            raise ValueError(f"source is '{self.source}', but files is empty: list the files to read")
+        if self.source in ("simulate", "voxels") and any(self.offset_mm):
+            raise ValueError(f"offset_mm has no meaning for source '{self.source}': leave it at [0, 0, 0]")
+        return self
+
+
+class DisplaySettings(Settings):
+    """Event displays: the whole detector in two views, after diffusion."""
+
+    pixel_mm: Annotated[float, Field(gt=0)] = 50
+    """Side of a pixel, mm: 50 as published, 5 is the readout pitch (config/pixel5mm.yaml)."""
+    diffusion: Diffusion = Diffusion()
+
+
+class PixelMapSettings(Settings):
+    """Pixel maps: a square window of the event display around the interaction, as grayscale images."""
+
+    size: Annotated[int, Field(ge=16, le=4096, multiple_of=2)] = 512
+    """Side of the window, pixels."""
+    centre: Literal["vertex", "centroid"] = "vertex"
+    """Centre of the window; an event without a known vertex is centred on its energy-weighted centroid."""
+    transfer: Literal["log", "linear"] = "log"
+    """Energy to grayscale; see nuvlm.pixelmaps.grayscale."""
+    white_mev: Annotated[float, Field(gt=0)] = 200
+    """Energy in a pixel at which it is white (255), MeV."""
+    knee_mev: Annotated[float, Field(gt=0)] = 1
+    """Energy around which `log` goes from linear to logarithmic, MeV."""
+
+
+class DatasetSettings(Settings):
+    validation: Fraction = 0.1
+    """Share of the labelled events that choices are made on."""
+    test: Fraction = 0.05
+    """Share of the labelled events that the report is about."""
+    seed: int = 7
+    parts: Count = 1
+    """Pieces that inference is cut in, one job each."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.validation + self.test >= 1:
+            raise ValueError(f"validation + test = {self.validation + self.test:g} leaves nothing to train on")
+        return self
+
+
+class ReportSettings(Settings):
+    gallery: Annotated[int, Field(ge=0, le=200)] = 12
+    """Event displays shown, worst failures first."""
+
+
+class Config(Settings):
+    """Everything a run depends on."""
+
+    run: Name = "demo"
+    """Results go to results/{run}/."""
+    models_from: Name | None = None
+    """Classify with the models of this run instead of training: its name under results/."""
+    input: InputSettings = InputSettings()
+    detector: Detector = Detector()
+    display: DisplaySettings = DisplaySettings()
+    pixelmap: PixelMapSettings = PixelMapSettings()
+    dataset: DatasetSettings = DatasetSettings()
+    conditions: tuple[Literal["nominal", "half_resolution"], ...] = ("nominal", "half_resolution")
+    """What the classifiers are shown: the images as they are, or degraded ones."""
+    cnn: CnnSettings = CnnSettings()
+    vlm: VlmSettings = VlmSettings()
+    report: ReportSettings = ReportSettings()
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        self.detector.display_shape(self.display.pixel_mm)
+        if self.input.source == "simulate":
+            fiducial_box_mm(self.detector, self.input.simulate.margin_mm, self.input.simulate.margin_downstream_mm)
+        if self.models_from == self.run:
+            raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")
+        if not self.conditions or len(set(self.conditions)) != len(self.conditions):
+            raise ValueError("conditions: name each once, and at least one")
+        return self
+
+
+def parse_config(values: Mapping[str, Any]) -> Config:
+    """Check `values` (the merged YAML) and return the configuration.
+
+    Raises:
+        InputError: one line a mistake, each naming the key and what is expected.
+    """
+    try:
+        return Config.model_validate(values)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            key = ".".join(str(part) for part in problem["loc"]) or "config"
+            message = problem["msg"].removeprefix("Value error, ")
+            if problem["type"] == "extra_forbidden":
+                message = f"unknown key; known here: {', '.join(_known_keys(problem['loc'][:-1]))}"
+            else:
+                message += f" (got {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
+            lines.append(f"  {key}: {message}")
+        raise InputError("the configuration cannot be used; mend these keys:\n" + "\n".join(lines)) from None
+
+
+def json_schema() -> str:
+    """The JSON schema of the configuration, as kept in config/schema.json."""
+    return json.dumps(Config.model_json_schema(), indent=2) + "\n"
+
+
+def _known_keys(location: tuple[str | int, ...]) -> list[str]:
+    model: type[Settings] = Config
+    for part in location:
+        annotation = model.model_fields[str(part)].annotation
+        assert isinstance(annotation, type)
+        assert issubclass(annotation, Settings)
+        model = annotation
+    return list(model.model_fields)

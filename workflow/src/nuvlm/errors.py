@@ -1,0 +1,9 @@
+"""Errors that a user can mend, told apart from bugs."""
+
+
+class InputError(Exception):
+    """A file, an event or a setting that the workflow cannot use.
+
+    The message names the file, the event where there is one, and the remedy; it is printed without a
+    traceback (see :mod:`nuvlm.logs`).
+    """

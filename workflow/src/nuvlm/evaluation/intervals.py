@@ -1,0 +1,60 @@
+"""Intervals at 95 % confidence: exact for counts, bootstrap for everything else."""
+
+from collections.abc import Callable, Iterator
+
+import numpy as np
+from scipy import stats
+
+LEVEL = 0.95
+RESAMPLES = 2000
+_BLOCK_BYTES = 32_000_000
+
+Interval = list[float] | None
+"""Lower and upper end, or None where there is nothing to measure."""
+
+
+def binomial_interval(successes: int, trials: int) -> Interval:
+    """Clopper-Pearson interval of an efficiency `successes / trials`; None without a trial."""
+    if trials == 0:
+        return None
+    interval = stats.binomtest(int(successes), int(trials)).proportion_ci(LEVEL, method="exact")
+    return [float(interval.low), float(interval.high)]
+
+
+def bootstrap(
+    statistic: Callable[[np.ndarray], dict[str, np.ndarray]], n: int, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Interval]:
+    """Percentile bootstrap intervals of several statistics of the same `n` events.
+
+    The same `seed` and `n` give the same resamples, so that differences between models are paired.
+
+    Args:
+        statistic: takes weights (b, n), how often each event was drawn in each of b resamples, and returns (b,)
+            values of each statistic, NaN where one is not defined (a class that was not drawn).
+    """
+    blocks = [statistic(weights) for weights in _draws(n, seed, resamples)]
+    return {
+        name: percentile_interval(np.concatenate([block[name] for block in blocks]))
+        for name in (blocks[0] if blocks else {})
+    }
+
+
+def percentile_interval(values: np.ndarray) -> Interval:
+    """The central 95 % of `values`, those that are defined; None if none is."""
+    values = values[np.isfinite(values)]
+    if not len(values):
+        return None
+    low, high = np.quantile(values, [(1 - LEVEL) / 2, (1 + LEVEL) / 2])
+    return [float(low), float(high)]
+
+
+def _draws(n: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+    """Yield weights (b, n) in blocks that fit into memory, `resamples` rows in all."""
+    if n == 0:
+        return
+    rng = np.random.default_rng(seed)
+    size = max(1, _BLOCK_BYTES // (8 * n))
+    for start in range(0, resamples, size):
+        rows = min(size, resamples - start)
+        drawn = rng.integers(n, size=(rows, n)) + n * np.arange(rows)[:, None]
+        yield np.bincount(drawn.ravel(), minlength=rows * n).reshape(rows, n).astype(np.float64)

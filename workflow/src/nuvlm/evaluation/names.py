@@ -1,0 +1,32 @@
+"""Names: of the figures on disk, and of models and conditions in text.
+
+Light to import: the workflow asks for the names of figures before anything has run.
+"""
+
+from collections.abc import Sequence
+
+KINDS = ("confusion", "roc", "energy", "scores", "reliability")
+"""Figures drawn for each model under each condition."""
+OVERVIEWS = ("robustness", "training")
+"""Figures drawn once, of all models."""
+
+
+def figure_name(kind: str, model: str | None = None, condition: str | None = None) -> str:
+    """File name of one figure."""
+    return "_".join(part for part in (kind, model, condition) if part) + ".svg"
+
+
+def figure_names(models: Sequence[str], conditions: Sequence[str]) -> list[str]:
+    """File names of all figures of a run."""
+    of_each = [figure_name(kind, model, condition) for kind in KINDS for model in models for condition in conditions]
+    return of_each + [figure_name(kind) for kind in OVERVIEWS]
+
+
+def title(model: str) -> str:
+    """A model's name as in running text: vlm -> VLM, cnn_wide -> CNN wide."""
+    return model[:3].upper() + words(model[3:])
+
+
+def words(name: str) -> str:
+    """A condition's name as in running text."""
+    return name.replace("_", " ")

@@ -1,0 +1,86 @@
+"""What is evaluated: the predictions of a classifier beside the truth of the same events, checked."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.classes import CLASSES
+from nuvlm.errors import InputError
+from nuvlm.predictions import PROBABILITIES, read_predictions
+
+KEY = ["shard", "event_id"]
+
+Predictions = Mapping[str, Mapping[str, Sequence[str | Path]]]
+"""Prediction tables (one a part) of each model under each condition."""
+
+
+@dataclass(frozen=True)
+class Sample:
+    """Predictions of one model under one condition, event by event."""
+
+    truth: np.ndarray
+    """(n,) index into CLASSES; -1 where there is no truth."""
+    predicted: np.ndarray
+    """(n,) index into CLASSES."""
+    probabilities: np.ndarray
+    """(n, 3), in the order of CLASSES."""
+
+    def __len__(self) -> int:
+        return len(self.truth)
+
+    @property
+    def correct(self) -> np.ndarray:
+        """(n,) whether the predicted class is the true one."""
+        same: np.ndarray = self.predicted == self.truth
+        return same
+
+
+def scored_events(events: pd.DataFrame) -> pd.DataFrame:
+    """The rows of the event table that scores are about: the test split, as far as the truth is known."""
+    return events[(events["split"] == "test").fillna(False) & events["class"].notna()].reset_index(drop=True)
+
+
+def read_sample(events: pd.DataFrame, parts: Sequence[str | Path]) -> Sample:
+    """The predictions in `parts` for each of `events` (rows of the event table), in their order.
+
+    Raises:
+        InputError: where an event has no prediction, or two, or one that is no class or no probability.
+    """
+    where = Path(parts[0]).parent
+    joined = events[[*KEY, "class"]].merge(
+        read_predictions(parts)[[*KEY, "predicted", *PROBABILITIES]], on=KEY, how="left", validate="one_to_one"
+    )
+    missing = joined[joined["predicted"].isna()]
+    if len(missing):
+        raise InputError(
+            f"{where}: {len(missing)} of {len(events)} events have no prediction, first {_name(missing.iloc[0])}. "
+            "The predictions were made from another event table: remove them and rerun."
+        )
+    unknown = joined[~joined["predicted"].isin(CLASSES)]
+    if len(unknown):
+        raise InputError(
+            f"{where}: {_name(unknown.iloc[0])} is predicted as {unknown.iloc[0]['predicted']!r}, "
+            f"which is none of {', '.join(CLASSES)}. Remove the predictions and rerun."
+        )
+    p = joined[list(PROBABILITIES)].to_numpy(np.float64)
+    # NaN fails every comparison.
+    good = ((p >= 0) & (p <= 1 + 1e-6)).all(axis=1) & (np.abs(p.sum(axis=1) - 1) < 1e-3)
+    if not good.all():
+        first = int(np.argmin(good))
+        raise InputError(
+            f"{where}: {_name(joined.iloc[first])} has {', '.join(f'{value:g}' for value in p[first])} for "
+            "probabilities. The model has diverged, or another program wrote the table: train or classify again."
+        )
+    return Sample(truth=_codes(joined["class"]), predicted=_codes(joined["predicted"]), probabilities=p)
+
+
+def _codes(names: "pd.Series[str]") -> np.ndarray:
+    """(n,) index of each name in CLASSES, -1 for a missing one."""
+    return np.asarray(pd.Categorical(names, categories=list(CLASSES)).codes, dtype=np.int64)
+
+
+def _name(event: "pd.Series[str]") -> str:
+    return f"event {event['event_id']} of shard {event['shard']}"

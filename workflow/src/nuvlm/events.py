@@ -1,0 +1,134 @@
+"""The event table: every event of a run with its class, its split and the piece of inference it belongs to."""
+
+import hashlib
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.classes import CLASSES, classify_truth
+from nuvlm.detector import Detector
+from nuvlm.errors import InputError
+from nuvlm.logs import track
+from nuvlm.pixelmaps import open_pixel_maps
+from nuvlm.storage import atomic_path
+from nuvlm.voxels import open_shard
+
+logger = logging.getLogger(__name__)
+
+SPLITS = ("train", "validation", "test")
+
+
+def assign_split(shard: str, event_id: int, *, seed: int, validation: float, test: float) -> str:
+    """Split of a labelled event: a hash of its identity and the seed, so it never moves when data is added."""
+    digest = hashlib.sha256(f"{seed}/{shard}/{event_id}".encode()).digest()
+    uniform = int.from_bytes(digest[:8], "big") / 2**64
+    if uniform < test:
+        return "test"
+    return "validation" if uniform < test + validation else "train"
+
+
+def list_events(
+    shards: Mapping[str, Path],
+    pixel_maps: Mapping[str, Path],
+    out: Path,
+    *,
+    detector: Detector,
+    validation: float,
+    test: float,
+    seed: int,
+    parts: int,
+    train: bool,
+) -> None:
+    """Write the event table (docs/formats.md).
+
+    Args:
+        shards: shard name -> voxel shard, for the truth.
+        pixel_maps: shard name -> pixel-map store, whose rows the table counts.
+        validation, test: shares of the labelled events.
+        parts: pieces that inference is cut in.
+        train: whether models are trained on these events. If not, every labelled event is for testing.
+
+    Raises:
+        InputError: a store does not belong to its shard, or a split lacks a class that training or the
+            scores need; the message says how many there are and what to change.
+    """
+    tables = []
+    for name, path in track(shards.items(), "shards", len(shards)):
+        with open_shard(path, detector) as shard:
+            energy = np.concatenate(
+                [
+                    np.add.reduceat(block.energy.astype(np.float64), _begins(shard.events[rows]))
+                    for rows, block in shard.blocks()
+                ]
+            )
+            events = shard.events
+        stored = open_pixel_maps(pixel_maps[name])["event_id"][:]
+        if not np.array_equal(stored, events["event_id"]):
+            raise InputError(f"{pixel_maps[name]}: holds other events than {path}. Remove it and rerun.")
+        table = pd.DataFrame({"shard": name, "row": np.arange(len(events)), "event_id": events["event_id"]})
+        table["class"] = pd.Series(classify_truth(events["nu_pdg"], events["is_cc"]), dtype="string")
+        table["split"] = pd.Series(
+            [
+                assign_split(name, event, seed=seed, validation=validation, test=test) if train else "test"
+                for event in events["event_id"].tolist()
+            ],
+            dtype="string",
+        )
+        for column in ("nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode", "n_voxels"):
+            table[column] = events[column]
+        for axis, label in enumerate("xyz"):
+            table[f"vertex_{label}_mm"] = events["vertex_mm"][:, axis]
+        table["visible_energy"] = energy
+        tables.append(table)
+    events_table = pd.concat(tables, ignore_index=True)
+    # An event without a class can neither train nor score; it is still classified.
+    events_table["split"] = events_table["split"].where(events_table["class"].notna())
+    predicted = events_table["split"] != "train"
+    predicted = predicted.fillna(True)
+    # Contiguous pieces: a part reads few shards.
+    part = np.full(len(events_table), -1, dtype=np.int64)
+    part[predicted] = np.arange(predicted.sum()) * parts // max(int(predicted.sum()), 1)
+    events_table.insert(5, "part", part)
+    _check_counts(events_table, train)
+    with atomic_path(out) as partial:
+        events_table.to_parquet(partial, index=False)
+
+
+def read_events(path: str | Path) -> pd.DataFrame:
+    """The event table; its columns are listed in docs/formats.md.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    try:
+        return pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no readable event table ({error}). Remove it and rerun.") from error
+
+
+def _begins(events: np.ndarray) -> np.ndarray:
+    return (events["first_voxel"] - events["first_voxel"][0]).astype(np.int64)
+
+
+def _check_counts(events: pd.DataFrame, train: bool) -> None:
+    counts = pd.crosstab(events["class"], events["split"]).reindex(
+        index=list(CLASSES), columns=list(SPLITS), fill_value=0
+    )
+    logger.info("events by class and split:\n%s", counts.to_string())
+    unlabelled = int(events["class"].isna().sum())
+    if unlabelled:
+        logger.info("%d events have no truth, or none of our classes: they get predictions and no score", unlabelled)
+    if not train:
+        return
+    for split in SPLITS:
+        for label in CLASSES:
+            if counts.loc[label, split] == 0:
+                raise InputError(
+                    f"the {split} split has no {label} event (of {counts.loc[label].sum()} in all; "
+                    f"{len(events)} events in {events['shard'].nunique()} shards). Add events of this class, "
+                    f"{'lower dataset.test' if split == 'train' else 'raise dataset.' + split}, or set models_from to "
+                    "classify with the models of another run."
+                )

@@ -1,0 +1,95 @@
+"""Prediction tables: what a classifier says of the events of one part, and what that cost."""
+
+import json
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.classes import CLASSES
+from nuvlm.errors import InputError
+from nuvlm.storage import atomic_path, write_json
+
+PROBABILITIES = tuple(f"p_{label}" for label in CLASSES)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What classifying one part took, as measured."""
+
+    device: str
+    batch_size: int
+    events: int
+    load_seconds: float
+    """Loading the model."""
+    seconds: float
+    """Classifying all events, images in memory, model loaded and warm."""
+    peak_memory_mb: float
+    """Of the device; of the process where the device is the CPU."""
+
+
+def write_predictions(
+    path: str | Path,
+    events: pd.DataFrame,
+    probabilities: np.ndarray,
+    seconds: np.ndarray,
+    extra: Mapping[str, np.ndarray],
+    cost: Cost,
+) -> None:
+    """Write a prediction table, and its cost beside it as ``.json``.
+
+    Args:
+        events: rows of the event table.
+        probabilities: (events, classes), in the order of CLASSES.
+        seconds: (events,) time for each, of a batch its share.
+        extra: further columns.
+
+    Raises:
+        InputError: a probability is not a number.
+    """
+    bad = ~np.isfinite(probabilities).all(axis=1)
+    if bad.any():
+        event = events.iloc[int(np.argmax(bad))]
+        raise InputError(
+            f"{path}: the model gives no number for event {event['event_id']} of shard {event['shard']}. "
+            "It has diverged: train it again with a lower learning rate."
+        )
+    table = events[["event_id", "shard", "row", "class"]].reset_index(drop=True)
+    table["predicted"] = pd.Series(np.array(CLASSES, dtype=object)[probabilities.argmax(axis=1)], dtype="string")
+    for column, values in zip(PROBABILITIES, probabilities.T, strict=True):
+        table[column] = values.astype(np.float64)
+    table["seconds"] = seconds
+    for column, values in extra.items():
+        table[column] = values
+    write_json(Path(path).with_suffix(".json"), asdict(cost))
+    with atomic_path(path) as partial:
+        table.to_parquet(partial, index=False)
+
+
+def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """The tables of all parts, one after the other.
+
+    Raises:
+        InputError: a table is missing or damaged, or an event is in two of them.
+    """
+    tables = []
+    for path in paths:
+        try:
+            tables.append(pd.read_parquet(path))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: no readable prediction table ({error}). Remove it and rerun.") from error
+    table = pd.concat(tables, ignore_index=True)
+    twice = table.duplicated(["shard", "event_id"])
+    if twice.any():
+        event = table[twice].iloc[0]
+        raise InputError(
+            f"event {event['event_id']} of shard {event['shard']} is in two prediction tables. Remove them and rerun."
+        )
+    return table
+
+
+def read_costs(paths: Iterable[str | Path]) -> list[Cost]:
+    """The costs written beside the tables `paths`."""
+    return [Cost(**json.loads(Path(path).with_suffix(".json").read_text())) for path in paths]

@@ -1,0 +1,35 @@
+"""What classifying and training took, as the jobs measured it."""
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from nuvlm.predictions import read_costs
+
+TRAINING_KEYS = ("seconds", "events", "epochs", "parameters", "trainable_parameters", "peak_memory_mb", "device")
+
+
+def summarise_cost(parts: Sequence[str | Path], training: Path) -> dict[str, Any]:
+    """Cost of one model.
+
+    Args:
+        parts: its prediction tables under one condition, each with its cost beside it.
+        training: its training.json; keys that it lacks become None.
+
+    Returns:
+        `ms_per_sample` (all parts together, model loaded and warm), `peak_memory_mb` (of the largest part),
+        `load_seconds` (mean of the parts), `events`, `device`, `batch_size`, and `training`.
+    """
+    costs = read_costs(parts)
+    events = sum(cost.events for cost in costs)
+    measured = json.loads(training.read_text())
+    return {
+        "events": events,
+        "ms_per_sample": 1000 * sum(cost.seconds for cost in costs) / events if events else None,
+        "peak_memory_mb": max(cost.peak_memory_mb for cost in costs),
+        "load_seconds": sum(cost.load_seconds for cost in costs) / len(costs),
+        "device": ", ".join(sorted({cost.device for cost in costs})),
+        "batch_size": max(cost.batch_size for cost in costs),
+        "training": {key: measured.get(key) for key in TRAINING_KEYS},
+    }

@@ -1,0 +1,156 @@
+"""The report: one self-contained page, and every number on it as JSON."""
+
+import json
+import logging
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from jinja2 import Environment, PackageLoader, StrictUndefined
+from markupsafe import Markup
+
+from nuvlm.errors import InputError
+from nuvlm.evaluation.names import figure_name, title, words
+from nuvlm.evaluation.samples import Predictions
+from nuvlm.report import wording
+from nuvlm.report.cost import summarise_cost
+from nuvlm.report.provenance import provenance
+from nuvlm.report.summary import summarise
+from nuvlm.storage import atomic_path, write_json
+
+logger = logging.getLogger(__name__)
+
+
+def write_report(
+    *,
+    scores: Path,
+    figures: Path,
+    gallery: Path,
+    predictions: Predictions,
+    training: Mapping[str, Path],
+    published: Path,
+    config: Mapping[str, Any],
+    repository: Path,
+    page: Path,
+    data: Path,
+) -> None:
+    """Write the report: `page` (HTML, one self-contained file) and `data` (JSON; docs/report.md describes it).
+
+    Args:
+        scores: what ``evaluate`` wrote.
+        figures: folder of ``draw_figures``.
+        gallery: what ``draw_gallery`` wrote.
+        predictions: prediction tables of each model under each condition, with their costs beside them.
+        training: training.json of each model.
+        published: resources/published.yaml.
+        config: the configuration as run, all keys.
+        repository: the git checkout.
+        page: the page to write.
+        data: the JSON file to write.
+
+    Raises:
+        InputError: a file that the report needs is missing or damaged.
+    """
+    results = _read_json(scores)
+    events = _read_json(gallery)
+    reference = yaml.safe_load(published.read_text())
+    models = list(results["scores"])
+    conditions = list(results["scores"][models[0]])
+    main = conditions[0]
+    cost = {model: summarise_cost(predictions[model][main], training[model]) for model in models}
+    headline, sentences = summarise(results, cost, main)
+    numbers = {
+        "format": "nuvlm-report",
+        "version": 1,
+        "run": config.get("run"),
+        "headline": headline,
+        "summary": sentences,
+        **results,
+        "cost": cost,
+        "departures": departures(reference["setup"], config),
+        "published": reference,
+        "gallery": [{key: value for key, value in event.items() if key != "svg"} for event in events],
+        "provenance": provenance(config, repository) | {"events": results["events"]},
+    }
+    html = (
+        _environment()
+        .get_template("page.html.j2")
+        .render(
+            numbers,
+            models=models,
+            conditions=conditions,
+            main=main,
+            scored=all(results["scores"][model][main]["n"] for model in models),
+            displays=[Markup(event["svg"]) for event in events],
+            figure=lambda kind, model=None, condition=None: _figure(figures / figure_name(kind, model, condition)),
+            published_row=lambda rows, model: next((rows[key] for key in rows if model.startswith(key)), None),
+            config_yaml=yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True),
+        )
+    )
+    write_json(data, numbers)
+    with atomic_path(page) as partial:
+        partial.write_text(html, encoding="utf-8")
+    logger.info("%s", headline)
+    logger.info("%s: %.1f MB", page, page.stat().st_size / 1e6)
+
+
+def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Where a run departs from the published setting.
+
+    Args:
+        setup: of resources/published.yaml: the `key` of a setting, `what` it is, its published `value`, and `names`
+            where values have better ones.
+        config: the configuration as run.
+
+    Returns:
+        `what`, `run` and `published` of each setting that differs; a key that the configuration lacks does not.
+    """
+    found = []
+    for item in setup:
+        value: Any = config
+        for part in item["key"].split("."):
+            value = value.get(part) if isinstance(value, Mapping) else None
+        if value is not None and value != item["value"]:
+            names = item.get("names", {})
+            published = names.get(item["value"], item["value"])
+            found.append({"what": item["what"], "run": names.get(value, value), "published": published})
+    return found
+
+
+def _figure(path: Path) -> Markup:
+    """A figure of ours as it is: an SVG whose text matplotlib has escaped."""
+    try:
+        return Markup(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise InputError(f"{path}: no readable figure ({error}). Run draw_figures again.") from error
+
+
+def _read_json(path: Path) -> Any:
+    try:
+        return json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: missing or no JSON ({error}). Remove it and rerun.") from error
+
+
+def _environment() -> Environment:
+    environment = Environment(
+        loader=PackageLoader("nuvlm", "report"),
+        autoescape=True,
+        undefined=StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    for function in (
+        title,
+        words,
+        wording.label,
+        wording.number,
+        wording.significant,
+        wording.percent,
+        wording.interval,
+        wording.p_value,
+        wording.duration,
+    ):
+        environment.filters[function.__name__] = function
+    return environment

@@ -1,0 +1,80 @@
+"""Where a result comes from: the code, the settings, the machine, the time."""
+
+import os
+import platform
+import subprocess
+from collections.abc import Iterator, Mapping
+from datetime import UTC, datetime
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+PACKAGES = (
+    "nuvlm",
+    "snakemake",
+    "geant4-pybind",
+    "numpy",
+    "numba",
+    "h5py",
+    "zarr",
+    "pandas",
+    "scikit-learn",
+    "scipy",
+    "torch",
+    "transformers",
+    "trl",
+    "peft",
+    "bitsandbytes",
+    "accelerate",
+)
+
+
+def provenance(config: Mapping[str, Any], repository: Path) -> dict[str, Any]:
+    """What is needed to make this result again.
+
+    Args:
+        config: the configuration as run.
+        repository: a folder of the git checkout that the code came from; without one `commit` is None.
+    """
+    return {
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "commit": _git(repository, "rev-parse", "HEAD"),
+        "uncommitted_changes": bool(_git(repository, "status", "--porcelain", "--untracked-files=no")),
+        "seeds": dict(_seeds(config)),
+        "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
+        "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
+        "config": dict(config),
+    }
+
+
+def _git(repository: Path, *arguments: str) -> str | None:
+    try:
+        done = subprocess.run(["git", "-C", repository, *arguments], capture_output=True, text=True, check=True)
+    except (OSError, subprocess.CalledProcessError):
+        return None
+    return done.stdout.strip()
+
+
+def _seeds(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:
+    """Every setting named `seed`, under its full key."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping):
+            yield from _seeds(value, f"{prefix}{name}.")
+        elif name == "seed":
+            yield f"{prefix}{name}", value
+
+
+def _version(package: str) -> str | None:
+    try:
+        return metadata.version(package)
+    except metadata.PackageNotFoundError:
+        return None
+
+
+def _cpu() -> str:
+    try:
+        lines = Path("/proc/cpuinfo").read_text().splitlines()
+    except OSError:
+        lines = []
+    names = (line.split(":", 1)[1].strip() for line in lines if line.startswith("model name"))
+    return next(names, platform.processor() or platform.machine())

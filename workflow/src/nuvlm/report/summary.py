@@ -1,0 +1,120 @@
+"""The result in plain words, every one of them made from the numbers."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+
+from nuvlm.evaluation.names import title, words
+from nuvlm.report.wording import PLAIN, number, p_value, percent, significant
+
+SIGNIFICANT = 0.05
+
+
+def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: str) -> tuple[str, list[str]]:
+    """A headline, and the sentences under it.
+
+    Args:
+        results: what ``evaluate`` wrote.
+        cost: ``summarise_cost`` of each model.
+        condition: the one that the summary is about.
+    """
+    scores = {model: by_condition[condition] for model, by_condition in results["scores"].items()}
+    if not all(score["n"] for score in scores.values()):
+        return _without_truth(scores)
+    ranked = sorted(scores, key=lambda model: -scores[model]["accuracy"])
+    sentences = []
+    if len(ranked) > 1:
+        headline, sentence = _verdict(ranked, scores, results["comparisons"], condition)
+        sentences.append(sentence)
+    else:
+        score = scores[ranked[0]]
+        headline = f"Of {score['n']:,} test events, the {title(ranked[0])} is {_right(score)}."
+    sentences += [_habits(model, scores[model]) for model in ranked]
+    for model, changes in results["changes"].items():
+        sentences += [_change(model, name, change) for name, change in changes.items()]
+    sentences.append(_speed(cost))
+    missing = [name for name, of_class in scores[ranked[0]]["by_class"].items() if not of_class["n"]]
+    if missing:
+        names = " and ".join(PLAIN[name] for name in missing)
+        sentences.append(f"The test split has no {names} event: means over classes are over those that it has.")
+    return headline, sentences
+
+
+def _verdict(
+    ranked: list[str], scores: Mapping[str, Any], comparisons: list[dict[str, Any]], condition: str
+) -> tuple[str, str]:
+    best, second = ranked[:2]
+    test = next(c for c in comparisons if c["condition"] == condition and {c["first"], c["second"]} == {best, second})
+    sign = 1 if test["first"] == best else -1
+    low, high = sorted(100 * sign * end for end in test["difference_interval"])
+    only_best, only_second = (test["only_first"], test["only_second"])[::sign]
+    ours, theirs = _right(scores[best]), _right(scores[second]).removeprefix("right ")
+    if test["p_value"] < SIGNIFICANT:
+        rank = "better" if len(scores) == 2 else "best"
+        headline = f"The {title(best)} is the {rank} classifier of {test['n']:,} test events: it is {ours}, "
+        sure = "a difference that chance would hardly make"
+    else:
+        headline = f"The {title(best)} and the {title(second)} cannot be told apart on {test['n']:,} test events: "
+        headline += f"the {title(best)} is {ours}, "
+        sure = "which chance alone would often make"
+    sentence = (
+        f"The difference in accuracy is {100 * abs(test['difference']):.1f} points "
+        f"(95 % interval {number(low, 1)} to {number(high, 1)}). "
+        f"Of the {only_best + only_second} events that exactly one of the two gets right, {only_best} go to the "
+        f"{title(best)} and {only_second} to the {title(second)}: {sure} "
+        f"(McNemar's exact test, {p_value(test['p_value'])})."
+    )
+    return f"{headline}the {title(second)} {theirs}.", sentence
+
+
+def _right(score: Mapping[str, Any]) -> str:
+    low, high = score["accuracy_interval"]
+    return f"right for {percent(score['accuracy'])} (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _habits(model: str, score: Mapping[str, Any]) -> str:
+    """The ranking power of a model, and the mistake that it makes most, as a share of the true class."""
+    sentence = f"{title(model)}: macro AUC {number(score['auc'])}, expected calibration error {number(score['ece'])}"
+    names = list(score["by_class"])
+    counts = np.array(score["confusion"], dtype=np.float64)
+    shares = np.divide(counts, counts.sum(axis=1, keepdims=True), out=np.zeros_like(counts), where=counts > 0)
+    np.fill_diagonal(shares, 0)
+    if not shares.any():
+        return f"{sentence}; no mistakes."
+    true, taken = np.unravel_index(shares.argmax(), shares.shape)
+    return (
+        f"{sentence}; its most frequent mistake is {PLAIN[names[true]]} taken for {PLAIN[names[taken]]} "
+        f"({percent(shares[true, taken], 0)} of true {PLAIN[names[true]]})."
+    )
+
+
+def _change(model: str, condition: str, change: Mapping[str, Any]) -> str:
+    low, high = (100 * end for end in change["difference_interval"])
+    points = 100 * change["difference"]
+    verb = "loses" if points < 0 else "gains"
+    sure = "" if change["p_value"] < SIGNIFICANT else ", no significant change"
+    return (
+        f"From {words(change['reference'])} to {words(condition)} the {title(model)} {verb} "
+        f"{abs(points):.1f} points of accuracy (95 % interval {number(low, 1)} to {number(high, 1)}; "
+        f"{p_value(change['p_value'])}{sure})."
+    )
+
+
+def _speed(cost: Mapping[str, Any]) -> str:
+    clauses = [
+        f"the {title(model)} takes {significant(of_model['ms_per_sample'])} ms a sample and at most "
+        f"{of_model['peak_memory_mb']:,.0f} MB ({of_model['device']})"
+        for model, of_model in cost.items()
+    ]
+    sentence = "; ".join(clauses)
+    return f"{sentence[0].upper()}{sentence[1:]}."
+
+
+def _without_truth(scores: Mapping[str, Any]) -> tuple[str, list[str]]:
+    sentences = []
+    for model, score in scores.items():
+        counts = score["predicted_without_truth"]
+        listed = ", ".join(f"{count} {PLAIN[name]}" for name, count in counts.items())
+        sentences.append(f"Of {sum(counts.values())} events the {title(model)} takes {listed}.")
+    return "No test event has known truth: there are predictions, but nothing to score them against.", sentences

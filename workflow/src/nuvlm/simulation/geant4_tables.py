@@ -1,0 +1,250 @@
+"""The data sets that GEANT4 reads at start: the official ones where they are installed, else tables from formulas.
+
+``geant4-pybind`` carries no data and, when it is imported, asks on the terminal for what it does not find; so
+:func:`provide_data` comes before that import. The formula tables cover liquid argon, the physics list of
+:mod:`nuvlm.simulation.geant4`, and nothing else; docs/simulation.md says how far they reach.
+"""
+
+import atexit
+import logging
+import os
+import shutil
+import tempfile
+from pathlib import Path
+
+import numpy as np
+
+from nuvlm.errors import InputError
+
+logger = logging.getLogger(__name__)
+
+ROOT = "GEANT4_DATA_DIR"
+READ = ("G4LEDATA", "G4PARTICLEXSDATA", "G4ENSDFSTATEDATA", "G4LEVELGAMMADATA")
+"""What the physics list of this simulation opens."""
+MARKER = "FORMULA_TABLES"
+
+Z_ARGON = 18
+A_ARGON = 39.948
+ELECTRON_MASS_MEV = 0.51099895
+FINE_STRUCTURE = 1 / 137.035999
+ELECTRON_RADIUS2_MB = 79.40788
+"""Classical electron radius squared, mb."""
+BARN_PER_CM2_PER_G = A_ARGON / 0.602214076
+"""Cross-section an atom of argon (barn) for a mass attenuation of 1 cm2/g."""
+BARN_PER_FM2 = 0.01
+MM2_PER_BARN = 1e-22
+
+
+def provide_data() -> str:
+    """Point GEANT4 at its data sets, in this process's environment, and log which they are.
+
+    The official ones are used where the user has set ``GEANT4_DATA_DIR``, or all of :data:`READ`. Where none
+    of those is set, the formula tables are written to a temporary folder that goes when the process ends.
+
+    Returns:
+        ``"official"`` or ``"formula"``.
+
+    Raises:
+        InputError: for a variable that names no folder, and for a mixture of official and formula tables.
+    """
+    given = [name for name in READ if name in os.environ]
+    for name in (ROOT, *given):
+        if name in os.environ and not Path(os.environ[name]).is_dir():
+            raise InputError(
+                f"{name} = {os.environ[name]!r} is no folder: set it to where the GEANT4 data lie, or unset it and "
+                f"{', '.join(READ)} to use formula tables."
+            )
+    if ROOT not in os.environ:
+        missing = [name for name in READ if name not in given]
+        if given and missing:
+            raise InputError(
+                f"GEANT4 data: {', '.join(given)} set, but {', '.join(missing)} not. Set all of {', '.join(READ)} to "
+                "use the official data sets, or none to use formula tables: the two are not mixed."
+            )
+        if missing:
+            folder = Path(tempfile.mkdtemp(prefix="nuvlm-geant4-"))
+            atexit.register(shutil.rmtree, folder, ignore_errors=True)
+            os.environ.update(write_tables(folder))
+        # With this set, geant4-pybind neither asks, nor downloads and tidies its folder where CI is set.
+        os.environ[ROOT] = str(Path(os.environ["G4LEDATA"]).parent)
+    # A process started by one that wrote tables inherits the variables, so what the folder says decides.
+    if (Path(os.environ[ROOT]) / MARKER).exists():
+        logger.info("GEANT4 data: tables from formulas for liquid argon (see docs/simulation.md)")
+        return "formula"
+    logger.info("GEANT4 data: official sets in %s", os.environ[ROOT])
+    return "official"
+
+
+def write_tables(folder: Path) -> dict[str, str]:
+    """Write the formula tables below `folder`; return the variables of :data:`READ` that point at them."""
+    low_energy, cross_sections, states, levels = (folder / name.removesuffix("DATA").lower() for name in READ)
+    (folder / MARKER).write_text("Computed by nuvlm.simulation.geant4_tables; not a GEANT4 data set.\n")
+    _write_bremsstrahlung(low_energy / "brem_SB")
+    _write_photoelectric(low_energy / "epics2017" / "phot")
+    (low_energy / "epics2017" / "rayl").mkdir()
+    _write_neutron(cross_sections / "neutron")
+    for empty in (states, levels):
+        empty.mkdir()
+    (states / "ENSDFSTATE.dat").touch()
+    return dict(zip(READ, map(str, (low_energy, cross_sections, states, levels)), strict=True))
+
+
+def bremsstrahlung_mb(kinetic_mev: np.ndarray, fraction: np.ndarray) -> np.ndarray:
+    """Scaled bremsstrahlung cross-section of electrons on argon, beta^2 / Z^2 k dsigma/dk, mb.
+
+    Born approximation without screening (3BN of Koch and Motz, Rev. Mod. Phys. 31 (1959) 920) with Elwert's
+    Coulomb factor, which holds for slow electrons, less what screening takes from fast ones: the difference of
+    the relativistic formula without screening and Tsai's with it (Rev. Mod. Phys. 46 (1974) 815). The
+    difference fades for slow electrons, and for fast ones the sum becomes Tsai's formula.
+
+    Args:
+        kinetic_mev: kinetic energy T of the electron, MeV.
+        fraction: photon energy k / T, in 0..1; broadcast against `kinetic_mev`.
+    """
+    # The ends of the spectrum, k = 0 and k = T, are limits: step just inside.
+    photon = np.clip(fraction, 1e-5, 1 - 1e-5) * kinetic_mev
+    total = kinetic_mev + ELECTRON_MASS_MEV
+    beta2 = kinetic_mev * (kinetic_mev + 2 * ELECTRON_MASS_MEV) / total**2
+    bare = _slow_bare(total, photon)
+    screening = np.maximum(_fast_bare(total, photon) - _fast_screened(total, photon), 0)
+    scaled: np.ndarray = FINE_STRUCTURE * ELECTRON_RADIUS2_MB * beta2 * np.maximum(bare - screening, 0)
+    return scaled
+
+
+# The three formulas give k dsigma/dk / (alpha r_e^2 Z^2) for an electron of energy `total` and a photon (MeV).
+# Atomic electrons radiate too: Z (Z + 1) stands instead of Z^2.
+
+
+def _fast_screened(total: np.ndarray, photon: np.ndarray) -> np.ndarray:
+    """Tsai's eq. 3.83 for relativistic electrons, with the screening functions 3.38-3.41 of nucleus and electrons."""
+    y = photon / total
+    # Inverse of the minimum momentum transfer, in units of the atom's size.
+    transfer = 100 * ELECTRON_MASS_MEV * y / (total - photon)
+    gamma = transfer / Z_ARGON ** (1 / 3)
+    epsilon = transfer / Z_ARGON ** (2 / 3)
+    phi = 16.863 - 2 * np.log1p(0.311877 * gamma**2) + 2.4 * np.exp(-0.9 * gamma) + 1.6 * np.exp(-1.5 * gamma)
+    phi_difference = 2 / (3 + 19.5 * gamma + 18 * gamma**2)
+    psi = 24.34 - 2 * np.log1p(13.111641 * epsilon**2) + 2.8 * np.exp(-8 * epsilon) + 1.2 * np.exp(-29.2 * epsilon)
+    psi_difference = 2 / (3 + 120 * epsilon + 1200 * epsilon**2)
+    az2 = (FINE_STRUCTURE * Z_ARGON) ** 2
+    coulomb = az2 * (1 / (1 + az2) + 0.20206 - 0.0369 * az2 + 0.0083 * az2**2)
+    log_z = np.log(Z_ARGON)
+    nucleus = phi / 4 - log_z / 3 - coulomb
+    electrons = (psi / 4 - 2 * log_z / 3) / Z_ARGON
+    spectrum = (4 / 3 * (1 - y) + y**2) * (nucleus + electrons)
+    correction = (1 - y) / 6 * (phi_difference + psi_difference / Z_ARGON)
+    value: np.ndarray = 4 * (spectrum + correction)
+    return value
+
+
+def _fast_bare(total: np.ndarray, photon: np.ndarray) -> np.ndarray:
+    """The relativistic Bethe-Heitler formula in the bare field of the nucleus (3BN(b) of Koch and Motz)."""
+    y = photon / total
+    log = np.log(2 * total * (total - photon) / (ELECTRON_MASS_MEV * photon)) - 0.5
+    value: np.ndarray = 4 * (4 / 3 * (1 - y) + y**2) * log * (1 + 1 / Z_ARGON)
+    return value
+
+
+def _slow_bare(total: np.ndarray, photon: np.ndarray) -> np.ndarray:
+    """The Born approximation in the bare field at any energy (3BN of Koch and Motz), times Elwert's factor."""
+    # The letters are those of Koch and Motz: energies and momenta in units of the electron mass.
+    e0 = total / ELECTRON_MASS_MEV
+    k = photon / ELECTRON_MASS_MEV
+    e = e0 - k
+    p0, p = np.sqrt(e0**2 - 1), np.sqrt(np.maximum(e**2 - 1, 1e-12))
+    eps0, eps = 2 * np.arccosh(e0), 2 * np.arccosh(np.maximum(e, 1 + 5e-13))
+    big_l = 2 * np.log((e0 * e + p0 * p - 1) / k)
+    bracket = (
+        8 * e0 * e / (3 * p0 * p)
+        + k**2 * (e0**2 * e**2 + p0**2 * p**2) / (p0**3 * p**3)
+        + k
+        / (2 * p0 * p)
+        * ((e0 * e + p0**2) / p0**3 * eps0 - (e0 * e + p**2) / p**3 * eps + 2 * k * e0 * e / (p**2 * p0**2))
+    )
+    born = (
+        p
+        / p0
+        * (
+            4 / 3
+            - 2 * e0 * e * (p**2 + p0**2) / (p**2 * p0**2)
+            + eps0 * e / p0**3
+            + eps * e0 / p**3
+            - eps * eps0 / (p0 * p)
+            + big_l * bracket
+        )
+    )
+    beta0, beta = p0 / e0, p / e
+    az = 2 * np.pi * FINE_STRUCTURE * Z_ARGON
+    elwert = beta0 / beta * np.expm1(-az / beta0) / np.expm1(-az / beta)
+    value: np.ndarray = born * elwert * (1 + 1 / Z_ARGON)
+    return value
+
+
+def _write_bremsstrahlung(folder: Path) -> None:
+    fraction = np.concatenate([[0, 1e-4, 1e-3, 0.01, 0.025], np.arange(0.05, 0.95, 0.05), [0.95, 0.97, 0.98, 0.99, 1]])
+    kinetic = np.geomspace(1e-3, 1e7, 101)
+    values = bremsstrahlung_mb(kinetic[:, None], fraction)
+    folder.mkdir(parents=True)
+    # G4Physics2DVector: type, sizes, abscissae, then one row of k / T an energy.
+    rows = [f"4 {len(fraction)} {len(kinetic)}", _line(fraction), _line(np.log(kinetic)), *map(_line, values)]
+    (folder / f"br{Z_ARGON}").write_text("\n".join(rows) + "\n")
+
+
+def _write_photoelectric(folder: Path) -> None:
+    """sigma = C / E^3 in two shells, K and the rest, with C from 63 cm2/g at 10 keV and a K jump of 10."""
+    k_edge, l_edge, jump = 3.2059e-3, 3.26e-4, 10.0
+    strength = 63 * BARN_PER_CM2_PER_G * 0.01**3  # sigma E^3, barn MeV^3
+    folder.mkdir(parents=True)
+    # GEANT4 wants E^3 sigma against E, here constant between the edges.
+    above, below = np.geomspace(k_edge, 100, 40), np.geomspace(l_edge, k_edge, 20)
+    (folder / f"pe-cs-{Z_ARGON}.dat").write_text(_vector(above, np.full_like(above, strength)))
+    (folder / f"pe-le-cs-{Z_ARGON}.dat").write_text(_vector(below, np.full_like(below, strength / jump)))
+    # Sums over the shells so far, as a polynomial in 1 / E of which only the cubic term is not zero.
+    shells = [
+        _line(np.array([k_edge, 0, 0, strength * (1 - 1 / jump), 0, 0, 0])),
+        _line(np.array([l_edge, 0, 0, strength, 0, 0, 0])),
+    ]
+    for name, threshold in (("high", 0.1), ("low", 0.01)):
+        (folder / f"pe-{name}-{Z_ARGON}.dat").write_text("\n".join([f"2 2 {threshold}", *shells]) + "\n")
+    every = np.geomspace(l_edge, 100, 60)
+    blocks = []
+    for shell, (grid, share) in enumerate(((above, 1 - 1 / jump), (every, 1 / jump))):
+        blocks.append(f"{grid[0]:.8g} {grid[-1]:.8g} {len(grid)} {shell}")
+        blocks += [f"{energy:.8g} {strength * share:.8g}" for energy in grid]
+    (folder / f"pe-ss-cs-{Z_ARGON}.dat").write_text("\n".join(blocks) + "\n")
+
+
+def _write_neutron(folder: Path) -> None:
+    """Neutron cross-sections up to 20 MeV.
+
+    A black disk of radius R = 1.4 fm A^(1/3), widened by the reduced wavelength, absorbs pi (R + lambda)^2 and
+    scatters as much, up to the 4 pi R^2 of a hard sphere at low energy. Inelastic scattering opens at the first
+    level of 40Ar (1.46 MeV), capture goes as 1/v with argon's 0.66 b at 0.0253 eV. Above 20 MeV GEANT4 goes on with
+    the Glauber-Gribov model, scaled to meet the last value: the disk meets it as it is, within some 10 %.
+
+    GEANT4 opens the files of every element at start, used or not.
+    """
+    energy = np.geomspace(1e-11, 20, 150)  # MeV
+    wavelength = 197.327 / np.sqrt(2 * 939.565 * energy)  # fm
+    opening = 1 - np.exp(-np.maximum(energy - 1.46, 0) / 1.46)
+    folder.mkdir(parents=True)
+    for z in range(1, 93):
+        radius = 1.4 * (A_ARGON if z == Z_ARGON else 2.5 * z) ** (1 / 3)
+        disk = np.pi * (radius + wavelength) ** 2 * BARN_PER_FM2
+        cross_sections = {
+            "inel": disk * opening,
+            "el": np.minimum(disk, 4 * np.pi * radius**2 * BARN_PER_FM2),
+            "cap": 0.66 * np.sqrt(2.53e-8 / energy),
+        }
+        for name, barn in cross_sections.items():
+            (folder / f"{name}{z}").write_text(_vector(energy, barn * MM2_PER_BARN))
+
+
+def _vector(x: np.ndarray, y: np.ndarray) -> str:
+    """The text form of a G4PhysicsVector."""
+    head = f"{x[0]:.8g} {x[-1]:.8g} {len(x)}\n{len(x)}\n"
+    return head + "".join(f"{a:.8g} {b:.8g}\n" for a, b in zip(x, y, strict=True))
+
+
+def _line(values: np.ndarray) -> str:
+    return " ".join(f"{value:.8g}" for value in values)

@@ -1,0 +1,131 @@
+"""Classify the events of one part with the fine-tuned vision-language model."""
+
+import logging
+import time
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import torch
+from peft import PeftModel
+from transformers import PreTrainedModel
+
+from nuvlm.classes import CLASSES
+from nuvlm.conditions import degrade
+from nuvlm.devices import choose_device, device_name, peak_memory_mb
+from nuvlm.events import read_events
+from nuvlm.logs import track
+from nuvlm.pixelmaps import check_images, read_pixel_maps
+from nuvlm.predictions import Cost, write_predictions
+from nuvlm.storage import verify_manifest
+from nuvlm.vlm.dataset import to_pictures
+from nuvlm.vlm.model import Quantization, load_model, load_processor
+from nuvlm.vlm.prompts import answer_tokens, load_prompts, require_distinct_first_tokens
+from nuvlm.vlm.scoring import beam, encode, probabilities, score
+from nuvlm.vlm.settings import ClassifySettings
+
+logger = logging.getLogger(__name__)
+
+
+def classify_vlm(
+    base: Path,
+    adapter: Path,
+    events: Path,
+    stores: Mapping[str, Path],
+    out: Path,
+    *,
+    part: int,
+    condition: str,
+    prompts: Path,
+    settings: ClassifySettings,
+    quantization: Quantization,
+    bf16: bool,
+) -> None:
+    """Write the predictions for the events of `part`, and their cost, under `condition`.
+
+    Besides what every prediction table has, the columns ``logp_joint_{class}`` and ``logp_first_{class}`` hold the
+    log-probability of each whole answer and of the first token of each label.
+
+    Args:
+        base, adapter: folders of the base model and of its fine-tuned adapter.
+        events: the event table.
+        stores: shard name -> pixel-map store.
+        condition: see :func:`nuvlm.conditions.degrade`.
+        quantization, bf16: as in the fine-tuning, so that the adapter meets the weights that it was trained on.
+            With ``settings.merge_adapter`` it is merged into bfloat16 weights instead (float32 without `bf16`).
+
+    Raises:
+        InputError: a damaged model or store, or labels that `decision: first_token` cannot tell apart.
+    """
+    texts = load_prompts(prompts)
+    processor = load_processor(base)
+    answers = answer_tokens(processor.tokenizer, texts)
+    if settings.decision == "first_token":
+        require_distinct_first_tokens(answers, texts.labels)
+    table = read_events(events)
+    table = table[table["part"] == part].reset_index(drop=True)
+
+    check_images(stores, adapter / "training.json")
+    device = choose_device()
+    start = time.perf_counter()
+    model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=settings.merge_adapter)
+    load_seconds = time.perf_counter() - start
+
+    method = score if settings.method == "score" else beam
+    joint, first = np.zeros((2, len(table), len(CLASSES)))
+    seconds = np.zeros(len(table))
+    warm = False
+    batches = _batches(table, stores, condition, settings.batch_size)
+    for rows, images in track(batches, "batches"):
+        pictures = [to_pictures(views) for views in images]
+        if not warm:
+            # The first pass allocates and tunes, which is no event's time.
+            method(model, encode(processor, texts, pictures, device), answers)
+            warm = True
+        start = time.perf_counter()
+        # Scores come back as arrays, so the device has finished when the clock is read.
+        joint[rows], first[rows] = method(model, encode(processor, texts, pictures, device), answers)
+        seconds[rows] = (time.perf_counter() - start) / len(rows)
+    p = probabilities(joint, first, decision=settings.decision, temperature=settings.temperature)
+    extra = {f"logp_joint_{name}": joint[:, i] for i, name in enumerate(CLASSES)}
+    extra |= {f"logp_first_{name}": first[:, i] for i, name in enumerate(CLASSES)}
+    cost = Cost(
+        device=device_name(device),
+        batch_size=settings.batch_size,
+        events=len(table),
+        load_seconds=load_seconds,
+        seconds=float(seconds.sum()),
+        peak_memory_mb=peak_memory_mb(),
+    )
+    each = 1e3 * cost.seconds / max(len(table), 1)
+    logger.info("%d events, %.1f ms each, peak memory %.0f MB", len(table), each, cost.peak_memory_mb)
+    write_predictions(out, table, p, seconds, extra, cost)
+
+
+def load_finetuned(
+    base: Path, adapter: Path, quantization: Quantization, *, bf16: bool, device: torch.device, merge: bool
+) -> PreTrainedModel:
+    """The base model with its adapter, ready to classify.
+
+    Args:
+        merge: add the adapter into unquantised weights: no 4-bit weights to unpack in every pass, more memory.
+
+    Raises:
+        InputError: where the adapter's folder is damaged; :func:`load_processor` has checked the base's.
+    """
+    verify_manifest(adapter)
+    model = load_model(base, "none" if merge else quantization, bf16=bf16, device_map={"": device})
+    tuned = PeftModel.from_pretrained(model, adapter)
+    return (tuned.merge_and_unload() if merge else tuned).eval()
+
+
+def _batches(
+    table: pd.DataFrame, stores: Mapping[str, Path], condition: str, size: int
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Positions in `table` and images of `size` events at a time; one shard is in memory at once."""
+    for _, group in table.groupby("shard", sort=False):
+        images = degrade(condition, read_pixel_maps(stores, group))
+        positions = group.index.to_numpy()
+        for begin in range(0, len(group), size):
+            yield positions[begin : begin + size], images[begin : begin + size]

@@ -1,0 +1,48 @@
+"""Pixel maps as conversations, read from the stores when they are asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from PIL import Image
+
+from nuvlm.pixelmaps import open_rows
+from nuvlm.vlm.prompts import Prompts, conversation
+
+
+def to_pictures(views: np.ndarray) -> list[Image.Image]:
+    """The views of one event, uint8 (views, size, size), as grayscale pictures; the processor makes them RGB."""
+    return [Image.fromarray(view) for view in views]
+
+
+def conversations(events: pd.DataFrame, stores: Mapping[str, Path], prompts: Prompts) -> Dataset:
+    """Rows ``{"images": [xz, yz], "messages": [...]}`` as TRL takes them, each ending with the true answer.
+
+    A row is read from disk when it is asked for: the pixel maps of a full production do not fit in memory.
+
+    Args:
+        events: rows of the event table, all of a known class.
+        stores: shard name -> pixel-map store.
+        prompts: the texts.
+
+    Raises:
+        InputError: a store is damaged or does not hold the events.
+    """
+    images = {}
+    for shard, group in events.groupby("shard", sort=False):
+        images[shard], _ = open_rows(stores[str(shard)], group)
+
+    def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        return {
+            "images": [
+                to_pictures(np.asarray(images[shard][row]))
+                for shard, row in zip(batch["shard"], batch["row"], strict=True)
+            ],
+            "messages": [conversation(prompts, prompts.answer(name)) for name in batch["class"]],
+        }
+
+    columns = {name: events[name].tolist() for name in ("shard", "row", "class")}
+    return Dataset.from_dict(columns).with_transform(read)

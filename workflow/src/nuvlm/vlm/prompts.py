@@ -1,0 +1,138 @@
+"""What the vision-language model is told, and what it may answer."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from transformers import PreTrainedTokenizerBase
+
+from nuvlm.classes import CLASSES
+from nuvlm.errors import InputError
+from nuvlm.settings import Settings
+
+END_OF_ANSWER = "<|eot_id|>"
+Text = Annotated[str, Field(min_length=1)]
+
+
+class Prompts(Settings):
+    """The texts of a conversation about one event; see resources/prompts.yaml."""
+
+    system: Text
+    """The physics context, and the features of each class."""
+    user: Text
+    """The question, which follows the two images."""
+    prefix: Text
+    """How every answer begins."""
+    labels: dict[str, Text]
+    """How the answer goes on, by class."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if set(self.labels) != set(CLASSES):
+            raise ValueError(f"labels names {sorted(self.labels)}: give one for each of {', '.join(CLASSES)}, no other")
+        if len(set(self.labels.values())) != len(self.labels):
+            raise ValueError(f"two classes share a label: {self.labels}")
+        for name, label in self.labels.items():
+            if not label.startswith(" "):
+                raise ValueError(f"the label of {name}, {label!r}, must begin with a space: it follows the prefix")
+        return self
+
+    def answer(self, name: str) -> str:
+        """The whole answer for the class `name`."""
+        return self.prefix + self.labels[name]
+
+
+def load_prompts(path: Path) -> Prompts:
+    """Read and check a prompts file.
+
+    Raises:
+        InputError: naming the file, and the key to mend.
+    """
+    try:
+        return Prompts.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a readable YAML file ({error}). See resources/prompts.yaml.") from error
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, problem['loc'])) or 'prompts'}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        ]
+        raise InputError(f"{path}: mend these keys:\n" + "\n".join(lines)) from None
+
+
+def conversation(prompts: Prompts, answer: str | None = None, images: int = 2) -> list[dict[str, Any]]:
+    """The messages about one event, in TRL's block style, with the assistant's `answer` where it is given.
+
+    The images stand side by side, ahead of the user's text: Mllama lets a token attend to the images of the last
+    unbroken run of image tokens only, so text between the two would hide the XZ view from the answer.
+    """
+    messages = [
+        {"role": "system", "content": [_text(prompts.system)]},
+        {"role": "user", "content": [{"type": "image"}] * images + [_text(prompts.user)]},
+    ]
+    if answer is not None:
+        messages.append({"role": "assistant", "content": [_text(answer)]})
+    return messages
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Token ids of what may follow the prefix: each label and the end of the answer, in the order of CLASSES."""
+
+    prefix: tuple[int, ...]
+    labels: tuple[tuple[int, ...], ...]
+
+    @property
+    def first(self) -> list[int]:
+        return [label[0] for label in self.labels]
+
+    @property
+    def end(self) -> int:
+        return self.labels[0][-1]
+
+
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Prompts) -> AnswerTokens:
+    """Tokenise the answers as training sees them: prefix and label in one piece.
+
+    Raises:
+        InputError: where a label changes how the prefix is split, so that no token ends where the prefix does.
+    """
+    prefix = _ids(tokenizer, prompts.prefix)
+    labels = []
+    for name in CLASSES:
+        whole = _ids(tokenizer, prompts.answer(name) + END_OF_ANSWER)
+        if whole[: len(prefix)] != prefix:
+            raise InputError(
+                f"prompts: with the label {prompts.labels[name]!r} of {name} the prefix {prompts.prefix!r} splits into "
+                "other tokens than alone. End the prefix with a whole word."
+            )
+        labels.append(tuple(whole[len(prefix) :]))
+    return AnswerTokens(prefix=tuple(prefix), labels=tuple(labels))
+
+
+def require_distinct_first_tokens(answers: AnswerTokens, labels: Mapping[str, str]) -> None:
+    """Refuse labels that the published first-token decision cannot tell apart.
+
+    Raises:
+        InputError: naming the labels that begin with the same token.
+    """
+    by_token: dict[int, list[str]] = {}
+    for name, token in zip(CLASSES, answers.first, strict=True):
+        by_token.setdefault(token, []).append(repr(labels[name]))
+    for shared in by_token.values():
+        if len(shared) > 1:
+            raise InputError(
+                f"prompts: the labels {' and '.join(shared)} begin with the same token, so decision: first_token "
+                "cannot tell them apart. Choose labels that begin differently, or decision: joint."
+            )
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

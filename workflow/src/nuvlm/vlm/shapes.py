@@ -1,0 +1,192 @@
+"""Geometric scenes and sentences about them, for the generic pre-training of a model made from scratch.
+
+A scene is a handful of lines, sprays and blobs in a cube, drawn as grayscale images from above and from the side. It
+knows nothing of neutrinos: no class, no energy, no detector. A model that learns to describe such scenes has learnt to
+see thin and fuzzy, long and short, joined and apart, and to put it in words.
+"""
+
+from dataclasses import dataclass, field
+
+import numpy as np
+
+NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
+AMOUNTS = ("no", "tiny", "little", "some", "fair", "much", "great", "huge")
+"""Each after the second twice the one before it."""
+DIM, BRIGHT = 64, 150
+"""Grey values below and above which a pixel is dust and glow."""
+STEP = 0.25
+"""Distance between the dots that a line is drawn with, pixels."""
+FAINT, WHITE = 10.0, 200.0
+"""Ink a pixel of a faint line, and the ink of a white pixel."""
+
+
+@dataclass
+class Scene:
+    """Ink in a cube of `size` pixels, and what was drawn: (dots, 3) positions and (dots,) ink."""
+
+    size: int
+    positions: list[np.ndarray] = field(default_factory=list)
+    ink: list[np.ndarray] = field(default_factory=list)
+
+    def add(self, positions: np.ndarray, ink: np.ndarray) -> None:
+        self.positions.append(positions)
+        self.ink.append(ink)
+
+    def views(self) -> np.ndarray:
+        """The scene from above (axes 0, 2) and from the side (axes 1, 2): uint8 (2, size, size), logarithmic."""
+        positions = np.floor(np.concatenate(self.positions)).astype(np.int64)
+        ink = np.concatenate(self.ink)
+        inside = ((positions >= 0) & (positions < self.size)).all(axis=1)
+        positions, ink = positions[inside], ink[inside]
+        images = np.zeros((2, self.size, self.size))
+        for image, axis in zip(images, (0, 1), strict=True):
+            pixel = positions[:, axis] * self.size + positions[:, 2]
+            image += np.bincount(pixel, weights=ink, minlength=self.size**2).reshape(self.size, self.size)
+        level = np.log1p(images) / np.log1p(WHITE)
+        return np.rint(255 * np.clip(level, 0, 1)).astype(np.uint8)
+
+
+def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
+    """Draw a random scene.
+
+    Args:
+        rng: the source of all randomness.
+        size: side of the images, pixels.
+
+    Returns:
+        uint8 (2, size, size), and what there is to see, in a few sentences.
+    """
+    scene = Scene(size)
+    centre = np.full(3, size / 2) + rng.uniform(-1, 1, 3)
+    n_lines, n_sprays = rng.choice(5, p=(0.2, 0.25, 0.25, 0.2, 0.1)), rng.choice(3, p=(0.4, 0.4, 0.2))
+    if not n_lines and not n_sprays:
+        n_lines = 1
+    lines = sorted((_line(scene, rng, centre) for _ in range(n_lines)), reverse=True)
+    sprays = sorted((_spray(scene, rng, centre) for _ in range(n_sprays)), reverse=True)
+    n_blobs = int(rng.choice(5, p=(0.4, 0.2, 0.2, 0.1, 0.1)))
+    for _ in range(n_blobs):
+        _blob(scene, rng, centre)
+    if rng.random() < 0.7:
+        _cut(scene, rng, centre)
+    views = scene.views()
+    return views, f"{_describe(lines, sprays, n_blobs)} {_measure(views)}"
+
+
+def vocabulary() -> list[str]:
+    """Every word that descriptions are made of, for the tokenizer."""
+    rng = np.random.default_rng(0)
+    return sorted({word for _ in range(500) for word in draw_scene(rng, 32)[1].split()})
+
+
+def _direction(rng: np.random.Generator) -> np.ndarray:
+    """A direction: half of them anywhere, half of them mostly to the right."""
+    vector = rng.normal(size=3)
+    if rng.random() < 0.6:
+        vector = vector / np.linalg.norm(vector) + (0, 0, rng.uniform(0.5, 3))
+    return vector / np.linalg.norm(vector)
+
+
+def _towards(direction: np.ndarray) -> str:
+    """The word for the largest component of `direction`, which the views show as down, depth and right."""
+    axis = int(np.abs(direction).argmax())
+    return (("up", "down"), ("near", "far"), ("left", "right"))[axis][int(direction[axis] > 0)]
+
+
+def _line(scene: Scene, rng: np.random.Generator, start: np.ndarray) -> tuple[float, str]:
+    """Draw a line; return its length as a fraction of the half side, and what it is like."""
+    reach = scene.size / 2
+    length = reach * rng.choice((rng.uniform(0.03, 0.15), rng.uniform(0.15, 0.5), rng.uniform(0.5, 1.6)))
+    steps = max(int(length / STEP), 2)
+    kind = rng.choice(("straight", "bent", "wavy", "dotted"), p=(0.5, 0.2, 0.2, 0.1))
+    direction = _direction(rng)
+    headings = np.repeat(direction[None], steps, axis=0)
+    if kind == "bent":
+        headings[int(steps * rng.uniform(0.3, 0.8)) :] = _direction(rng)
+    elif kind == "wavy":
+        headings = headings + np.cumsum(rng.normal(scale=0.06, size=(steps, 3)), axis=0)
+        headings /= np.linalg.norm(headings, axis=1, keepdims=True)
+    positions = start + np.cumsum(headings * STEP, axis=0)
+    bright = rng.random() < 0.35
+    level = FAINT * (rng.uniform(2, 5) if bright else rng.uniform(0.8, 1.3))
+    ink = level * STEP * rng.lognormal(0, 0.25, steps)
+    if rng.random() < 0.3:  # an end that flares up
+        tail = min(steps, int(3 / STEP))
+        ink[-tail:] *= np.linspace(1, 4, tail)
+    if kind == "dotted":
+        ink[np.arange(steps) // int(2 / STEP) % 2 == 1] = 0
+    scene.add(positions, ink)
+    words = "short" if length < 0.15 * reach else "medium" if length < 0.5 * reach else "long"
+    return length / reach, f"{words} {'bright' if bright else 'faint'} {kind} {_towards(direction)}"
+
+
+def _spray(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> tuple[float, str]:
+    """Draw a cone of many short faint strokes, at the centre or after a gap; return its ink and what it is like."""
+    strength = float(rng.choice((rng.uniform(15, 80), rng.uniform(80, 400), rng.uniform(400, 2000))))
+    direction = _direction(rng)
+    gap = 0.0 if rng.random() < 0.5 else rng.uniform(0.04, 0.3) * scene.size / 2
+    start = centre + gap * direction
+    strokes = max(int(strength / 3), 4)
+    # The strokes' depths follow a gamma distribution, and spread sideways in proportion to what they have crossed.
+    scale = rng.uniform(1.2, 2.0 + strength / 600)
+    depth = rng.gamma(rng.uniform(2.0, 4.0), scale, strokes)
+    width = rng.uniform(0.04, 0.16)
+    offset = rng.standard_t(3, size=(strokes, 3)) * (width * depth + 0.15)[:, None]
+    dots = rng.integers(2, 8, strokes)
+    owner = np.repeat(np.arange(strokes), dots)
+    along = np.concatenate([np.arange(n) for n in dots]) * STEP
+    heading = direction + rng.normal(scale=0.35, size=(strokes, 3))
+    positions = start + depth[owner, None] * direction + offset[owner] + along[:, None] * heading[owner]
+    scene.add(positions, rng.exponential(3, strokes)[owner] / dots[owner])
+    # A spine leads from the start into the cloud; a double one is twice as bright.
+    double = gap > 0
+    spine = np.arange(0, max(depth.mean(), 2.0), STEP)
+    scene.add(start + spine[:, None] * direction, np.full(len(spine), FAINT * STEP * (2 if double else 1)))
+    words = "weak" if strength < 80 else "middling" if strength < 400 else "strong"
+    shape = "wide" if width > 0.1 else "narrow"
+    return strength, f"{words} {shape} {'apart' if gap else 'joined'} {_towards(direction)}"
+
+
+def _blob(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> None:
+    """Draw a small blob off the centre."""
+    place = centre + _direction(rng) * rng.uniform(0.08, 0.8) * scene.size / 2
+    dots = int(rng.integers(2, 12))
+    scene.add(place + rng.normal(scale=0.6, size=(dots, 3)), rng.exponential(3, dots))
+
+
+def _cut(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> None:
+    """Wipe what lies outside a box around the centre: things may leave the picture early."""
+    low = centre - rng.uniform(0.1, 0.7, 3) * scene.size
+    high = low + np.array([0.36, 0.36, 1.2]) * scene.size
+    high = np.maximum(high, centre + 2)
+    low = np.minimum(low, centre - 2)
+    for positions, ink in zip(scene.positions, scene.ink, strict=True):
+        ink[((positions < low) | (positions > high)).any(axis=1)] = 0
+
+
+def _describe(lines: list[tuple[float, str]], sprays: list[tuple[float, str]], blobs: int) -> str:
+    parts = [f"{NUMBERS[len(lines)]} lines", f"{NUMBERS[len(sprays)]} sprays", f"{NUMBERS[blobs]} blobs"]
+    text = "There are " + ", ".join(parts) + "."
+    if lines:
+        text += f" The longest line is {lines[0][1]}."
+    if sprays:
+        text += f" The largest spray is {sprays[0][1]}."
+    return text
+
+
+def _measure(views: np.ndarray) -> str:
+    """How much of what the pictures show, and how far it reaches."""
+    filled = views > 0
+    amounts = {
+        "ink": filled.sum() / 8,
+        "dust": (filled & (views < DIM)).sum() / 4,
+        "glow": (views > BRIGHT).sum() / 4,
+        "length": filled.any(axis=1).sum() / 2,
+        "height": filled.any(axis=2).sum() / 2,
+    }
+    words = [f"{AMOUNTS[_doublings(value)]} {name}" for name, value in amounts.items()]
+    return "Together: " + ", ".join(words) + "."
+
+
+def _doublings(value: float) -> int:
+    """Index of the word for an amount: none, less than two, then each a factor of two."""
+    return 0 if value == 0 else min(1 + int(np.log2(max(value, 1))), len(AMOUNTS) - 1)
