@@ -9,9 +9,6 @@ import pytest
 from nuvlm.detector import Detector
 from nuvlm.voxels import Event, Voxels, voxelize, write_shard
 
-REPOSITORY = Path(__file__).parents[1]
-SHARED = REPOSITORY.parent / "shared" / "data"
-
 
 @pytest.fixture
 def detector() -> Detector:

@@ -8,9 +8,9 @@ import jsonschema
 import pytest
 import yaml
 
-from conftest import REPOSITORY
 from nuvlm.config import Config, json_schema, parse_config
 from nuvlm.errors import InputError
+from paths import REPOSITORY
 
 CONFIG = REPOSITORY / "config"
 

@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
-from conftest import REPOSITORY
 from nuvlm.layout import modules_of
+from paths import REPOSITORY
 
 WORKFLOW = REPOSITORY / "workflow"
 PIN = runpy.run_path(str(WORKFLOW / "envs" / "pin.py"))

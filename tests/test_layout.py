@@ -2,10 +2,10 @@
 
 import pytest
 
-from conftest import REPOSITORY
 from nuvlm.config import Config
 from nuvlm.errors import InputError
 from nuvlm.layout import list_shards, modules_of, simulated_events, store_files
+from paths import REPOSITORY
 
 SCRIPTS = REPOSITORY / "workflow" / "scripts"
 

@@ -8,10 +8,16 @@ import subprocess
 import sys
 import time
 
+import numpy as np
+import pandas as pd
 import pytest
+import torch
+from safetensors.torch import save_file
 
+from nuvlm.detector import Detector
 from nuvlm.errors import InputError
-from nuvlm.storage import atomic_path, verify_manifest, write_json, write_manifest
+from nuvlm.storage import atomic_path, verify_manifest, write_json, write_manifest, write_store
+from nuvlm.voxels import Event, Voxels, write_shard
 
 
 def test_what_was_there_stays_when_writing_fails(tmp_path):
@@ -38,17 +44,48 @@ def test_a_folder_replaces_the_one_that_was_there(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
-def test_a_full_disk_is_said_and_leaves_nothing(tmp_path):
-    # The file-size limit stands in for the disk: a write beyond it fails as on a full one.
+@pytest.fixture
+def full_disk():
+    """A file-size limit stands in for a full disk: a write beyond it fails as on one."""
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
-    resource.setrlimit(resource.RLIMIT_FSIZE, (1000, limits[1]))
-    try:
-        with pytest.raises(InputError, match="no space left"), atomic_path(tmp_path / "big") as partial:
-            partial.write_bytes(b"x" * 5000)
-    finally:
-        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-        signal.signal(signal.SIGXFSZ, handler)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
+    yield
+    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+    signal.signal(signal.SIGXFSZ, handler)
+
+
+def write_plain(path):
+    with atomic_path(path) as partial:
+        partial.write_bytes(bytes(50_000))
+
+
+def write_voxels(path):
+    n = 30_000
+    rng = np.random.default_rng(0)
+    flat = np.arange(n)
+    index = (flat % 2000).astype("u2"), (flat // 2000).astype("u2"), flat.astype("u2") % 1400
+    write_shard(path, Detector(), [Event(1, Voxels(*index, rng.random(n).astype("f4")))])
+
+
+def write_arrays(path):
+    write_store(path, {"noise": np.random.default_rng(0).random((10, 10_000))}, {})
+
+
+def write_table(path):
+    with atomic_path(path) as partial:
+        pd.DataFrame({"x": np.random.default_rng(0).random(10_000)}).to_parquet(partial)
+
+
+def write_weights(path):
+    with atomic_path(path) as partial:
+        save_file({"x": torch.zeros(50_000)}, partial)
+
+
+@pytest.mark.parametrize("write", [write_plain, write_voxels, write_arrays, write_table, write_weights])
+def test_a_full_disk_is_said_whoever_writes_and_nothing_stays(tmp_path, full_disk, write):
+    with pytest.raises(InputError, match=r"(?s)out: no space left .* Free some"):
+        write(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
 

@@ -13,7 +13,7 @@ from nuvlm.cnn.settings import CnnSettings
 from nuvlm.cnn.training import train_cnn
 from nuvlm.errors import InputError
 from nuvlm.predictions import read_costs, read_predictions
-from nuvlm.storage import write_store
+from stores import write_pixel_maps
 
 SMALL = {"width": 0.25, "learning_rate": 3e-3, "batch_size": 8, "max_epochs": 3, "dropout": 0.1, "flip": True}
 LABELS = ("nue_cc", "numu_cc", "nc")
@@ -29,10 +29,8 @@ def data(tmp_path):
         a, b = rng.integers(4, 28, 2)
         height, width = ((30, 4), (4, 30), (14, 14))[i % 3]
         image[:, a : a + height, b : b + width] = rng.integers(150, 255)
-    attributes = {"format": "nuvlm-pixelmaps", "views": ["xz", "yz"], "size": 64}
-    attributes |= {"pixel_mm": 50, "transfer": "log", "white_mev": 200, "knee_mev": 1}
-    write_store(tmp_path / "a.zarr", {"images": images, "event_id": np.arange(n, dtype="u8")}, attributes)
-    events = pd.DataFrame({"shard": "a", "row": np.arange(n), "event_id": np.arange(n, dtype="u8")})
+    ids = write_pixel_maps(tmp_path / "a.zarr", images)
+    events = pd.DataFrame({"shard": "a", "row": np.arange(n), "event_id": ids})
     events["class"] = pd.Series([LABELS[i % 3] for i in range(n)], dtype="string")
     events["split"] = pd.Series(["train"] * 72 + ["validation"] * 12 + ["test"] * 12, dtype="string")
     events["part"] = [-1] * 72 + [0] * 24

@@ -10,9 +10,9 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import REPOSITORY
 from nuvlm.config import Config
 from nuvlm.layout import list_shards
+from paths import REPOSITORY
 
 pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))

@@ -4,10 +4,10 @@ import h5py
 import numpy as np
 import pytest
 
-from conftest import SHARED
 from nuvlm.errors import InputError
 from nuvlm.sources.larndsim import convert_larndsim
 from nuvlm.voxels import open_shard
+from paths import SHARED
 
 OLD = {"event": "eventID", "vertex": None}
 NEW = {"event": "event_id", "vertex": "vertex_id"}

@@ -9,10 +9,10 @@ import pytest
 import torch
 
 from nuvlm.classes import CLASSES
-from nuvlm.storage import write_store
 from nuvlm.vlm.base import build_base_model
 from nuvlm.vlm.settings import FinetuneSettings, LoraSettings, ScratchSettings
 from nuvlm.vlm.training import Job
+from stores import write_pixel_maps
 
 ROOT = Path(__file__).parents[2]
 PROMPTS = ROOT / "resources" / "prompts.yaml"
@@ -61,9 +61,8 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, P
                 row, column = rng.integers(4, SIZE - 24, 2)
                 height, width = ((4, 20), (20, 4), (10, 10))[label]
                 view[row : row + height, column : column + width] = 255
-        ids = np.arange(n, dtype=np.uint64) + 1000
         stores[shard] = folder / f"{shard}.zarr"
-        write_store(stores[shard], {"images": images, "event_id": ids}, {"format": "nuvlm-pixelmaps", "version": 1})
+        ids = write_pixel_maps(stores[shard], images, first_event=1000)
         split = np.array(["train"] * 18 + ["validation"] * 6 + ["test"] * 6)
         tables.append(
             pd.DataFrame(

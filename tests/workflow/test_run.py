@@ -12,10 +12,10 @@ import pandas as pd
 import pytest
 import zarr
 
-from conftest import REPOSITORY, SHARED
 from nuvlm.detector import Detector
 from nuvlm.events import read_events
 from nuvlm.voxels import open_shard
+from paths import REPOSITORY, SHARED
 
 pytestmark = pytest.mark.workflow
 MODELS = ("cnn", "vlm")

@@ -56,6 +56,16 @@ rule draw_figures:
             caption="../report/figures.rst",
             category="Figures",
         ),
+    log:
+        "<results>/logs/draw_figures.log",
+    benchmark:
+        "<results>/benchmarks/draw_figures.tsv"
+    conda:
+        "../envs/report.yaml"
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
     params:
         training=TRAINING,
     script:

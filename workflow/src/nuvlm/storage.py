@@ -39,13 +39,11 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             shutil.rmtree(path)
         os.replace(partial, path)
         _sync(path.parent)
-    except OSError as error:
-        if error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
-            raise InputError(f"{path}: no space left to write it ({error.strerror}). Free some, then rerun.") from error
-        if error.errno in (errno.EACCES, errno.EROFS, errno.EPERM):
-            raise InputError(
-                f"{path}: it cannot be written ({error.strerror}). Check the folder's permissions."
-            ) from error
+    except Exception as error:
+        if _has_cause(error, (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)):
+            raise InputError(f"{path}: no space left to write it ({error}). Free some, then rerun.") from error
+        if isinstance(error, PermissionError) or _has_cause(error, (errno.EROFS,)):
+            raise InputError(f"{path}: it cannot be written ({error}). Check the folder's permissions.") from error
         raise
     finally:
         if partial.is_dir():
@@ -140,6 +138,11 @@ def open_store(path: str | Path, format: str) -> Any:
     if group.attrs.get("format") != format:
         raise InputError(f"{path}: its format is {group.attrs.get('format')!r}, not {format!r}. Remove it and rerun.")
     return group
+
+
+def _has_cause(error: Exception, numbers: tuple[int, ...]) -> bool:
+    """Whether the system's error is one of `numbers`; HDF5, torch and safetensors only put it in their text."""
+    return getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers)
 
 
 def _files(path: Path) -> list[Path]:

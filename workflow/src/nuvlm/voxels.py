@@ -1,9 +1,10 @@
 """The voxel shard: energy deposits of some hundred events in HDF5, and how deposits become voxels.
 
-The format is described in docs/formats.md. Writing streams event by event; reading checks every event, so
+The format is described in docs/formats.md. Reading checks every event, so
 that no later stage meets a NaN, an index outside the detector or an event that was cut short.
 """
 
+import io
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -168,7 +169,7 @@ def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-
 
 
 def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -> int:
-    """Write events to a voxel shard, streaming, whole or not at all, and return how many there were.
+    """Write events to a voxel shard, whole or not at all, and return how many there were.
 
     Raises:
         InputError: an event without voxels, an event id used twice, no event at all, no disk space.
@@ -178,7 +179,9 @@ def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -
     truth: dict[str, list[np.ndarray]] = {}
     seen: set[int] = set()
     n_voxels = 0
-    with atomic_path(path) as partial, h5py.File(partial, "w") as file:
+    # Made in memory, where it is compressed: a file that HDF5 cannot flush to a full disk crashes the process at exit.
+    content = io.BytesIO()
+    with h5py.File(content, "w") as file:
         file.attrs.update(
             format=FORMAT,
             version=VERSION,
@@ -215,6 +218,8 @@ def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -
         file.create_dataset("events", data=np.stack(rows), chunks=True, fletcher32=True, **zstd)
         for table, pieces in truth.items():
             file.create_dataset(f"truth/{table}", data=np.concatenate(pieces), chunks=True, fletcher32=True, **zstd)
+    with atomic_path(path) as partial:
+        partial.write_bytes(content.getbuffer())
     return len(rows)
 
 

@@ -1,6 +1,7 @@
 """Training the Siamese CNN: Adam, cross-entropy, early stopping on the validation loss, exact resume."""
 
 import hashlib
+import io
 import json
 import logging
 import time
@@ -208,8 +209,10 @@ def _save_checkpoint(
         "best": best,
         "history": json.dumps(history),
     }
+    content = io.BytesIO()  # what torch says of a full disk names neither the file nor the reason
+    torch.save(state, content)
     with atomic_path(path) as partial:
-        torch.save(state, partial)
+        partial.write_bytes(content.getbuffer())
 
 
 def _resume(
