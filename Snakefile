@@ -37,7 +37,7 @@ rule all:
 rule pixelmaps:
     """Preprocessing alone: the pixel maps of all shards and the event table."""
     input:
-        pixel_map_stores(),
+        expand(pixel_map_store(), shard=SHARDS),
         "<results>/events.parquet",
 
 

@@ -15,6 +15,7 @@ from paths import REPOSITORY
 
 WORKFLOW = REPOSITORY / "workflow"
 PIN = runpy.run_path(str(WORKFLOW / "envs" / "pin.py"))
+DISTRIBUTIONS = importlib.metadata.packages_distributions()
 ENVIRONMENTS = sorted((WORKFLOW / "envs").glob("*.yaml"))
 RULE = re.compile(
     r'conda:\s+"\.\./envs/(?P<environment>\w+)\.yaml".*?script:\s+"\.\./scripts/(?P<script>\w+)\.py"', re.S
@@ -29,13 +30,12 @@ def packages(environment: Path) -> set[str]:
 
 def third_party(file: Path) -> set[str]:
     """Distributions of the packages that a file imports when it is loaded or run."""
-    distributions = importlib.metadata.packages_distributions()
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
         names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
         names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
         for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"nuvlm"}:
-            found |= {PIN["normalise"](distribution) for distribution in distributions[name]}
+            found |= {PIN["normalise"](distribution) for distribution in DISTRIBUTIONS[name]}
     return found
 
 

@@ -174,6 +174,10 @@ def test_flipped_byte_in_the_voxels_is_noticed(make_shard, detector):
         read(path, detector)
 
 
+def test_format_written_as_bytes_is_read(make_shard, detector):
+    read(foreign(make_shard(), lambda file: file.attrs.__setitem__("format", np.bytes_("nuvlm-voxels"))), detector)
+
+
 def test_plain_columns_without_filters_are_read(make_shard, detector, tmp_path):
     path = tmp_path / "plain.h5"
     with h5py.File(make_shard()) as source, h5py.File(path, "w") as file:

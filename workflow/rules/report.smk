@@ -76,7 +76,11 @@ rule draw_gallery:
     """Draw event displays of chosen events, worst failures first."""
     input:
         prediction_tables(),
-        expand(display_store(), shard=SHARDS),
+        expand(
+            "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
+            shard=SHARDS,
+            view=["xz", "yz"],
+        ),
         events="<results>/events.parquet",
         code=code("draw_gallery.py"),
     output:

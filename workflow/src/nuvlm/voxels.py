@@ -1,7 +1,7 @@
 """The voxel shard: energy deposits of some hundred events in HDF5, and how deposits become voxels.
 
-The format is described in docs/formats.md. Reading checks every event, so
-that no later stage meets a NaN, an index outside the detector or an event that was cut short.
+The format is described in docs/formats.md. Reading checks every event, so that no later stage meets
+a NaN, an index outside the detector or an event that was cut short.
 """
 
 import io
@@ -323,6 +323,7 @@ def open_shard(path: str | Path, detector: Detector) -> Iterator[VoxelShard]:
 
 def _check_shard(path: Path, file: h5py.File, detector: Detector) -> np.ndarray:
     found = file.attrs.get("format")
+    found = found.decode(errors="replace") if isinstance(found, bytes) else found  # as C programs write it
     if found != FORMAT:
         raise InputError(
             f"{path}: no voxel shard (its attribute 'format' is {found!r}, not {FORMAT!r}). "
