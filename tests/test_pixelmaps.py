@@ -10,7 +10,16 @@ from nuvlm.conditions import degrade
 from nuvlm.detector import Diffusion
 from nuvlm.displays import smear_and_downsample
 from nuvlm.errors import InputError
-from nuvlm.pixelmaps import centre_pixel, check_images, crop, crop_displays, grayscale, open_pixel_maps, read_pixel_maps
+from nuvlm.pixelmaps import (
+    centre_pixel,
+    check_images,
+    crop,
+    crop_displays,
+    grayscale,
+    open_pixel_maps,
+    read_pixel_maps,
+    read_sparse,
+)
 from nuvlm.storage import open_store, write_json
 
 SETTINGS = {"size": 64, "centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
@@ -78,6 +87,9 @@ def test_reading_keeps_the_order_of_the_table(make_shard, detector):
     stores["b"] = make_pixel_maps(make_shard("b", first=0, n=4), detector)
     order = [("b", 3), ("a", 5), ("a", 0), ("b", 1)]
     images = read_pixel_maps(stores, table_of(order))
+    sparse = read_sparse(stores, table_of(order))
+    assert len(sparse) == len(order)
+    np.testing.assert_array_equal(sparse.dense(np.array([2, 0, 0, 3])), images[[2, 0, 0, 3]])
     for image, (shard, row) in zip(images, order, strict=True):
         np.testing.assert_array_equal(image, open_pixel_maps(stores[shard])["images"][row])
 

@@ -16,7 +16,7 @@ rule smear_and_downsample:
         "../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=scaled(display_memory()),
         runtime=scaled(30),
     params:
         detector=CONFIG.detector.model_dump(mode="json"),
@@ -40,7 +40,7 @@ rule crop_displays:
         "../envs/cpu.yaml"
     threads: 1
     resources:
-        mem_mb=scaled(4000),
+        mem_mb=scaled(pixel_map_memory()),
         runtime=scaled(30),
     params:
         pixelmap=CONFIG.pixelmap.model_dump(mode="json"),

@@ -2,7 +2,8 @@
 
 import json
 import logging
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -174,14 +175,61 @@ def read_pixel_maps(stores: Mapping[str, Path], events: pd.DataFrame) -> np.ndar
     Raises:
         InputError: see :func:`open_rows`; or stores of different sizes.
     """
-    blocks, positions = [], []
+    positions, blocks = zip(*_read_blocks(stores, events), strict=True)
+    return np.concatenate(blocks)[np.argsort(np.concatenate(positions))]
+
+
+@dataclass(frozen=True)
+class SparsePixelMaps:
+    """Pixel maps in memory as the pixels that are not black: a hundredth of their dense size at 5 cm.
+
+    Attributes:
+        shape: (views, size, size) of one event.
+        begin: (events + 1,) int64, where each event's pixels begin.
+        pixel: (pixels,) uint32, index into the flattened event.
+        value: (pixels,) uint8.
+    """
+
+    shape: tuple[int, int, int]
+    begin: np.ndarray
+    pixel: np.ndarray
+    value: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.begin) - 1
+
+    def dense(self, rows: np.ndarray) -> np.ndarray:
+        """Images of the given events: uint8 (rows, views, size, size)."""
+        images = np.zeros((len(rows), int(np.prod(self.shape))), dtype=np.uint8)
+        for image, row in zip(images, rows, strict=True):
+            span = slice(self.begin[row], self.begin[row + 1])
+            image[self.pixel[span]] = self.value[span]
+        return images.reshape(-1, *self.shape)
+
+
+def read_sparse(stores: Mapping[str, Path], events: pd.DataFrame) -> SparsePixelMaps:
+    """What :func:`read_pixel_maps` reads, sparse; no more than one shard of it is dense at any time."""
+    pixels: list[np.ndarray] = [np.empty(0)] * len(events)
+    values: list[np.ndarray] = [np.empty(0)] * len(events)
+    shape = (0, 0, 0)
+    for positions, block in _read_blocks(stores, events):
+        shape = block.shape[1:]
+        for position, image in zip(positions, block.reshape(len(block), -1), strict=True):
+            pixels[position] = np.flatnonzero(image).astype(np.uint32)
+            values[position] = image[pixels[position]]
+    begin = np.concatenate([[0], np.cumsum([len(pixel) for pixel in pixels], dtype=np.int64)])
+    return SparsePixelMaps(shape, begin, np.concatenate(pixels), np.concatenate(values))
+
+
+def _read_blocks(stores: Mapping[str, Path], events: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """For each shard, the positions of its events in the table and their images."""
+    expected: tuple[int, ...] | None = None
     for shard, group in events.reset_index(drop=True).groupby("shard", sort=False):
         images, rows = open_rows(stores[str(shard)], group)
-        blocks.append(images.oindex[rows])
-        positions.append(group.index.to_numpy())
-        if blocks[-1].shape[1:] != blocks[0].shape[1:]:
+        expected = expected or images.shape[1:]
+        if images.shape[1:] != expected:
             raise InputError(
-                f"{stores[str(shard)]}: its pixel maps are {blocks[-1].shape[1:]}, those of other shards "
-                f"{blocks[0].shape[1:]}. Rerun crop_displays for all."
+                f"{stores[str(shard)]}: its pixel maps are {images.shape[1:]}, those of other shards {expected}. "
+                "Rerun crop_displays for all."
             )
-    return np.concatenate(blocks)[np.argsort(np.concatenate(positions))]
+        yield group.index.to_numpy(), images.oindex[rows]

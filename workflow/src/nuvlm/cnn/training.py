@@ -23,7 +23,7 @@ from nuvlm.devices import choose_device, device_name, peak_memory_mb
 from nuvlm.errors import InputError
 from nuvlm.events import read_events
 from nuvlm.logs import track
-from nuvlm.pixelmaps import image_settings, read_pixel_maps
+from nuvlm.pixelmaps import SparsePixelMaps, image_settings, read_sparse
 from nuvlm.storage import atomic_path, sha256, write_json, write_manifest
 
 logger = logging.getLogger(__name__)
@@ -55,7 +55,7 @@ def train_cnn(
     logger.info("training on %d events %s, validating on %d", len(train[1]), counts, len(validation[1]))
 
     torch.manual_seed(settings.seed)
-    network = SiameseCnn(views=train[0].shape[1], width=settings.width, dropout=settings.dropout)
+    network = SiameseCnn(views=train[0].shape[0], width=settings.width, dropout=settings.dropout)
     network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     logger.info("%d parameters on %s", count_parameters(network), device)
     optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
@@ -97,7 +97,7 @@ def train_cnn(
     card = {
         "model": "SiameseCnn",
         "classes": list(CLASSES),
-        "views": int(train[0].shape[1]),
+        "views": train[0].shape[0],
         "settings": settings.model_dump(mode="json"),
         "images": image_settings(stores),
         "parameters": count_parameters(network),
@@ -120,25 +120,35 @@ def train_cnn(
 
 
 def validate(
-    network: nn.Module, loss_function: nn.Module, images: Tensor, labels: Tensor, device: torch.device, batch: int = 64
+    network: nn.Module,
+    loss_function: nn.Module,
+    images: SparsePixelMaps,
+    labels: Tensor,
+    device: torch.device,
+    batch: int = 64,
 ) -> tuple[float, float]:
-    """Mean loss and accuracy of `network` on images (events, views, size, size) with class indices `labels`."""
+    """Mean loss and accuracy of `network` on `images` with class indices `labels` (events,)."""
     network.eval()
     loss, right = 0.0, 0
     with torch.inference_mode():
         for begin in range(0, len(labels), batch):
-            target = labels[begin : begin + batch].to(device)
-            logits = network(to_float(images[begin : begin + batch], device))
+            rows = torch.arange(begin, min(begin + batch, len(labels)))
+            target = labels[rows].to(device)
+            logits = network(to_float(_dense(images, rows), device))
             loss += float(loss_function(logits, target)) * len(target)
             right += int((logits.argmax(dim=1) == target).sum())
     return loss / len(labels), right / len(labels)
 
 
-def _load(table: pd.DataFrame, stores: Mapping[str, Path], split: str) -> tuple[Tensor, Tensor]:
-    """Images (events, views, size, size) uint8 and class indices (events,) of a split."""
+def _load(table: pd.DataFrame, stores: Mapping[str, Path], split: str) -> tuple[SparsePixelMaps, Tensor]:
+    """Images and class indices (events,) of a split."""
     chosen = table[table["split"] == split]
     labels = pd.Categorical(chosen["class"], categories=list(CLASSES)).codes
-    return torch.from_numpy(read_pixel_maps(stores, chosen)), torch.from_numpy(labels.astype(np.int64))
+    return read_sparse(stores, chosen), torch.from_numpy(labels.astype(np.int64))
+
+
+def _dense(images: SparsePixelMaps, rows: Tensor) -> Tensor:
+    return torch.from_numpy(images.dense(rows.numpy()))
 
 
 def _batches(labels: Tensor, size: int) -> Iterator[Tensor]:
@@ -153,7 +163,7 @@ def _train_epoch(
     network: nn.Module,
     optimizer: torch.optim.Optimizer,
     loss_function: nn.Module,
-    data: tuple[Tensor, Tensor],
+    data: tuple[SparsePixelMaps, Tensor],
     settings: CnnSettings,
     device: torch.device,
 ) -> float:
@@ -161,7 +171,7 @@ def _train_epoch(
     images, labels = data
     total, seen = 0.0, 0
     for batch in track(_batches(labels, settings.batch_size), "batches", len(labels) // settings.batch_size):
-        x = to_float(images[batch], device)
+        x = to_float(_dense(images, batch), device)
         if settings.flip:
             x = _flip(x)
         loss = loss_function(network(x), labels[batch].to(device))
