@@ -1,6 +1,15 @@
-"""Where the checkout lies, and the sample files beside it that some tests use and skip without."""
+"""Where the checkout lies, a copy of it to work in, and the sample files that some tests use and skip without."""
 
+import shutil
 from pathlib import Path
 
 REPOSITORY = Path(__file__).parents[1]
 SHARED = REPOSITORY.parent / "shared" / "data"
+
+
+def copy_workflow(folder: Path) -> Path:
+    """Copy all that Snakemake needs into `folder`, so that a test may edit and run it."""
+    for name in ("workflow", "config", "resources", "profiles"):
+        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+    shutil.copy(REPOSITORY / "Snakefile", folder)
+    return folder

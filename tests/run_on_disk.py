@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nuvlm.events import CLASSES
+from nuvlm.classes import CLASSES
 from nuvlm.predictions import Cost, write_predictions
 from nuvlm.storage import write_json, write_store
 

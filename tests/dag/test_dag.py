@@ -1,6 +1,5 @@
 """Which jobs run after which change. Dry-runs and touches of the real workflow: no job is executed."""
 
-import shutil
 import subprocess
 import sys
 from collections import Counter
@@ -12,7 +11,7 @@ import pytest
 
 from nuvlm.config import Config
 from nuvlm.layout import list_shards
-from paths import REPOSITORY
+from paths import copy_workflow
 
 pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
@@ -49,11 +48,7 @@ def planned(folder: Path, *arguments: str) -> dict[str, int]:
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory) -> Path:
     """A copy of the workflow."""
-    folder = tmp_path_factory.mktemp("checkout")
-    for name in ("workflow", "config", "resources", "profiles"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "Snakefile", folder)
-    return folder
+    return copy_workflow(tmp_path_factory.mktemp("checkout"))
 
 
 @pytest.fixture(scope="module")

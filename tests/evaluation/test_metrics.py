@@ -8,6 +8,7 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 
+from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
 from nuvlm.evaluation.metrics import (
     energy_edges,
@@ -18,7 +19,6 @@ from nuvlm.evaluation.metrics import (
     weighted_scores,
 )
 from nuvlm.evaluation.samples import Sample
-from nuvlm.events import CLASSES
 from run_on_disk import Run, write_run
 
 

@@ -17,9 +17,9 @@ from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.page import departures, write_report
 from nuvlm.storage import write_json
+from paths import REPOSITORY
 from run_on_disk import Run, write_run
 
-REPOSITORY = Path(__file__).parents[2]
 PUBLISHED = REPOSITORY / "resources" / "published.yaml"
 
 

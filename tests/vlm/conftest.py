@@ -12,11 +12,11 @@ from nuvlm.classes import CLASSES
 from nuvlm.vlm.base import build_base_model
 from nuvlm.vlm.settings import FinetuneSettings, LoraSettings, ScratchSettings
 from nuvlm.vlm.training import Job
+from paths import REPOSITORY
 from stores import write_pixel_maps
 
-ROOT = Path(__file__).parents[2]
-PROMPTS = ROOT / "resources" / "prompts.yaml"
-CHAT_TEMPLATE = ROOT / "resources" / "chat_template.jinja"
+PROMPTS = REPOSITORY / "resources" / "prompts.yaml"
+CHAT_TEMPLATE = REPOSITORY / "resources" / "chat_template.jinja"
 SIZE = 56
 SCRATCH = ScratchSettings(
     hidden=64, text_layers=2, vision_layers=1, heads=2, image_size=SIZE, patch_size=14, vocabulary=768, steps=30,

@@ -15,7 +15,7 @@ import zarr
 from nuvlm.detector import Detector
 from nuvlm.events import read_events
 from nuvlm.voxels import open_shard
-from paths import REPOSITORY, SHARED
+from paths import REPOSITORY, SHARED, copy_workflow
 
 pytestmark = pytest.mark.workflow
 MODELS = ("cnn", "vlm")
@@ -31,10 +31,7 @@ def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     """A copy of the workflow with a finished tiny run."""
-    folder = tmp_path_factory.mktemp("run")
-    for name in ("workflow", "config", "resources"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
-    shutil.copy(REPOSITORY / "Snakefile", folder)
+    folder = copy_workflow(tmp_path_factory.mktemp("run"))
     result = snakemake(folder)
     assert result.returncode == 0, result.stdout + result.stderr
     return folder

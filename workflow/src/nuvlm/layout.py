@@ -121,7 +121,7 @@ def _imports(file: Path) -> Iterator[Path]:
         if isinstance(node, ast.Import):
             names = [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom) and node.module:
-            # "from nuvlm.vlm import training" names a module, "from nuvlm.events import CLASSES" does not
+            # "from nuvlm.vlm import training" names a module, "from nuvlm.classes import CLASSES" does not
             names = [node.module, *(f"{node.module}.{alias.name}" for alias in node.names)]
         else:
             continue
