@@ -7,6 +7,7 @@ import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 
 import numpy as np
 import pandas as pd
@@ -44,15 +45,21 @@ def test_a_folder_replaces_the_one_that_was_there(tmp_path):
     assert [file.name for file in tmp_path.iterdir()] == ["store"]
 
 
-@pytest.fixture
+@contextmanager
 def full_disk():
-    """A file-size limit stands in for a full disk: a write beyond it fails as on one."""
+    """A file-size limit stands in for a full disk: a write beyond it fails as on one.
+
+    It holds for every file of this process, so also for the one that pytest's own lines may be
+    sent to: a test enters it for the one write, never for its whole length.
+    """
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     handler = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, limits[1]))
-    yield
-    resource.setrlimit(resource.RLIMIT_FSIZE, limits)
-    signal.signal(signal.SIGXFSZ, handler)
+    try:
+        yield
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, handler)
 
 
 def write_plain(path):
@@ -83,8 +90,8 @@ def write_weights(path):
 
 
 @pytest.mark.parametrize("write", [write_plain, write_voxels, write_arrays, write_table, write_weights])
-def test_a_full_disk_is_said_whoever_writes_and_nothing_stays(tmp_path, full_disk, write):
-    with pytest.raises(InputError, match=r"(?s)out: no space left .* Free some"):
+def test_a_full_disk_is_said_whoever_writes_and_nothing_stays(tmp_path, write):
+    with full_disk(), pytest.raises(InputError, match=r"(?s)out: no space left .* Free some"):
         write(tmp_path / "out")
     assert not list(tmp_path.iterdir())
 
