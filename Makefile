@@ -1,12 +1,13 @@
 # make demo   the whole chain on the embedded default, installing what it needs first
 # make test   all tests that need neither a GPU nor root
+# make validate   the simulation beside PDG and NIST values, some minutes
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test classify lint format lock schema clean
+.PHONY: demo test validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	$(SNAKEMAKE)
@@ -16,13 +17,19 @@ test: $(INSTALLED) lint
 	$(BIN)/python -m pytest
 
 # Your own file to predictions, with the models of a finished run:
-#   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500]
+#   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]
 RUN ?= mine
 MODELS ?= demo
 OFFSET ?= 0,0,0
+BAD ?= error
 classify: $(INSTALLED)
 	$(SNAKEMAKE) predictions --config run=$(RUN) models_from=$(MODELS) \
-	  'input={source: $(SOURCE), files: ["$(FILE)"], offset_mm: [$(OFFSET)]}'
+	  'input={source: $(SOURCE), files: ["$(FILE)"], offset_mm: [$(OFFSET)], on_bad_event: $(BAD)}'
+
+# Known particles through the simulated argon, beside PDG, NIST and GENIE: a table and a figure in docs/simulation.md.
+validate: $(INSTALLED)
+	$(BIN)/python -m nuvlm.simulation.validation --json benchmarks/results/simulation_validation.json \
+	  --figure docs/images/simulation.svg --page docs/simulation.md
 
 # deepspeed builds against the installed torch, hence the two steps and --no-build-isolation.
 $(INSTALLED): requirements.lock pyproject.toml

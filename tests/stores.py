@@ -1,5 +1,6 @@
 """Pixel-map stores of given images, in the real format."""
 
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -7,10 +8,12 @@ import numpy as np
 from nuvlm.storage import write_store
 
 
-def write_pixel_maps(path: Path, images: np.ndarray, first_event: int = 0) -> np.ndarray:
+def write_pixel_maps(
+    path: Path, images: np.ndarray, first_event: int = 0, views: Sequence[str] = ("xz", "yz")
+) -> np.ndarray:
     """Write `images`, uint8 (events, views, size, size), and return the ids of their events."""
     ids = np.arange(first_event, first_event + len(images), dtype=np.uint64)
-    attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": images.shape[-1]}
+    attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": list(views), "size": images.shape[-1]}
     attributes |= {"pixel_mm": 50, "transfer": "log", "white_mev": 200, "knee_mev": 1}
     write_store(path, {"images": images, "event_id": ids}, attributes)
     return ids

@@ -37,7 +37,7 @@ def test_default_config_is_valid_and_names_every_setting():
     assert keys_of(load("config.yaml")) == keys_of(config.model_dump())
 
 
-@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml"])
+@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml"])
 def test_overlays_are_valid(overlay):
     parse_config(merge(load("config.yaml"), load(overlay)))
 
@@ -65,7 +65,7 @@ MISTAKES = {
     "no files": ({"input": {"source": "voxels"}}, "files is empty: list the files"),
     "files unused": ({"input": {"files": ["a.h5"]}}, "set source to what the files are"),
     "pixel between voxels": ({"display": {"pixel_mm": 8}}, "multiple of the voxel size along y"),
-    "pixel that leaves a rest": ({"display": {"pixel_mm": 30}}, "does not divide the detector's 2000 mm along x"),
+    "pixel that leaves a rest": ({"display": {"pixel_mm": 33}}, "no multiple of the voxel size along y"),
     "voxel that leaves a rest": ({"detector": {"voxel_mm": [3, 5, 5]}}, "does not divide x_mm"),
     "anode outside": ({"detector": {"anodes_mm": [-1200]}}, "anodes_mm has -1200 mm, outside x_mm"),
     "nothing to train on": ({"dataset": {"validation": 0.6, "test": 0.5}}, "leaves nothing to train on"),

@@ -8,6 +8,7 @@ from nuvlm.classes import classify_truth
 from nuvlm.errors import InputError
 from nuvlm.events import assign_split, list_events, read_events
 from nuvlm.predictions import Cost, read_costs, read_predictions, write_predictions
+from nuvlm.sources.maps import PixelMap, write_maps
 from test_pixelmaps import make_pixel_maps
 
 SPLIT = {"validation": 0.3, "test": 0.3, "seed": 1}
@@ -88,6 +89,48 @@ def test_stores_and_shards_that_do_not_belong_together_are_refused(make_shard, d
     shard = make_shard("b", 6, first=1)
     with pytest.raises(InputError, match="holds other events"):
         list_events({"b": shard}, {"b": store}, tmp_path / "e", detector=detector, parts=1, train=False, **SPLIT)
+
+
+def made_elsewhere(folder, classes, **columns):
+    """A pixel-map store and its table of truth, as a source of ready pixel maps writes them."""
+    n = len(classes)
+    maps = [PixelMap(str(i), i, np.full((3, 16, 16), i, np.uint8), c, nu_energy=1.5) for i, c in enumerate(classes)]
+    store, truth = folder / "a.zarr", folder / "a.parquet"
+    write_maps(folder, store, truth, maps, n, source="cvn", views=["u", "v", "z"], on_bad_event="error")
+    if columns:
+        pd.read_parquet(truth).assign(**columns).to_parquet(truth)
+    return {"shards": {"a": truth}, "pixel_maps": {"a": store}}
+
+
+def test_pixel_maps_made_elsewhere_bring_their_own_truth(detector, tmp_path):
+    paths = made_elsewhere(tmp_path, ["nue", "numu", "nc", "nutau", None] * 20)
+    list_events(**paths, out=tmp_path / "e", detector=detector, parts=2, train=True, **SPLIT)
+    table = read_events(tmp_path / "e")
+    assert table.columns[:6].tolist() == ["shard", "row", "event_id", "class", "split", "part"]
+    assert table["class"].value_counts(dropna=False).to_dict() == {"nue_cc": 20, "numu_cc": 20, "nc": 20, pd.NA: 40}
+    assert table["split"].isna().tolist() == table["class"].isna().tolist()
+    assert (table[table["class"].isna()]["part"] >= 0).all(), "without class: classified, not scored"
+    assert (table["nu_energy"] == 1.5).all()
+    assert table[["visible_energy", "vertex_z_mm", "n_voxels"]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"event_id": np.zeros(3, np.uint64)}, "event 0 occurs twice"),
+        ({"event_id": np.arange(1, 4).astype(np.uint64)}, "holds other events"),
+        ({"class": ["nue_cc", "nue", "nc"]}, "event 1 is of class 'nue', none of nue_cc"),
+        ({"class": None}, "split has no nue_cc event"),
+    ],
+)
+def test_a_table_of_truth_that_cannot_be_used_is_named(detector, tmp_path, columns, message):
+    paths = made_elsewhere(tmp_path, ["nue", "numu", "nc"], **columns)
+    with pytest.raises(InputError, match=message):
+        list_events(**paths, out=tmp_path / "e", detector=detector, parts=1, train=True, **SPLIT)
+    for damaged in (b"", b"PAR1"):
+        paths["shards"]["a"].write_bytes(damaged)
+        with pytest.raises(InputError, match=r"a\.parquet: no readable table of truth"):
+            list_events(**paths, out=tmp_path / "e", detector=detector, parts=1, train=True, **SPLIT)
 
 
 @pytest.fixture

@@ -124,6 +124,9 @@ def test_a_model_refuses_pixel_maps_unlike_those_it_has_seen(make_shard, detecto
     write_json(tmp_path / "training.json", {"images": seen | {"white_mev": 100}})
     with pytest.raises(InputError, match="white_mev is 200, the model has seen 100"):
         check_images({"a": store}, tmp_path / "training.json")
+    write_json(tmp_path / "training.json", {"images": seen | {"source": "png"}})
+    with pytest.raises(InputError, match="source is None, the model has seen png"):
+        check_images({"a": store}, tmp_path / "training.json")
 
 
 def test_half_resolution_averages_four_pixels():
@@ -133,3 +136,6 @@ def test_half_resolution_averages_four_pixels():
     assert half.shape == (1, 2, 2, 2)
     assert half[0, 1].tolist() == [[0, 254], [0, 0]]
     assert degrade("nominal", images) is images
+    odd = degrade("half_resolution", np.full((2, 3, 5, 5), 200, np.uint8))
+    assert odd.shape == (2, 3, 3, 3)
+    assert odd[0, 0].tolist() == [[200, 200, 100], [200, 200, 100], [100, 100, 50]]

@@ -8,16 +8,27 @@ import subprocess
 import sys
 import time
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
+import zarr
 from safetensors.torch import save_file
+from zarr.codecs import ZstdCodec
 
 from nuvlm.detector import Detector
 from nuvlm.errors import InputError
-from nuvlm.storage import atomic_path, verify_manifest, write_json, write_manifest, write_store
+from nuvlm.storage import (
+    atomic_path,
+    create_store,
+    open_store,
+    verify_manifest,
+    write_json,
+    write_manifest,
+    write_store,
+)
 from nuvlm.voxels import Event, Voxels, write_shard
 
 
@@ -120,6 +131,52 @@ def test_a_killed_writer_leaves_the_name_free(tmp_path):
 def test_json_refuses_what_it_cannot_hold(tmp_path):
     with pytest.raises(ValueError, match="JSON"):
         write_json(tmp_path / "a.json", float("nan"))
+    assert not list(tmp_path.iterdir())
+
+
+ARRAYS = {
+    "images": np.random.default_rng(0).integers(0, 3, (7, 2, 16, 16)).astype("u1"),
+    "empty": np.zeros((7, 4, 4), "f4"),
+    "corner_mm": np.random.default_rng(0).random((7, 3)),
+    "event_id": np.arange(7, dtype="u8"),
+}
+
+
+def test_a_streamed_store_is_byte_for_byte_what_zarr_writes(tmp_path):
+    with create_store(tmp_path / "ours", {"format": "f"}) as store:
+        for begin, end in ((0, 3), (3, 4), (4, 7)):
+            for name, values in ARRAYS.items():
+                store.append(name, values[begin:end])
+    zarr.config.set({"codec_pipeline.path": "zarr.core.codec_pipeline.BatchedCodecPipeline"})
+    group = zarr.create_group(tmp_path / "zarrs", attributes={"format": "f"})
+    for name, values in ARRAYS.items():
+        array = group.create_array(
+            name,
+            shape=values.shape,
+            dtype=values.dtype,
+            chunks=(1, *values.shape[1:]) if values.ndim > 1 else values.shape,
+            shards=values.shape,
+            compressors=ZstdCodec(level=3, checksum=True),
+            config={"write_empty_chunks": True},
+        )
+        array[:] = values
+    theirs = {p.relative_to(tmp_path / "zarrs"): p.read_bytes() for p in (tmp_path / "zarrs").rglob("*") if p.is_file()}
+    ours = {p.relative_to(tmp_path / "ours"): p.read_bytes() for p in (tmp_path / "ours").rglob("*") if p.is_file()}
+    del ours[Path("manifest.json")]
+    assert ours == theirs
+    opened = open_store(tmp_path / "ours", "f")
+    for name, values in ARRAYS.items():
+        np.testing.assert_array_equal(opened[name][:], values)
+
+
+def test_a_store_refuses_events_unlike_those_before_and_leaves_nothing(tmp_path):
+    def write():
+        with create_store(tmp_path / "a", {}) as store:
+            store.append("x", np.zeros((2, 3), "f4"))
+            store.append("x", np.zeros((2, 4), "f4"))
+
+    with pytest.raises(ValueError, match=r"float32 \(4,\)"):
+        write()
     assert not list(tmp_path.iterdir())
 
 

@@ -5,7 +5,7 @@ from pathlib import Path
 import h5py
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
 
@@ -18,7 +18,7 @@ COORDINATE = st.floats(-1500, 1500, width=32) | st.sampled_from([-1000.0, 0.0, 5
 
 def read(path, detector):
     with open_shard(path, detector) as shard:
-        return shard.events, [(rows, block) for rows, block in shard.blocks(300)]
+        return shard.events, [(rows, block) for rows, block, _ in shard.blocks(300)]
 
 
 @settings(deadline=None, max_examples=60)
@@ -30,6 +30,96 @@ def read(path, detector):
 def test_energy_is_conserved_wherever_segments_go(start, end, energy):
     voxels, outside = voxelize(Detector(), start, end, energy)
     assert voxels.energy.sum(dtype=np.float64) + outside == pytest.approx(energy.sum(), rel=1e-6, abs=1e-9)
+
+
+def as_dict(voxels):
+    index = zip(voxels.x.tolist(), voxels.y.tolist(), voxels.z.tolist(), strict=True)
+    return dict(zip(index, voxels.energy.tolist(), strict=True))
+
+
+def assert_same(found, expected, energy):
+    """Voxel by voxel, to the precision that they are kept in."""
+    for voxel in found.keys() | expected.keys():
+        assert found.get(voxel, 0) == pytest.approx(expected.get(voxel, 0), abs=1e-6 * (energy.sum() + 1))
+
+
+# Coordinates that sums and products below are exact in, many of them on the edges of voxels.
+EXACT = st.integers(-40 * 64, 40 * 64).map(lambda i: i / 64) | st.integers(-20, 20).map(lambda i: 5.0 * i)
+SEGMENTS = {
+    "start": arrays(np.float64, (4, 3), elements=COORDINATE),
+    "end": arrays(np.float64, (4, 3), elements=COORDINATE),
+    "energy": arrays(np.float64, 4, elements=st.floats(0, 100)),
+}
+
+
+@settings(deadline=None, max_examples=60)
+@given(**SEGMENTS, order=st.permutations(range(4)))
+def test_the_order_of_segments_and_their_direction_do_not_matter(start, end, energy, order):
+    voxels, outside = voxelize(Detector(), start, end, energy)
+    turned, turned_outside = voxelize(Detector(), end[order], start[order], energy[order])
+    points = (start == end).all(axis=1)
+    assume(not points.any() or not (np.abs(start[points]) == 1000).any())
+    assert_same(as_dict(turned), as_dict(voxels), energy)
+    assert turned_outside == pytest.approx(outside, abs=1e-6 * (energy.sum() + 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    start=arrays(np.float64, (4, 3), elements=EXACT),
+    end=arrays(np.float64, (4, 3), elements=EXACT),
+    energy=arrays(np.float64, 4, elements=st.floats(0, 100)),
+    share=st.integers(1, 63).map(lambda i: i / 64),
+)
+def test_a_segment_cut_in_two_is_the_same(start, end, energy, share):
+    voxels, outside = voxelize(Detector(), start, end, energy)
+    cut = start + share * (end - start)
+    halves, halves_outside = voxelize(
+        Detector(),
+        np.concatenate([start, cut]),
+        np.concatenate([cut, end]),
+        np.r_[share * energy, (1 - share) * energy],
+    )
+    assert_same(as_dict(halves), as_dict(voxels), energy)
+    assert halves_outside == pytest.approx(outside, abs=1e-6 * (energy.sum() + 1))
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    start=arrays(np.float64, (4, 3), elements=EXACT),
+    end=arrays(np.float64, (4, 3), elements=EXACT),
+    energy=arrays(np.float64, 4, elements=st.floats(0, 100)),
+    by=st.tuples(st.integers(-500, 500), st.integers(-100, 100), st.integers(0, 1000)),
+)
+def test_a_shift_by_whole_voxels_shifts_the_voxels(start, end, energy, by):
+    start, end = start + np.array([0, 0, 500]), end + np.array([0, 0, 500])
+    voxels, _ = voxelize(Detector(), start, end, energy)
+    shift = np.array(by) * Detector().voxel_mm
+    moved, outside = voxelize(Detector(), start + shift, end + shift, energy)
+    assert outside == pytest.approx(0, abs=1e-6)
+    back = {tuple(np.subtract(voxel, by)): e for voxel, e in as_dict(moved).items()}
+    assert_same(back, as_dict(voxels), energy)
+
+
+@settings(deadline=None, max_examples=60)
+@given(**SEGMENTS)
+def test_voxels_come_once_and_in_order(start, end, energy):
+    voxels, _ = voxelize(Detector(), start, end, energy)
+    flat = np.ravel_multi_index((voxels.x, voxels.y, voxels.z), Detector().shape)
+    assert (np.diff(flat) > 0).all()
+    assert (voxels.energy > 0).all()
+
+
+def test_voxels_of_another_geometry(rng):
+    detector = Detector(
+        x_mm=(-10, 300), y_mm=(0, 77), z_mm=(5, 6), voxel_mm=(3.1, 7, 1), anodes_mm=(0,), cathodes_mm=(300,)
+    )
+    start, end = rng.uniform((-50, -10, 4), (400, 90, 7), (2, 200, 3))
+    energy = rng.random(200)
+    voxels, outside = voxelize(detector, start, end, energy)
+    assert voxels.energy.sum(dtype=np.float64) + outside == pytest.approx(energy.sum())
+    assert voxels.x.max() == 99
+    assert voxels.y.max() == 10
+    assert voxels.z.max() == 0
 
 
 def test_energy_is_shared_by_length_like_many_small_points(detector, rng):
@@ -66,7 +156,7 @@ def test_points_on_the_edges_belong_to_the_upper_voxel_and_the_far_wall_is_outsi
 def test_shard_round_trip_in_blocks(make_shard, make_voxels, detector):
     events, blocks = read(make_shard(n=5), detector)
     assert events["event_id"].tolist() == [0, 1, 2, 3, 4]
-    assert blocks[0][0].start == 0
+    assert blocks[0][0][0] == 0
     assert sum(len(block) for _, block in blocks) == events["n_voxels"].sum()
     energy = np.concatenate([block.energy for _, block in blocks])
     np.testing.assert_array_equal(energy[events["first_voxel"][3] :][: events["n_voxels"][3]], make_voxels(3).energy)
@@ -145,6 +235,46 @@ def test_defects_are_named_with_file_event_and_remedy(make_shard, detector, defe
         read(path, detector)
     assert str(path) in str(error.value)
     assert error.value.args[0].count(". ") >= 1, "a remedy follows the finding"
+
+
+@pytest.mark.parametrize("defect", [name for name in DEFECTS if "event 5 has" in DEFECTS[name][1] or "twin" in name])
+def test_a_bad_event_is_left_out_counted_and_named_where_that_is_asked_for(make_shard, detector, defect, caplog):
+    path = foreign(make_shard(), DEFECTS[defect][0])
+    with open_shard(path, detector, on_bad_event="skip") as shard:
+        found = [(rows, block, begins) for rows, block, begins in shard.blocks(300)]
+        events = shard.events
+    assert np.concatenate([rows for rows, _, _ in found]).tolist() == [0, 1, 2, 3, 4]
+    for rows, block, begins in found:
+        assert np.diff(begins).tolist() == events["n_voxels"][rows].tolist()
+        assert len(block) == begins[-1]
+        assert np.isfinite(block.energy).all()
+    assert f"{path}: 1 of 6 events left out; the first: {DEFECTS[defect][1]}" in caplog.text
+
+
+def test_an_event_without_voxels_may_be_skipped_but_not_all_events(make_shard, detector, caplog):
+    def without_voxels(file):
+        # The voxels of event 3 become event 4's.
+        table = file["events"][:]
+        table["n_voxels"][4] += table["n_voxels"][3]
+        table["first_voxel"][4] = table["first_voxel"][3]
+        table["n_voxels"][3] = 0
+        file["events"][:] = table
+        file["voxels/energy"][:] = 1.0
+
+    def negative(file):
+        file["voxels/energy"][:] = -1.0
+
+    path = foreign(make_shard(), without_voxels)
+    with open_shard(path, detector, on_bad_event="skip") as shard:
+        rows = np.concatenate([rows for rows, _, _ in shard.blocks()])
+    assert 3 not in rows
+    assert "event 3 has no voxels" in caplog.text
+    path = foreign(path, negative)
+    with (
+        open_shard(path, detector, on_bad_event="skip") as shard,
+        pytest.raises(InputError, match="none of its 6 events can be used; event 0 has a negative energy"),
+    ):
+        list(shard.blocks())
 
 
 def test_missing_empty_foreign_and_truncated_files(make_shard, detector, tmp_path):

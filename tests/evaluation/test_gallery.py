@@ -1,5 +1,7 @@
 """Which events the gallery shows, and whether it shows them as they are."""
 
+import base64
+import io
 import json
 import re
 from pathlib import Path
@@ -7,10 +9,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from PIL import Image
 
 from nuvlm.errors import InputError
 from nuvlm.evaluation.gallery import CORRECT, DISAGREE, NO_TRUTH, WRONG, Display, choose, draw_display, draw_gallery
+from nuvlm.evaluation.mapview import draw_maps
 from nuvlm.evaluation.samples import Sample
+from nuvlm.sources.maps import PixelMap, write_maps
 from nuvlm.storage import write_store
 from run_on_disk import Run, write_run
 
@@ -93,6 +98,62 @@ def test_a_display_that_is_another_event_is_refused(run: Run, tmp_path: Path) ->
     displays = {"first": tmp_path / "first.zarr", "second": tmp_path / "first.zarr"}
     with pytest.raises(InputError, match=r"first\.zarr: row \d+ is not event \d+"):
         draw_gallery(run.events, _nominal(run), displays, 5, tmp_path / "gallery.json")
+
+
+def test_pixel_maps_made_elsewhere_are_drawn_themselves(run: Run, tmp_path: Path) -> None:
+    events = pd.read_parquet(run.events)
+    stores = {}
+    for shard, rows in events.groupby("shard"):
+        maps = [
+            PixelMap(str(i), i, np.full((3, 16, 16), i % 256, np.uint8)) for i in rows["event_id"].astype(int).tolist()
+        ]
+        stores[str(shard)] = tmp_path / f"{shard}.zarr"
+        truth = tmp_path / f"{shard}.parquet"
+        options = {"source": "cvn", "views": ["u", "v", "z"], "on_bad_event": "error"}
+        write_maps(tmp_path, stores[str(shard)], truth, maps, len(maps), **options)
+    events.assign(visible_energy=np.nan).to_parquet(tmp_path / "events.parquet")
+    out = tmp_path / "gallery.json"
+    draw_gallery(tmp_path / "events.parquet", _nominal(run), stores, 3, out, displays=False)
+    for entry in json.loads(out.read_text()):
+        assert entry["views"] == ["u", "v", "z"]
+        assert entry["drawn"] == "pixel map"
+        assert entry["visible_energy_gev"] is None
+        for text in ("U view", "Z view", "wire", "time tick", "grey value"):
+            assert text in entry["svg"]
+        assert "cm" not in re.findall(r">([^<]+)</text>", entry["svg"])
+        assert "MeV" not in entry["svg"]
+    first, second = stores
+    swapped = {first: stores[second], second: stores[first]}
+    with pytest.raises(InputError, match=r"zarr: row \d+ is not event \d+"):
+        draw_gallery(tmp_path / "events.parquet", _nominal(run), swapped, 3, out, displays=False)
+
+
+def test_a_thin_track_survives_where_a_point_shows_many_pixels() -> None:
+    images = np.zeros((1, 500, 500), np.uint8)
+    images[0, 3, :] = 60  # one row wide, along the whole map
+    image = _raster(draw_maps(images, ["xz"], "event"))
+    row = image[np.argmax(image[..., 3].any(axis=1))]
+    assert (row[..., 3] > 0).mean() > 0.99
+    assert "brightest of 4 x 4" in draw_maps(images, ["xz"], "event")
+
+
+def test_the_window_of_a_pixel_map_holds_what_is_not_black() -> None:
+    images = np.zeros((2, 200, 200), np.uint8)
+    images[:, 150:160, 20:50] = 255
+    svg = draw_maps(images, ["xz", "yz"], "event")
+    low, high = _axis(svg, "column")
+    assert low >= 0
+    assert high <= 80
+    assert draw_maps(np.zeros((1, 40, 40), np.uint8), ["u"], "event", wires=True).startswith("<svg")
+
+
+def _raster(svg: str) -> np.ndarray:
+    """RGBA of the largest image in an SVG: (rows, columns, 4)."""
+    images = [
+        np.asarray(Image.open(io.BytesIO(base64.b64decode(data))).convert("RGBA"))
+        for data in re.findall(r'xlink:href="data:image/png;base64,([^"]+)"', svg)
+    ]
+    return max(images, key=lambda image: image.size)
 
 
 def _display(**changes: object) -> Display:

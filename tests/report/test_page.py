@@ -15,7 +15,7 @@ from nuvlm.evaluation.figures import draw_figures
 from nuvlm.evaluation.gallery import draw_gallery
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.cost import summarise_cost
-from nuvlm.report.page import departures, write_report
+from nuvlm.report.page import as_seen, departures, write_report
 from nuvlm.storage import write_json
 from paths import REPOSITORY
 from run_on_disk import Run, write_run
@@ -192,6 +192,13 @@ def test_departures_follow_the_config() -> None:
     assert found["Vision-language model"]["run"] == "a small Mllama made from scratch"
     assert found["Window (pixels)"] == {"what": "Window (pixels)", "run": 128, "published": 512}
     assert "Pixel (mm)" not in found
+    assert "Views" not in found
+    maps = {"views": ["u", "v", "z"], "size": 500, "pixel_mm": None, "source": "cvn"}
+    found = {item["what"]: item for item in departures(setup, as_seen(config, maps))}
+    assert found["Views"]["run"] == "U, V, Z"
+    assert found["Pixel (mm)"]["run"] == "not known"
+    assert found["Window (pixels)"]["run"] == 500
+    assert as_seen(config, {"views": ["xz", "yz"], "size": 112, "pixel_mm": 50}) == config
     unchanged = departures(setup, Config().model_dump(mode="json"))
     assert not {"Vision-language model", "Window (pixels)"} & {item["what"] for item in unchanged}
 
@@ -241,3 +248,32 @@ def test_a_missing_figure_is_named(run: Run, folder: Path, report: tuple[str, di
             data=tmp_path / "page.json",
         )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_pixel_maps_made_elsewhere_are_not_given_lengths(
+    run: Run, folder: Path, report: tuple[str, dict], tmp_path: Path
+) -> None:
+    """Their axes count pixels, and the page says nothing of walls, vertices, cm and MeV."""
+    gallery = json.loads((folder / "gallery.json").read_text())
+    for entry in gallery:
+        entry |= {"drawn": "pixel map", "views": ["u", "v", "z"], "visible_energy_gev": None}
+        entry |= {"vertex_cm": [None] * 3, "svg": "<svg></svg>"}
+    write_json(tmp_path / "gallery.json", gallery)
+    write_report(
+        scores=folder / "scores.json",
+        figures=folder / "figures",
+        gallery=tmp_path / "gallery.json",
+        predictions=run.predictions,
+        training=run.training,
+        published=PUBLISHED,
+        config=Config().model_dump(mode="json"),
+        repository=REPOSITORY,
+        page=tmp_path / "page.html",
+        data=tmp_path / "page.json",
+    )
+    html = (tmp_path / "page.html").read_text()
+    Page(html)
+    shown = re.sub(r"<[^>]+>", " ", html.split('id="gallery"')[1].split('id="cost"')[0])
+    assert "axes count pixels" in shown
+    assert not re.findall(r"\bcm\b|MeV|visible|vertex|wall", shown)
+    assert f"E ν  {gallery[0]['nu_energy_gev']:.2f} GeV" in shown

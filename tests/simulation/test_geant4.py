@@ -8,16 +8,22 @@ import h5py
 import numpy as np
 import pytest
 
-from nuvlm.detector import Detector
-from nuvlm.simulation.geant4 import simulate, simulate_shard
+from nuvlm.charge import Recombination
+from nuvlm.detector import Detector, fiducial_box_mm
+from nuvlm.simulation.geant4 import NO_RECOMBINATION, sampled, simulate, simulate_shard
 from nuvlm.voxels import Event
 
 DETECTOR = Detector()
+EVERYWHERE = fiducial_box_mm(DETECTOR, 0, 0)
+
+
+def simulated(event_ids: range, seed: int, recombination: Recombination = NO_RECOMBINATION) -> list[Event]:
+    return list(simulate(DETECTOR, sampled(event_ids, seed, EVERYWHERE), recombination))
 
 
 @pytest.fixture(scope="module")
 def events() -> list[Event]:
-    return list(simulate(DETECTOR, range(100, 160), seed=7))
+    return simulated(range(100, 160), seed=7)
 
 
 def assert_same(first: Event, second: Event) -> None:
@@ -30,7 +36,7 @@ def assert_same(first: Event, second: Event) -> None:
 
 
 def test_events_are_the_same_however_they_are_cut(events: list[Event]) -> None:
-    for first, second in zip(events[3:6], simulate(DETECTOR, range(103, 106), seed=7), strict=True):
+    for first, second in zip(events[3:6], simulated(range(103, 106), seed=7), strict=True):
         assert_same(first, second)
 
 
@@ -54,7 +60,7 @@ def test_shard_is_the_same_from_another_process(tmp_path: Path) -> None:
 
 
 def test_seed_matters(events: list[Event]) -> None:
-    (other,) = simulate(DETECTOR, range(100, 101), seed=8)
+    (other,) = simulated(range(100, 101), seed=8)
     assert other.nu_energy != events[0].nu_energy
 
 
@@ -95,9 +101,10 @@ def test_empty_events_are_drawn_again() -> None:
     """In a box of a centimetre many interactions leave nothing."""
     script = (
         "import logging; logging.basicConfig(level=logging.INFO);"
-        "from nuvlm.detector import Detector; from nuvlm.simulation.geant4 import simulate;"
+        "from nuvlm.detector import Detector, fiducial_box_mm;"
+        "from nuvlm.simulation.geant4 import NO_RECOMBINATION, sampled, simulate;"
         "box = Detector(x_mm=(-5, 5), y_mm=(-5, 5), z_mm=(0, 10), anodes_mm=(0,), cathodes_mm=());"
-        "events = list(simulate(box, range(60), 7));"
+        "events = list(simulate(box, sampled(range(60), 7, fiducial_box_mm(box, 0, 0))));"
         "assert len(events) == 60 and all(len(event.voxels) for event in events)"
     )
     done = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=60)
@@ -107,5 +114,29 @@ def test_empty_events_are_drawn_again() -> None:
 
 
 def test_geant4_prints_nothing(capfd: pytest.CaptureFixture[str]) -> None:
-    list(simulate(DETECTOR, range(3), seed=7))
+    simulated(range(3), seed=7)
     assert capfd.readouterr().out == ""
+
+
+def test_electromagnetic_energy_is_that_of_electrons_and_neutral_pions(events: list[Event]) -> None:
+    deposits = np.concatenate([event.truth["deposits"] for event in events])
+    assert (deposits["electromagnetic_mev"] <= deposits["energy_mev"] * (1 + 1e-6)).all()
+    share = {
+        pdg: deposits["electromagnetic_mev"][deposits["pdg"] == pdg].sum()
+        / deposits["energy_mev"][deposits["pdg"] == pdg].sum()
+        for pdg in (11, 111, 13, 2212)
+    }
+    assert share[11] > 0.99
+    assert share[111] > 0.9
+    assert share[13] < 0.3
+    assert share[2212] < 0.5
+
+
+def test_recombination_changes_voxels_alone(events: list[Event]) -> None:
+    """The same steps, dense ones weakened: no other voxels, and the same truth."""
+    weaker = simulated(range(100, 110), 7, Recombination(model="modified_box"))
+    for before, after in zip(events[:10], weaker, strict=True):
+        for name in ("x", "y", "z"):
+            np.testing.assert_array_equal(getattr(before.voxels, name), getattr(after.voxels, name))
+        assert before.truth["deposits"].tobytes() == after.truth["deposits"].tobytes()
+        assert 0.3 < after.voxels.energy.sum() / before.voxels.energy.sum() < 1

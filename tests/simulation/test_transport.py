@@ -5,6 +5,7 @@ import pytest
 
 from nuvlm.detector import Detector
 from nuvlm.simulation.final_states import MASS_MEV, Particle
+from nuvlm.simulation.recorder import STEP_DTYPE, PlainRecorder, Recorder
 from nuvlm.simulation.transport import ArgonBox, Deposits, argon_box
 
 VERTEX = np.array([100.0, -50.0, 500.0])
@@ -117,3 +118,85 @@ def test_result_depends_on_the_stream_alone(box: ArgonBox) -> None:
 def test_a_second_detector_is_refused(box: ArgonBox) -> None:
     with pytest.raises(RuntimeError, match="one a process"):
         argon_box(Detector(z_mm=(0, 5000)))
+
+
+def test_gap_of_a_photon_is_where_it_first_interacts(box: ArgonBox) -> None:
+    """A photon of 1 GeV makes a pair at once or flies on: its path ends where it converts."""
+    for seed in range(50):
+        photon = shoot(box, beam_particle(22, 1000), seed=seed)
+        assert photon.photon_gap_mm[0] == pytest.approx(photon.length_mm[0])
+
+
+def test_gap_of_a_neutral_pion_is_that_of_the_nearer_photon(box: ArgonBox) -> None:
+    """Each of two photons flies 19-20 cm on average at some 500 MeV: the nearer one half as far."""
+    gaps = np.array([shoot(box, beam_particle(111, 1000), seed=seed).photon_gap_mm[0] for seed in range(300)])
+    assert gaps.mean() == pytest.approx(100, abs=18)  # the standard error is 6 mm
+    # Exponential, as nothing else is: the median lies at ln 2 of the mean, the standard deviation at the mean.
+    assert np.median(gaps) / gaps.mean() == pytest.approx(np.log(2), abs=0.15)
+    assert gaps.std() / gaps.mean() == pytest.approx(1, abs=0.2)
+
+
+def test_a_particle_without_photons_has_no_gap(box: ArgonBox) -> None:
+    gaps = shoot(box, beam_particle(2212, 20), beam_particle(11, 2000), beam_particle(22, 300)).photon_gap_mm
+    assert np.isfinite(gaps).tolist() == [False, False, True]
+
+
+def test_neutrinos_are_not_followed(box: ArgonBox) -> None:
+    neutrino = Particle(14, 0, 0, 1000, 1000)
+    alone = shoot(box, beam_particle(13, 200), seed=3)
+    both = shoot(box, neutrino, beam_particle(13, 200), seed=3)
+    np.testing.assert_array_equal(alone.energy_mev, both.energy_mev)
+    assert (both.particle == 1).all()
+    assert both.length_mm[0] == 0
+    assert not both.leaves[0]
+    assert not len(shoot(box, neutrino).energy_mev)
+
+
+@pytest.mark.parametrize(("pdg", "known"), [(321, True), (3122, True), (221, True), (-2212, True), (15, True)])
+def test_particles_of_generators_are_followed(box: ArgonBox, pdg: int, known: bool) -> None:
+    assert box.knows(pdg) == known
+    mass = {321: 493.7, 3122: 1115.7, 221: 547.9, -2212: 938.3, 15: 1776.9}[pdg]
+    deposits = shoot(box, Particle(pdg, 0, 0, 300, float(np.hypot(300, mass))))
+    assert deposits.energy_mev.sum() > 50
+
+
+@pytest.mark.parametrize("pdg", [1000180400, 1000010020, 2000000101])
+def test_nuclei_and_pseudo_particles_are_not(box: ArgonBox, pdg: int) -> None:
+    assert not box.knows(pdg)
+
+
+def test_steps_copied_from_memory_are_those_that_geant4_tells(box: ArgonBox) -> None:
+    particles = (beam_particle(13, 500), beam_particle(111, 500), beam_particle(2112, 300), beam_particle(-211, 200))
+    found = {}
+    for recorder in (PlainRecorder(), Recorder()):
+        box.record_with(recorder)
+        for seed in range(5):
+            shoot(box, *particles, seed=seed)
+            found[type(recorder), seed] = recorder.end()
+    box.record_with(Recorder())
+    for seed in range(5):
+        plain, copied = found[PlainRecorder, seed], found[Recorder, seed]
+        assert len(plain.steps) > 100
+        np.testing.assert_array_equal(plain.tracks, copied.tracks)
+        for part in ("pre", "post", "step"):
+            for name in STEP_DTYPE[part].names or ():
+                np.testing.assert_array_equal(plain.steps[part][name], copied.steps[part][name], err_msg=name)
+
+
+def test_an_unknown_layout_is_noticed_and_read_slowly(
+    box: ArgonBox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    expected = shoot(box, beam_particle(11, 200), seed=4)
+    shifted = np.dtype({"names": ["energy", "length"], "formats": ["f8", "f8"], "offsets": [8, 32], "itemsize": 40})
+    point = STEP_DTYPE["pre"]
+    monkeypatch.setattr(
+        "nuvlm.simulation.recorder.STEP_DTYPE", np.dtype([("pre", point), ("post", point), ("step", shifted)])
+    )
+    box.record_with(Recorder())
+    with caplog.at_level("WARNING"):
+        slow = shoot(box, beam_particle(13, 200), seed=4)
+        slow = shoot(box, beam_particle(11, 200), seed=4)
+    box.record_with(Recorder())
+    assert caplog.text.count("lie otherwise in memory") == 1
+    for name, values in expected._asdict().items():
+        np.testing.assert_array_equal(values, getattr(slow, name))

@@ -1,72 +1,115 @@
 """larnd-sim / 2x2_sim files: old and new names, several neutrinos a spill, units, and what is refused."""
 
 import h5py
+import hdf5plugin
 import numpy as np
 import pytest
+from hypothesis import HealthCheck, given, settings
+from hypothesis import strategies as st
+from numpy.lib.recfunctions import repack_fields
 
+from nuvlm.charge import Recombination
 from nuvlm.errors import InputError
+from nuvlm.sources import larndsim_segments
 from nuvlm.sources.larndsim import convert_larndsim
 from nuvlm.voxels import open_shard
 from paths import SHARED
 
-OLD = {"event": "eventID", "vertex": None}
-NEW = {"event": "event_id", "vertex": "vertex_id"}
+OLD = {"event": "eventID", "vertex": None, "header": "genie_hdr", "stack": "genie_stack"}
+NEW = {"event": "event_id", "vertex": "vertex_id", "header": "mc_hdr", "stack": "mc_stack"}
+MODES = ("QES", "MEC", "RES", "DIS", "COH")
+MUON = (0, 0, 1000.0, 1005.6)  # MeV
 
 
-def write_file(path, names=NEW, keys=((7, 1), (7, 2), (9, 3)), truth="MeV", segments=10, table="mc_hdr", **changes):
-    """A file with `segments` segments of 2 MeV, along z from the vertex (10, 20, 300 + key) cm, for each key."""
-    columns = [(names["event"], "u4")] + ([(names["vertex"], "u8")] if names["vertex"] else [])
-    columns += [(f"{axis}_{end}", "f4") for end in ("start", "end") for axis in "xyz"] + [("dE", "f4")]
-    rows = np.zeros(len(keys) * segments, dtype=columns)
-    for i, (event, vertex) in enumerate(keys):
-        part = rows[i * segments : (i + 1) * segments]
-        part[names["event"]] = event
-        if names["vertex"]:
-            part[names["vertex"]] = vertex
-        for end, shift in (("start", 0), ("end", 1)):
-            part[f"x_{end}"], part[f"y_{end}"] = 10, 20
-            part[f"z_{end}"] = 300 + vertex + np.arange(segments) + shift
-        part["dE"] = 2
-    for name, (at, value) in changes.items():
-        rows[name][at] = value
-    np.random.default_rng(0).shuffle(rows)
+def table(columns, keys, names, repeat=1):
+    """An empty table with key columns, `repeat` rows a neutrino."""
+    kinds = [(names["event"], "u4")] + ([(names["vertex"], "u8")] if names["vertex"] else []) + columns
+    rows = np.zeros(len(keys) * repeat, dtype=np.dtype(kinds, align=True))
+    rows[names["event"]] = np.repeat([event for event, _ in keys], repeat)
+    if names["vertex"]:
+        rows[names["vertex"]] = np.repeat([vertex for _, vertex in keys], repeat)
+    return rows
+
+
+def segment_rows(names, keys, n):
+    """`n` segments of 2 MeV and 1 cm a neutrino, along z from the vertex (10, 20, 300 + vertex) cm."""
+    columns = [(f"{axis}_{end}", "f4") for end in ("start", "end") for axis in "xyz"]
+    rows = table([*columns, ("dE", "f4"), ("dx", "f4"), ("dEdx", "f4")], keys, names, n)
+    at = np.tile(np.arange(n), len(keys)) + np.repeat([300 + vertex for _, vertex in keys], n)
+    for end, shift in (("start", 0), ("end", 1)):
+        rows[f"x_{end}"], rows[f"y_{end}"], rows[f"z_{end}"] = 10, 20, at + shift
+    rows["dE"], rows["dx"], rows["dEdx"] = 2, 1, 2
+    return rows
+
+
+def header_rows(names, keys, gev=1e-3, four_momentum=True, **values):
+    columns = [(f"{axis}_vert", "f8") for axis in "xyz"] + [("nu_pdg", "i4"), ("isCC", "?"), ("Enu", "f4"), ("y", "f4")]
+    columns += [(f"is{mode}", "u1") for mode in MODES] + ([("nu_4mom", "f4", (4,))] if four_momentum else [])
+    rows = table(columns, keys, names)
+    rows["x_vert"], rows["y_vert"], rows["z_vert"] = 10, 20, [300 + vertex for _, vertex in keys]
+    rows["nu_pdg"], rows["isCC"], rows["y"], rows["isRES"], rows["Enu"] = 14, True, 0.25, 1, 2.5 / gev
+    if four_momentum:
+        rows["nu_4mom"] = (0, 0, 2500, 2500)
+    for name, value in values.items():
+        rows[name] = value
+    return rows
+
+
+def stack_rows(names, keys, unit=1.0):
+    """Neutrino and argon, muon and proton, and a remnant that is neither."""
+    rows = table([("part_4mom", "f4", (4,)), ("part_pdg", "i4"), ("part_status", "i4")], keys, names, 5)
+    proton = (0, 300, 0, 985.1)
+    rows["part_4mom"] = np.tile([(0, 0, 2500, 2500), (0, 0, 0, 37e3), MUON, proton, (0, 0, 0, 36e3)], (len(keys), 1))
+    rows["part_4mom"] *= unit
+    rows["part_pdg"] = np.tile([14, 1000180400, 13, 2212, 1000180390], len(keys))
+    rows["part_status"] = np.tile([0, 0, 1, 1, 15], len(keys))
+    return rows
+
+
+def write_file(path, keys=((7, 1), (7, 2), (9, 3)), names=NEW, segments=10, header=True, stack=False, edit=None):
+    """`edit` changes the dictionary of tables before it is written."""
+    tables = {"segments": segment_rows(names, keys, segments)}
+    if header:
+        tables[names["header"]] = header_rows(names, keys)
+    if stack:
+        tables[names["stack"]] = stack_rows(names, keys)
+    if edit:
+        edit(tables)
     with h5py.File(path, "w") as file:
-        file["segments"] = rows
-        if truth:
-            header = [(names["event"], "u4")] + ([(names["vertex"], "u8")] if names["vertex"] else [])
-            header += [(f"{axis}_vert", "f8") for axis in "xyz"] + [
-                ("nu_pdg", "i4"),
-                ("isCC", "?"),
-                ("Enu", "f4"),
-                ("y", "f4"),
-            ]
-            header += [(f"is{mode}", "?") for mode in ("QES", "MEC", "RES", "DIS", "COH")]
-            if truth != "GeV without 4-momentum":
-                header.append(("nu_4mom", "f4", (4,)))
-            hdr = np.zeros(len(keys), dtype=header)
-            for row, (event, vertex) in zip(hdr, keys, strict=True):
-                row[names["event"]] = event
-                if names["vertex"]:
-                    row[names["vertex"]] = vertex
-                row["x_vert"], row["y_vert"], row["z_vert"] = 10, 20, 300 + vertex
-                row["nu_pdg"], row["isCC"], row["y"], row["isRES"] = 14, True, 0.25, True
-                row["Enu"] = 2500 if truth == "MeV" else 2.5
-                if truth != "GeV without 4-momentum":
-                    row["nu_4mom"] = (0, 0, 2500, 2500)
-            file[table] = hdr
+        for name, rows in tables.items():
+            file.create_dataset(name, data=rows, maxshape=(None,), chunks=(len(rows) or 1,), **hdf5plugin.Zstd())
     return path
 
 
-def convert(path, detector, offset=(0, 0, 0)):
+def convert(path, detector, offset=(0, 0, 0), on_bad_event="error", recombination=None):
     out = path.with_suffix(".voxels.h5")
-    convert_larndsim(path, out, detector=detector, offset_mm=offset)
+    convert_larndsim(
+        path,
+        out,
+        detector=detector,
+        offset_mm=offset,
+        on_bad_event=on_bad_event,
+        recombination=recombination or Recombination(),
+    )
     with open_shard(out, detector) as shard:
-        return shard.events, [block for _, block in shard.blocks(1)]
+        return shard.events, [block for _, block, _ in shard.blocks(1)]
 
 
-@pytest.mark.parametrize("truth", ["MeV", "GeV", "GeV without 4-momentum"])
-def test_several_neutrinos_a_spill_become_events_with_truth_in_gev_and_mm(tmp_path, detector, truth):
-    events, voxels = convert(write_file(tmp_path / "a.h5", truth=truth), detector)
+@pytest.mark.parametrize(
+    ("gev", "four_momentum"),
+    [(1e-3, True), (1, True), (1e-3, False), (1, False)],
+    ids=["MeV", "GeV", "MeV alone", "GeV alone"],
+)
+def test_several_neutrinos_a_spill_become_events_with_truth_in_gev_and_mm(tmp_path, detector, gev, four_momentum):
+    def edit(tables):
+        tables["mc_hdr"] = header_rows(NEW, ((7, 1), (7, 2), (9, 3)), gev, four_momentum)
+        tables["segments"]["dE"] *= 20
+        tables["segments"]["dEdx"] *= 20
+        tables["segments"]["z_end"] += 9
+        tables["segments"]["dEdx"] /= 10
+        tables["segments"]["dx"] *= 10
+
+    events, voxels = convert(write_file(tmp_path / "a.h5", edit=edit), detector)
     assert events["event_id"].tolist() == [1, 2, 3]
     np.testing.assert_allclose(events["nu_energy"], 2.5)
     np.testing.assert_allclose(events["vertex_mm"][1], [100, 200, 3020])
@@ -75,27 +118,64 @@ def test_several_neutrinos_a_spill_become_events_with_truth_in_gev_and_mm(tmp_pa
     assert (events["mode"] == 3).all()
     np.testing.assert_allclose(events["inelasticity"], 0.25)
     for block in voxels:
-        assert block.energy.sum() == pytest.approx(20)
+        assert block.energy.sum() == pytest.approx(400)
     assert (voxels[0].x[0], voxels[0].y[0], voxels[0].z[0]) == (1100, 240, 602)
 
 
-def test_old_names_without_truth(tmp_path, detector):
-    events, _ = convert(write_file(tmp_path / "a.h5", OLD, keys=((4, 0), (2, 0)), truth=None), detector)
-    assert events["event_id"].tolist() == [2, 4]
-    assert (events["nu_pdg"] == 0).all()
-    assert np.isnan(events["vertex_mm"]).all()
+@pytest.mark.parametrize("unit", [1.0, 1e-3], ids=["MeV", "GeV"])
+def test_final_states_are_kept_in_mev(tmp_path, detector, unit):
+    def edit(tables):
+        tables["mc_stack"] = stack_rows(NEW, [(9, 3), (7, 1)], unit)
+
+    convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+    with h5py.File(tmp_path / "a.voxels.h5") as file:
+        particles = file["truth/particles"][:]
+    assert particles["event_id"].tolist() == [1, 1, 3, 3]
+    assert particles["pdg"].tolist() == [13, 2212] * 2
+    np.testing.assert_allclose(particles["kinetic_mev"], [1005.6 - 105.8, 985.1 - 938.3] * 2, atol=0.5)
+    np.testing.assert_allclose(particles["momentum_mev"][0], MUON[:3])
 
 
-def test_old_names_with_truth(tmp_path, detector):
-    events, _ = convert(write_file(tmp_path / "a.h5", OLD, keys=((4, 0), (2, 0)), table="genie_hdr"), detector)
-    assert events["nu_pdg"].tolist() == [14, 14]
+@pytest.mark.parametrize("header", [True, False])
+def test_old_names(tmp_path, detector, header):
+    path = write_file(tmp_path / "a.h5", ((4, 0), (2, 0)), OLD, header=header, stack=header)
+    events, _ = convert(path, detector)
+    assert events["event_id"].tolist() == [4, 2]
+    assert events["nu_pdg"].tolist() == ([14, 14] if header else [0, 0])
+    assert np.isnan(events["vertex_mm"]).all() == (not header)
 
 
 def test_one_neutrino_an_event_keeps_the_event_id_and_vertices_numbered_anew_do_not_collide(tmp_path, detector):
-    events, _ = convert(write_file(tmp_path / "a.h5", keys=((5, 1), (6, 1))), detector)
+    events, _ = convert(write_file(tmp_path / "a.h5", ((5, 1), (6, 1))), detector)
     assert events["event_id"].tolist() == [5, 6]
-    events, _ = convert(write_file(tmp_path / "b.h5", keys=((5, 1), (5, 2), (6, 1))), detector)
+    events, _ = convert(write_file(tmp_path / "b.h5", ((5, 1), (5, 2), (6, 1))), detector)
     assert events["event_id"].tolist() == [5 * 2**32 + 1, 5 * 2**32 + 2, 6 * 2**32 + 1]
+
+
+@settings(deadline=None, max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@given(seed=st.integers(0, 1000), rows_at_once=st.integers(1, 40), swaps=st.integers(0, 30))
+def test_the_order_of_rows_and_the_size_of_blocks_do_not_matter(
+    tmp_path, detector, monkeypatch, seed, rows_at_once, swaps
+):
+    """Segments of a neutrino together or strewn over the file, read in blocks that hold some of them, or many."""
+    rng = np.random.default_rng(seed)
+
+    def edit(tables):
+        rows = tables["segments"]
+        rows["dE"] = rng.random(len(rows)) + 1
+        rows["dEdx"] = rows["dE"]
+        for i, k in rng.integers(0, len(rows), (swaps, 2)):
+            rows[[i, k]] = rows[[k, i]]
+
+    path = write_file(tmp_path / "a.h5", edit=edit)
+    monkeypatch.setattr(larndsim_segments, "ROWS", rows_at_once)
+    events, voxels = convert(path, detector)
+    with h5py.File(path) as file:
+        rows = file["segments"][:]
+    for event, block in zip(events, voxels, strict=True):
+        mine = rows[rows["vertex_id"] == event["event_id"]]
+        assert block.energy.sum(dtype=np.float64) == pytest.approx(mine["dE"].sum(dtype=np.float64), rel=1e-6)
+        assert event["vertex_mm"][2] == 3000 + 10 * event["event_id"]
 
 
 def test_offset_moves_deposits_and_vertices(tmp_path, detector):
@@ -106,16 +186,162 @@ def test_offset_moves_deposits_and_vertices(tmp_path, detector):
     assert int(after[0].z[0]) - int(before[0].z[0]) == 100
 
 
-def test_events_outside_the_detector_are_left_out_and_counted(tmp_path, detector, caplog):
-    events, _ = convert(write_file(tmp_path / "a.h5", keys=((1, 1), (2, 900))), detector)
-    assert events["event_id"].tolist() == [1]
-    assert "1 of 2 events lie outside the detector" in caplog.text
-    with pytest.raises(InputError, match=r"(?s)all 3 events lie outside.*set input\.offset_mm"):
-        convert(write_file(tmp_path / "b.h5"), detector, (5000, 0, 0))
-    assert not (tmp_path / "b.voxels.h5").exists()
+def test_neutrinos_without_segments_are_counted(tmp_path, detector, caplog):
+    def edit(tables):
+        tables["mc_hdr"] = header_rows(NEW, ((7, 1), (7, 2), (7, 8), (9, 3), (10, 4)))
+
+    events, _ = convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+    assert events["event_id"].tolist() == [1, 2, 3]
+    assert "2 of 5 events left out: they have no segments" in caplog.text
 
 
-def test_bad_files_are_named_with_the_event(tmp_path, detector):
+def test_a_tau_neutrino_is_carried_through(tmp_path, detector):
+    events, _ = convert(
+        write_file(tmp_path / "a.h5", edit=lambda tables: tables["mc_hdr"]["nu_pdg"].fill(-16)), detector
+    )
+    assert events["nu_pdg"].tolist() == [-16] * 3
+
+
+def spoil(name, value):
+    """Give row 15 of the segments, of event 7, vertex 2, another value."""
+
+    def edit(tables):
+        tables["segments"][name][15] = value
+
+    return edit
+
+
+def spoil_truth(name, value):
+    def edit(tables):
+        tables["mc_hdr"][name][1] = value
+
+    return edit
+
+
+def move_away(tables):
+    tables["segments"]["x_start"][10:20] += 5000
+    tables["segments"]["x_end"][10:20] += 5000
+
+
+BAD_EVENTS = {
+    "coordinate NaN": (spoil("x_start", np.nan), "has a coordinate or deposit that is not a number"),
+    "deposit infinite": (spoil("dE", np.inf), "has a coordinate or deposit that is not a number"),
+    "deposit negative": (spoil("dE", -1), "has a negative deposit"),
+    "outside": (move_away, "lies outside the detector"),
+    "no neutrino": (spoil_truth("nu_pdg", 999), "has PDG code 999 for its neutrino"),
+}
+
+
+@pytest.mark.parametrize("what", BAD_EVENTS)
+def test_an_event_that_cannot_be_used_stops_or_is_left_out_and_counted(tmp_path, detector, caplog, what):
+    edit, message = BAD_EVENTS[what]
+    path = write_file(tmp_path / "a.h5", edit=edit)
+    with pytest.raises(InputError, match=f"event 7, vertex 2 {message}") as error:
+        convert(path, detector)
+    assert str(path) in str(error.value)
+    assert "input.on_bad_event" in str(error.value)
+    assert not path.with_suffix(".voxels.h5").exists()
+    events, _ = convert(path, detector, on_bad_event="skip")
+    assert events["event_id"].tolist() == [1, 3]
+    assert f"1 of 3 events left out; the first, event 7, vertex 2, {message}" in caplog.text
+
+
+def test_all_events_outside_tell_where_they_are(tmp_path, detector):
+    path = write_file(tmp_path / "a.h5")
+    with pytest.raises(
+        InputError, match=r"event 7, vertex 1 lies outside.* deposits span \[5100.*Set input\.offset_mm"
+    ):
+        convert(path, detector, (5000, 0, 0))
+    with pytest.raises(InputError, match=r"all 3 events lie outside.* deposits span \[5100.*Set input\.offset_mm"):
+        convert(path, detector, (5000, 0, 0), on_bad_event="skip")
+
+
+def test_energy_partly_outside_is_logged(tmp_path, detector, caplog):
+    convert(write_file(tmp_path / "a.h5"), detector, (0, 0, 7000 - 3050))
+    # 10 cm each, of which 4, 3 and 2 cm lie inside
+    assert "42.0 of 60.0 MeV lie outside the detector" in caplog.text
+
+
+def in_mm(tables):
+    for name in tables["segments"].dtype.names:
+        if name[0] in "xyz":
+            tables["segments"][name] *= 10
+
+
+def all_in_mm(tables):
+    in_mm(tables)
+    tables["segments"]["dx"] *= 10
+    tables["segments"]["dEdx"] /= 10
+
+
+def in_gev(tables):
+    tables["segments"]["dE"] /= 1000
+
+
+def all_in_gev(tables):
+    in_gev(tables)
+    tables["segments"]["dEdx"] /= 1000
+
+
+def no_dx(edit):
+    def both(tables):
+        edit(tables)
+        names = [name for name in tables["segments"].dtype.names if name not in ("dx", "dEdx")]
+        tables["segments"] = repack_fields(tables["segments"][names])
+
+    return both
+
+
+def vertices_times(factor):
+    def edit(tables):
+        for axis in "xyz":
+            tables["mc_hdr"][f"{axis}_vert"] *= factor
+
+    return edit
+
+
+@pytest.mark.parametrize(
+    ("edit", "message"),
+    [
+        (in_mm, "dx of the segments is 0.1 times the distance from start to end"),
+        (in_gev, r"dE of the segments is 0\.001 times dEdx x dx"),
+        (all_in_mm, r"dE/dx below 0\.2 MeV/cm, where 2 is to be expected"),
+        (no_dx(in_mm), r"dE/dx below 0\.2 MeV/cm"),
+        (no_dx(in_gev), r"dE/dx below 0\.002 MeV/cm"),
+        (all_in_gev, r"dE/dx below 0\.002 MeV/cm"),
+        (vertices_times(10), "if they are in mm"),
+        (vertices_times(0.01), "if they are in m"),
+        (lambda tables: tables["mc_hdr"]["Enu"].fill(7500), "Enu and nu_4mom disagree"),
+        (lambda tables: tables.update(mc_stack=stack_rows(NEW, [(7, 1)], 0.1)), "neither 1 .GeV. nor 1000"),
+        (lambda tables: tables.update(mc_hdr=header_rows(NEW, [(7, 1), (7, 1)])), "several rows for event 7, vertex 1"),
+        (lambda tables: tables.update(mc_hdr=header_rows(OLD | {"event": "event_id"}, [(7, 0)])), "has no column"),
+    ],
+)  # fmt: skip
+def test_other_units_and_contradictions_are_refused(tmp_path, detector, edit, message):
+    with pytest.raises(InputError, match=message):
+        convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+
+
+def test_vertices_in_the_rock_are_not_taken_for_another_unit(tmp_path, detector):
+    def edit(tables):
+        tables["mc_hdr"]["z_vert"] = -3000
+
+    events, _ = convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+    assert events["vertex_mm"][:, 2].tolist() == [-30000] * 3
+
+
+def test_units_named_in_the_file_are_heeded(tmp_path, detector):
+    path = write_file(tmp_path / "a.h5")
+    with h5py.File(path, "r+") as file:
+        file["segments"].attrs["units"] = "positions [cm], deposits [MeV]"
+    convert(path, detector)
+    with h5py.File(path, "r+") as file:
+        file["segments"].attrs["units"] = ["mm", "MeV"]
+    with pytest.raises(InputError, match="attribute 'units' of 'segments' says mm"):
+        convert(path, detector)
+
+
+def test_files_that_are_no_whole_larndsim_files(tmp_path, detector):
     path = tmp_path / "a.h5"
     with pytest.raises(InputError, match="no such file"):
         convert(path, detector)
@@ -127,12 +353,8 @@ def test_bad_files_are_named_with_the_event(tmp_path, detector):
     path.write_bytes(whole[: len(whole) // 2])
     with pytest.raises(InputError, match="cut short"):
         convert(path, detector)
-    with pytest.raises(InputError, match=r"event 9 has a coordinate or deposit that is not a number"):
-        convert(write_file(path, x_start=(25, np.nan)), detector)
-    with pytest.raises(InputError, match=r"event 7 has a negative deposit"):
-        convert(write_file(path, dE=(5, -1)), detector)
     with pytest.raises(InputError, match="'segments' is empty"):
-        convert(write_file(path, keys=(), truth=None), detector)
+        convert(write_file(path, (), header=False), detector)
     with h5py.File(path, "w") as file:
         file["hits"] = np.zeros(3)
     with pytest.raises(InputError, match=r"no table 'segments' \(found: hits\)"):
@@ -141,26 +363,53 @@ def test_bad_files_are_named_with_the_event(tmp_path, detector):
         file["segments"] = np.zeros(3, dtype=[("event_id", "u4"), ("dE", "f4")])
     with pytest.raises(InputError, match="no column x_start"):
         convert(path, detector)
-
-
-def test_energies_that_contradict_each_other_are_refused(tmp_path, detector):
-    path = write_file(tmp_path / "a.h5")
-    with h5py.File(path, "r+") as file:
-        header = file["mc_hdr"][:]
-        header["Enu"] *= 3
-        file["mc_hdr"][:] = header
-    with pytest.raises(InputError, match="Enu and nu_4mom disagree"):
+    with h5py.File(path, "w") as file:
+        file["segments"] = np.zeros(3)
+    with pytest.raises(InputError, match="no table with named columns"):
         convert(path, detector)
+
+
+def test_damaged_bytes_of_the_segments_are_noticed(tmp_path, detector):
+    path = write_file(tmp_path / "a.h5")
+    with h5py.File(path) as file:
+        chunk = file["segments"].id.get_chunk_info(0)
+    content = bytearray(path.read_bytes())
+    content[chunk.byte_offset : chunk.byte_offset + chunk.size] = bytes(chunk.size)
+    path.write_bytes(content)
+    with pytest.raises(InputError, match="of 'segments' cannot be read"):
+        convert(path, detector)
+
+
+def test_recombination_is_of_each_segment(tmp_path, detector):
+    model = Recombination(model="modified_box")
+    _, voxels = convert(write_file(tmp_path / "a.h5"), detector, recombination=model)
+    expected = 20 * model.survival(np.array([2.0]))[0] / model.survival(np.array([2.1]))[0]
+    assert voxels[0].energy.sum() == pytest.approx(expected, rel=1e-5)
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the sample files")
 def test_real_edepsim_events_keep_their_energy(detector, tmp_path):
-    with h5py.File(SHARED / "larndsim" / "edepsim_mixed.h5") as file:
+    source = SHARED / "larndsim" / "edepsim_mixed.h5"
+    with h5py.File(source) as file:
         segments = file["segments"][:]
-    out = tmp_path / "a.h5"
-    convert_larndsim(SHARED / "larndsim" / "edepsim_mixed.h5", out, detector=detector, offset_mm=(0, 0, 3500))
-    with open_shard(out, detector) as shard:
-        assert shard.events["event_id"].tolist() == list(range(100))
-        energy = [block.energy.sum(dtype=np.float64) for _, block in shard.blocks(1)]
+    path = tmp_path / "a.h5"
+    path.write_bytes(source.read_bytes())
+    events, voxels = convert(path, detector, (0, 0, 3500))
+    assert events["event_id"].tolist() == list(range(100))
     expected = np.bincount(segments["eventID"], segments["dE"].astype(np.float64))
-    np.testing.assert_allclose(energy, expected, rtol=1e-5)
+    np.testing.assert_allclose([block.energy.sum(dtype=np.float64) for block in voxels], expected, rtol=1e-5)
+
+
+def test_any_flipped_byte_is_either_harmless_or_told(tmp_path, detector):
+    whole = write_file(tmp_path / "a.h5", stack=True).read_bytes()
+    path = tmp_path / "b.h5"
+    for at in range(0, len(whole), 97):
+        content = bytearray(whole)
+        content[at] ^= 255
+        path.write_bytes(content)
+        message = str(path)
+        try:
+            convert(path, detector, on_bad_event="skip")
+        except InputError as error:
+            message = str(error)
+        assert str(path) in message

@@ -8,11 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from nuvlm.errors import InputError
 from nuvlm.storage import verify_manifest
 from nuvlm.vlm.base import build_base_model
 from nuvlm.vlm.model import load_processor
 from nuvlm.vlm.settings import ScratchSettings
 from nuvlm.vlm.shapes import draw_scene
+from stores import write_pixel_maps
 
 SMALL = ScratchSettings(
     hidden=64, text_layers=2, vision_layers=1, heads=2, image_size=28, patch_size=14, vocabulary=600, steps=3,
@@ -72,3 +74,27 @@ def test_both_views_show_the_same_scene() -> None:
     for _ in range(20):
         top, side = draw_scene(rng, 64)[0]
         assert np.array_equal(top.any(axis=0), side.any(axis=0))
+
+
+@pytest.mark.parametrize("count", [1, 2, 3, 5])
+def test_more_views_see_the_same_scene_from_between(count: int) -> None:
+    for seed in range(10):
+        two, _ = draw_scene(np.random.default_rng(seed), 64)
+        views, _ = draw_scene(np.random.default_rng(seed), 64, count)
+        assert views.shape == (count, 64, 64)
+        assert np.array_equal(views[:2], two[:count])
+        # a little may leave a slanted view at its top and bottom
+        assert not (views.any(axis=(0, 1)) & ~two.any(axis=(0, 1))).any()
+        if (two > 0).sum() > 50:
+            assert len({view.tobytes() for view in views}) == count
+
+
+def test_the_number_of_views_is_that_of_the_pixel_maps(prompts_file: Path, chat_template: Path, tmp_path: Path) -> None:
+    write_pixel_maps(tmp_path / "maps.zarr", np.zeros((2, 3, 32, 32), np.uint8), views=("u", "v", "z"))
+    texts = {"prompts": prompts_file.with_name("prompts_dune_cvn.yaml"), "chat_template": chat_template}
+    for maps, expected in ((None, 2), (tmp_path / "maps.zarr", 3)):
+        out = tmp_path / str(expected)
+        build_base_model(out, SMALL, **texts, tensorboard=tmp_path, pixel_maps=maps)
+        assert json.loads((out / "pretraining.json").read_text())["views"] == expected
+    with pytest.raises(InputError, match="its texts speak of the views xz, yz, but the pixel maps have u, v, z"):
+        build_base_model(out, SMALL, **texts | {"prompts": prompts_file}, tensorboard=tmp_path, pixel_maps=maps)

@@ -11,6 +11,7 @@ from nuvlm.vlm.model import load_processor
 from nuvlm.vlm.prompts import (
     Prompts,
     answer_tokens,
+    check_views,
     conversation,
     load_prompts,
     require_distinct_first_tokens,
@@ -50,11 +51,21 @@ def test_labels_that_begin_alike_are_refused(
 
 def test_images_stand_side_by_side_ahead_of_the_question(prompts: Prompts, base: Path) -> None:
     processor = load_processor(base)
-    text = processor.apply_chat_template(conversation(prompts), add_generation_prompt=True, tokenize=False)
+    text = processor.apply_chat_template(conversation(prompts, 2), add_generation_prompt=True, tokenize=False)
     assert text.count("<|begin_of_text|>") == 1
     assert text.startswith("<|begin_of_text|><|start_header_id|>system<|end_header_id|>\n\nYou are")
     assert f"<|end_header_id|>\n\n<|image|><|image|>{prompts.user}<|eot_id|>" in text
     assert text.endswith("<|start_header_id|>assistant<|end_header_id|>\n\n")
+    three = processor.apply_chat_template(conversation(prompts, 3), add_generation_prompt=True, tokenize=False)
+    assert three.replace("<|image|>" * 3, "<|image|>" * 2) == text
+
+
+def test_texts_about_other_views_are_refused(prompts: Prompts, prompts_file: Path) -> None:
+    check_views(prompts_file, prompts, ["xz", "yz"])
+    for views in (["yz", "xz"], ["xz"], ["xz", "yz", "xy"]):
+        with pytest.raises(InputError, match=r"prompts\.yaml: its texts speak of the views xz, yz"):
+            check_views(prompts_file, prompts, views)
+    check_views(prompts_file, prompts.model_copy(update={"views": None}), ["u", "v", "z"])
 
 
 def test_image_token_is_the_first_beyond_the_text_vocabulary(base: Path) -> None:

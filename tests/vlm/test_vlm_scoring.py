@@ -50,7 +50,9 @@ def by_hand(
     joint, first = np.zeros((2, len(pictures), 3))
     for i, views in enumerate(pictures):
         for k, name in enumerate(prompts.labels):
-            text = processor.apply_chat_template(conversation(prompts, prompts.answer(name)), tokenize=False)
+            text = processor.apply_chat_template(
+                conversation(prompts, len(views), prompts.answer(name)), tokenize=False
+            )
             inputs = processor(images=[views], text=[text], add_special_tokens=False, return_tensors="pt")
             label = answers.labels[k]
             assert tuple(inputs["input_ids"][0, -len(label) :].tolist()) == label

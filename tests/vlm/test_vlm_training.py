@@ -8,6 +8,7 @@ import sys
 import time
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from peft import PeftModel
@@ -19,6 +20,7 @@ from nuvlm.vlm.dataset import conversations
 from nuvlm.vlm.model import load_model, load_processor
 from nuvlm.vlm.settings import FinetuneSettings
 from nuvlm.vlm.training import Job, finetune, launch
+from stores import write_pixel_maps
 
 
 def with_settings(job: Job, **values: object) -> Job:
@@ -132,6 +134,18 @@ def test_failure_in_a_process_ends_the_job(job: Job, tmp_path: Path) -> None:
         launch(job)
     assert stop.value.code not in (0, None)
     assert not job.out.exists()
+
+
+def test_a_base_model_or_texts_for_other_views_are_refused(job: Job, tmp_path: Path) -> None:
+    stores = {"a": tmp_path / "a.zarr"}
+    write_pixel_maps(stores["a"], np.zeros((2, 3, 32, 32), np.uint8), views=("u", "v", "z"))
+    other = job.model_copy(update={"stores": stores})
+    with pytest.raises(InputError, match=r"prompts\.yaml: its texts speak of the views xz, yz"):
+        finetune(other)
+    prompts = tmp_path / "prompts.yaml"
+    prompts.write_text(job.prompts.read_text().replace("views: [xz, yz]", "views: [u, v, z]"))
+    with pytest.raises(InputError, match="base: made for 2 views, but the pixel maps have 3"):
+        finetune(other.model_copy(update={"prompts": prompts}))
 
 
 def test_frozen_tower_has_no_adapter(job: Job) -> None:

@@ -22,10 +22,11 @@ MODELS = ("cnn", "vlm")
 CONDITIONS = ("nominal", "half_resolution")
 
 
-def snakemake(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+def snakemake(folder: Path, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--show-failed-logs"]
-    tiny = ["--configfile", "config/config.yaml", str(REPOSITORY / "tests" / "workflow" / "tiny.yaml")]
-    return subprocess.run([*command, *arguments, *tiny], cwd=folder, capture_output=True, text=True)
+    tiny = str(REPOSITORY / "tests" / "workflow" / "tiny.yaml")
+    files = ["--configfile", "config/config.yaml", *overlays, tiny]
+    return subprocess.run([*command, *arguments, *files], cwd=folder, capture_output=True, text=True)
 
 
 @pytest.fixture(scope="module")
@@ -118,6 +119,22 @@ def test_simulation_does_not_depend_on_how_events_are_cut(finished, results):
         for name in ("x", "y", "z", "energy"):
             spans = [slice(int(e["first_voxel"]), int(e["first_voxel"] + e["n_voxels"])) for e in (one, other)]
             np.testing.assert_array_equal(a[f"voxels/{name}"][spans[0]], b[f"voxels/{name}"][spans[1]])
+
+
+def test_another_detector_is_configuration_alone(finished):
+    """The 2x2 module, from simulation to report, with charge drifting along z for good measure."""
+    turned = "detector={drift_axis: z, anodes_mm: [-310, 310], cathodes_mm: [0], voxel_mm: [5, 5, 1]}"
+    more = ["vlm={scratch: {steps: 2}}", "cnn={max_epochs: 1}", "conditions=[nominal]"]
+    result = snakemake(finished, "--config", "run=module", turned, *more, overlays=("config/module2x2.yaml",))
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = finished / "results/module"
+    displays = zarr.open_group(results / "displays/sim00000.zarr", mode="r")
+    assert displays["xz"].shape == (45, 60, 62)
+    assert displays["yz"].shape == (45, 124, 62)
+    assert displays.attrs["origin_mm"] == [-300, -620, -310]
+    with h5py.File(results / "voxels/sim00000.h5") as file:
+        assert file.attrs["shape"].tolist() == [120, 248, 620]
+    assert json.loads((results / "report/report.json").read_text())["scores"]["cnn"]["nominal"]["n"] > 0
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the sample files")

@@ -55,17 +55,6 @@ def scaled(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
-def display_memory():
-    """MB for the displays of a thousand events, which are held twice while they are written."""
-    n_x, n_y, n_z = CONFIG.detector.display_shape(CONFIG.display.pixel_mm)
-    return 2000 + 2 * 4 * (n_x + n_y) * n_z * 1000 // 10**6
-
-
-def pixel_map_memory():
-    """MB for the pixel maps of a thousand events, likewise."""
-    return 2000 + 2 * 2 * CONFIG.pixelmap.size**2 * 1000 // 10**6
-
-
 def voxel_shard(wildcards):
     """The voxel shard of {shard}: made here, or the user's own where it lies."""
     if CONFIG.input.source == "voxels":

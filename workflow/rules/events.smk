@@ -4,7 +4,11 @@
 rule list_events:
     """List all events with class, split and part, and check that there are enough of each class."""
     input:
-        shards=voxel_shards,
+        shards=(
+            voxel_shards
+            if CONFIG.input.has_voxels
+            else expand("<results>/truth/{shard}.parquet", shard=SHARDS)
+        ),
         pixelmaps=pixel_map_stores(),
         code=code("list_events.py"),
     output:
@@ -25,5 +29,6 @@ rule list_events:
         detector=CONFIG.detector.model_dump(mode="json"),
         dataset=CONFIG.dataset.model_dump(mode="json"),
         train=CONFIG.models_from is None,
+        on_bad_event=CONFIG.input.on_bad_event,
     script:
         "../scripts/list_events.py"

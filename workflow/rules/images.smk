@@ -1,48 +1,49 @@
-# From voxels to pixel maps.
+# From voxels to pixel maps, where these are not ready.
 
+if CONFIG.input.has_voxels:
 
-rule smear_and_downsample:
-    """Smear a shard's voxels by diffusion and sum them into event displays, in one exact pass."""
-    input:
-        shard=voxel_shard,
-        code=code("smear_and_downsample.py"),
-    output:
-        display_store(),
-    log:
-        "<results>/logs/smear_and_downsample/{shard}.log",
-    benchmark:
-        "<results>/benchmarks/smear_and_downsample/{shard}.tsv"
-    conda:
-        "../envs/cpu.yaml"
-    threads: 1
-    resources:
-        mem_mb=scaled(display_memory()),
-        runtime=scaled(30),
-    params:
-        detector=CONFIG.detector.model_dump(mode="json"),
-        display=CONFIG.display.model_dump(mode="json"),
-    script:
-        "../scripts/smear_and_downsample.py"
+    rule smear_and_downsample:
+        """Smear a shard's voxels by diffusion and sum them into event displays, in one exact pass."""
+        input:
+            shard=voxel_shard,
+            code=code("smear_and_downsample.py"),
+        output:
+            display_store(),
+        log:
+            "<results>/logs/smear_and_downsample/{shard}.log",
+        benchmark:
+            "<results>/benchmarks/smear_and_downsample/{shard}.tsv"
+        conda:
+            "../envs/cpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=scaled(2000),
+            runtime=scaled(30),
+        params:
+            detector=CONFIG.detector.model_dump(mode="json"),
+            display=CONFIG.display.model_dump(mode="json"),
+            on_bad_event=CONFIG.input.on_bad_event,
+        script:
+            "../scripts/smear_and_downsample.py"
 
-
-rule crop_displays:
-    """Cut each event display to a window around the interaction and turn energy into grey values."""
-    input:
-        display_store(),
-        code=code("crop_displays.py"),
-    output:
-        pixel_map_store(),
-    log:
-        "<results>/logs/crop_displays/{shard}.log",
-    benchmark:
-        "<results>/benchmarks/crop_displays/{shard}.tsv"
-    conda:
-        "../envs/cpu.yaml"
-    threads: 1
-    resources:
-        mem_mb=scaled(pixel_map_memory()),
-        runtime=scaled(30),
-    params:
-        pixelmap=CONFIG.pixelmap.model_dump(mode="json"),
-    script:
-        "../scripts/crop_displays.py"
+    rule crop_displays:
+        """Cut each event display to a window around the interaction and turn energy into grey values."""
+        input:
+            display_store(),
+            code=code("crop_displays.py"),
+        output:
+            pixel_map_store(),
+        log:
+            "<results>/logs/crop_displays/{shard}.log",
+        benchmark:
+            "<results>/benchmarks/crop_displays/{shard}.tsv"
+        conda:
+            "../envs/cpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=scaled(2000),
+            runtime=scaled(30),
+        params:
+            pixelmap=CONFIG.pixelmap.model_dump(mode="json"),
+        script:
+            "../scripts/crop_displays.py"

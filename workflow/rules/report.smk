@@ -73,13 +73,17 @@ rule draw_figures:
 
 
 rule draw_gallery:
-    """Draw event displays of chosen events, worst failures first."""
+    """Draw chosen events, worst failures first: their displays, or pixel maps where these were made elsewhere."""
     input:
         prediction_tables(),
-        expand(
-            "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
-            shard=SHARDS,
-            view=["xz", "yz"],
+        (
+            expand(
+                "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
+                shard=SHARDS,
+                view=["xz", "yz"],
+            )
+            if CONFIG.input.has_voxels
+            else pixel_map_stores()
         ),
         events="<results>/events.parquet",
         code=code("draw_gallery.py"),
@@ -100,7 +104,8 @@ rule draw_gallery:
             model: tables[CONFIG.conditions[0]]
             for model, tables in PREDICTIONS.items()
         },
-        displays=stores("displays"),
+        stores=stores("displays" if CONFIG.input.has_voxels else "pixelmaps"),
+        displays=CONFIG.input.has_voxels,
         events=CONFIG.report.gallery,
     script:
         "../scripts/draw_gallery.py"

@@ -11,6 +11,14 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
         input:
             prompts=CONFIG.vlm.prompts,
             chat_template="resources/chat_template.jinja",
+            # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
+            pixelmaps=(
+                []
+                if CONFIG.input.has_voxels
+                else ancient(
+                    f"<results>/pixelmaps/{next(iter(SHARDS))}.zarr/zarr.json"
+                )
+            ),
             code=code("build_base_model.py"),
         output:
             [f"{BASE}/{name}" for name in SCRATCH_FILES],

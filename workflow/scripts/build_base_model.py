@@ -11,4 +11,5 @@ build_base_model(
     prompts=Path(snakemake.input.prompts),
     chat_template=Path(snakemake.input.chat_template),
     tensorboard=Path(snakemake.params.tensorboard),
+    pixel_maps=Path(snakemake.input.pixelmaps).parent if snakemake.input.pixelmaps else None,
 )

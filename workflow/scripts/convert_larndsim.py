@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from nuvlm.charge import Recombination
 from nuvlm.detector import Detector
 from nuvlm.logs import setup_logging
 from nuvlm.sources.larndsim import convert_larndsim
@@ -10,4 +11,6 @@ convert_larndsim(
     Path(snakemake.output[0]),
     detector=Detector(**snakemake.params.detector),
     offset_mm=tuple(snakemake.params.offset_mm),
+    on_bad_event=snakemake.params.on_bad_event,
+    recombination=Recombination(**snakemake.params.recombination),
 )

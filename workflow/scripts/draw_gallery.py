@@ -7,7 +7,8 @@ setup_logging(snakemake.log[0])
 draw_gallery(
     Path(snakemake.input.events),
     snakemake.params.predictions,
-    {shard: Path(path) for shard, path in snakemake.params.displays.items()},
+    {shard: Path(path) for shard, path in snakemake.params.stores.items()},
     snakemake.params.events,
     Path(snakemake.output[0]),
+    displays=snakemake.params.displays,
 )

@@ -11,5 +11,6 @@ list_events(
     Path(snakemake.output[0]),
     detector=Detector(**snakemake.params.detector),
     train=snakemake.params.train,
+    on_bad_event=snakemake.params.on_bad_event,
     **snakemake.params.dataset,
 )

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from nuvlm.charge import Recombination
 from nuvlm.detector import Detector
 from nuvlm.logs import setup_logging
 from nuvlm.simulation.geant4 import simulate_shard
@@ -11,5 +12,9 @@ simulate_shard(
     Detector(**snakemake.params.detector),
     first_event=first_event,
     n_events=n_events,
+    files=list(snakemake.input.get("files", [])),
+    offset_mm=tuple(snakemake.params.offset_mm),
+    on_bad_event=snakemake.params.on_bad_event,
+    recombination=Recombination(**snakemake.params.recombination),
     **snakemake.params.settings,
 )

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from nuvlm.charge import Readout
 from nuvlm.detector import Detector, Diffusion
 from nuvlm.displays import smear_and_downsample
 from nuvlm.logs import setup_logging
@@ -10,5 +11,7 @@ smear_and_downsample(
     Path(snakemake.output[0]).parent,
     detector=Detector(**snakemake.params.detector),
     diffusion=Diffusion(**snakemake.params.display["diffusion"]),
+    readout=Readout(**snakemake.params.display["readout"]),
+    on_bad_event=snakemake.params.on_bad_event,
     pixel_mm=snakemake.params.display["pixel_mm"],
 )

@@ -8,15 +8,17 @@ def degrade(condition: str, images: np.ndarray) -> np.ndarray:
 
     Args:
         condition: ``nominal`` leaves them; ``half_resolution`` averages 2 x 2 pixels, as the published test at
-            256 x 256 does for 512 x 512.
-        images: uint8 (events, views, size, size), size even.
+            256 x 256 does for 512 x 512; a black row and column make an odd size even.
+        images: uint8 (events, views, size, size).
 
     Returns:
-        uint8, (events, views, size, size) or (events, views, size / 2, size / 2).
+        uint8, (events, views, size, size) or half the size, rounded up.
     """
     if condition == "nominal":
         return images
     if condition == "half_resolution":
+        if images.shape[-1] % 2:
+            images = np.pad(images, ((0, 0), (0, 0), (0, 1), (0, 1)))
         n, views, height, width = images.shape
         # (n, views, h, w) -> (n, views, h / 2, 2, w / 2, 2); the mean of four is at most 255
         blocks = images.reshape(n, views, height // 2, 2, width // 2, 2)

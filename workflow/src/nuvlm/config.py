@@ -10,6 +10,7 @@ from typing import Annotated, Any, Literal, Self
 
 from pydantic import Field, ValidationError, model_validator
 
+from nuvlm.charge import Readout, Recombination
 from nuvlm.cnn.settings import CnnSettings
 from nuvlm.detector import Detector, Diffusion, fiducial_box_mm
 from nuvlm.errors import InputError
@@ -22,35 +23,70 @@ Count = Annotated[int, Field(ge=1)]
 
 
 class SimulateSettings(Settings):
-    """Events made here: final states sampled, then GEANT4 (see docs/physics.md)."""
+    """Events made here: final states, then GEANT4 (see docs/simulation.md)."""
 
     events: Count = 2400
     events_per_shard: Count = 300
     seed: Annotated[int, Field(ge=0)] = 7
-    final_states: Literal["sample"] = "sample"
+    final_states: Literal["sample", "genie"] = "sample"
+    """How neutrinos interact: sampled from tables, or read from GENIE's gRooTracker files (input.files)."""
+    vertices: Literal["fiducial", "file"] = "fiducial"
+    """Where: uniform in the fiducial volume, or where GENIE's file says."""
     margin_mm: Annotated[float, Field(ge=0)] = 500
     """No vertex is nearer than this to a wall, mm: the fiducial volume. Not published."""
     margin_downstream_mm: Annotated[float, Field(ge=0)] = 1500
     """The same for the downstream wall, mm."""
 
 
+PIXEL_MAP_SOURCES = ("png", "cvn")
+"""Sources of ready pixel maps: no voxels, no displays."""
+SEGMENT_SOURCES = ("simulate", "edepsim", "larndsim")
+"""Sources of energy deposits along steps, which voxels are made from."""
+
+
 class InputSettings(Settings):
-    source: Literal["simulate", "voxels", "larndsim"] = "simulate"
-    """Where events come from: simulated here, voxel shards, or larnd-sim / 2x2_sim HDF5."""
+    source: Literal["simulate", "voxels", "edepsim", "larndsim", "png", "cvn"] = "simulate"
+    """Where events come from: simulated here, voxel shards, edep-sim ROOT, larnd-sim / 2x2_sim HDF5, or pixel maps
+    made elsewhere: folders of PNG files, DUNE CVN maps."""
     files: tuple[str, ...] = ()
-    """Paths or globs; one file is one shard, named after it."""
+    """Paths or globs; one file is one shard, named after it. With simulate.final_states `genie`, its files."""
     offset_mm: tuple[float, float, float] = (0, 0, 0)
     """Added to a file's coordinates, where its origin is not the detector's, mm."""
+    on_bad_event: Literal["error", "skip"] = "error"
+    """An event of a file that cannot be used (a value that is no number, nothing inside the detector): stop with its
+    name, or leave it out, count it and say so in the log."""
+    views: tuple[str, ...] | None = None
+    """Of pixel maps made elsewhere: the views to use, in this order; all of them if null."""
+    recombination: Recombination = Recombination()
     simulate: SimulateSettings = SimulateSettings()
+
+    @property
+    def has_voxels(self) -> bool:
+        """Whether events come as deposits, so that there are event displays, or as ready pixel maps."""
+        return self.source not in PIXEL_MAP_SOURCES
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.source == "simulate" and self.files:
+        from_genie = self.source == "simulate" and self.simulate.final_states == "genie"
+        if self.source == "simulate" and self.files and not from_genie:
             raise ValueError("files are listed, but source is 'simulate': set source to what the files are")
-        if self.source != "simulate" and not self.files:
-            raise ValueError(f"source is '{self.source}', but files is empty: list the files to read")
-        if self.source in ("simulate", "voxels") and any(self.offset_mm):
+        if not self.files and (self.source != "simulate" or from_genie):
+            what = "simulate.final_states is 'genie'" if from_genie else f"source is '{self.source}'"
+            raise ValueError(f"{what}, but files is empty: list the files to read")
+        if self.simulate.vertices == "file" and not from_genie:
+            raise ValueError("simulate.vertices is 'file', but there is none: set simulate.final_states to 'genie'")
+        moves = self.source in ("edepsim", "larndsim") or self.simulate.vertices == "file"
+        if any(self.offset_mm) and not moves:
             raise ValueError(f"offset_mm has no meaning for source '{self.source}': leave it at [0, 0, 0]")
+        if self.views is not None and self.has_voxels:
+            raise ValueError(f"views has no meaning for source '{self.source}', which has XZ and YZ: leave it out")
+        if self.views is not None and (not self.views or len(set(self.views)) != len(self.views)):
+            raise ValueError("views: name each once, and at least one, or leave it out")
+        if self.recombination.model != "none" and self.source not in SEGMENT_SOURCES:
+            raise ValueError(
+                f"recombination needs the energy loss along each step, which source '{self.source}' does not have: "
+                "leave recombination.model at 'none'"
+            )
         return self
 
 
@@ -60,6 +96,7 @@ class DisplaySettings(Settings):
     pixel_mm: Annotated[float, Field(gt=0)] = 50
     """Side of a pixel, mm: 50 as published, 5 is the readout pitch (config/pixel5mm.yaml)."""
     diffusion: Diffusion = Diffusion()
+    readout: Readout = Readout()
 
 
 class PixelMapSettings(Settings):

@@ -1,6 +1,6 @@
 """The detector: its box, its voxels, the drift of charge to the anodes and its diffusion.
 
-Lengths are in mm. x is the drift axis, y is vertical, z runs along the beam.
+Lengths are in mm. z runs along the beam, y is vertical; charge drifts along x, or along the axis that is set.
 """
 
 from typing import Annotated, Literal, Self
@@ -16,21 +16,23 @@ Range = tuple[Finite, Finite]
 
 
 class Detector(Settings):
-    """A box of liquid argon read out by anode planes at fixed x.
+    """A box of liquid argon read out by anode planes across the drift axis.
 
     The default is the modular detector of arXiv 2509.08461: 2 m x 2 m x 7 m, drift along x.
     """
 
     x_mm: Range = (-1000, 1000)
-    """Extent of the active volume along the drift axis, mm."""
+    """Extent of the active volume along x, mm."""
     y_mm: Range = (-1000, 1000)
     z_mm: Range = (0, 7000)
     voxel_mm: tuple[Positive, Positive, Positive] = (1, 5, 5)
     """Size of a voxel along x, y, z, mm."""
+    drift_axis: Literal["x", "y", "z"] = "x"
+    """Axis that charge drifts along, in either direction."""
     anodes_mm: tuple[Finite, ...] = (-900, -300, 300, 900)
-    """Where along x the charge is read out, mm."""
+    """Where along the drift axis the charge is read out, mm."""
     cathodes_mm: tuple[Finite, ...] = (-600, 0, 600)
-    """Cathode planes along x, mm: charge does not drift through one."""
+    """Cathode planes along the drift axis, mm: charge does not drift through one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -46,18 +48,23 @@ class Detector(Settings):
                 raise ValueError(f"more than 65536 voxels along {axis}: choose larger voxels or a smaller box")
         if not self.anodes_mm:
             raise ValueError("anodes_mm is empty: name at least one anode plane")
-        low, high = self.x_mm
+        low, high = self.box_mm[self.drift]
         for name, planes in (("anodes_mm", self.anodes_mm), ("cathodes_mm", self.cathodes_mm)):
             if list(planes) != sorted(set(planes)):
                 raise ValueError(f"{name} must rise and name each plane once")
             outside = [plane for plane in planes if not low <= plane <= high]
             if outside:
-                raise ValueError(f"{name} has {outside[0]:g} mm, outside x_mm = [{low:g}, {high:g}]")
+                raise ValueError(f"{name} has {outside[0]:g} mm, outside {self.drift_axis}_mm = [{low:g}, {high:g}]")
         return self
 
     @property
     def box_mm(self) -> tuple[Range, Range, Range]:
         return self.x_mm, self.y_mm, self.z_mm
+
+    @property
+    def drift(self) -> int:
+        """Index of the drift axis."""
+        return "xyz".index(self.drift_axis)
 
     @property
     def origin_mm(self) -> tuple[float, float, float]:
@@ -73,21 +80,17 @@ class Detector(Settings):
     def display_shape(self, pixel_mm: float) -> tuple[int, int, int]:
         """Number of pixels of an event display along x, y, z.
 
-        A pixel must hold whole voxels and the detector whole pixels.
+        A pixel must hold whole voxels. The last ones reach over the detector where it does not hold whole pixels.
 
         Raises:
             ValueError: naming the axis that does not fit.
         """
-        for axis, (low, high), size in zip("xyz", self.box_mm, self.voxel_mm, strict=True):
+        for axis, size in zip("xyz", self.voxel_mm, strict=True):
             if not _is_multiple(pixel_mm, size):
                 raise ValueError(
                     f"display.pixel_mm ({pixel_mm:g}) is no multiple of the voxel size along {axis} ({size:g} mm)"
                 )
-            if not _is_multiple(high - low, pixel_mm):
-                raise ValueError(
-                    f"display.pixel_mm ({pixel_mm:g}) does not divide the detector's {high - low:g} mm along {axis}"
-                )
-        x, y, z = (round((high - low) / pixel_mm) for low, high in self.box_mm)
+        x, y, z = (-(-n // round(pixel_mm / size)) for n, size in zip(self.shape, self.voxel_mm, strict=True))
         return x, y, z
 
 
@@ -115,9 +118,9 @@ class Diffusion(Settings):
     """
 
     transverse_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 1.3
-    """Width across the drift (y and z) after 1 m, mm."""
+    """Width across the drift after 1 m, mm."""
     longitudinal_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.9
-    """Width along the drift (x) after 1 m, mm."""
+    """Width along the drift after 1 m, mm."""
     scaling: Literal["linear", "sqrt"] = "linear"
     """`linear`: f = d / 1 m, as published read literally. `sqrt`: f = sqrt(d / 1 m), as diffusion goes."""
     behind_anode: Literal["nearest", "drop"] = "nearest"
@@ -130,17 +133,17 @@ class Diffusion(Settings):
         return self.longitudinal_mm * spread, self.transverse_mm * spread
 
 
-def drift_distance_mm(detector: Detector, x_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (mm) from each x to the anode that its charge drifts to, and whether x lies in a drift volume.
+def drift_distance_mm(detector: Detector, position_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Distance (mm) from each position along the drift axis to its anode, and whether it lies in a drift volume.
 
     Charge drifts to the nearest anode with no cathode in between. Where the nearest plane outwards is the
-    detector's wall rather than a cathode, x lies behind an outer anode and in no drift volume; its distance
-    is the one to that anode. Without cathodes every x is in a drift volume.
+    detector's wall rather than a cathode, a position lies behind an outer anode and in no drift volume; its distance
+    is the one to that anode. Without cathodes every position is in a drift volume.
     """
-    x = np.asarray(x_mm, dtype=np.float64)
+    x = np.asarray(position_mm, dtype=np.float64)
     anodes = np.asarray(detector.anodes_mm, dtype=np.float64)
     cathodes = np.asarray(detector.cathodes_mm, dtype=np.float64)
-    # (x, anode): the distance, infinite where a cathode stands between
+    # (position, anode): the distance, infinite where a cathode stands between
     distance = np.abs(x[:, None] - anodes)
     low, high = np.minimum(x[:, None], anodes), np.maximum(x[:, None], anodes)
     blocked = ((cathodes > low[..., None]) & (cathodes < high[..., None])).any(axis=-1)

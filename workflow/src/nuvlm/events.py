@@ -19,6 +19,9 @@ from nuvlm.voxels import open_shard
 logger = logging.getLogger(__name__)
 
 SPLITS = ("train", "validation", "test")
+TRUTH_COLUMNS = ["nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode", "n_voxels"]
+TRUTH_COLUMNS += ["vertex_x_mm", "vertex_y_mm", "vertex_z_mm", "visible_energy"]
+"""What the event table says of an event beyond its class."""
 
 
 def assign_split(shard: str, event_id: int, *, seed: int, validation: float, test: float) -> str:
@@ -41,15 +44,18 @@ def list_events(
     seed: int,
     parts: int,
     train: bool,
+    on_bad_event: str = "error",
 ) -> None:
     """Write the event table (docs/formats.md).
 
     Args:
-        shards: shard name -> voxel shard, for the truth.
+        shards: shard name -> what is known of its events: a voxel shard, or (``.parquet``) the table of truth that
+            comes with pixel maps made elsewhere.
         pixel_maps: shard name -> pixel-map store, whose rows the table counts.
         validation, test: shares of the labelled events.
         parts: pieces that inference is cut in.
         train: whether models are trained on these events. If not, every labelled event is for testing.
+        on_bad_event: as the pixel maps were made with.
 
     Raises:
         InputError: a store does not belong to its shard, or a split lacks a class that training or the
@@ -57,32 +63,17 @@ def list_events(
     """
     tables = []
     for name, path in track(shards.items(), "shards", len(shards)):
-        with open_shard(path, detector) as shard:
-            energy = np.concatenate(
-                [
-                    np.add.reduceat(block.energy.astype(np.float64), _begins(shard.events[rows]))
-                    for rows, block in shard.blocks()
-                ]
-            )
-            events = shard.events
+        truth = _read_truth(path) if path.suffix == ".parquet" else _read_shard(path, detector, on_bad_event)
         stored = open_pixel_maps(pixel_maps[name])["event_id"][:]
-        if not np.array_equal(stored, events["event_id"]):
+        if not np.array_equal(stored, truth["event_id"]):
             raise InputError(f"{pixel_maps[name]}: holds other events than {path}. Remove it and rerun.")
-        table = pd.DataFrame({"shard": name, "row": np.arange(len(events)), "event_id": events["event_id"]})
-        table["class"] = pd.Series(classify_truth(events["nu_pdg"], events["is_cc"]), dtype="string")
-        table["split"] = pd.Series(
-            [
-                assign_split(name, event, seed=seed, validation=validation, test=test) if train else "test"
-                for event in events["event_id"].tolist()
-            ],
-            dtype="string",
-        )
-        for column in ("nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode", "n_voxels"):
-            table[column] = events[column]
-        for axis, label in enumerate("xyz"):
-            table[f"vertex_{label}_mm"] = events["vertex_mm"][:, axis]
-        table["visible_energy"] = energy
-        tables.append(table)
+        split = [
+            assign_split(name, event, seed=seed, validation=validation, test=test) if train else "test"
+            for event in truth["event_id"].tolist()
+        ]
+        table = pd.DataFrame({"shard": name, "row": np.arange(len(truth))}).join(truth[["event_id", "class"]])
+        table["split"] = pd.Series(split, dtype="string")
+        tables.append(table.join(truth[TRUTH_COLUMNS]))
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class can neither train nor score; it is still classified.
     events_table["split"] = events_table["split"].where(events_table["class"].notna())
@@ -109,8 +100,47 @@ def read_events(path: str | Path) -> pd.DataFrame:
         raise InputError(f"{path}: no readable event table ({error}). Remove it and rerun.") from error
 
 
-def _begins(events: np.ndarray) -> np.ndarray:
-    return (events["first_voxel"] - events["first_voxel"][0]).astype(np.int64)
+def _read_shard(path: Path, detector: Detector, on_bad_event: str) -> pd.DataFrame:
+    """What a voxel shard knows of its events."""
+    with open_shard(path, detector, on_bad_event) as shard:
+        rows, energy = zip(
+            *(
+                (rows, np.add.reduceat(block.energy.astype(np.float64), begins[:-1]))
+                for rows, block, begins in shard.blocks()
+            ),
+            strict=True,
+        )
+        events = shard.events[np.concatenate(rows)]
+    truth = pd.DataFrame({"event_id": events["event_id"]})
+    truth["class"] = pd.Series(classify_truth(events["nu_pdg"], events["is_cc"]), dtype="string")
+    for column in ("nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode", "n_voxels"):
+        truth[column] = events[column]
+    for axis, label in enumerate("xyz"):
+        truth[f"vertex_{label}_mm"] = events["vertex_mm"][:, axis]
+    truth["visible_energy"] = np.concatenate(energy)
+    return truth
+
+
+def _read_truth(path: Path) -> pd.DataFrame:
+    """What is known of pixel maps made elsewhere, as their source has written it."""
+    try:
+        truth = pd.read_parquet(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no readable table of truth ({error}). Remove it and rerun.") from error
+    missing = {"event_id", "class", *TRUTH_COLUMNS} - set(truth.columns)
+    if missing:
+        raise InputError(f"{path}: has no column {', '.join(sorted(missing))}. Remove it and rerun.")
+    twice = truth["event_id"].duplicated()
+    if twice.any():
+        raise InputError(f"{path}: event {truth['event_id'][twice].iloc[0]} occurs twice. Remove it and rerun.")
+    unknown = truth["class"].notna() & ~truth["class"].isin(CLASSES)
+    if unknown.any():
+        event = truth[unknown].iloc[0]
+        raise InputError(
+            f"{path}: event {event['event_id']} is of class {event['class']!r}, none of {', '.join(CLASSES)}. "
+            "Remove it and rerun."
+        )
+    return truth
 
 
 def _check_counts(events: pd.DataFrame, train: bool) -> None:

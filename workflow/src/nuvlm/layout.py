@@ -27,19 +27,34 @@ def list_shards(config: Config) -> dict[str, str]:
         simulate = config.input.simulate
         return {f"sim{i:05d}": "" for i in range(-(-simulate.events // simulate.events_per_shard))}
     shards: dict[str, str] = {}
+    for file in _input_files(config):
+        name = shard_name(file)
+        if name in shards and Path(shards[name]).resolve() != Path(file).resolve():
+            raise InputError(
+                f"input.files: {shards[name]} and {file} would both be shard '{name}'. Rename one of them."
+            )
+        shards[name] = file
+    return shards
+
+
+def genie_files(config: Config) -> list[str]:
+    """GENIE's files, in the order of their events; none where final states are sampled.
+
+    Raises:
+        InputError: a file or glob that matches nothing.
+    """
+    return _input_files(config) if config.input.simulate.final_states == "genie" else []
+
+
+def _input_files(config: Config) -> list[str]:
+    files: list[str] = []
     for pattern in config.input.files:
         # A plain path may hold characters that a glob would interpret.
         found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise InputError(f"input.files: '{pattern}' matches no file. Check the path.")
-        for file in found:
-            name = shard_name(file)
-            if name in shards and Path(shards[name]).resolve() != Path(file).resolve():
-                raise InputError(
-                    f"input.files: {shards[name]} and {file} would both be shard '{name}'. Rename one of them."
-                )
-            shards[name] = file
-    return shards
+        files += found
+    return files
 
 
 def shard_name(file: str) -> str:

@@ -2,6 +2,7 @@
 
 import json
 import logging
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,11 +14,13 @@ import zarr
 
 from nuvlm.errors import InputError
 from nuvlm.logs import track
-from nuvlm.storage import open_store, write_store
+from nuvlm.storage import create_store, open_store
 
 logger = logging.getLogger(__name__)
 
 VIEWS = ("xz", "yz")
+# Displays or pixel maps of so many bytes are in memory at once.
+BLOCK_BYTES = 2**25
 
 
 def grayscale(energy_mev: np.ndarray, *, transfer: str, white_mev: float, knee_mev: float) -> np.ndarray:
@@ -26,13 +29,18 @@ def grayscale(energy_mev: np.ndarray, *, transfer: str, white_mev: float, knee_m
     ``linear``: E / white. ``log``: ln(1 + E / knee) / ln(1 + white / knee), which keeps a minimum-ionising
     track visible beside the core of a shower. Both are clipped at white (255) and rounded to the nearest value.
     """
+    # A display is nearly empty, and black where it is.
+    lit = np.flatnonzero(energy_mev != 0)
+    energy = energy_mev.reshape(-1)[lit].astype(np.float64)
     if transfer == "log":
-        level = np.log1p(energy_mev / knee_mev) / np.log1p(white_mev / knee_mev)
+        level = np.log1p(energy / knee_mev) / np.log1p(white_mev / knee_mev)
     elif transfer == "linear":
-        level = energy_mev / white_mev
+        level = energy / white_mev
     else:
         raise ValueError(f"unknown transfer {transfer!r}: log or linear")
-    return np.rint(255 * np.clip(level, 0, 1)).astype(np.uint8)
+    grey = np.zeros(energy_mev.shape, dtype=np.uint8)
+    grey.reshape(-1)[lit] = np.rint(255 * np.clip(level, 0, 1))
+    return grey
 
 
 def crop(view: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
@@ -77,23 +85,9 @@ def crop_displays(
     xz, yz, vertex = store["xz"], store["yz"], store["vertex_mm"][:].astype(np.float64)
     origin_mm = np.array(store.attrs["origin_mm"], dtype=np.float64)
     pixel_mm = float(store.attrs["pixel_mm"])
-    images = np.zeros((len(vertex), len(VIEWS), size, size), dtype=np.uint8)
-    corner_mm = np.zeros((len(vertex), 3))
-    for event in track(range(len(vertex)), "events"):
-        view_x, view_y = xz[event], yz[event]
-        x, y, z = pixel = centre_pixel(
-            view_x, view_y, vertex[event], centre=centre, origin_mm=origin_mm, pixel_mm=pixel_mm
-        )
-        corner_mm[event] = origin_mm + (pixel - size // 2) * pixel_mm
-        for i, (view, row) in enumerate(((view_x, x), (view_y, y))):
-            window = crop(view, row, z, size)
-            images[event, i] = grayscale(window, transfer=transfer, white_mev=white_mev, knee_mev=knee_mev)
-    dark = np.flatnonzero(images.max(axis=(1, 2, 3)) == 0)
-    if len(dark):
-        logger.warning(
-            "%s: %d of %d pixel maps are black (first: event %d); is the vertex where the charge is?",
-            displays, len(dark), len(images), store["event_id"][int(dark[0])],
-        )  # fmt: skip
+    ids = store["event_id"][:]
+    n = len(ids)
+    at_once = max(1, BLOCK_BYTES // max(len(VIEWS) * size**2, 4 * (xz[0].size + yz[0].size)))
     attributes = {
         "format": "nuvlm-pixelmaps",
         "version": 1,
@@ -106,8 +100,36 @@ def crop_displays(
         "knee_mev": knee_mev,
         "displays": dict(store.attrs),
     }
-    arrays = {"images": images, "event_id": store["event_id"][:], "corner_mm": corner_mm}
-    write_store(out, arrays, attributes)
+    dark: list[int] = []
+    with create_store(out, attributes) as maps:
+
+        def events() -> Iterator[int]:
+            """Write the pixel maps block by block, and yield the row of each event that is done."""
+            for begin in range(0, n, at_once):
+                rows = range(begin, min(begin + at_once, n))
+                views = [array[begin : rows.stop] for array in (xz, yz)]  # MeV
+                greys = [grayscale(view, transfer=transfer, white_mev=white_mev, knee_mev=knee_mev) for view in views]
+                images = np.empty((len(rows), len(VIEWS), size, size), dtype=np.uint8)
+                corner_mm = np.empty((len(rows), 3))
+                for i, row in enumerate(rows):
+                    x, y, z = pixel = centre_pixel(
+                        views[0][i], views[1][i], vertex[row], centre=centre, origin_mm=origin_mm, pixel_mm=pixel_mm
+                    )
+                    corner_mm[i] = origin_mm + (pixel - size // 2) * pixel_mm
+                    images[i] = crop(greys[0][i], x, z, size), crop(greys[1][i], y, z, size)
+                dark.extend(begin + np.flatnonzero(~images.any(axis=(1, 2, 3))))
+                maps.append("images", images)
+                maps.append("corner_mm", corner_mm)
+                yield from rows
+
+        for _ in track(events(), "events", n):
+            pass
+        maps.append("event_id", ids)
+    if dark:
+        logger.warning(
+            "%s: %d of %d pixel maps are black (first: event %d); is the vertex where the charge is?",
+            displays, len(dark), n, ids[dark[0]],
+        )  # fmt: skip
 
 
 def open_pixel_maps(store: str | Path) -> Any:
@@ -125,9 +147,12 @@ def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
     for name, path in stores.items():
         attributes = dict(zarr.open_group(path, mode="r").attrs)
         settings = {key: attributes[key] for key in ("views", "size", "pixel_mm", "transfer", "white_mev", "knee_mev")}
+        if "source" in attributes:  # made elsewhere: how is not known, so at least by whom
+            settings["source"] = attributes["source"]
         if found is not None and settings != found:
             raise InputError(
-                f"{path} ({name}): made with {settings}, others with {found}. Rerun crop_displays for all."
+                f"{path} ({name}): pixel maps of {settings}, others of {found}. All of a run must be alike: make them "
+                "anew, or take out what differs."
             )
         found = settings
     return found or {}
@@ -142,8 +167,8 @@ def check_images(stores: Mapping[str, Path], training: Path) -> None:
     ours, theirs = image_settings(stores), json.loads(training.read_text())["images"]
     differing = [
         f"{key} is {ours.get(key)}, the model has seen {theirs.get(key)}"
-        for key in theirs
-        if ours.get(key) != theirs[key]
+        for key in ours | theirs
+        if ours.get(key) != theirs.get(key)
     ]
     if differing:
         raise InputError(
@@ -175,7 +200,7 @@ def read_pixel_maps(stores: Mapping[str, Path], events: pd.DataFrame) -> np.ndar
     Raises:
         InputError: see :func:`open_rows`; or stores of different sizes.
     """
-    positions, blocks = zip(*_read_blocks(stores, events), strict=True)
+    positions, blocks = zip(*read_blocks(stores, events), strict=True)
     return np.concatenate(blocks)[np.argsort(np.concatenate(positions))]
 
 
@@ -208,11 +233,11 @@ class SparsePixelMaps:
 
 
 def read_sparse(stores: Mapping[str, Path], events: pd.DataFrame) -> SparsePixelMaps:
-    """What :func:`read_pixel_maps` reads, sparse; no more than one shard of it is dense at any time."""
+    """What :func:`read_pixel_maps` reads, sparse; no more than a block of it is dense at any time."""
     pixels: list[np.ndarray] = [np.empty(0)] * len(events)
     values: list[np.ndarray] = [np.empty(0)] * len(events)
     shape = (0, 0, 0)
-    for positions, block in _read_blocks(stores, events):
+    for positions, block in read_blocks(stores, events):
         shape = block.shape[1:]
         for position, image in zip(positions, block.reshape(len(block), -1), strict=True):
             pixels[position] = np.flatnonzero(image).astype(np.uint32)
@@ -221,15 +246,38 @@ def read_sparse(stores: Mapping[str, Path], events: pd.DataFrame) -> SparsePixel
     return SparsePixelMaps(shape, begin, np.concatenate(pixels), np.concatenate(values))
 
 
-def _read_blocks(stores: Mapping[str, Path], events: pd.DataFrame) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """For each shard, the positions of its events in the table and their images."""
+def read_blocks(
+    stores: Mapping[str, Path], events: pd.DataFrame, at_once: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Yield positions in an event table and the pixel maps there, at most `at_once` events of a shard at a time.
+
+    Args:
+        stores: shard name -> pixel-map store.
+        events: with the columns shard, row and event_id.
+        at_once: what fits in :data:`BLOCK_BYTES`, if None.
+
+    Raises:
+        InputError: see :func:`open_rows`; or stores of different sizes.
+    """
     expected: tuple[int, ...] | None = None
     for shard, group in events.reset_index(drop=True).groupby("shard", sort=False):
         images, rows = open_rows(stores[str(shard)], group)
-        expected = expected or images.shape[1:]
-        if images.shape[1:] != expected:
+        shape = images.shape[1:]
+        expected = expected or shape
+        if shape != expected:
             raise InputError(
-                f"{stores[str(shard)]}: its pixel maps are {images.shape[1:]}, those of other shards {expected}. "
+                f"{stores[str(shard)]}: its pixel maps are {shape}, those of other shards {expected}. "
                 "Rerun crop_displays for all."
             )
-        yield group.index.to_numpy(), images.oindex[rows]
+        size = at_once or max(1, BLOCK_BYTES // math.prod(shape))
+        for begin in range(0, len(rows), size):
+            yield group.index.to_numpy()[begin : begin + size], _read_rows(images, rows[begin : begin + size])
+
+
+def _read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
+    """Events `rows` of a Zarr array, neighbours at once: its own indexing by lists takes thirty times as long."""
+    values = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype)
+    begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
+    for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):
+        values[begin:end] = array[rows[begin] : rows[end - 1] + 1]
+    return values

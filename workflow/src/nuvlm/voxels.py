@@ -4,20 +4,22 @@ The format is described in docs/formats.md. Reading checks every event, so that 
 a NaN, an index outside the detector or an event that was cut short.
 """
 
-import io
+import logging
 from collections.abc import Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
 import h5py
-import hdf5plugin  # registers the zstd filter, for reading too
+import hdf5plugin  # noqa: F401  registers the filters that shards may use
 import numba
 import numpy as np
 
 from nuvlm.detector import Detector
 from nuvlm.errors import InputError
-from nuvlm.storage import atomic_path
+from nuvlm.hdf5 import Table, create_hdf5
+
+logger = logging.getLogger(__name__)
 
 FORMAT = "nuvlm-voxels"
 VERSION = 1
@@ -34,6 +36,8 @@ EVENT_DTYPE = np.dtype(
         ("mode", "i1"),
     ]
 )
+PARTICLE_DTYPE = np.dtype([("event_id", "u8"), ("pdg", "i4"), ("kinetic_mev", "f4"), ("momentum_mev", "f4", (3,))])
+"""Table /truth/particles: the final state, one row a particle."""
 MODES = {"unknown": 0, "QE": 1, "MEC": 2, "RES": 3, "DIS": 4, "COH": 5}
 
 
@@ -84,7 +88,7 @@ def voxelize(
     low = np.array(detector.origin_mm, dtype=np.float64)
     size = np.array(detector.voxel_mm, dtype=np.float64)
     shape = np.array(detector.shape, dtype=np.int64)
-    index, share, outside = _traverse(
+    key, share, outside = _traverse(
         np.ascontiguousarray(start_mm, dtype=np.float64),
         np.ascontiguousarray(end_mm, dtype=np.float64),
         np.ascontiguousarray(energy_mev, dtype=np.float64),
@@ -92,80 +96,144 @@ def voxelize(
         size,
         shape,
     )
-    unique, inverse = np.unique(index, return_inverse=True)
-    energy = np.bincount(inverse, weights=share, minlength=len(unique)).astype(np.float32)
-    unique, energy = unique[energy > 0], energy[energy > 0]
-    x, rest = np.divmod(unique, shape[1] * shape[2])
-    y, z = np.divmod(rest, shape[2])
-    return Voxels(x.astype(np.uint16), y.astype(np.uint16), z.astype(np.uint16), energy), outside
+    return Voxels(*_merge(key, share, shape)), outside
+
+
+@numba.njit(cache=True, inline="always")
+def _bits(n):  # type: ignore[no-untyped-def]
+    """How many bits the numbers below `n` take."""
+    bits = 0
+    while (n - 1) >> bits:
+        bits += 1
+    return bits
 
 
 @numba.njit(cache=True)
 def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-def]
-    """Flat voxel index and energy of every crossing (Amanatides and Woo, Eurographics 1987), and what is outside."""
-    index = np.empty(max(16, 4 * len(energy)), dtype=np.int64)
-    share = np.empty(len(index), dtype=np.float64)
+    """Key and energy of every voxel that a segment crosses, and the energy outside.
+
+    The way through the voxels is that of Amanatides and Woo (Eurographics 1987), with the number of steps along each
+    axis known beforehand, so that no rounding leads past the last voxel. A key has the bits of x, y and z side by side.
+    """
+    shift_y = _bits(shape[2])
+    shift_x = shift_y + _bits(shape[1])
+    key = np.empty(max(16, 4 * len(energy)), dtype=np.int64)
+    share = np.empty(len(key), dtype=np.float64)
+    high = low + size * shape
     n = 0
     outside = 0.0
-    cell = np.empty(3, dtype=np.int64)
-    step = np.empty(3, dtype=np.int64)
-    t_plane = np.empty(3, dtype=np.float64)
-    t_voxel = np.empty(3, dtype=np.float64)
     for s in range(len(energy)):
-        # Clip to the box: the segment is start + t (end - start), inside for enter <= t <= leave.
+        x0, y0, z0 = start[s, 0], start[s, 1], start[s, 2]
+        x1, y1, z1 = end[s, 0], end[s, 1], end[s, 2]
+        dx, dy, dz = x1 - x0, y1 - y0, z1 - z0
+        # The part inside the box: start + t (end - start) for enter <= t <= leave.
         enter, leave, inside = 0.0, 1.0, True
         for a in range(3):
-            d = end[s, a] - start[s, a]
-            high = low[a] + size[a] * shape[a]
-            if d == 0.0:
-                inside = inside and low[a] <= start[s, a] < high
+            first, last = start[s, a], end[s, a]
+            if low[a] <= first < high[a] and low[a] <= last < high[a]:
+                continue
+            if first == last:
+                inside = False
             else:
-                t0, t1 = (low[a] - start[s, a]) / d, (high - start[s, a]) / d
+                t0, t1 = (low[a] - first) / (last - first), (high[a] - first) / (last - first)
                 enter, leave = max(enter, min(t0, t1)), min(leave, max(t0, t1))
         if not inside or enter > leave:
             outside += energy[s]
             continue
-        point = True
-        for a in range(3):
-            d = end[s, a] - start[s, a]
-            position = (start[s, a] + enter * d - low[a]) / size[a]
-            cell[a] = min(max(int(np.floor(position)), 0), shape[a] - 1)
-            if d == 0.0:
-                step[a], t_plane[a], t_voxel[a] = 0, np.inf, np.inf
-            else:
-                point = False
-                step[a] = 1 if d > 0 else -1
-                edge = low[a] + size[a] * (cell[a] + (1 if d > 0 else 0))
-                t_plane[a] = (edge - start[s, a]) / d
-                t_voxel[a] = size[a] / abs(d)
-        if not point:
-            outside += energy[s] * (1.0 - (leave - enter))
+        outside += energy[s] * (1.0 - (leave - enter))
+        x = min(max(int((x0 + enter * dx - low[0]) / size[0]), 0), shape[0] - 1)
+        y = min(max(int((y0 + enter * dy - low[1]) / size[1]), 0), shape[1] - 1)
+        z = min(max(int((z0 + enter * dz - low[2]) / size[2]), 0), shape[2] - 1)
+        steps_x = min(max(int((x0 + leave * dx - low[0]) / size[0]), 0), shape[0] - 1) - x
+        steps_y = min(max(int((y0 + leave * dy - low[1]) / size[1]), 0), shape[1] - 1) - y
+        steps_z = min(max(int((z0 + leave * dz - low[2]) / size[2]), 0), shape[2] - 1) - z
+        here = (x << shift_x) | (y << shift_y) | z
+        # Along each axis: t at the next plane (infinite once all are crossed), and from plane to plane.
+        next_x, next_y, next_z = np.inf, np.inf, np.inf
+        per_x, per_y, per_z = 0.0, 0.0, 0.0
+        if steps_x:
+            next_x, per_x = (low[0] + size[0] * (x + (steps_x > 0)) - x0) / dx, size[0] / abs(dx)
+        if steps_y:
+            next_y, per_y = (low[1] + size[1] * (y + (steps_y > 0)) - y0) / dy, size[1] / abs(dy)
+        if steps_z:
+            next_z, per_z = (low[2] + size[2] * (z + (steps_z > 0)) - z0) / dz, size[2] / abs(dz)
+        key_x = (1 << shift_x) if steps_x > 0 else -(1 << shift_x)
+        key_y = (1 << shift_y) if steps_y > 0 else -(1 << shift_y)
+        key_z = 1 if steps_z > 0 else -1
+        left_x, left_y, left_z = abs(steps_x), abs(steps_y), abs(steps_z)
+        steps = left_x + left_y + left_z
+        if n + steps >= len(key):
+            more = len(key) + steps
+            key = np.concatenate((key, np.empty(more, dtype=np.int64)))
+            share = np.concatenate((share, np.empty(more, dtype=np.float64)))
         t = enter
-        while True:
-            a = 0
-            if t_plane[1] < t_plane[a]:
-                a = 1
-            if t_plane[2] < t_plane[a]:
-                a = 2
-            t_next = leave if point else min(t_plane[a], leave)
-            length = 1.0 if point else t_next - t
-            if length > 0.0:
-                if n == len(index):
-                    index = np.concatenate((index, np.empty(n, dtype=np.int64)))
-                    share = np.concatenate((share, np.empty(n, dtype=np.float64)))
-                index[n] = (cell[0] * shape[1] + cell[1]) * shape[2] + cell[2]
-                share[n] = length * energy[s]
+        for _ in range(steps):
+            before = here
+            if next_x <= next_y and next_x <= next_z:
+                t_next = next_x
+                here += key_x
+                left_x -= 1
+                next_x = next_x + per_x if left_x else np.inf
+            elif next_y <= next_z:
+                t_next = next_y
+                here += key_y
+                left_y -= 1
+                next_y = next_y + per_y if left_y else np.inf
+            else:
+                t_next = next_z
+                here += key_z
+                left_z -= 1
+                next_z = next_z + per_z if left_z else np.inf
+            t_next = min(t_next, leave)
+            if t_next > t:
+                key[n], share[n] = before, (t_next - t) * energy[s]
                 n += 1
                 t = t_next
-            if point or t_plane[a] >= leave:
-                break
-            cell[a] += step[a]
-            if cell[a] < 0 or cell[a] >= shape[a]:
-                # Rounding at the wall: what is left of the segment is shorter than a rounding error.
-                outside += energy[s] * (leave - t)
-                break
-            t_plane[a] += t_voxel[a]
-    return index[:n], share[:n], outside
+        if leave > t:
+            key[n], share[n] = here, (leave - t) * energy[s]
+            n += 1
+    return key[:n], share[:n], outside
+
+
+@numba.njit(cache=True)
+def _merge(key, share, shape):  # type: ignore[no-untyped-def]
+    """Each voxel once, in rising order, with the sum of its shares: x, y, z (u2) and energy (f4), those above 0.
+
+    A stable radix sort, 11 bits a pass: there are many keys and they are small, so it beats np.unique threefold.
+    """
+    shift_y = _bits(shape[2])
+    shift_x = shift_y + _bits(shape[1])
+    bits = shift_x + _bits(shape[0])
+    n = len(key)
+    other_key, other_share = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float64)
+    for shift in range(0, bits, 11):
+        position = np.zeros(2049, dtype=np.int64)
+        for i in range(n):
+            position[((key[i] >> shift) & 2047) + 1] += 1
+        for d in range(2048):
+            position[d + 1] += position[d]
+        for i in range(n):
+            digit = (key[i] >> shift) & 2047
+            other_key[position[digit]], other_share[position[digit]] = key[i], share[i]
+            position[digit] += 1
+        key, other_key = other_key, key
+        share, other_share = other_share, share
+    x, y, z = np.empty(n, dtype=np.uint16), np.empty(n, dtype=np.uint16), np.empty(n, dtype=np.uint16)
+    energy = np.empty(n, dtype=np.float32)
+    m = 0
+    i = 0
+    while i < n:
+        here, total = key[i], 0.0
+        while i < n and key[i] == here:
+            total += share[i]
+            i += 1
+        energy[m] = total
+        if energy[m] > 0:
+            x[m] = here >> shift_x
+            y[m] = (here >> shift_y) & ((1 << (shift_x - shift_y)) - 1)
+            z[m] = here & ((1 << shift_y) - 1)
+            m += 1
+    return x[:m].copy(), y[:m].copy(), z[:m].copy(), energy[:m].copy()
 
 
 def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -> int:
@@ -174,14 +242,9 @@ def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -
     Raises:
         InputError: an event without voxels, an event id used twice, no event at all, no disk space.
     """
-    zstd = hdf5plugin.Zstd(clevel=3)
-    rows: list[np.ndarray] = []
-    truth: dict[str, list[np.ndarray]] = {}
     seen: set[int] = set()
     n_voxels = 0
-    # Made in memory, where it is compressed: a file that HDF5 cannot flush to a full disk crashes the process at exit.
-    content = io.BytesIO()
-    with h5py.File(content, "w") as file:
+    with create_hdf5(path) as (file, disk):
         file.attrs.update(
             format=FORMAT,
             version=VERSION,
@@ -190,18 +253,18 @@ def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -
             shape=np.array(detector.shape, dtype=np.int64),
         )
         columns = {
-            name: file.create_dataset(
-                f"voxels/{name}", (0,), kind, maxshape=(None,), chunks=(65536,), fletcher32=True, **zstd
-            )
+            name: Table(file, f"voxels/{name}", kind, chunk=65536)
             for name, kind in {"x": "u2", "y": "u2", "z": "u2", "energy": "f4"}.items()
         }
+        rows = Table(file, "events", EVENT_DTYPE, chunk=1024)
+        truth: dict[str, Table] = {}
         for event in events:
             if not len(event.voxels):
                 raise InputError(f"{path}: event {event.event_id} has no voxels; leave it out")
             if event.event_id in seen:
                 raise InputError(f"{path}: event id {event.event_id} occurs twice; ids must differ within a shard")
             seen.add(event.event_id)
-            row = np.zeros((), dtype=EVENT_DTYPE)
+            row = np.zeros(1, dtype=EVENT_DTYPE)
             row["event_id"], row["first_voxel"], row["n_voxels"] = event.event_id, n_voxels, len(event.voxels)
             row["nu_pdg"], row["is_cc"], row["mode"] = event.nu_pdg, event.is_cc, event.mode
             row["nu_energy"], row["inelasticity"] = event.nu_energy, event.inelasticity
@@ -209,18 +272,17 @@ def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -
             rows.append(row)
             n_voxels += len(event.voxels)
             for name, column in columns.items():
-                column.resize((n_voxels,))
-                column[n_voxels - len(event.voxels) :] = getattr(event.voxels, name)
-            for table, values in event.truth.items():
-                truth.setdefault(table, []).append(values)
-        if not rows:
+                column.append(getattr(event.voxels, name))
+            for name, values in event.truth.items():
+                if name not in truth:
+                    truth[name] = Table(file, f"truth/{name}", values.dtype, chunk=1024)
+                truth[name].append(values)
+            disk.check()
+        if not seen:
             raise InputError(f"{path}: there is no event to write")
-        file.create_dataset("events", data=np.stack(rows), chunks=True, fletcher32=True, **zstd)
-        for table, pieces in truth.items():
-            file.create_dataset(f"truth/{table}", data=np.concatenate(pieces), chunks=True, fletcher32=True, **zstd)
-    with atomic_path(path) as partial:
-        partial.write_bytes(content.getbuffer())
-    return len(rows)
+        for table in (*columns.values(), rows, *truth.values()):
+            table.flush()
+    return len(seen)
 
 
 class VoxelShard:
@@ -231,76 +293,140 @@ class VoxelShard:
         events: (events,) structured array of ``EVENT_DTYPE``.
     """
 
-    def __init__(self, path: Path, file: h5py.File, events: np.ndarray, shape: tuple[int, int, int]) -> None:
+    def __init__(self, path: Path, file: h5py.File, events: np.ndarray, detector: Detector, on_bad_event: str) -> None:
         self.path = path
         self.events = events
         self._file = file
-        self._shape = shape
+        self._shape = detector.shape
+        self._on_bad_event = on_bad_event
 
     def __len__(self) -> int:
         return len(self.events)
 
-    def blocks(self, voxels: int = 4_000_000) -> Iterator[tuple[slice, Voxels]]:
-        """Yield rows of `events` and all their voxels, about `voxels` at a time (memory stays flat).
+    def blocks(self, voxels: int = 1_000_000, events: int = 10_000) -> Iterator[tuple[np.ndarray, Voxels, np.ndarray]]:
+        """Yield rows of `events`, all their voxels, and where each one's begin and the last one's end (rows + 1,).
+
+        A block has about `voxels` voxels and at most `events` events, so memory stays flat however large the shard.
+        Every row comes once, in order, but those of bad events where they are skipped.
 
         Raises:
-            InputError: unreadable bytes; NaN, negative energy, a voxel outside the detector or twice in an event.
+            InputError: unreadable bytes; or an event without voxels, with NaN, negative energy, a voxel outside the
+                detector or one twice, unless such events are skipped; or no event that is good.
         """
-        last = self.events["first_voxel"].astype(np.int64) + self.events["n_voxels"]
+        begins = np.concatenate([[0], np.cumsum(self.events["n_voxels"], dtype=np.int64)])
+        skipped: list[str] = []
         row = 0
         while row < len(self.events):
-            begin = int(self.events["first_voxel"][row])
-            stop = max(row + 1, int(np.searchsorted(last, begin + voxels, side="right")))
-            end = int(last[stop - 1])
+            stop = max(row + 1, int(np.searchsorted(begins, begins[row] + voxels, side="right")) - 1)
+            stop = min(stop, row + events)
+            span = slice(int(begins[row]), int(begins[stop]))
             try:
-                block = Voxels(*(self._file[f"voxels/{name}"][begin:end] for name in ("x", "y", "z", "energy")))
+                block = Voxels(*(self._file[f"voxels/{name}"][span] for name in ("x", "y", "z", "energy")))
             except OSError as error:
                 ids = self.events["event_id"]
                 raise InputError(
                     f"{self.path}: the voxels of events {ids[row]} to {ids[stop - 1]} cannot be read ({error}). "
                     "The file is damaged: copy or make it again."
                 ) from error
-            self._check(slice(row, stop), block)
-            yield slice(row, stop), block
+            rows, ends = np.arange(row, stop), begins[row : stop + 1] - begins[row]
+            bad = self._find_bad(block, rows, ends)
+            if bad:
+                skipped += bad.values()
+                good = ~np.isin(rows, list(bad))
+                kept = np.repeat(good, np.diff(ends))
+                block = Voxels(block.x[kept], block.y[kept], block.z[kept], block.energy[kept])
+                ends = np.concatenate([[0], np.cumsum(np.diff(ends)[good])])
+                rows = rows[good]
+            if len(rows):
+                yield rows, block, ends
             row = stop
+        if len(skipped) == len(self.events):
+            raise InputError(f"{self.path}: none of its {len(skipped)} events can be used; {skipped[0]}.")
+        if skipped:
+            logger.warning(
+                "%s: %d of %d events left out; the first: %s", self.path, len(skipped), len(self.events), skipped[0]
+            )
 
-    def _check(self, rows: slice, block: Voxels) -> None:
-        first = (self.events["first_voxel"][rows] - self.events["first_voxel"][rows][0]).astype(np.int64)
+    def _find_bad(self, block: Voxels, rows: np.ndarray, begins: np.ndarray) -> dict[int, str]:
+        """What is wrong with each event that cannot be used, by its row."""
+        faults, voxels = _find_faults(block.x, block.y, block.z, block.energy, begins, *self._shape)
+        # Our own shards rise within an event, where a twin is quick to see; only others are sorted to look for one.
+        for event in np.flatnonzero(faults == _UNSORTED):
+            span = slice(begins[event], begins[event + 1])
+            flat = np.ravel_multi_index((block.x[span].astype(np.int64), block.y[span], block.z[span]), self._shape)
+            _, first, counts = np.unique(flat, return_index=True, return_counts=True)
+            twins = first[counts > 1]
+            faults[event], voxels[event] = (_TWIN, twins[0]) if len(twins) else (_NONE, 0)
+        bad = {}
+        for event in np.flatnonzero(faults != _NONE):
+            what = _FAULTS[faults[event]].format(*(size - 1 for size in self._shape))
+            bad[int(rows[event])] = f"event {self.events['event_id'][rows[event]]} has {what}" + (
+                f" (voxel {voxels[event]} of the event)" if faults[event] != _EMPTY else ""
+            )
+        if bad and self._on_bad_event == "error":
+            raise InputError(
+                f"{self.path}: {next(iter(bad.values()))}. Mend the program that wrote the file, leave the event out, "
+                "or set input.on_bad_event to skip."
+            )
+        return bad
 
-        def refuse(bad: np.ndarray, what: str) -> None:
-            if bad.any():
-                at = int(np.argmax(bad))
-                row = int(np.searchsorted(first, at, side="right")) - 1
-                raise InputError(
-                    f"{self.path}: event {self.events['event_id'][rows][row]} has {what} "
-                    f"(voxel {at - first[row]} of the event). Mend the program that wrote the file, or leave "
-                    "the event out."
-                )
 
-        refuse(~np.isfinite(block.energy), "an energy that is not a number or infinite")
-        refuse(block.energy < 0, "a negative energy")
-        for axis, index, size in zip("xyz", (block.x, block.y, block.z), self._shape, strict=True):
-            refuse(index >= size, f"a voxel outside the detector along {axis} (at most {size - 1} is inside)")
-        flat = np.ravel_multi_index((block.x.astype(np.int64), block.y, block.z), self._shape)
-        # Our own shards rise within an event, which is quick to see; only others are sorted to look for twins.
-        begins = np.zeros(len(flat), dtype=bool)
-        begins[first] = True
-        if ((flat[1:] <= flat[:-1]) & ~begins[1:]).any():
-            event = np.cumsum(begins)
-            order = np.lexsort((flat, event))
-            twin = np.zeros(len(flat), dtype=bool)
-            twin[order[1:]] = (flat[order[1:]] == flat[order[:-1]]) & (event[order[1:]] == event[order[:-1]])
-            refuse(twin, "a voxel twice")
+_NONE, _UNSORTED, _TWIN, _EMPTY = -1, 5, 6, 7
+_FAULTS = (
+    "an energy that is not a number or infinite",
+    "a negative energy",
+    "a voxel outside the detector along x (at most {0} is inside)",
+    "a voxel outside the detector along y (at most {1} is inside)",
+    "a voxel outside the detector along z (at most {2} is inside)",
+    "voxels out of order",
+    "a voxel twice",
+    "no voxels",
+)
+
+
+@numba.njit(cache=True)
+def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-untyped-def]
+    """For each event its first fault, as an index of _FAULTS, and the voxel that has it."""
+    faults = np.full(len(begins) - 1, -1)
+    voxels = np.zeros(len(begins) - 1, dtype=np.int64)
+    for event in range(len(begins) - 1):
+        last = -1
+        if begins[event] == begins[event + 1]:
+            faults[event] = 7
+        for v in range(begins[event], begins[event + 1]):
+            e = energy[v]
+            fault = -1
+            if not (0.0 <= e < np.inf):
+                fault = 1 if -np.inf < e < 0.0 else 0
+            elif x[v] >= n_x:
+                fault = 2
+            elif y[v] >= n_y:
+                fault = 3
+            elif z[v] >= n_z:
+                fault = 4
+            if fault >= 0:
+                faults[event], voxels[event] = fault, v - begins[event]
+                break
+            flat = (np.int64(x[v]) * n_y + np.int64(y[v])) * n_z + np.int64(z[v])
+            if flat <= last:
+                faults[event] = 5
+            last = flat
+    return faults, voxels
 
 
 @contextmanager
-def open_shard(path: str | Path, detector: Detector) -> Iterator[VoxelShard]:
+def open_shard(path: str | Path, detector: Detector, on_bad_event: str = "error") -> Iterator[VoxelShard]:
     """Open a voxel shard for reading and check all but its voxels, which are checked as they are read.
+
+    Args:
+        path: the file.
+        detector: the geometry that it must have.
+        on_bad_event: what :meth:`VoxelShard.blocks` does with an event that cannot be used: ``error``, or ``skip``.
 
     Raises:
         InputError: missing, empty, truncated or foreign file; another version; another geometry than `detector`;
-            an event without voxels; an event id twice; rows that do not describe the voxels. The message names
-            the file, the event and the remedy.
+            an event id twice; rows that do not describe the voxels. The message names the file, the event and the
+            remedy.
     """
     path = Path(path)
     if not path.is_file():
@@ -313,15 +439,15 @@ def open_shard(path: str | Path, detector: Detector) -> Iterator[VoxelShard]:
         raise InputError(f"{path}: not HDF5, or cut short ({error}). Copy or make it again.") from error
     with file:
         try:
-            events = _check_shard(path, file, detector)
+            events = _check_shard(path, file, detector, on_bad_event)
         except (OSError, RuntimeError) as error:
             raise InputError(
                 f"{path}: cannot be read ({error}). The file is damaged: copy or make it again."
             ) from error
-        yield VoxelShard(path, file, events, detector.shape)
+        yield VoxelShard(path, file, events, detector, on_bad_event)
 
 
-def _check_shard(path: Path, file: h5py.File, detector: Detector) -> np.ndarray:
+def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: str) -> np.ndarray:
     found = file.attrs.get("format")
     found = found.decode(errors="replace") if isinstance(found, bytes) else found  # as C programs write it
     if found != FORMAT:
@@ -367,9 +493,11 @@ def _check_shard(path: Path, file: h5py.File, detector: Detector) -> np.ndarray:
     ids, counts = np.unique(events["event_id"], return_counts=True)
     if (counts > 1).any():
         raise InputError(f"{path}: event {ids[counts > 1][0]} occurs twice. Event ids must differ within a shard.")
-    if (events["n_voxels"] == 0).any():
+    if (events["n_voxels"] == 0).any() and on_bad_event == "error":
         event = events["event_id"][events["n_voxels"] == 0][0]
-        raise InputError(f"{path}: event {event} has no voxels. Leave it out of the shard.")
+        raise InputError(
+            f"{path}: event {event} has no voxels. Leave it out of the shard, or set input.on_bad_event to skip."
+        )
     total = np.concatenate([[0], np.cumsum(events["n_voxels"], dtype=np.int64)])
     wrong = events["first_voxel"].astype(np.int64) != total[:-1]
     if wrong.any() or total[-1] != lengths["energy"]:

@@ -16,7 +16,7 @@ from nuvlm.conditions import degrade
 from nuvlm.devices import choose_device, device_name, peak_memory_mb
 from nuvlm.events import read_events
 from nuvlm.logs import track
-from nuvlm.pixelmaps import check_images, read_pixel_maps
+from nuvlm.pixelmaps import check_images, read_blocks
 from nuvlm.predictions import Cost, write_predictions
 from nuvlm.storage import verify_manifest
 
@@ -62,15 +62,16 @@ def classify_cnn(
     table = table[table["part"] == part]
     probabilities = np.zeros((len(table), len(CLASSES)))
     seconds = np.zeros(len(table))
-    if len(table):
-        images = torch.from_numpy(degrade(condition, read_pixel_maps(stores, table)))
-        with torch.inference_mode():
-            _classify(network, images[:batch_size], device)  # warm up: the first call sets up kernels
-            for begin in track(range(0, len(table), batch_size), "batches"):
-                start = time.perf_counter()
-                batch = _classify(network, images[begin : begin + batch_size], device)
-                probabilities[begin : begin + len(batch)] = batch
-                seconds[begin : begin + len(batch)] = (time.perf_counter() - start) / len(batch)
+    warm = False
+    with torch.inference_mode():
+        for rows, block in track(read_blocks(stores, table, batch_size), "batches"):
+            images = torch.from_numpy(degrade(condition, block))
+            if not warm:
+                _classify(network, images, device)  # the first call sets up kernels, which is no event's time
+                warm = True
+            start = time.perf_counter()
+            probabilities[rows] = _classify(network, images, device)
+            seconds[rows] = (time.perf_counter() - start) / len(rows)
     cost = Cost(device_name(device), batch_size, len(table), load_seconds, float(seconds.sum()), peak_memory_mb())
     write_predictions(out, table, probabilities, seconds, {}, cost)
 

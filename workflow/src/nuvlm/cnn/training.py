@@ -4,6 +4,7 @@ import hashlib
 import io
 import json
 import logging
+import math
 import time
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -27,6 +28,9 @@ from nuvlm.pixelmaps import SparsePixelMaps, image_settings, read_sparse
 from nuvlm.storage import atomic_path, sha256, write_json, write_manifest
 
 logger = logging.getLogger(__name__)
+
+VALIDATION_BATCH, VALIDATION_PIXELS = 64, 2**22
+"""Events, and their pixels in all views, that are validated at once: large maps would take gigabytes."""
 
 
 def train_cnn(
@@ -125,10 +129,10 @@ def validate(
     images: SparsePixelMaps,
     labels: Tensor,
     device: torch.device,
-    batch: int = 64,
 ) -> tuple[float, float]:
     """Mean loss and accuracy of `network` on `images` with class indices `labels` (events,)."""
     network.eval()
+    batch = max(1, min(VALIDATION_BATCH, VALIDATION_PIXELS // math.prod(images.shape)))
     loss, right = 0.0, 0
     with torch.inference_mode():
         for begin in range(0, len(labels), batch):

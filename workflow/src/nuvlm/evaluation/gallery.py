@@ -1,4 +1,4 @@
-"""Event displays worth a look, with the truth and what every model says of them."""
+"""Events worth a look, as they were seen, with the truth and what every model says of them."""
 
 import logging
 from collections.abc import Mapping, Sequence
@@ -14,10 +14,12 @@ from matplotlib.patches import Rectangle
 
 from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
+from nuvlm.evaluation.mapview import draw_maps
 from nuvlm.evaluation.samples import Sample, read_sample, scored_events
 from nuvlm.evaluation.style import new_figure, to_svg
 from nuvlm.events import read_events
 from nuvlm.logs import track
+from nuvlm.pixelmaps import open_pixel_maps
 from nuvlm.storage import open_store, write_json
 from nuvlm.voxels import MODES
 
@@ -45,16 +47,24 @@ class Display:
 
 
 def draw_gallery(
-    events: Path, predictions: Mapping[str, Sequence[str | Path]], displays: Mapping[str, Path], count: int, out: Path
+    events: Path,
+    predictions: Mapping[str, Sequence[str | Path]],
+    stores: Mapping[str, Path],
+    count: int,
+    out: Path,
+    *,
+    displays: bool = True,
 ) -> None:
-    """Choose `count` events, draw their displays, and write both to `out` (JSON).
+    """Choose `count` events, draw them, and write both to `out` (JSON).
 
     Args:
         events: events.parquet.
         predictions: prediction tables of each model, under the condition that the gallery is about.
-        displays: display store of each shard.
+        stores: display store of each shard, or pixel-map store.
         count: of events; fewer where there are not so many.
-        out: a list of events, each with `outcome`, `truth` and its quantities, `models` and `svg`.
+        out: a list of events, each with `outcome`, `truth` and its quantities, `models`, `drawn` (`display` or
+            `pixel map`), `views` and `svg`.
+        displays: whether there are displays; pixel maps that were made elsewhere are drawn themselves.
 
     Raises:
         InputError: naming the file and event that cannot be used.
@@ -64,14 +74,22 @@ def draw_gallery(
     shown = scored if len(scored) else table[table["class"].isna()].reset_index(drop=True)
     samples = {model: read_sample(shown, parts) for model, parts in predictions.items()}
     chosen = choose(list(samples.values()), count)
-    stores: dict[str, Any] = {}
+    opened: dict[str, Any] = {}
     gallery = []
-    for index, outcome in track(chosen, "event displays"):
+    for index, outcome in track(chosen, "drawings"):
         event = shown.iloc[index]
         shard = str(event["shard"])
-        if shard not in stores:
-            stores[shard] = open_store(displays[shard], "nuvlm-displays")
-        display = _read_display(stores[shard], event, displays[shard])
+        path = stores[shard]
+        if shard not in opened:
+            opened[shard] = open_store(path, "nuvlm-displays") if displays else open_pixel_maps(path)
+        store, row, name = opened[shard], int(event["row"]), f"{shard}-{event['event_id']}"
+        if store["event_id"][row : row + 1].tolist() != [event["event_id"]]:
+            raise InputError(f"{path}: row {row} is not event {event['event_id']}. Remove the store and rerun.")
+        views = ["xz", "yz"] if displays else list(store.attrs["views"])
+        if displays:
+            svg = draw_display(_read_display(store, event), name)
+        else:
+            svg = draw_maps(store["images"][row], views, name, wires=store.attrs["source"] == "cvn")
         gallery.append(
             {
                 **_describe(event),
@@ -83,7 +101,9 @@ def draw_gallery(
                     }
                     for model, sample in samples.items()
                 },
-                "svg": draw_display(display, f"{shard}-{event['event_id']}"),
+                "drawn": "display" if displays else "pixel map",
+                "views": views,
+                "svg": svg,
             }
         )
     write_json(out, gallery)
@@ -192,10 +212,8 @@ def _window(display: Display) -> tuple[np.ndarray, np.ndarray]:
     return start, start + size
 
 
-def _read_display(store: Any, event: "pd.Series[Any]", path: Path) -> Display:
+def _read_display(store: Any, event: "pd.Series[Any]") -> Display:
     row = int(event["row"])
-    if store["event_id"][row : row + 1].tolist() != [event["event_id"]]:
-        raise InputError(f"{path}: row {row} is not event {event['event_id']}. Remove the store and rerun.")
     vertex = np.array([event[f"vertex_{axis}_mm"] for axis in "xyz"], dtype=np.float64)
     x, y, z = (float(value) / 10 for value in store.attrs["origin_mm"])
     return Display(

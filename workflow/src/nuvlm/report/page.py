@@ -60,6 +60,7 @@ def write_report(
     main = conditions[0]
     cost = {model: summarise_cost(predictions[model][main], training[model]) for model in models}
     headline, sentences = summarise(results, cost, main)
+    seen = _read_json(next(iter(training.values()))).get("images", {})
     numbers = {
         "format": "nuvlm-report",
         "version": 1,
@@ -68,7 +69,7 @@ def write_report(
         "summary": sentences,
         **results,
         "cost": cost,
-        "departures": departures(reference["setup"], config),
+        "departures": departures(reference["setup"], as_seen(config, seen)),
         "published": reference,
         "gallery": [{key: value for key, value in event.items() if key != "svg"} for event in events],
         "provenance": provenance(config, repository) | {"events": results["events"]},
@@ -93,6 +94,22 @@ def write_report(
         partial.write_text(html, encoding="utf-8")
     logger.info("%s", headline)
     logger.info("%s: %.1f MB", page, page.stat().st_size / 1e6)
+
+
+def as_seen(config: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration, with the truth about pixel maps that were made elsewhere instead of settings without effect.
+
+    Args:
+        images: settings of the pixel maps that the models have seen, from training.json.
+    """
+    if "source" not in images:
+        return dict(config)
+    return {
+        **config,
+        "input": {**config["input"], "views": ", ".join(view.upper() for view in images["views"])},
+        "display": {"pixel_mm": "not known"},
+        "pixelmap": {"size": images["size"]},
+    }
 
 
 def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:

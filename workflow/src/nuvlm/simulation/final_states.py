@@ -5,6 +5,7 @@ namely multiplicities against energy, the inelasticity and the frequency of neut
 kinematics. What that leaves out is listed in docs/simulation.md.
 """
 
+import math
 from typing import NamedTuple
 
 import numpy as np
@@ -84,12 +85,15 @@ class Particle(NamedTuple):
 
     @property
     def kinetic(self) -> float:
-        """MeV."""
-        return self.energy - MASS_MEV[self.pdg]
+        """MeV. The mass of a particle that the sampler does not make is that of its momentum and energy."""
+        mass = MASS_MEV.get(abs(self.pdg))
+        if mass is None:
+            mass = math.sqrt(max(self.energy**2 - self.px**2 - self.py**2 - self.pz**2, 0.0))
+        return self.energy - mass
 
 
 class FinalState(NamedTuple):
-    """One interaction. `particles` holds what GEANT4 is to transport; an outgoing neutrino is left out."""
+    """One interaction."""
 
     nu_pdg: int
     is_cc: bool
@@ -99,6 +103,7 @@ class FinalState(NamedTuple):
     mode: int
     """A label of :data:`nuvlm.voxels.MODES`, as the kinematics suggest."""
     particles: tuple[Particle, ...]
+    """What leaves the nucleus. The sampler leaves an outgoing neutrino out."""
 
 
 def sample_final_state(

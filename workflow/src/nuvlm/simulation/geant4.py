@@ -1,25 +1,63 @@
 """Simulated neutrino events: a final state, through liquid argon with GEANT4, into voxels."""
 
 import logging
-from collections.abc import Iterator
+from collections import Counter
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from nuvlm.charge import Recombination
 from nuvlm.detector import Detector, fiducial_box_mm
+from nuvlm.errors import InputError
 from nuvlm.logs import track
-from nuvlm.simulation.final_states import Particle, sample_final_state
-from nuvlm.voxels import Event, voxelize, write_shard
+from nuvlm.simulation.final_states import FinalState, Particle, sample_final_state
+from nuvlm.simulation.genie import GenieEvent, read_genie
+from nuvlm.voxels import PARTICLE_DTYPE, Event, voxelize, write_shard
+
+if TYPE_CHECKING:
+    from nuvlm.simulation.transport import ArgonBox, Deposits
 
 logger = logging.getLogger(__name__)
 
-PARTICLE_DTYPE = np.dtype([("event_id", "u8"), ("pdg", "i4"), ("kinetic_mev", "f4"), ("momentum_mev", "f4", (3,))])
-"""Table /truth/particles: the final state, one row a particle."""
 DEPOSIT_DTYPE = np.dtype(
-    [("event_id", "u8"), ("pdg", "i4"), ("length_mm", "f4"), ("energy_mev", "f4"), ("leaves", "u1")]
+    [
+        ("event_id", "u8"),
+        ("pdg", "i4"),
+        ("length_mm", "f4"),
+        ("energy_mev", "f4"),
+        ("electromagnetic_mev", "f4"),
+        ("photon_gap_mm", "f4"),
+        ("leaves", "u1"),
+    ]
 )
-"""Table /truth/deposits, row by row beside /truth/particles: path of the particle itself in the detector, energy that
-it and its descendants leave there, and whether it leaves the detector."""
+"""Table /truth/deposits, row by row beside /truth/particles (docs/simulation.md): path of the particle itself in the
+detector, energy that it and its descendants deposit there (before recombination), the part of it that electrons,
+positrons and photons deposit, the gap before a photon first begins a shower (NaN: none does), whether the particle
+leaves."""
+NO_RECOMBINATION = Recombination()
+REDRAWS = 1000
+"""Draws after which an interaction is taken for one that leaves nothing in this detector."""
+
+FiducialBox = tuple[np.ndarray, np.ndarray]
+"""Low and high corner, (3,) each, mm."""
+
+
+@dataclass(frozen=True)
+class Interaction:
+    """A neutrino interaction to be simulated."""
+
+    event_id: int
+    name: str
+    """For messages: where it comes from."""
+    rng: np.random.Generator
+    draw: Callable[[], tuple[FinalState, np.ndarray]]
+    """Final state and vertex (3,), mm; drawn again where it leaves no energy in the detector."""
+    draws: int = REDRAWS
+    defect: str | None = None
+    """Why it cannot be used."""
 
 
 def simulate_shard(
@@ -31,46 +69,115 @@ def simulate_shard(
     seed: int,
     margin_mm: float = 0,
     margin_downstream_mm: float = 0,
+    files: Sequence[str | Path] = (),
+    vertices: Literal["fiducial", "file"] = "fiducial",
+    offset_mm: tuple[float, float, float] = (0, 0, 0),
+    on_bad_event: Literal["error", "skip"] = "error",
+    recombination: Recombination = NO_RECOMBINATION,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
 
-    Vertices are uniform in the fiducial volume: the active volume, which is all the argon there is, less
-    `margin_downstream_mm` at its far end in z and `margin_mm` everywhere else. Event ids run from `first_event`.
-    An event depends on `seed` and its id alone, so it comes out the same however events are cut in shards.
+    Event ids run from `first_event`. An event depends on `seed` and its id alone (and, with GENIE, on its entry), so
+    it comes out the same however events are cut in shards.
+
+    Args:
+        margin_mm: vertices are uniform in the fiducial volume: the active volume, which is all the argon there is,
+            less `margin_downstream_mm` at its far end in z and `margin_mm` everywhere else.
+        files: gRooTracker files of GENIE: event i is entry i of all of them. Without any, interactions are sampled.
+        vertices: `file` takes them from GENIE's files, plus `offset_mm`, instead of the fiducial volume.
+        on_bad_event: an entry of GENIE's that cannot be used is an error, or left out and counted.
+        recombination: turns each step's energy into what its charge stands for.
 
     Raises:
-        InputError: GEANT4 data sets set up by half (see :func:`nuvlm.simulation.geant4_tables.provide_data`), or a
-            shard that cannot be written.
+        InputError: GEANT4 data sets set up by half (see :func:`nuvlm.simulation.geant4_tables.provide_data`), files or
+            events of GENIE's that cannot be used, or a shard that cannot be written.
     """
-    events = range(first_event, first_event + n_events)
     fiducial = fiducial_box_mm(detector, margin_mm, margin_downstream_mm)
-    write_shard(Path(path), detector, track(simulate(detector, events, seed, fiducial), "events", total=n_events))
+    if files:
+        entries = read_genie(files, first_event, n_events)
+        where = None if vertices == "file" else fiducial
+        interactions = from_genie(entries, detector, first_event, seed, where, np.array(offset_mm, dtype=np.float64))
+    else:
+        interactions = sampled(range(first_event, first_event + n_events), seed, fiducial)
+    events = simulate(detector, track(interactions, "events", n_events), recombination, on_bad_event)
+    write_shard(Path(path), detector, events)
+
+
+def sampled(event_ids: range, seed: int, fiducial: FiducialBox) -> Iterator[Interaction]:
+    """Interactions of the sampler, with vertices uniform between the corners of `fiducial`."""
+    for event_id in event_ids:
+        rng = np.random.default_rng([seed, event_id])
+
+        def draw(rng: np.random.Generator = rng) -> tuple[FinalState, np.ndarray]:
+            return sample_final_state(rng), rng.uniform(*fiducial)
+
+        yield Interaction(event_id, f"event {event_id}", rng, draw)
+
+
+def from_genie(
+    entries: Iterable[GenieEvent],
+    detector: Detector,
+    first_event: int,
+    seed: int,
+    fiducial: FiducialBox | None,
+    offset_mm: np.ndarray,
+) -> Iterator[Interaction]:
+    """Interactions of GENIE's, numbered from `first_event`; without `fiducial`, at their vertices plus `offset_mm`."""
+    low, high = np.array(detector.box_mm).T
+    for event_id, entry in enumerate(entries, start=first_event):
+        rng = np.random.default_rng([seed, event_id])
+        state, vertex, defect = entry.state, entry.vertex_mm + offset_mm, entry.defect
+        if fiducial is None and not defect and not ((low < vertex) & (vertex < high)).all():
+            defect = f"has its vertex at {vertex.round(1).tolist()} mm, outside the detector (see input.offset_mm)"
+
+        def draw(
+            state: FinalState | None = state, vertex: np.ndarray = vertex, rng: np.random.Generator = rng
+        ) -> tuple[FinalState, np.ndarray]:
+            assert state is not None
+            return state, vertex if fiducial is None else rng.uniform(*fiducial)
+
+        yield Interaction(event_id, entry.name, rng, draw, 1 if fiducial is None else REDRAWS, defect)
 
 
 def simulate(
-    detector: Detector, event_ids: range, seed: int, fiducial: tuple[np.ndarray, np.ndarray] | None = None
+    detector: Detector,
+    interactions: Iterable[Interaction],
+    recombination: Recombination = NO_RECOMBINATION,
+    on_bad_event: Literal["error", "skip"] = "error",
 ) -> Iterator[Event]:
-    """Yield the simulated events of `event_ids`, in order, their vertices between the two corners of `fiducial` (mm).
+    """Yield the simulated events, in order.
 
-    An event that leaves no energy in the detector (all its particles neutral, or straight out of it) is drawn again.
+    An interaction that leaves no energy in the detector (all its particles neutral, or straight out of it) is drawn
+    again. Particles that GEANT4 does not follow (nuclei, pseudo-particles of generators) are left out and counted.
+
+    Raises:
+        InputError: an interaction that cannot be used, unless `on_bad_event` is "skip".
     """
     # Loading GEANT4 has effects on the process: its data sets, its one geometry.
     from nuvlm.simulation.transport import argon_box
 
     box = argon_box(detector)
-    low, high = fiducial or fiducial_box_mm(detector, 0, 0)
-    n_empty = 0
-    for event_id in event_ids:
-        rng = np.random.default_rng([seed, event_id])
-        while True:
-            state = sample_final_state(rng)
-            vertex = rng.uniform(low, high)
-            deposits = box.transport(vertex, state.particles, rng)
-            voxels, _ = voxelize(detector, deposits.start_mm, deposits.end_mm, deposits.energy_mev)
-            if len(voxels):
-                break
-            n_empty += 1
-        energy = np.bincount(deposits.particle, weights=deposits.energy_mev, minlength=len(state.particles))
+    account = _Account(on_bad_event)
+    for interaction in interactions:
+        defect = interaction.defect
+        if not defect:
+            for _ in range(interaction.draws):
+                state, vertex = interaction.draw()
+                particles = account.followed(box, state.particles)
+                deposits = box.transport(vertex, particles, interaction.rng)
+                length = np.linalg.norm(deposits.end_mm - deposits.start_mm, axis=1)
+                energy = recombination.visible_energy(deposits.energy_mev, length)
+                voxels, _ = voxelize(detector, deposits.start_mm, deposits.end_mm, energy)
+                if len(voxels):
+                    break
+                account.n_empty += 1
+            else:
+                defect = "leaves no energy in the detector"
+        if defect:
+            account.refuse(interaction, defect)
+            continue
+        account.count_left_out(state.particles, particles)
+        event_id = interaction.event_id
         yield Event(
             event_id=event_id,
             voxels=voxels,
@@ -81,21 +188,70 @@ def simulate(
             vertex_mm=(float(vertex[0]), float(vertex[1]), float(vertex[2])),
             mode=state.mode,
             truth={
-                "particles": _particle_rows(event_id, state.particles),
-                "deposits": np.array(
-                    [
-                        (event_id, particle.pdg, *row)
-                        for particle, *row in zip(
-                            state.particles, deposits.length_mm, energy, deposits.leaves, strict=True
-                        )
-                    ],
-                    dtype=DEPOSIT_DTYPE,
-                ),
+                "particles": _particle_rows(event_id, particles),
+                "deposits": _deposit_rows(event_id, particles, deposits),
             },
         )
-    logger.info("%s draws left no energy in the detector and were drawn again", n_empty)
+    account.log()
 
 
-def _particle_rows(event_id: int, particles: tuple[Particle, ...]) -> np.ndarray:
+class _Account:
+    """What is left out, and what becomes of it."""
+
+    def __init__(self, on_bad_event: Literal["error", "skip"]) -> None:
+        self._on_bad_event = on_bad_event
+        self._refused: list[str] = []
+        self._left_out: Counter[int] = Counter()
+        self._left_out_mev = 0.0
+        self._known: dict[int, bool] = {}
+        self.n_empty = 0
+
+    def followed(self, box: "ArgonBox", particles: Sequence[Particle]) -> tuple[Particle, ...]:
+        """Those of `particles` that GEANT4 can follow."""
+        for pdg in {particle.pdg for particle in particles} - self._known.keys():
+            self._known[pdg] = box.knows(pdg)
+        return tuple(particle for particle in particles if self._known[particle.pdg])
+
+    def count_left_out(self, particles: Sequence[Particle], followed: Sequence[Particle]) -> None:
+        if len(particles) > len(followed):
+            left_out = [particle for particle in particles if not self._known[particle.pdg]]
+            self._left_out.update(particle.pdg for particle in left_out)
+            self._left_out_mev += sum(particle.kinetic for particle in left_out)
+
+    def refuse(self, interaction: Interaction, defect: str) -> None:
+        message = f"{interaction.name} {defect}"
+        if self._on_bad_event == "error":
+            raise InputError(f"{message}. Mend or remove it, or set input.on_bad_event to skip.")
+        self._refused.append(message)
+
+    def log(self) -> None:
+        logger.info("%s draws left no energy in the detector and were drawn again", self.n_empty)
+        if self._refused:
+            logger.warning("%s events left out; the first: %s", len(self._refused), self._refused[0])
+        if self._left_out:
+            kinds = ", ".join(f"{n} of PDG code {pdg}" for pdg, n in self._left_out.most_common(5))
+            logger.warning(
+                "%s final-state particles that GEANT4 does not follow left out (%s%s); their kinetic energy: %.4g MeV",
+                self._left_out.total(),
+                kinds,
+                ", ..." if len(self._left_out) > 5 else "",
+                self._left_out_mev,
+            )
+
+
+def _particle_rows(event_id: int, particles: Sequence[Particle]) -> np.ndarray:
     rows = [(event_id, p.pdg, p.kinetic, (p.px, p.py, p.pz)) for p in particles]
     return np.array(rows, dtype=PARTICLE_DTYPE)
+
+
+def _deposit_rows(event_id: int, particles: Sequence[Particle], deposits: "Deposits") -> np.ndarray:
+    rows = np.zeros(len(particles), dtype=DEPOSIT_DTYPE)
+    rows["event_id"] = event_id
+    rows["pdg"] = [particle.pdg for particle in particles]
+    rows["length_mm"] = deposits.length_mm
+    rows["energy_mev"] = np.bincount(deposits.particle, deposits.energy_mev, len(particles))
+    electromagnetic = deposits.energy_mev * deposits.electromagnetic
+    rows["electromagnetic_mev"] = np.bincount(deposits.particle, electromagnetic, len(particles))
+    rows["photon_gap_mm"] = deposits.photon_gap_mm
+    rows["leaves"] = deposits.leaves
+    return rows

@@ -1,48 +1,51 @@
 """Particles through liquid argon, with GEANT4.
 
-Importing this module sets GEANT4's data sets up and loads it, so it is imported where a simulation starts and
-nowhere else. GEANT4 exists once in a process; so does :func:`argon_box`'s detector.
+Importing this module loads GEANT4, which exists once in a process; so does :func:`argon_box`'s detector.
 """
 
 import contextlib
 import logging
 import os
-from array import array
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import numpy as np
 
 from nuvlm.detector import Detector
-from nuvlm.simulation.final_states import Particle
-from nuvlm.simulation.geant4_tables import provide_data
-
-DATA = provide_data()
-"""``"official"`` or ``"formula"``: the data sets that GEANT4 reads in this process."""
-
-import geant4_pybind as g4  # noqa: E402  (it looks for its data sets when it is imported)
+from nuvlm.genie import NEUTRINOS
+from nuvlm.simulation.final_states import ELECTRON, MASS_MEV, Particle
+from nuvlm.simulation.recorder import PlainRecorder, Recorded, Recorder
+from nuvlm.simulation.toolkit import g4
 
 logger = logging.getLogger(__name__)
 
 PRODUCTION_CUT_MM = 0.7
 """Range below which secondary electrons and photons are not produced but deposited at once."""
+MASS_TOLERANCE_MEV = 0.01
+"""For telling electrons and photons by their mass."""
 
 
 class Deposits(NamedTuple):
-    """Energy deposits of one event, in the detector's coordinates."""
+    """Energy deposits of one event, in the detector's coordinates, and what each of its particles does."""
 
     start_mm: np.ndarray
     """(steps, 3)."""
     end_mm: np.ndarray
     """(steps, 3); equal to the start for what a neutral particle leaves where it interacts."""
     energy_mev: np.ndarray
-    """(steps,)."""
+    """(steps,), positive."""
     particle: np.ndarray
     """(steps,): which of the particles put in it descends from."""
+    electromagnetic: np.ndarray
+    """(steps,): whether an electron, a positron or a photon leaves it."""
     length_mm: np.ndarray
     """(particles,): path of the particle itself (not its descendants) in the detector."""
     leaves: np.ndarray
     """(particles,): whether the particle itself leaves the detector."""
+    photon_gap_mm: np.ndarray
+    """(particles,): from the vertex to the nearest point at which a photon begins a shower: its first interaction
+    (Compton scattering, a pair, absorption). The photon is the particle or descends from it, and does not come from an
+    electron, a positron or another photon; NaN where there is none, as for every electron."""
 
 
 class ArgonBox:
@@ -57,37 +60,94 @@ class ArgonBox:
             g4.G4HadronicParameters.Instance().SetVerboseLevel(0)
             # GEANT4 keeps plain pointers to what it is given: all of it must live as long as the box. It insists
             # on geometry and physics before the user actions are made.
-            self._geometry, self._physics = _Geometry(half), _PhysicsList()
+            self._geometry, self._physics = _Geometry(half, max(detector.voxel_mm)), _PhysicsList()
             self._manager.SetUserInitialization(self._geometry)
             self._manager.SetUserInitialization(self._physics)
-            self._gun, self._recorder = _Gun(), _Recorder()
-            self._tracker = _Tracker(self._recorder)
-            for action in (self._gun, self._recorder, self._tracker):
-                self._manager.SetUserAction(action)
+            self._gun = _Gun()
+            self._manager.SetUserAction(self._gun)
+            self.record_with(Recorder())
             self._manager.Initialize()
             self._manager.BeamOn(0)  # builds the physics tables, and prints about them
+
+    def record_with(self, recorder: PlainRecorder) -> None:
+        """Read steps with `recorder` from now on: all of them give the same, at different speeds."""
+        self._recorder = recorder
+        self._manager.SetUserAction(recorder)
+        self._manager.SetUserAction(recorder.tracking)
+
+    def knows(self, pdg: int) -> bool:
+        """Whether GEANT4 can follow a particle: it does not know nuclei and generators' pseudo-particles by number."""
+        definition = self._gun.find(pdg)
+        return definition is not None and definition.GetParticleType() != "nucleus"
 
     def transport(self, vertex_mm: np.ndarray, particles: Sequence[Particle], rng: np.random.Generator) -> Deposits:
         """Follow `particles` from `vertex_mm` (3,) and all that they produce.
 
         GEANT4's engine is seeded from `rng`, so the result depends on nothing that went before.
         """
+        # Neutrinos leave nothing and are not worth a track.
+        tracked = np.array([abs(particle.pdg) not in NEUTRINOS for particle in particles], dtype=bool)
+        followed = [particle for particle, follow in zip(particles, tracked, strict=True) if follow]
+        return _deposits(self.record(vertex_mm, followed, rng), self._centre, vertex_mm, tracked)
+
+    def record(self, vertex_mm: np.ndarray, particles: Sequence[Particle], rng: np.random.Generator) -> Recorded:
+        """The same, as GEANT4's steps and tracks (their positions in its own coordinates, from the box's centre)."""
         # The engine takes 64 bits, as a list that ends with a zero.
         g4.G4Random.setTheSeeds([*rng.integers(1, 2**32, 2).tolist(), 0])
         self._gun.load(vertex_mm - self._centre, particles)
-        self._tracker.begin(len(particles))
-        self._recorder.steps = array("d")
+        self._recorder.begin()
         self._manager.BeamOn(1)
-        # (steps, 8): start, end, energy, particle
-        steps = np.array(self._recorder.steps).reshape(-1, 8)
-        return Deposits(
-            steps[:, 0:3] + self._centre,
-            steps[:, 3:6] + self._centre,
-            steps[:, 6],
-            steps[:, 7].astype(np.int64),
-            np.array(self._tracker.length_mm),
-            np.array(self._tracker.leaves, dtype=bool),
-        )
+        return self._recorder.end()
+
+
+def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, tracked: np.ndarray) -> Deposits:
+    """What an event's steps and tracks say about the particles put in, of which those `tracked` were followed."""
+    steps, tracks = recorded
+    n = len(tracked)
+    # GEANT4 numbers the particles put in from 1, in their order, and everything else after them.
+    particle_of = dict(enumerate(np.flatnonzero(tracked).tolist(), start=1))
+    n_tracked = len(particle_of)
+    for number, parent in tracks[["track", "parent"]].tolist():
+        if parent:
+            particle_of[number] = particle_of[parent]
+    # (steps,): the row of each step's track in `tracks`
+    row = np.repeat(np.arange(len(tracks)), tracks["steps"])
+    particle = np.array([particle_of[number] for number in tracks["track"].tolist()], dtype=np.int64)[row]
+    pre, post = steps["pre"], steps["post"]
+    # The charge and mass before the step are the track's own. Photons of decays have a mass of some eV, by rounding.
+    charged = pre["charge"] != 0
+    photon = ~charged & (pre["mass"] < MASS_TOLERANCE_MEV)
+    electromagnetic = photon | (charged & (np.abs(pre["mass"] - MASS_MEV[ELECTRON]) < MASS_TOLERANCE_MEV))
+    end = post["position"] + centre_mm
+    start = np.where(charged[:, None], pre["position"] + centre_mm, end)
+
+    own = tracks["track"][row] <= n_tracked
+    length = np.bincount(particle[own], weights=steps["step"]["length"][own], minlength=n)
+    leaves = np.zeros(n, dtype=bool)
+    leaves[particle[own & (post["status"] == int(g4.G4StepStatus.fWorldBoundary))]] = True
+
+    # A photon begins a shower if no electron, positron or photon made it.
+    in_shower = np.zeros(int(tracks["track"].max(initial=0)) + 1, dtype=bool)
+    in_shower[tracks["track"][row[electromagnetic]]] = True
+    begins = photon & ~in_shower[tracks["parent"][row]]
+    # Neutrinos of decays are without mass too, and never interact; coherent scattering changes no energy.
+    interacts = begins & (post["status"] == int(g4.G4StepStatus.fPostStepDoItProc)) & (post["kinetic"] < pre["kinetic"])
+    _, first = np.unique(row[interacts], return_index=True)
+    converts = np.flatnonzero(interacts)[first]
+    gap = np.full(n, np.inf)
+    np.minimum.at(gap, particle[converts], np.linalg.norm(end[converts] - vertex_mm, axis=1))
+
+    kept = steps["step"]["energy"] > 0
+    return Deposits(
+        start[kept],
+        end[kept],
+        steps["step"]["energy"][kept],
+        particle[kept],
+        electromagnetic[kept],
+        length,
+        leaves,
+        np.where(np.isfinite(gap), gap, np.nan),
+    )
 
 
 _boxes: dict[Detector, ArgonBox] = {}
@@ -113,14 +173,17 @@ def argon_box(detector: Detector) -> ArgonBox:
 
 
 class _Geometry(g4.G4VUserDetectorConstruction):
-    def __init__(self, half_mm: Sequence[float]) -> None:
+    def __init__(self, half_mm: Sequence[float], step_mm: float) -> None:
         super().__init__()
         self._half_mm = half_mm
+        # GEANT4 draws the energy loss of a step as a whole: steps longer than a voxel would even out what it shows.
+        self._limits = g4.G4UserLimits(step_mm)
 
     def Construct(self) -> object:
         argon = g4.G4NistManager.Instance().FindOrBuildMaterial("G4_lAr")
         self._box = g4.G4Box("argon", *self._half_mm)
         self._volume = g4.G4LogicalVolume(self._box, argon, "argon")
+        self._volume.SetUserLimits(self._limits)
         self._world = g4.G4PVPlacement(None, g4.G4ThreeVector(), self._volume, "argon", None, False, 0)
         return self._world
 
@@ -139,6 +202,7 @@ class _PhysicsList(g4.G4VModularPhysicsList):
             g4.G4HadronPhysicsFTFP_BERT,
             g4.G4StoppingPhysics,
             g4.G4NeutronTrackingCut,
+            g4.G4StepLimiterPhysics,
         ):
             self.RegisterPhysics(constructor())
 
@@ -152,70 +216,20 @@ class _Gun(g4.G4VUserPrimaryGeneratorAction):
         self._table = g4.G4ParticleTable.GetParticleTable()
         self._particles: Sequence[Particle] = ()
 
+    def find(self, pdg: int) -> "g4.G4ParticleDefinition | None":
+        return self._table.FindParticle(pdg)
+
     def load(self, vertex_mm: np.ndarray, particles: Sequence[Particle]) -> None:
         self._particles = particles
         self._gun.SetParticlePosition(g4.G4ThreeVector(*vertex_mm.tolist()))
 
     def GeneratePrimaries(self, event: object) -> None:
         for particle in self._particles:
-            self._gun.SetParticleDefinition(self._table.FindParticle(particle.pdg))
+            self._gun.SetParticleDefinition(self.find(particle.pdg))
             self._gun.SetParticleMomentumDirection(g4.G4ThreeVector(particle.px, particle.py, particle.pz))
-            self._gun.SetParticleEnergy(particle.kinetic)
+            # GENIE's masses may be a little larger than GEANT4's.
+            self._gun.SetParticleEnergy(max(particle.kinetic, 0.0))
             self._gun.GeneratePrimaryVertex(event)
-
-
-class _Recorder(g4.G4UserSteppingAction):
-    """Keeps the steps that deposit energy. It is called some thousand times an event: keep it short."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.steps = array("d")
-        self.particle = 0
-        self.charged = True
-
-    def UserSteppingAction(self, step: "g4.G4Step") -> None:
-        energy = step.GetTotalEnergyDeposit()
-        if energy == 0.0:
-            return
-        end = step.GetPostStepPoint().GetPosition()
-        x, y, z = end.x, end.y, end.z
-        if self.charged:
-            start = step.GetPreStepPoint().GetPosition()
-            self.steps.extend((start.x, start.y, start.z, x, y, z, energy, self.particle))
-        else:
-            self.steps.extend((x, y, z, x, y, z, energy, self.particle))
-
-
-class _Tracker(g4.G4UserTrackingAction):
-    """Knows which particle of the event each track descends from."""
-
-    def __init__(self, recorder: _Recorder) -> None:
-        super().__init__()
-        self._recorder = recorder
-        self.begin(0)
-
-    def begin(self, n_particles: int) -> None:
-        # GEANT4 numbers the particles put in from 1, in their order, and everything else after them.
-        self._particle = {0: 0}
-        self._particle.update({track: track - 1 for track in range(1, n_particles + 1)})
-        self._n = n_particles
-        self.length_mm = [0.0] * n_particles
-        self.leaves = [False] * n_particles
-
-    def PreUserTrackingAction(self, track: "g4.G4Track") -> None:
-        number = track.GetTrackID()
-        if number > self._n:
-            self._particle[number] = self._particle[track.GetParentID()]
-        self._recorder.particle = self._particle[number]
-        self._recorder.charged = track.GetDynamicParticle().GetCharge() != 0.0
-
-    def PostUserTrackingAction(self, track: "g4.G4Track") -> None:
-        number = track.GetTrackID()
-        if number <= self._n:
-            self.length_mm[number - 1] = track.GetTrackLength()
-            self.leaves[number - 1] = (
-                track.GetStep().GetPostStepPoint().GetStepStatus() == g4.G4StepStatus.fWorldBoundary
-            )
 
 
 @contextlib.contextmanager

@@ -24,8 +24,8 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig, Ml
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.logs import track
-from nuvlm.storage import atomic_path, write_json, write_manifest
-from nuvlm.vlm.prompts import END_OF_ANSWER, Prompts, load_prompts
+from nuvlm.storage import atomic_path, open_store, write_json, write_manifest
+from nuvlm.vlm.prompts import END_OF_ANSWER, Prompts, check_views, load_prompts
 from nuvlm.vlm.settings import ScratchSettings
 from nuvlm.vlm.shapes import draw_scene, vocabulary
 
@@ -47,13 +47,20 @@ LLAMA3_SPLIT = (
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
 DESCRIBE = "What is there to see?"
+DISPLAY_VIEWS = ("xz", "yz")
 IMAGE_STD = 0.25
 CONFIDENT_LOGIT = 16.0
 """Logit of a word that the last hidden state points at, at initialisation."""
 
 
 def build_base_model(
-    out: Path, settings: ScratchSettings, *, prompts: Path, chat_template: Path, tensorboard: Path
+    out: Path,
+    settings: ScratchSettings,
+    *,
+    prompts: Path,
+    chat_template: Path,
+    tensorboard: Path,
+    pixel_maps: Path | None = None,
 ) -> None:
     """Make a tiny Mllama from nothing and teach it to see and to speak: to describe geometric scenes (`shapes`).
 
@@ -64,13 +71,21 @@ def build_base_model(
         prompts: a prompts file; the tokenizer learns its words, the model sees nothing of it.
         chat_template: a Jinja file with ``{% generation %}`` markers, saved with the processor.
         tensorboard: folder for the loss curve.
+        pixel_maps: a pixel-map store, where the views are not those of event displays: scenes are drawn in as many.
+
+    Raises:
+        InputError: a damaged store, or prompts for other views.
     """
+    texts = load_prompts(prompts)
+    names = DISPLAY_VIEWS if pixel_maps is None else open_store(pixel_maps, "nuvlm-pixelmaps").attrs["views"]
+    check_views(prompts, texts, names)
     torch.manual_seed(settings.seed)
-    tokenizer = _train_tokenizer(settings.vocabulary, load_prompts(prompts))
+    tokenizer = _train_tokenizer(settings.vocabulary, texts)
     processor = _make_processor(tokenizer, settings, chat_template.read_text(encoding="utf-8"))
     model = _make_model(tokenizer, settings)
-    logger.info("made a Mllama of %.3g M parameters", sum(p.numel() for p in model.parameters()) / 1e6)
-    summary = _pretrain(model, processor, settings, tensorboard)
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    logger.info("made a Mllama of %.3g M parameters, to see %d views", size, len(names))
+    summary = _pretrain(model, processor, settings, len(names), tensorboard)
     with atomic_path(out) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
@@ -184,7 +199,11 @@ def _sine_positions(side: int, width: int) -> torch.Tensor:
 
 
 def _pretrain(
-    model: MllamaForConditionalGeneration, processor: MllamaProcessor, settings: ScratchSettings, tensorboard: Path
+    model: MllamaForConditionalGeneration,
+    processor: MllamaProcessor,
+    settings: ScratchSettings,
+    views: int,
+    tensorboard: Path,
 ) -> dict[str, float]:
     """Train all weights to describe scenes never seen before; return the loss at the end and the token accuracy."""
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
@@ -194,7 +213,7 @@ def _pretrain(
         optimizer,
         lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / settings.steps)) + 1e-3),
     )
-    examples = _examples(settings)
+    examples = _examples(settings, views)
     model.train()
     losses: list[float] = []
     with SummaryWriter(str(tensorboard)) as writer:
@@ -217,17 +236,22 @@ def _pretrain(
     targets = batch["labels"][:, 1:]
     told = targets != -100
     accuracy = float((guesses == targets)[told].float().mean())
-    summary = {"steps": settings.steps, "loss": float(np.mean(losses[-50:])), "token_accuracy": accuracy}
+    summary = {
+        "views": views,
+        "steps": settings.steps,
+        "loss": float(np.mean(losses[-50:])),
+        "token_accuracy": accuracy,
+    }
     logger.info("loss %.3f, token accuracy on fresh scenes %.3f", summary["loss"], accuracy)
     return summary
 
 
-def _examples(settings: ScratchSettings) -> Iterator[dict[str, Any]]:
+def _examples(settings: ScratchSettings, count: int) -> Iterator[dict[str, Any]]:
     """Scenes and their descriptions without end, as TRL takes them."""
     rng = np.random.default_rng(settings.seed)
     while True:
-        views, description = draw_scene(rng, settings.image_size)
-        question = [{"type": "image"}, {"type": "image"}, {"type": "text", "text": DESCRIBE}]
+        views, description = draw_scene(rng, settings.image_size, count)
+        question = [{"type": "image"}] * count + [{"type": "text", "text": DESCRIBE}]
         yield {
             "images": [Image.fromarray(view) for view in views],
             "messages": [

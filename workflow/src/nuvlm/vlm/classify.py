@@ -2,11 +2,10 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -16,12 +15,12 @@ from nuvlm.conditions import degrade
 from nuvlm.devices import choose_device, device_name, peak_memory_mb
 from nuvlm.events import read_events
 from nuvlm.logs import track
-from nuvlm.pixelmaps import check_images, read_pixel_maps
+from nuvlm.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.predictions import Cost, write_predictions
 from nuvlm.storage import verify_manifest
 from nuvlm.vlm.dataset import to_pictures
 from nuvlm.vlm.model import Quantization, load_model, load_processor
-from nuvlm.vlm.prompts import answer_tokens, load_prompts, require_distinct_first_tokens
+from nuvlm.vlm.prompts import answer_tokens, check_views, load_prompts, require_distinct_first_tokens
 from nuvlm.vlm.scoring import beam, encode, probabilities, score
 from nuvlm.vlm.settings import ClassifySettings
 
@@ -56,9 +55,11 @@ def classify_vlm(
             With ``settings.merge_adapter`` it is merged into bfloat16 weights instead (float32 without `bf16`).
 
     Raises:
-        InputError: a damaged model or store, or labels that `decision: first_token` cannot tell apart.
+        InputError: a damaged model or store, texts for other views than the pixel maps have, or labels that
+            `decision: first_token` cannot tell apart.
     """
     texts = load_prompts(prompts)
+    check_views(prompts, texts, image_settings(stores)["views"])
     processor = load_processor(base)
     answers = answer_tokens(processor.tokenizer, texts)
     if settings.decision == "first_token":
@@ -76,9 +77,8 @@ def classify_vlm(
     joint, first = np.zeros((2, len(table), len(CLASSES)))
     seconds = np.zeros(len(table))
     warm = False
-    batches = _batches(table, stores, condition, settings.batch_size)
-    for rows, images in track(batches, "batches"):
-        pictures = [to_pictures(views) for views in images]
+    for rows, images in track(read_blocks(stores, table, settings.batch_size), "batches"):
+        pictures = [to_pictures(views) for views in degrade(condition, images)]
         if not warm:
             # The first pass allocates and tunes, which is no event's time.
             method(model, encode(processor, texts, pictures, device), answers)
@@ -118,14 +118,3 @@ def load_finetuned(
     model = load_model(base, "none" if merge else quantization, bf16=bf16, device_map={"": device})
     tuned = PeftModel.from_pretrained(model, adapter)
     return (tuned.merge_and_unload() if merge else tuned).eval()
-
-
-def _batches(
-    table: pd.DataFrame, stores: Mapping[str, Path], condition: str, size: int
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Positions in `table` and images of `size` events at a time; one shard is in memory at once."""
-    for _, group in table.groupby("shard", sort=False):
-        images = degrade(condition, read_pixel_maps(stores, group))
-        positions = group.index.to_numpy()
-        for begin in range(0, len(group), size):
-            yield positions[begin : begin + size], images[begin : begin + size]

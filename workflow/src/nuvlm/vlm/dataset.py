@@ -19,7 +19,7 @@ def to_pictures(views: np.ndarray) -> list[Image.Image]:
 
 
 def conversations(events: pd.DataFrame, stores: Mapping[str, Path], prompts: Prompts) -> Dataset:
-    """Rows ``{"images": [xz, yz], "messages": [...]}`` as TRL takes them, each ending with the true answer.
+    """Rows ``{"images": [...], "messages": [...]}`` as TRL takes them: every view, and the true answer at the end.
 
     A row is read from disk when it is asked for: the pixel maps of a full production do not fit in memory.
 
@@ -36,12 +36,15 @@ def conversations(events: pd.DataFrame, stores: Mapping[str, Path], prompts: Pro
         images[shard], _ = open_rows(stores[str(shard)], group)
 
     def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pictures = [
+            to_pictures(np.asarray(images[shard][row])) for shard, row in zip(batch["shard"], batch["row"], strict=True)
+        ]
+        answers = [prompts.answer(name) for name in batch["class"]]
         return {
-            "images": [
-                to_pictures(np.asarray(images[shard][row]))
-                for shard, row in zip(batch["shard"], batch["row"], strict=True)
+            "images": pictures,
+            "messages": [
+                conversation(prompts, len(views), answer) for views, answer in zip(pictures, answers, strict=True)
             ],
-            "messages": [conversation(prompts, prompts.answer(name)) for name in batch["class"]],
         }
 
     columns = {name: events[name].tolist() for name in ("shard", "row", "class")}

@@ -1,6 +1,6 @@
 """What the vision-language model is told, and what it may answer."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, Any, Self
@@ -23,11 +23,13 @@ class Prompts(Settings):
     system: Text
     """The physics context, and the features of each class."""
     user: Text
-    """The question, which follows the two images."""
+    """The question, which follows the images."""
     prefix: Text
     """How every answer begins."""
     labels: dict[str, Text]
     """How the answer goes on, by class."""
+    views: tuple[str, ...] | None = None
+    """The views that the texts speak of, in order; null where they hold for any."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -63,11 +65,25 @@ def load_prompts(path: Path) -> Prompts:
         raise InputError(f"{path}: mend these keys:\n" + "\n".join(lines)) from None
 
 
-def conversation(prompts: Prompts, answer: str | None = None, images: int = 2) -> list[dict[str, Any]]:
-    """The messages about one event, in TRL's block style, with the assistant's `answer` where it is given.
+def check_views(path: Path, prompts: Prompts, views: Sequence[str]) -> None:
+    """Refuse texts that speak of other views than the pixel maps have.
+
+    Raises:
+        InputError: naming both.
+    """
+    if prompts.views is not None and prompts.views != tuple(views):
+        raise InputError(
+            f"{path}: its texts speak of the views {', '.join(prompts.views)}, but the pixel maps have "
+            f"{', '.join(views)}. Set vlm.prompts to texts that fit, with these names under `views`, or with none "
+            "where they fit any."
+        )
+
+
+def conversation(prompts: Prompts, images: int, answer: str | None = None) -> list[dict[str, Any]]:
+    """The messages about one event of so many `images`, in TRL's block style, with the `answer` where it is given.
 
     The images stand side by side, ahead of the user's text: Mllama lets a token attend to the images of the last
-    unbroken run of image tokens only, so text between the two would hide the XZ view from the answer.
+    unbroken run of image tokens only, so text between them would hide the first views from the answer.
     """
     messages = [
         {"role": "system", "content": [_text(prompts.system)]},

@@ -25,7 +25,7 @@ def encode(
     The text is the same for every event, so rows have one length and nothing is padded.
     """
     opening = processor.apply_chat_template(
-        conversation(prompts, images=len(images[0])), add_generation_prompt=True, tokenize=False
+        conversation(prompts, len(images[0])), add_generation_prompt=True, tokenize=False
     )
     text = [opening + prompts.prefix] * len(images)
     # The template has written the begin-of-text token: do not add a second one.

@@ -32,29 +32,42 @@ class Scene:
         self.positions.append(positions)
         self.ink.append(ink)
 
-    def views(self) -> np.ndarray:
-        """The scene from above (axes 0, 2) and from the side (axes 1, 2): uint8 (2, size, size), logarithmic."""
-        positions = np.floor(np.concatenate(self.positions)).astype(np.int64)
+    def views(self, count: int = 2) -> np.ndarray:
+        """The scene from above (axes 0, 2), from the side (axes 1, 2) and from directions between them.
+
+        Returns:
+            uint8 (count, size, size), logarithmic; axis 2 of the scene is that of the columns in every view.
+        """
+        positions = np.concatenate(self.positions)
         ink = np.concatenate(self.ink)
         inside = ((positions >= 0) & (positions < self.size)).all(axis=1)
         positions, ink = positions[inside], ink[inside]
-        images = np.zeros((2, self.size, self.size))
-        for image, axis in zip(images, (0, 1), strict=True):
-            pixel = positions[:, axis] * self.size + positions[:, 2]
-            image += np.bincount(pixel, weights=ink, minlength=self.size**2).reshape(self.size, self.size)
+        across, centre = positions[:, :2], self.size / 2
+        rows = [across[:, 0], across[:, 1]]
+        for i in range(1, count - 1):
+            angle = i / (count - 1) * np.pi / 2
+            rows.append(centre + (across - centre) @ (np.cos(angle), np.sin(angle)))
+        column = np.floor(positions[:, 2]).astype(np.int64)
+        images = np.zeros((count, self.size, self.size))
+        for image, place in zip(images, rows[:count], strict=True):
+            row = np.floor(place).astype(np.int64)
+            seen = (row >= 0) & (row < self.size)
+            pixel = row[seen] * self.size + column[seen]
+            image += np.bincount(pixel, weights=ink[seen], minlength=self.size**2).reshape(self.size, self.size)
         level = np.log1p(images) / np.log1p(WHITE)
         return np.rint(255 * np.clip(level, 0, 1)).astype(np.uint8)
 
 
-def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
+def draw_scene(rng: np.random.Generator, size: int, count: int = 2) -> tuple[np.ndarray, str]:
     """Draw a random scene.
 
     Args:
         rng: the source of all randomness.
         size: side of the images, pixels.
+        count: views to draw.
 
     Returns:
-        uint8 (2, size, size), and what there is to see, in a few sentences.
+        uint8 (count, size, size), and what there is to see, in a few sentences.
     """
     scene = Scene(size)
     centre = np.full(3, size / 2) + rng.uniform(-1, 1, 3)
@@ -68,7 +81,7 @@ def draw_scene(rng: np.random.Generator, size: int) -> tuple[np.ndarray, str]:
         _blob(scene, rng, centre)
     if rng.random() < 0.7:
         _cut(scene, rng, centre)
-    views = scene.views()
+    views = scene.views(count)
     return views, f"{_describe(lines, sprays, n_blobs)} {_measure(views)}"
 
 
@@ -176,12 +189,13 @@ def _describe(lines: list[tuple[float, str]], sprays: list[tuple[float, str]], b
 def _measure(views: np.ndarray) -> str:
     """How much of what the pictures show, and how far it reaches."""
     filled = views > 0
+    n = len(views)
     amounts = {
-        "ink": filled.sum() / 8,
-        "dust": (filled & (views < DIM)).sum() / 4,
-        "glow": (views > BRIGHT).sum() / 4,
-        "length": filled.any(axis=1).sum() / 2,
-        "height": filled.any(axis=2).sum() / 2,
+        "ink": filled.sum() / (4 * n),
+        "dust": (filled & (views < DIM)).sum() / (2 * n),
+        "glow": (views > BRIGHT).sum() / (2 * n),
+        "length": filled.any(axis=1).sum() / n,
+        "height": filled.any(axis=2).sum() / n,
     }
     words = [f"{AMOUNTS[_doublings(value)]} {name}" for name, value in amounts.items()]
     return "Together: " + ", ".join(words) + "."

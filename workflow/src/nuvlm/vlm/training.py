@@ -34,7 +34,7 @@ from nuvlm.settings import Settings
 from nuvlm.storage import MANIFEST, atomic_path, sha256, write_json, write_manifest
 from nuvlm.vlm.dataset import conversations
 from nuvlm.vlm.model import count_parameters, load_model, load_processor
-from nuvlm.vlm.prompts import load_prompts
+from nuvlm.vlm.prompts import check_views, load_prompts
 from nuvlm.vlm.settings import FinetuneSettings
 
 # Not __name__, which is "__main__" where torchrun starts this.
@@ -104,11 +104,15 @@ def finetune(job: Job) -> None:
     checkpoint is written and the process ends with status 143. Finished, the checkpoints are removed.
 
     Raises:
-        InputError: a damaged base model or store, or checkpoints of other settings or data.
+        InputError: a damaged base model or store, texts or a base model for other views than the pixel maps have, or
+            checkpoints of other settings or data.
     """
     settings = job.settings
     prompts = load_prompts(job.prompts)
+    images = image_settings(job.stores)
+    check_views(job.prompts, prompts, images["views"])
     processor = load_processor(job.base)
+    _check_base(job.base, len(images["views"]))
     events = read_events(job.events)
     events = events[events["class"].isin(CLASSES)]
     train, validation = (
@@ -171,7 +175,7 @@ def finetune(job: Job) -> None:
             "validation_loss": evaluation.get("eval_loss"),
             "validation_events": len(validation),
             "losses": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
-            "images": image_settings(job.stores),
+            "images": images,
             "parameters": count_parameters(trainer.model),
             "trainable_parameters": sum(p.numel() for p in trainable),
             "peak_memory_mb": peak_memory_mb(),
@@ -217,6 +221,16 @@ def newest_checkpoint(folder: Path, fingerprint: Mapping[str, str]) -> Path | No
 
 def checkpoint_step(path: Path) -> int:
     return int(path.name.removeprefix("checkpoint-"))
+
+
+def _check_base(base: Path, views: int) -> None:
+    """Refuse a base model made here (`build_base_model`) that has learnt to see another number of views."""
+    summary = base / "pretraining.json"
+    learnt = json.loads(summary.read_text()).get("views", 2) if summary.exists() else views
+    if learnt != views:
+        raise InputError(
+            f"{base}: made for {learnt} views, but the pixel maps have {views}. Remove it and rerun: it is made again."
+        )
 
 
 def _fingerprint(job: Job) -> dict[str, str]:

@@ -1,0 +1,98 @@
+"""What all readers of segments share: ids, checks, the account of events and energy."""
+
+import numpy as np
+import pytest
+
+from nuvlm.charge import Recombination
+from nuvlm.errors import InputError
+from nuvlm.sources.segments import Interaction, Truth, event_ids, particle_rows, write_interactions
+from nuvlm.voxels import open_shard
+
+
+def interaction(number, at=(0, 0, 3000), energy=(1.0, 2.0), **changes):
+    start = np.tile(np.array(at, dtype=np.float64), (len(energy), 1))
+    return Interaction(number, start, start + 2.5, np.array(energy), f"event {number}", **changes)
+
+
+def write(tmp_path, detector, interactions, on_bad_event="skip", recombination=None):
+    out = tmp_path / "out.h5"
+    write_interactions(
+        tmp_path / "in.root",
+        out,
+        interactions,
+        len(interactions),
+        detector=detector,
+        offset_mm=(0, 0, 0),
+        on_bad_event=on_bad_event,
+        recombination=recombination or Recombination(),
+    )
+    with open_shard(out, detector) as shard:
+        return shard.events
+
+
+@pytest.mark.parametrize(
+    ("keys", "ids"),
+    [
+        ([(4, 0), (2, 0)], [4, 2]),
+        ([(4, 1), (4, 2), (5, 3)], [1, 2, 3]),
+        ([(4, 1), (4, 2), (5, 1)], [4 * 2**32 + 1, 4 * 2**32 + 2, 5 * 2**32 + 1]),
+        ([(0, 2**64 - 5), (0, 3)], [2**64 - 5, 3]),
+    ],
+)
+def test_ids_are_as_near_to_the_files_as_they_can_be(tmp_path, keys, ids):
+    assert event_ids(tmp_path, keys) == ids
+
+
+def test_ids_that_do_not_fit_are_refused(tmp_path):
+    with pytest.raises(InputError, match="too large to be joined"):
+        event_ids(tmp_path, [(2**32, 1), (2**32, 2), (3, 1)])
+
+
+def test_every_event_is_accounted_for(tmp_path, detector, caplog):
+    events = [
+        interaction(1),
+        interaction(2, energy=(1.0, np.nan)),
+        interaction(3, energy=()),
+        interaction(4, at=(0, 0, -500)),
+        interaction(5, energy=(0.0, 0.0)),
+        interaction(6, truth=Truth(nu_pdg=11)),
+        interaction(7, defect="has no reason to be here"),
+        interaction(8, energy=(np.inf, 1.0)),
+        interaction(9, at=(0, 0, 6999)),
+    ]
+    assert write(tmp_path, detector, events)["event_id"].tolist() == [1, 9]
+    for line in (
+        "2 of 9 events left out; the first, event 2, has a coordinate or deposit that is not a number",
+        "1 of 9 events left out: they have no segments",
+        "1 of 9 events left out; the first, event 4, lies outside the detector",
+        "1 of 9 events left out; the first, event 5, has segments but no energy in them",
+        "1 of 9 events left out; the first, event 6, has PDG code 11 for its neutrino",
+        "1 of 9 events left out; the first, event 7, has no reason to be here",
+        "1.8 of 6.0 MeV lie outside the detector",  # 1.5 of 2.5 mm of event 9
+    ):
+        assert line in caplog.text
+
+
+def test_a_file_without_a_usable_event_says_why(tmp_path, detector):
+    with pytest.raises(InputError, match=r"1, first event 1, has a negative deposit; 1, first event 2, lies outside"):
+        write(tmp_path, detector, [interaction(1, energy=(-1.0,)), interaction(2, at=(0, 0, -500))])
+    with pytest.raises(InputError, match="holds no event that can be used"):
+        write(tmp_path, detector, [])
+    assert not (tmp_path / "out.h5").exists()
+
+
+@pytest.mark.parametrize("pdg", [0, 12, -14, 16])
+def test_neutrinos_of_all_flavours_are_kept(tmp_path, detector, pdg):
+    assert write(tmp_path, detector, [interaction(1, truth=Truth(nu_pdg=pdg))], "error")["nu_pdg"].tolist() == [pdg]
+
+
+def test_recombination_is_logged_with_what_it_leaves(tmp_path, detector, caplog):
+    caplog.set_level("INFO")
+    write(tmp_path, detector, [interaction(1)], recombination=Recombination(model="birks"))
+    assert "recombination leaves" in caplog.text
+
+
+def test_kinetic_energies_of_single_precision_four_momenta():
+    momenta = np.array([[0, 0, 3000, 3000], [0, 300, 0, 985.1], [0, 0, 0, 939.6]], dtype=np.float32).astype(np.float64)
+    rows = particle_rows(np.array([22, 2212, 2112]), momenta)
+    np.testing.assert_allclose(rows["kinetic_mev"], [3000, 46.8, 0], atol=0.3)

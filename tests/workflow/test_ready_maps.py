@@ -1,0 +1,114 @@
+"""Pixel maps made elsewhere, through the whole workflow at the smallest size: from PNG files, and in three views."""
+
+import json
+import subprocess
+import sys
+import zlib
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import zarr
+from PIL import Image
+
+from nuvlm.events import read_events
+from paths import REPOSITORY, copy_workflow
+
+pytestmark = pytest.mark.workflow
+SIZE, EVENTS = 41, 36
+LABELS = {"nuecc": 4, "numucc": 1, "nc": 13, "nutaucc": 10}
+SMALL = [
+    # a seed with which every class is in every split, in both forms
+    "dataset={validation: 0.3, test: 0.3, parts: 1, seed: 1}",
+    "cnn={width: 0.25, max_epochs: 1, classify_batch_size: 8, flip: false}",
+]
+
+
+def draw(event: int, views: int) -> tuple[str, np.ndarray]:
+    """A class, and a map with a bar that tells it: uint8 (views, SIZE, SIZE)."""
+    rng = np.random.default_rng(event)
+    word = list(LABELS)[event % 3] if event < EVENTS - 2 else "nutaucc"
+    images = np.zeros((views, SIZE, SIZE), np.uint8)
+    height, width = {"nuecc": (9, 9), "numucc": (1, 30), "nc": (4, 4), "nutaucc": (2, 12)}[word]
+    for image in images:
+        row, column = rng.integers(0, 30, 2)
+        image[row : row + height, column : column + width] = 200
+    return word, images
+
+
+def snakemake(folder: Path, *arguments: str) -> str:
+    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--show-failed-logs", *arguments]
+    tiny = ["--configfile", "config/config.yaml", str(REPOSITORY / "tests" / "workflow" / "tiny.yaml")]
+    result = subprocess.run([*command, *tiny], cwd=folder, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    return result.stdout + result.stderr
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    return copy_workflow(tmp_path_factory.mktemp("maps"))
+
+
+def write_png(folder: Path) -> None:
+    for event in range(EVENTS):
+        word, images = draw(event, 2)
+        for view, image in zip(("xz", "yz"), images, strict=True):
+            Image.fromarray(image).save(folder / f"{event}_{view}.png")
+        (folder / f"{event}_pid.txt").write_text(word)
+    (folder / "900_xz.png").write_bytes(b"torn")
+
+
+def write_cvn(folder: Path) -> None:
+    for event in range(EVENTS):
+        word, images = draw(event, 3)
+        (folder / f"event{event}.gz").write_bytes(zlib.compress(images.tobytes()))
+        pdg = {"nuecc": 12, "numucc": 14, "nc": 1, "nutaucc": 16}[word]
+        (folder / f"event{event}.info").write_text(
+            f"{LABELS[word]}\n3.5\n1.5\n0\n0\n0\n1\n{pdg}\n0\n0\n0\n0\n0\n0\n9\n"
+        )
+    (folder / "event900.gz").write_bytes(b"torn")
+
+
+@pytest.mark.parametrize(
+    ("source", "write", "views", "prompts", "condition"),
+    [
+        # an odd number of pixels has a half, too
+        ("png", write_png, ["xz", "yz"], "prompts.yaml", "half_resolution"),
+        ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal"),
+    ],
+)
+def test_both_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition):
+    maps = checkout / f"{source}_maps"
+    maps.mkdir()
+    write(maps)
+    settings = [
+        f"run={source}",
+        f"conditions=[{condition}]",
+        f"input={{source: {source}, files: [{maps}], on_bad_event: skip}}",
+    ]
+    config = ["--config", *settings, *SMALL, f"vlm={{prompts: resources/{prompts}, scratch: {{steps: 2}}}}"]
+    snakemake(checkout, *config)
+    results = checkout / "results" / source
+
+    store = zarr.open_group(results / "pixelmaps" / f"{source}_maps.zarr", mode="r")
+    assert store.attrs["views"] == views
+    assert store["images"].shape == (EVENTS, len(views), SIZE, SIZE)
+    assert not (results / "displays").exists()
+    assert not (results / "voxels").exists()
+    table = read_events(results / "events.parquet")
+    assert table["class"].isna().sum() == 2, "tau neutrinos"
+    for model in ("cnn", "vlm"):
+        predicted = pd.read_parquet(results / f"predictions/{model}/{condition}/0.parquet")
+        assert sorted(predicted["event_id"]) == sorted(table[table["part"] >= 0]["event_id"])
+        assert json.loads((results / f"models/{model}/training.json").read_text())["images"]["views"] == views
+    assert json.loads((results / "models/base/pretraining.json").read_text())["views"] == len(views)
+
+    report = json.loads((results / "report/report.json").read_text())
+    assert report["scores"]["vlm"][condition]["n"] == (table["split"] == "test").sum()
+    assert {entry["drawn"] for entry in report["gallery"]} == {"pixel map"}
+    assert {"what": "Pixel (mm)", "run": "not known", "published": 50} in report["departures"]
+    logs = " ".join(path.read_text() for path in (results / "logs").rglob("*.log"))
+    assert "1 of 37 events cannot be used and were left out" in logs
+    assert "2 events have none of our classes (nutau" in logs
+    assert "Nothing to be done" in snakemake(checkout, *config)

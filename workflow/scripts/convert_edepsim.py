@@ -1,0 +1,16 @@
+from pathlib import Path
+
+from nuvlm.charge import Recombination
+from nuvlm.detector import Detector
+from nuvlm.logs import setup_logging
+from nuvlm.sources.edepsim import convert_edepsim
+
+setup_logging(snakemake.log[0])
+convert_edepsim(
+    Path(snakemake.input.file),
+    Path(snakemake.output[0]),
+    detector=Detector(**snakemake.params.detector),
+    offset_mm=tuple(snakemake.params.offset_mm),
+    on_bad_event=snakemake.params.on_bad_event,
+    recombination=Recombination(**snakemake.params.recombination),
+)

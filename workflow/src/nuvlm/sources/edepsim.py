@@ -1,0 +1,269 @@
+"""edep-sim ROOT files (tree ``EDepSimEvents``) to a voxel shard, read with uproot: no ROOT installation.
+
+Lengths in these files are mm, energies MeV; GENIE's record beside them (``DetSimPassThru/gRooTracker``) has m, GeV.
+One neutrino, that is one primary vertex, is one event: an event of the file may hold several.
+"""
+
+import logging
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import awkward as ak
+import numpy as np
+import uproot
+
+from nuvlm.charge import Recombination
+from nuvlm.detector import Detector
+from nuvlm.errors import InputError
+from nuvlm.sources.edepsim_truth import GenieRecord, reaction_truth
+from nuvlm.sources.memberwise import LAYOUTS, Hits, LayoutError, Particles, decode_hits, decode_particles
+from nuvlm.sources.rootfile import class_members, find_tree, open_root, read_branch
+from nuvlm.sources.segments import Interaction, OnBadEvent, Truth, event_ids, write_interactions
+
+logger = logging.getLogger(__name__)
+
+TREE = "EDepSimEvents"
+BRANCHES = (
+    "RunId",
+    "EventId",
+    "Primaries.Position",
+    "Primaries.Reaction",
+    "Primaries.InteractionNumber",
+    "Primaries.Particles",
+    "Trajectories.TrackId",
+    "Trajectories.ParentId",
+    "SegmentDetectors.first",
+    "SegmentDetectors.second",
+)
+STEP_BYTES = 32e6  # of hits, read at a time
+RUN = 10**6  # events a run, as 2x2_sim numbers them
+
+
+def convert_edepsim(
+    path: Path,
+    out: Path,
+    *,
+    detector: Detector,
+    offset_mm: tuple[float, float, float],
+    on_bad_event: OnBadEvent,
+    recombination: Recombination,
+) -> None:
+    """Write the events of an edep-sim file to a voxel shard.
+
+    The hits of all sensitive detectors are taken; what lies outside the box of `detector` is left out. The event id is
+    ``EventId``; run * 10^6 + event where these repeat or are negative, as in 2x2_sim; and that * 2^32 + vertex where
+    events hold several vertices. Memory holds some events at a time, however long the file.
+
+    Args:
+        offset_mm: added to the file's coordinates.
+        on_bad_event: what to do with an event that cannot be used.
+        recombination: what becomes of the charge of each segment.
+
+    Raises:
+        InputError: no readable file of this kind; truth that contradicts itself; an event that cannot be used, or none
+            that can.
+    """
+    with open_root(path) as file:
+        events = _Events(path, file)
+        record = GenieRecord.find(path, file)
+        if record:
+            record.match(events.interaction, events.position_mm, bool((events.n_vertices == 1).all()))
+        keys = events.keys()
+        interactions = _interactions(events, record, event_ids(path, keys))
+        write_interactions(
+            path,
+            out,
+            interactions,
+            len(keys),
+            detector=detector,
+            offset_mm=offset_mm,
+            on_bad_event=on_bad_event,
+            recombination=recombination,
+        )
+        for name, energy in events.detector_mev.items():
+            logger.info("%s: %.1f MeV in sensitive detector %s", path, energy, name)
+
+
+def _interactions(events: "_Events", record: GenieRecord | None, ids: list[int]) -> Iterator[Interaction]:
+    n_done, n_vertices = 0, 0  # interactions, vertices
+    for block in events.blocks():
+        if record:
+            record.read(n_vertices, n_vertices + sum(len(entry.vertices) for entry in block))
+        for entry in block:
+            owner, defect = entry.vertex_of_each_hit()
+            for vertex in range(max(len(entry.vertices), 1)):
+                name, truth = f"event {entry.event}", Truth()
+                if entry.vertices:
+                    name += f", vertex {vertex}" if len(entry.vertices) > 1 else ""
+                    truth = entry.vertices[vertex]
+                    truth = record.complete(truth, n_vertices, name) if record else truth
+                    n_vertices += 1
+                mine, hits = owner == vertex, entry.hits
+                deposits = hits.start_mm[mine], hits.stop_mm[mine], hits.energy_mev[mine]
+                yield Interaction(ids[n_done], *deposits, name, truth, defect)
+                n_done += 1
+
+
+@dataclass(frozen=True)
+class _Entry:
+    """One event of the file."""
+
+    event: int
+    hits: Hits
+    vertices: list[Truth]
+    particles: list[Particles]
+    """Of each vertex."""
+    parent: dict[int, int]
+    """Track -> parent, where there are several vertices."""
+
+    def vertex_of_each_hit(self) -> tuple[np.ndarray, str | None]:
+        """The vertex that each hit descends from (-1 where from none), and what is wrong with that."""
+        if len(self.vertices) <= 1:
+            return np.zeros(len(self.hits.energy_mev), dtype=np.int64), None
+        vertex_of = {
+            track: vertex
+            for vertex, part in enumerate(self.particles)
+            for track in part.track_id.tolist()
+            if track >= 0
+        }
+        tracks, inverse = np.unique(self.hits.primary_id, return_inverse=True)
+        owner = np.array([self._vertex_above(track, vertex_of) for track in tracks.tolist()], dtype=np.int64)[inverse]
+        lost = self.hits.energy_mev[owner < 0]
+        return owner, f"has {lost.sum():.3g} MeV that descend from none of its vertices" if lost.any() else None
+
+    def _vertex_above(self, track: int, vertex_of: dict[int, int]) -> int:
+        for _ in range(len(self.parent) + 1):  # no more, should the list of parents be circular
+            if track in vertex_of:
+                return vertex_of[track]
+            track = self.parent.get(track, -1)
+        return -1
+
+
+class _Events:
+    """The tree of events, read some entries at a time.
+
+    Attributes:
+        interaction: (vertices,), InteractionNumber of all vertices of the file.
+        position_mm: (vertices, 3).
+        n_vertices: (entries,).
+        detector_mev: energy in each sensitive detector, in what was read so far.
+    """
+
+    def __init__(self, path: Path, file: Any) -> None:
+        self._path = path
+        tree = find_tree(path, file, TREE)
+        if tree is None:
+            found = ", ".join(file.keys(cycle=False)) or "nothing"
+            raise InputError(f"{path}: there is no tree {TREE} (found: {found}). Is this an edep-sim file?")
+        names = {branch.name.removeprefix("Event."): branch for branch in tree.itervalues()}
+        missing = [name for name in BRANCHES if name not in names]
+        if missing:
+            raise InputError(
+                f"{path}: tree {TREE} has no branch {', '.join(missing)}. Was it written by edep-sim, and split?"
+            )
+        for name, members in LAYOUTS.items():
+            described = class_members(path, file, name)
+            if described != members:
+                raise InputError(
+                    f"{path}: tree {TREE}: {name} has members {', '.join(described) or 'unknown'}, not "
+                    f"{', '.join(members)}. The file is from a version of edep-sim that is not known here."
+                )
+        self._branches = {name: names[name] for name in BRANCHES}
+        self._n_entries = tree.num_entries
+        if not self._n_entries:
+            raise InputError(f"{path}: tree {TREE} is empty. Take the file out of input.files.")
+        interaction = self._read("Primaries.InteractionNumber", 0, self._n_entries, "ak")
+        self.n_vertices = np.asarray(ak.to_numpy(ak.num(interaction, axis=1)))
+        self.interaction = np.asarray(ak.to_numpy(ak.flatten(interaction)))
+        position = ak.flatten(self._read("Primaries.Position", 0, self._n_entries, "ak"))
+        self.position_mm = np.stack([ak.to_numpy(position["fP", f"f{axis}"]) for axis in "XYZ"], axis=1)
+        self.detector_mev: dict[str, float] = defaultdict(float)
+        self._event = self._event_numbers()
+
+    def keys(self) -> list[tuple[int, int]]:
+        """Event and vertex of each neutrino; an event without a vertex counts as one of an unknown vertex."""
+        return [
+            (event, vertex)
+            for event, n in zip(self._event, self.n_vertices.tolist(), strict=True)
+            for vertex in range(max(n, 1))
+        ]
+
+    def blocks(self) -> Iterator[list[_Entry]]:
+        """Yield the entries of the file, some at a time.
+
+        Raises:
+            InputError: bytes that cannot be read, or are not as edep-sim lays them out.
+        """
+        hits = self._branches["SegmentDetectors.second"]
+        step = STEP_BYTES * self._n_entries / max(hits.uncompressed_bytes, 1)  # entries
+        first = 0
+        for stop in hits.entry_offsets[1:]:  # ends of baskets, none of which should be read twice
+            if stop - first >= step or stop == self._n_entries:
+                yield self._block(first, stop)
+                first = stop
+
+    def _block(self, first: int, stop: int) -> list[_Entry]:
+        names, reactions = (
+            self._read(name, first, stop, "np") for name in ("SegmentDetectors.first", "Primaries.Reaction")
+        )
+        hits, primaries = (
+            self._bytes(name, first, stop) for name in ("SegmentDetectors.second", "Primaries.Particles")
+        )
+        if (self.n_vertices[first:stop] > 1).any():
+            tracks, parents = (
+                self._read(f"Trajectories.{name}", first, stop, "np") for name in ("TrackId", "ParentId")
+            )
+        else:
+            tracks = parents = [np.zeros(0)] * (stop - first)
+        vertex = int(self.n_vertices[:first].sum())
+        entries = []
+        for i, event in enumerate(self._event[first:stop]):
+            try:
+                detectors, particles = decode_hits(hits[i]), decode_particles(primaries[i])
+            except LayoutError as error:
+                raise InputError(
+                    f"{self._path}: tree {TREE}, event {event}: hits or primaries are not laid out as edep-sim does "
+                    f"({error}). The file is damaged, or from a version of edep-sim that is not known here."
+                ) from error
+            if len(detectors) != len(names[i]) or len(particles) != len(reactions[i]):
+                raise InputError(
+                    f"{self._path}: tree {TREE}, event {event}: {len(names[i])} sensitive detectors and "
+                    f"{len(reactions[i])} vertices, but {len(detectors)} lists of hits and {len(particles)} of "
+                    "particles. The file is damaged: copy or make it again."
+                )
+            for name, part in zip(names[i], detectors, strict=True):
+                self.detector_mev[str(name)] += float(np.nansum(part.energy_mev))
+            truths = [
+                reaction_truth(str(reaction), self.position_mm[vertex + v], particles[v])
+                for v, reaction in enumerate(reactions[i])
+            ]
+            vertex += len(truths)
+            parent = dict(zip(tracks[i].tolist(), parents[i].tolist(), strict=True))
+            entries.append(_Entry(event, Hits.merged(detectors), truths, particles, parent))
+        return entries
+
+    def _event_numbers(self) -> list[int]:
+        run, event = (self._read(name, 0, self._n_entries, "np").astype(np.int64) for name in ("RunId", "EventId"))
+        if (event >= 0).all() and len(np.unique(event)) == len(event):
+            return event.tolist()
+        number = (run * RUN + event).astype(np.uint64)  # negative ones wrap, as in the files of 2x2_sim
+        unique, counts = np.unique(number, return_counts=True)
+        if (counts > 1).any():
+            at = int(np.argmax(number == unique[counts > 1][0]))
+            raise InputError(
+                f"{self._path}: event {event[at]} of run {run[at]} occurs twice. If files were merged, list them "
+                "singly in input.files."
+            )
+        return number.tolist()
+
+    def _bytes(self, name: str, first: int, stop: int) -> list[np.ndarray]:
+        """The bytes of each entry of a branch that uproot cannot interpret."""
+        raw = self._read(name, first, stop, "ak", uproot.AsJagged(uproot.AsDtype("u1")))
+        content, ends = np.asarray(ak.to_numpy(ak.flatten(raw))), np.cumsum(ak.to_numpy(ak.num(raw, axis=1)))
+        return np.split(content, ends[:-1])
+
+    def _read(self, name: str, first: int, stop: int, library: str, interpretation: Any = None) -> Any:
+        return read_branch(self._path, self._branches[name], first, stop, library, interpretation)

@@ -1,0 +1,67 @@
+"""ROOT files through uproot, whatever goes wrong told as an error that a user can mend."""
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import uproot
+
+from nuvlm.errors import InputError
+
+
+@contextmanager
+def open_root(path: Path) -> Iterator[Any]:
+    """Open a ROOT file for reading.
+
+    Raises:
+        InputError: it is not there, or none.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Check the path in input.files.")
+    with _told(f"{path}: not ROOT, empty or cut short"):
+        file = uproot.open(path, array_cache=None)  # nothing is read twice
+    with file:
+        yield file
+
+
+def find_tree(path: Path, file: Any, name: str) -> Any:
+    """The tree `name`, or None.
+
+    Raises:
+        InputError: it cannot be read.
+    """
+    with _told(f"{path}: tree {name} cannot be read"):
+        return file.get(name)
+
+
+def class_members(path: Path, file: Any, name: str) -> tuple[str, ...]:
+    """The members of a class, base classes first, as the file describes them; none where it does not.
+
+    Raises:
+        InputError: the description cannot be read.
+    """
+    with _told(f"{path}: the description of {name} cannot be read"):
+        streamer = file.file.streamer_named(name)
+        return tuple(element.name for element in streamer.elements) if streamer else ()
+
+
+def read_branch(path: Path, branch: Any, first: int, stop: int, library: str, interpretation: Any = None) -> Any:
+    """Entries `first` to `stop` of a branch, as numpy ("np") or awkward ("ak") arrays.
+
+    Raises:
+        InputError: they cannot be read.
+    """
+    with _told(f"{path}: branch {branch.name} of {branch.tree.name} cannot be read"):
+        return branch.array(interpretation, entry_start=first, entry_stop=stop, library=library)
+
+
+@contextmanager
+def _told(what: str) -> Iterator[None]:
+    try:
+        yield
+    except Exception as error:  # uproot raises whatever the bytes happen to break
+        reason = str(error).strip().partition("\n")[0]
+        raise InputError(
+            f"{what} ({reason}). The file is damaged, or of another kind: copy or make it again."
+        ) from error
