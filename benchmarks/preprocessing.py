@@ -19,6 +19,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import h5py
@@ -50,12 +51,17 @@ def read_events(path: Path, n: int) -> list[Event]:
     events = []
     with open_shard(path, DETECTOR) as shard:
         for rows, block, begins in shard.blocks():
-            for i, row in enumerate(range(rows.start, rows.stop)):
+            for i, row in enumerate(rows):
                 span = slice(begins[i], begins[i + 1])
                 voxels = Voxels(block.x[span], block.y[span], block.z[span], block.energy[span])
                 vertex = tuple(shard.events["vertex_mm"][row].tolist())
                 events.append(Event(int(shard.events["event_id"][row]), voxels, vertex_mm=vertex))
     return events[:n]
+
+
+def write_repeated(path: Path, events: list[Event], n: int) -> None:
+    """Write a shard of `n` events, those of `events` over and over."""
+    write_shard(path, DETECTOR, (replace(events[i % len(events)], event_id=i) for i in range(n)))
 
 
 def seconds(work: Callable[[], object], repeat: int) -> float:
@@ -66,6 +72,11 @@ def seconds(work: Callable[[], object], repeat: int) -> float:
         work()
         times.append(time.perf_counter() - start)
     return min(times)
+
+
+def fresh(folder: Path) -> Path:
+    """A new folder: to remove an old store would be timed too."""
+    return Path(tempfile.mkdtemp(dir=folder))
 
 
 def run_stages(shard: Path, folder: Path, pixel_mm: float, size: int) -> None:
@@ -81,7 +92,7 @@ def read_voxels(shard: Path) -> list[np.ndarray]:
 
 def write_images(images: np.ndarray, folder: Path) -> None:
     with zarr.config.set({"codec_pipeline.path": PLAIN}):
-        array = zarr.create_group(folder / "plain.zarr", overwrite=True).create_array(
+        array = zarr.create_group(folder / "plain.zarr").create_array(
             "images",
             shape=images.shape,
             dtype=images.dtype,
@@ -98,9 +109,9 @@ def disk_to_disk(shard: Path, pixel_mm: float, size: int, repeat: int) -> dict[s
         folder = Path(name)
         run_stages(shard, folder, pixel_mm, size)  # compiles, and makes the images
         images = zarr.open_group(folder / "maps.zarr", mode="r")["images"][:]
-        stages = seconds(lambda: run_stages(shard, folder, pixel_mm, size), repeat)
+        stages = seconds(lambda: run_stages(shard, fresh(folder), pixel_mm, size), repeat)
         read = seconds(lambda: read_voxels(shard), repeat)
-        write = seconds(lambda: write_images(images, folder), repeat)
+        write = seconds(lambda: write_images(images, fresh(folder)), repeat)
     n = len(images)
     return {
         "pixel_mm": pixel_mm,
@@ -152,8 +163,7 @@ def peak_memory(events: list[Event], n: int) -> dict[str, float]:
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         shard = folder / "a.h5"
-        write_shard(shard, DETECTOR, (Event(i, events[i % len(events)].voxels, vertex_mm=events[0].vertex_mm)
-                                      for i in range(n)))  # fmt: skip
+        write_repeated(shard, events, n)
         result = {"events": float(n)}
         for stage in ("smear", "crop"):
             command = [sys.executable, __file__, str(shard), "--stage", stage, "--folder", name]
@@ -197,10 +207,10 @@ def main() -> None:
     order = sorted(events, key=lambda event: len(event.voxels))
     third = len(order) // 3
     with tempfile.TemporaryDirectory() as name:
-        shards = {"all": arguments.shard}
-        for label, chosen in (("small", order[:third]), ("large", order[-third:])):
+        shards = {}
+        for label, chosen in (("all", events), ("small", order[:third]), ("large", order[-third:])):
             shards[label] = Path(name) / f"{label}.h5"
-            write_shard(shards[label], DETECTOR, chosen)
+            write_repeated(shards[label], chosen, 1_000)
         for label, pixel_mm, size in CASES:
             row = disk_to_disk(shards[label], pixel_mm, size, arguments.repeat)
             rows.append({"events": label, **row})
