@@ -13,7 +13,7 @@ from pydantic import Field, ValidationError, model_validator
 from nuvlm.charge import Readout, Recombination
 from nuvlm.cnn.settings import CnnSettings
 from nuvlm.detector import Detector, Diffusion, fiducial_box_mm
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.settings import Settings
 from nuvlm.vlm.settings import VlmSettings
 
@@ -52,7 +52,7 @@ class InputSettings(Settings):
     """Paths or globs; one file is one shard, named after it. With simulate.final_states `genie`, its files."""
     offset_mm: tuple[float, float, float] = (0, 0, 0)
     """Added to a file's coordinates, where its origin is not the detector's, mm."""
-    on_bad_event: Literal["error", "skip"] = "error"
+    on_bad_event: OnBadEvent = "error"
     """An event of a file that cannot be used (a value that is no number, nothing inside the detector): stop with its
     name, or leave it out, count it and say so in the log."""
     views: tuple[str, ...] | None = None

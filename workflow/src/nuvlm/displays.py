@@ -19,6 +19,7 @@ from scipy.special import ndtr
 
 from nuvlm.charge import Electronics, Readout
 from nuvlm.detector import Detector, Diffusion, drift_distance_mm
+from nuvlm.errors import OnBadEvent
 from nuvlm.logs import track
 from nuvlm.storage import create_store
 from nuvlm.voxels import Voxels, open_shard
@@ -289,7 +290,7 @@ def smear_and_downsample(
     diffusion: Diffusion,
     pixel_mm: float,
     readout: Readout = Readout(),  # noqa: B008  (settings are frozen)
-    on_bad_event: str = "error",
+    on_bad_event: OnBadEvent = "error",
 ) -> None:
     """Make the display store `out` (docs/formats.md) from a voxel shard.
 

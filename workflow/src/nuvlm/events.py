@@ -10,7 +10,7 @@ import pandas as pd
 
 from nuvlm.classes import CLASSES, classify_truth
 from nuvlm.detector import Detector
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.logs import track
 from nuvlm.pixelmaps import open_pixel_maps
 from nuvlm.storage import atomic_path
@@ -44,7 +44,7 @@ def list_events(
     seed: int,
     parts: int,
     train: bool,
-    on_bad_event: str = "error",
+    on_bad_event: OnBadEvent = "error",
 ) -> None:
     """Write the event table (docs/formats.md).
 
@@ -100,7 +100,7 @@ def read_events(path: str | Path) -> pd.DataFrame:
         raise InputError(f"{path}: no readable event table ({error}). Remove it and rerun.") from error
 
 
-def _read_shard(path: Path, detector: Detector, on_bad_event: str) -> pd.DataFrame:
+def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent) -> pd.DataFrame:
     """What a voxel shard knows of its events."""
     with open_shard(path, detector, on_bad_event) as shard:
         rows, energy = zip(

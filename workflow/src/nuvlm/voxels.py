@@ -16,7 +16,7 @@ import numba
 import numpy as np
 
 from nuvlm.detector import Detector
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.hdf5 import Table, create_hdf5
 
 logger = logging.getLogger(__name__)
@@ -293,7 +293,9 @@ class VoxelShard:
         events: (events,) structured array of ``EVENT_DTYPE``.
     """
 
-    def __init__(self, path: Path, file: h5py.File, events: np.ndarray, detector: Detector, on_bad_event: str) -> None:
+    def __init__(
+        self, path: Path, file: h5py.File, events: np.ndarray, detector: Detector, on_bad_event: OnBadEvent
+    ) -> None:
         self.path = path
         self.events = events
         self._file = file
@@ -415,7 +417,7 @@ def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-unt
 
 
 @contextmanager
-def open_shard(path: str | Path, detector: Detector, on_bad_event: str = "error") -> Iterator[VoxelShard]:
+def open_shard(path: str | Path, detector: Detector, on_bad_event: OnBadEvent = "error") -> Iterator[VoxelShard]:
     """Open a voxel shard for reading and check all but its voxels, which are checked as they are read.
 
     Args:
@@ -447,7 +449,7 @@ def open_shard(path: str | Path, detector: Detector, on_bad_event: str = "error"
         yield VoxelShard(path, file, events, detector, on_bad_event)
 
 
-def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: str) -> np.ndarray:
+def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: OnBadEvent) -> np.ndarray:
     found = file.attrs.get("format")
     found = found.decode(errors="replace") if isinstance(found, bytes) else found  # as C programs write it
     if found != FORMAT:

@@ -11,7 +11,7 @@ import numpy as np
 
 from nuvlm.charge import Recombination
 from nuvlm.detector import Detector, fiducial_box_mm
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.logs import track
 from nuvlm.simulation.final_states import FinalState, Particle, sample_final_state
 from nuvlm.simulation.genie import GenieEvent, read_genie
@@ -72,7 +72,7 @@ def simulate_shard(
     files: Sequence[str | Path] = (),
     vertices: Literal["fiducial", "file"] = "fiducial",
     offset_mm: tuple[float, float, float] = (0, 0, 0),
-    on_bad_event: Literal["error", "skip"] = "error",
+    on_bad_event: OnBadEvent = "error",
     recombination: Recombination = NO_RECOMBINATION,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
@@ -143,7 +143,7 @@ def simulate(
     detector: Detector,
     interactions: Iterable[Interaction],
     recombination: Recombination = NO_RECOMBINATION,
-    on_bad_event: Literal["error", "skip"] = "error",
+    on_bad_event: OnBadEvent = "error",
 ) -> Iterator[Event]:
     """Yield the simulated events, in order.
 
@@ -198,7 +198,7 @@ def simulate(
 class _Account:
     """What is left out, and what becomes of it."""
 
-    def __init__(self, on_bad_event: Literal["error", "skip"]) -> None:
+    def __init__(self, on_bad_event: OnBadEvent) -> None:
         self._on_bad_event = on_bad_event
         self._refused: list[str] = []
         self._left_out: Counter[int] = Counter()

@@ -16,6 +16,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 import numpy as np
+from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import optimize
@@ -423,7 +424,8 @@ def main() -> int:
     start = time.monotonic()
     n = arguments.sample
     results, sampler, quartiles = validate(n), sampler_table(n), inelasticity_quartiles(4 * n)
-    with atomic_path(arguments.figure) as partial:
+    # The salt makes the same figure of the same numbers.
+    with atomic_path(arguments.figure) as partial, rc_context({"svg.hashsalt": "simulation"}):
         figure(results).savefig(partial, format=arguments.figure.suffix.removeprefix("."), metadata={"Date": None})
     tables = page(results, sampler, quartiles)
     with atomic_path(arguments.page) as partial:

@@ -18,11 +18,10 @@ import h5py
 import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.sources.maps import (
     LARGEST,
     BadEvent,
-    OnBadEvent,
     PixelMap,
     choose_views,
     event_number,

@@ -17,11 +17,11 @@ import uproot
 
 from nuvlm.charge import Recombination
 from nuvlm.detector import Detector
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.sources.edepsim_truth import GenieRecord, reaction_truth
 from nuvlm.sources.memberwise import LAYOUTS, Hits, LayoutError, Particles, decode_hits, decode_particles
 from nuvlm.sources.rootfile import class_members, find_tree, open_root, read_branch
-from nuvlm.sources.segments import Interaction, OnBadEvent, Truth, event_ids, write_interactions
+from nuvlm.sources.segments import Interaction, Truth, event_ids, write_interactions
 
 logger = logging.getLogger(__name__)
 

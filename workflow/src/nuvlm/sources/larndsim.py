@@ -13,10 +13,10 @@ import numpy as np
 
 from nuvlm.charge import Recombination
 from nuvlm.detector import Detector
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.sources.larndsim_segments import Groups, SegmentTable
 from nuvlm.sources.larndsim_truth import TruthTables
-from nuvlm.sources.segments import Interaction, OnBadEvent, event_ids, write_interactions
+from nuvlm.sources.segments import Interaction, event_ids, write_interactions
 
 
 def convert_larndsim(

@@ -8,13 +8,12 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 import pandas as pd
 
 from nuvlm.classes import CLASSES
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.logs import track
 from nuvlm.storage import atomic_path, create_store
 
@@ -24,8 +23,6 @@ SMALLEST, LARGEST = 16, 4096
 """Side of a map, pixels; what says that it is larger is taken for a bomb, and never decoded."""
 WORDS = {"nue": "nue_cc", "nuecc": "nue_cc", "numu": "numu_cc", "numucc": "numu_cc", "nc": "nc"}
 """What others call our classes, in lower case and without underscores."""
-
-OnBadEvent = Literal["error", "skip"]
 
 
 @dataclass(frozen=True)

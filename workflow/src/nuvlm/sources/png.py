@@ -10,11 +10,10 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.sources.maps import (
     LARGEST,
     BadEvent,
-    OnBadEvent,
     PixelMap,
     choose_views,
     class_of,

@@ -4,20 +4,18 @@ import logging
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
 
 import numpy as np
 
 from nuvlm.charge import Recombination
 from nuvlm.detector import Detector
-from nuvlm.errors import InputError
+from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.genie import NEUTRINOS
 from nuvlm.logs import track
 from nuvlm.voxels import PARTICLE_DTYPE, Event, Voxels, voxelize, write_shard
 
 logger = logging.getLogger(__name__)
 
-OnBadEvent = Literal["error", "skip"]
 UNKNOWN = (float("nan"),) * 3
 
 
