@@ -1,12 +1,16 @@
 """The event table: classes, splits that never move, parts, and events without truth."""
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
 
 from nuvlm.classes import classify_truth
+from nuvlm.detector import Diffusion
+from nuvlm.displays import smear_and_downsample
 from nuvlm.errors import InputError
 from nuvlm.events import assign_split, list_events, read_events
+from nuvlm.pixelmaps import crop_displays, read_pixel_maps
 from nuvlm.predictions import Cost, read_costs, read_predictions, write_predictions
 from nuvlm.sources.maps import PixelMap, write_maps
 from test_pixelmaps import make_pixel_maps
@@ -54,6 +58,28 @@ def test_table_has_every_event_once_with_its_truth(make_shard, make_voxels, dete
     others = table[table["split"] != "train"]["part"]
     assert sorted(set(others)) == [0, 1, 2]
     assert others.value_counts().max() - others.value_counts().min() <= 1
+
+
+def test_a_bad_event_of_a_shard_is_missing_from_stores_and_table_alike(make_shard, detector, tmp_path):
+    shard, store = make_shard("a", 60), tmp_path / "a.zarr"
+    with h5py.File(shard, "r+") as file:
+        first = int(file["events"]["first_voxel"][7])
+        file["voxels/energy"][first] = np.nan
+    before = shard.read_bytes()
+    smear_and_downsample(
+        shard, tmp_path / "d", detector=detector, diffusion=Diffusion(), pixel_mm=50, on_bad_event="skip"
+    )
+    crop_displays(tmp_path / "d", store, size=64, centre="vertex", transfer="log", white_mev=200, knee_mev=1)
+    arguments = {**SPLIT, "parts": 1, "train": True, "detector": detector}
+    list_events({"a": shard}, {"a": store}, tmp_path / "e.parquet", **arguments, on_bad_event="skip")
+    table = read_events(tmp_path / "e.parquet")
+    assert table["event_id"].tolist() == [event for event in range(60) if event != 7]
+    assert table["row"].tolist() == list(range(59))
+    assert table["nu_energy"].tolist() == [1.0 + event for event in table["event_id"]]
+    assert len(read_pixel_maps({"a": store}, table)) == 59, "which checks the ids"
+    with pytest.raises(InputError, match=r"event 7 has an energy that is not a number .*input.on_bad_event to skip"):
+        list_events({"a": shard}, {"a": store}, tmp_path / "f.parquet", **arguments)
+    assert shard.read_bytes() == before
 
 
 def test_splits_stay_when_data_is_added(make_shard, detector, tmp_path):
