@@ -7,10 +7,12 @@ import numpy as np
 import pandas as pd
 
 from nuvlm.classes import CLASSES
+from nuvlm.conditions import conditions_of
+from nuvlm.evaluation.samples import Sample
 from nuvlm.predictions import Cost, write_predictions
 from nuvlm.storage import write_json, write_store
 
-CONDITIONS = ("nominal", "half_resolution")
+CONDITIONS = ("nominal", "half_resolution", "blank", "labels_permuted")
 SHAPE = (40, 40, 140)
 PIXEL_MM = 50.0
 
@@ -26,6 +28,11 @@ class Run:
 
     def tables(self) -> list[Path]:
         return [path for conditions in self.predictions.values() for parts in conditions.values() for path in parts]
+
+
+def sample_of(truth: np.ndarray, predicted: np.ndarray, probabilities: np.ndarray) -> Sample:
+    """Predictions in memory; a probability of zero has a low logarithm, as no model gives zero."""
+    return Sample(truth, predicted, probabilities, np.log(np.maximum(probabilities, 1e-12)))
 
 
 def write_run(folder: Path, n: int = 240, labelled: float = 0.9, seed: int = 1, parts: int = 2) -> Run:
@@ -48,9 +55,13 @@ def write_run(folder: Path, n: int = 240, labelled: float = 0.9, seed: int = 1, 
     predictions: dict[str, dict[str, list[Path]]] = {}
     for model, skill in (("cnn", 1.6), ("vlm", 0.9)):
         predictions[model] = {}
-        for loss, condition in enumerate(CONDITIONS):
-            logits = rng.normal(size=(n, 3)) + (skill - 0.3 * loss) * np.eye(4)[truth][:, :3]
-            p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        nominal = rng.normal(size=(n, 3)) + skill * np.eye(4)[truth][:, :3]
+        blurred = rng.normal(size=(n, 3)) + (skill - 0.3) * np.eye(4)[truth][:, :3]
+        blind = np.tile([0.1, 0.3, 0.2], (n, 1))
+        shaken = nominal + rng.normal(scale=0.01, size=(n, 3))
+        told = dict(zip(CONDITIONS, (nominal, blurred, blind, shaken), strict=True))
+        for condition in conditions_of(model, CONDITIONS):
+            logits = told[condition]
             predictions[model][condition] = []
             for part in range(parts):
                 rows = np.flatnonzero(events["part"] == part)
@@ -58,7 +69,7 @@ def write_run(folder: Path, n: int = 240, labelled: float = 0.9, seed: int = 1, 
                 path.parent.mkdir(parents=True, exist_ok=True)
                 cost = Cost("cpu", 8, len(rows), 1.5, 0.004 * len(rows), 300.0 + part)
                 seconds = np.full(len(rows), 0.004)
-                write_predictions(path, events.iloc[rows], p[rows], seconds, {}, cost)
+                write_predictions(path, events.iloc[rows], logits[rows], 1.0, seconds, {}, cost)
                 predictions[model][condition].append(path)
     training = {model: folder / "models" / model / "training.json" for model in predictions}
     measured = {"seconds": 61.5, "parameters": 170_000, "device": "cpu"}

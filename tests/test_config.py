@@ -75,6 +75,7 @@ MISTAKES = {
     ),
     "run name that is a path": ({"run": "../elsewhere"}, "run: .*pattern"),
     "own models": ({"run": "a", "models_from": "a"}, "models_from is this run itself"),
+    "control first": ({"conditions": ["blank", "nominal"]}, "conditions: blank is a control"),
     "condition twice": ({"conditions": ["nominal", "nominal"]}, "name each once"),
 }
 

@@ -167,23 +167,35 @@ def events() -> pd.DataFrame:
 
 
 def test_prediction_table_round_trip(events, tmp_path):
-    probabilities = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    p = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
     path = tmp_path / "0.parquet"
-    write_predictions(path, events, probabilities, np.array([0.05, 0.05]), {"extra": np.arange(2)}, COST)
+    # A constant in the logarithm of each event's, here a huge one, is no information.
+    told = np.log(p) - np.array([[4000.0], [0.0]])
+    write_predictions(path, events, told, 5.0, np.array([0.05, 0.05]), {"extra": np.arange(2)}, COST)
     table = read_predictions([path])
     assert table["predicted"].tolist() == ["numu_cc", "nc"]
-    np.testing.assert_array_equal(table[["p_nue_cc", "p_numu_cc", "p_nc"]], probabilities)
+    sharp = p**5 / (p**5).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(table[["p_nue_cc", "p_numu_cc", "p_nc"]], sharp)
+    np.testing.assert_allclose(table[["logp_nue_cc", "logp_numu_cc", "logp_nc"]], np.log(p), rtol=1e-9)
     assert table["class"].isna().tolist() == [False, True]
     assert read_costs([path]) == [COST]
+
+
+def test_a_table_without_log_probabilities_is_named(events, tmp_path):
+    path = tmp_path / "0.parquet"
+    write_predictions(path, events, np.zeros((2, 3)), 1.0, np.zeros(2), {}, COST)
+    pd.read_parquet(path).drop(columns="logp_nc").to_parquet(path)
+    with pytest.raises(InputError, match=r"0\.parquet: has no column logp_nc"):
+        read_predictions([path])
 
 
 def test_probabilities_that_are_no_numbers_and_events_in_two_parts_are_refused(events, tmp_path):
     bad = np.array([[0.2, 0.5, 0.3], [np.nan, 0.1, 0.8]])
     with pytest.raises(InputError, match="event 6 of shard b"):
-        write_predictions(tmp_path / "0.parquet", events, bad, np.zeros(2), {}, COST)
+        write_predictions(tmp_path / "0.parquet", events, bad, 1.0, np.zeros(2), {}, COST)
     assert not list(tmp_path.iterdir())
     for part in "01":
-        write_predictions(tmp_path / f"{part}.parquet", events, np.full((2, 3), 1 / 3), np.zeros(2), {}, COST)
+        write_predictions(tmp_path / f"{part}.parquet", events, np.zeros((2, 3)), 1.0, np.zeros(2), {}, COST)
     with pytest.raises(InputError, match="event 5 of shard a is in two"):
         read_predictions([tmp_path / "0.parquet", tmp_path / "1.parquet"])
 

@@ -4,7 +4,7 @@ import pytest
 
 from nuvlm.config import Config
 from nuvlm.errors import InputError
-from nuvlm.layout import list_shards, modules_of, simulated_events, store_files
+from nuvlm.layout import base_model, list_shards, modules_of, simulated_events, store_files
 from paths import REPOSITORY
 
 SCRIPTS = REPOSITORY / "workflow" / "scripts"
@@ -68,3 +68,10 @@ def test_jobs_depend_on_the_modules_they_import_and_no_others():
     assert not {name for name in vlm if name.startswith("cnn/")}
     for script in SCRIPTS.glob("*.py"):
         assert not modules(script.name) & {"logs", "errors"}, "these change no result"
+
+
+def test_fetched_models_of_other_revisions_or_tiles_lie_apart():
+    hubs = [{}, {"max_tiles": 1}, {"max_tiles": None}, {"revision": "v1"}, {"model": "lab/other"}]
+    folders = [base_model(Config.model_validate({"vlm": {"base": "hub", "hub": hub}})) for hub in hubs]
+    assert len(set(folders)) == len(folders)
+    assert folders[2] == "results/hub/meta-llama--Llama-3.2-11B-Vision-Instruct/main-as-published"

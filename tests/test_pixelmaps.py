@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nuvlm.conditions import degrade
+from nuvlm.conditions import conditions_of, degrade
 from nuvlm.detector import Diffusion
 from nuvlm.displays import smear_and_downsample
 from nuvlm.errors import InputError
@@ -139,3 +139,18 @@ def test_half_resolution_averages_four_pixels():
     odd = degrade("half_resolution", np.full((2, 3, 5, 5), 200, np.uint8))
     assert odd.shape == (2, 3, 3, 3)
     assert odd[0, 0].tolist() == [[200, 200, 100], [200, 200, 100], [100, 100, 50]]
+
+
+def test_controls_take_the_picture_away_or_leave_it():
+    images = np.full((1, 2, 4, 4), 7, dtype=np.uint8)
+    assert degrade("blank", images).shape == images.shape
+    assert not degrade("blank", images).any()
+    assert degrade("labels_permuted", images) is images
+    with pytest.raises(ValueError, match="unknown condition 'blurred'"):
+        degrade("blurred", images)
+
+
+def test_a_model_that_is_told_nothing_has_no_order_of_classes():
+    conditions = ["nominal", "labels_permuted", "blank"]
+    assert conditions_of("vlm_small", conditions) == conditions
+    assert conditions_of("cnn", conditions) == ["nominal", "blank"]

@@ -16,8 +16,10 @@ from paths import copy_workflow
 pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
 TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}"]
-PARTS, CONDITIONS = 2, 2
-CLASSIFY = {"classify_cnn": PARTS * CONDITIONS, "classify_vlm": PARTS * CONDITIONS}
+PARTS = 2
+# The CNN is told nothing of the classes, so their order is no condition for it.
+CLASSIFY_CNN, CLASSIFY_VLM = {"classify_cnn": PARTS * 3}, {"classify_vlm": PARTS * 4}
+CLASSIFY = CLASSIFY_CNN | CLASSIFY_VLM
 REPORT = {"evaluate": 1, "draw_figures": 1, "draw_gallery": 1, "write_report": 1, "all": 1}
 MODELS = {"train_cnn": 1, "finetune_vlm": 1} | CLASSIFY | REPORT
 IMAGES = {"smear_and_downsample": SHARDS, "crop_displays": SHARDS, "list_events": 1}
@@ -84,11 +86,11 @@ def test_nothing_is_there_so_everything_runs(checkout):
         ("pixelmap={size: 96}", {"crop_displays": SHARDS, "list_events": 1} | MODELS),
         ("display={diffusion: {scaling: sqrt}}", IMAGES | MODELS),
         ("dataset={seed: 8}", {"list_events": 1} | MODELS),
-        ("cnn={learning_rate: 0.002}", {"train_cnn": 1, "classify_cnn": 4} | REPORT),
-        ("cnn={classify_batch_size: 2}", {"classify_cnn": 4} | REPORT),
-        ("vlm={finetune: {lora: {r: 4}}}", {"finetune_vlm": 1, "classify_vlm": 4} | REPORT),
-        ("vlm={classify: {temperature: 1.0}}", {"classify_vlm": 4} | REPORT),
-        ("vlm={scratch: {steps: 10}}", {"build_base_model": 1, "finetune_vlm": 1, "classify_vlm": 4} | REPORT),
+        ("cnn={learning_rate: 0.002}", {"train_cnn": 1} | CLASSIFY_CNN | REPORT),
+        ("cnn={classify_batch_size: 2}", CLASSIFY_CNN | REPORT),
+        ("vlm={finetune: {lora: {r: 4}}}", {"finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
+        ("vlm={classify: {temperature: 1.0}}", CLASSIFY_VLM | REPORT),
+        ("vlm={scratch: {steps: 10}}", {"build_base_model": 1, "finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
         ("report={gallery: 3}", {"draw_gallery": 1, "write_report": 1, "all": 1}),
         ("cnn={gpus: 1}", {"write_report": 1, "all": 1}),
     ],
@@ -105,10 +107,10 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, change, expected)
         ("pixelmaps.py", {"crop_displays": SHARDS, "list_events": 1} | MODELS),
         ("events.py", {"list_events": 1} | MODELS),
         ("conditions.py", CLASSIFY | REPORT),
-        ("cnn/network.py", {"train_cnn": 1, "classify_cnn": 4} | REPORT),
-        ("cnn/classify.py", {"classify_cnn": 4} | REPORT),
-        ("vlm/shapes.py", {"build_base_model": 1, "finetune_vlm": 1, "classify_vlm": 4} | REPORT),
-        ("vlm/training.py", {"finetune_vlm": 1, "classify_vlm": 4} | REPORT),
+        ("cnn/network.py", {"train_cnn": 1} | CLASSIFY_CNN | REPORT),
+        ("cnn/classify.py", CLASSIFY_CNN | REPORT),
+        ("vlm/shapes.py", {"build_base_model": 1, "finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
+        ("vlm/training.py", {"finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
         ("evaluation/metrics.py", {"evaluate": 1, "draw_figures": 1, "write_report": 1, "all": 1}),
         ("report/page.py", {"write_report": 1, "all": 1}),
         ("report/page.css", {"write_report": 1, "all": 1}),
@@ -135,7 +137,7 @@ def test_a_module_edited_and_reverted_or_touched_reruns_nothing(finished):
 @pytest.mark.parametrize(
     ("resource", "expected"),
     [
-        ("prompts.yaml", {"build_base_model": 1, "finetune_vlm": 1, "classify_vlm": 4} | REPORT),
+        ("prompts.yaml", {"build_base_model": 1, "finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
         ("published.yaml", {"write_report": 1, "all": 1}),
     ],
 )
@@ -191,7 +193,7 @@ def test_the_published_setting_on_190_shards(checkout, native):
     assert "simulate_events" not in jobs
     assert "build_base_model" not in jobs
     assert jobs["smear_and_downsample"] == jobs["crop_displays"] == 190
-    assert jobs["classify_vlm"] == 20 * 2
+    assert jobs["classify_vlm"] == 20 * 4
     assert jobs["fetch_base_model"] == 1
 
 
@@ -199,7 +201,15 @@ def test_the_four_gpu_job_asks_for_its_resources(checkout, native):
     profile = ["--profile", "profiles/slurm", "--cores", "64"]
     plan = snakemake(checkout, "--dry-run", *profile, *native, "--until", "finetune_vlm")
     job = plan.split("rule finetune_vlm:")[1].split("\n\n")[0]
-    for part in ("threads: 32", "gpu=4", "mem_mb=144000", "runtime=1440", "nodes=1", "slurm_partition=gpu"):
+    for part in (
+        "threads: 32",
+        "gpu=4",
+        "mem_mb=144000",
+        "runtime=1440",
+        "nodes=1",
+        "slurm_partition=gpu",
+        "--signal=TERM@300",
+    ):
         assert part in job, job
 
 

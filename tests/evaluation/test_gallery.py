@@ -17,7 +17,7 @@ from nuvlm.evaluation.mapview import draw_maps
 from nuvlm.evaluation.samples import Sample
 from nuvlm.sources.maps import PixelMap, write_maps
 from nuvlm.storage import write_store
-from run_on_disk import Run, write_run
+from run_on_disk import Run, sample_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -34,7 +34,7 @@ def _sample(truth: list[int], answers: list[tuple[int, float]]) -> Sample:
     p = np.array(
         [[confidence if k == taken else (1 - confidence) / 2 for k in range(3)] for taken, confidence in answers]
     )
-    return Sample(np.array(truth), p.argmax(axis=1), p)
+    return sample_of(np.array(truth), p.argmax(axis=1), p)
 
 
 def test_the_worst_failures_lead() -> None:

@@ -13,13 +13,12 @@ from nuvlm.errors import InputError
 from nuvlm.evaluation.metrics import (
     energy_edges,
     evaluate,
-    expected_calibration_error,
     score_sample,
     weighted_auc,
     weighted_scores,
 )
 from nuvlm.evaluation.samples import Sample
-from run_on_disk import Run, write_run
+from run_on_disk import Run, sample_of, write_run
 
 
 @pytest.fixture(scope="module")
@@ -38,7 +37,7 @@ def _sample(n: int = 400, seed: int = 0, decimals: int = 8) -> Sample:
     rng = np.random.default_rng(seed)
     truth = rng.choice(3, n, p=(0.5, 0.3, 0.2))
     p = np.round(rng.dirichlet((1, 1, 1), n) * 0.5 + 0.5 * np.eye(3)[rng.permutation(truth)], decimals)
-    return Sample(truth, p.argmax(axis=1), p)
+    return sample_of(truth, p.argmax(axis=1), p)
 
 
 def _tables(run: Run, model: str, condition: str) -> pd.DataFrame:
@@ -102,26 +101,12 @@ def test_bootstrap_interval_has_the_binomial_width() -> None:
     rng = np.random.default_rng(2)
     truth = rng.integers(3, size=2000)
     predicted = np.where(rng.random(2000) < 0.8, truth, (truth + 1) % 3)
-    sample = Sample(truth, predicted, np.eye(3)[predicted])
+    sample = sample_of(truth, predicted, np.eye(3)[predicted])
     score = score_sample(sample, np.full(2000, 5.0))
     low, high = score["accuracy_interval"]
     assert low < score["accuracy"] < high
     expected = 2 * 1.96 * np.sqrt(score["accuracy"] * (1 - score["accuracy"]) / 2000)
     assert high - low == pytest.approx(expected, rel=0.1)
-
-
-def test_calibration_error_by_hand() -> None:
-    # Bin 0.9-1.0: two events at 0.95, one right: gap 0.45. Bin 0.5-0.6: two at 0.55, both right: gap 0.45.
-    p = np.array([[0.95, 0.05, 0], [0.95, 0.05, 0], [0.55, 0.45, 0], [0.55, 0.45, 0]])
-    sample = Sample(np.array([0, 1, 0, 0]), np.zeros(4, dtype=int), p)
-    assert expected_calibration_error(sample) == pytest.approx(0.45)
-
-
-def test_calibration_error_of_perfect_probabilities_is_small() -> None:
-    rng = np.random.default_rng(0)
-    p = rng.dirichlet((1, 1, 1), 20000)
-    truth = (rng.random(20000)[:, None] > p.cumsum(axis=1)).sum(axis=1)
-    assert expected_calibration_error(Sample(truth, p.argmax(axis=1), p)) < 0.015
 
 
 def test_efficiency_and_purity_sum_up_to_recall_and_precision(results: dict) -> None:
@@ -155,7 +140,7 @@ def test_roc_rejection_is_reached_at_the_efficiency() -> None:
 def test_a_class_missing_from_the_test_split_is_left_out_of_the_means() -> None:
     truth = np.array([0, 0, 1, 1])
     predicted = np.array([0, 0, 1, 2])
-    score = score_sample(Sample(truth, predicted, np.eye(3)[predicted]), np.full(4, 3.0), 50)
+    score = score_sample(sample_of(truth, predicted, np.eye(3)[predicted]), np.full(4, 3.0), 50)
     assert score["by_class"]["nc"]["recall"] is None
     assert score["by_class"]["nc"]["auc"] is None
     assert score["by_class"]["nc"]["roc"] is None
@@ -166,7 +151,7 @@ def test_a_class_missing_from_the_test_split_is_left_out_of_the_means() -> None:
 def test_a_class_never_predicted_has_no_precision_and_counts_as_zero() -> None:
     truth = np.array([0, 1, 2, 2])
     predicted = np.array([0, 1, 1, 1])
-    score = score_sample(Sample(truth, predicted, np.eye(3)[predicted]), np.full(4, 3.0), 50)
+    score = score_sample(sample_of(truth, predicted, np.eye(3)[predicted]), np.full(4, 3.0), 50)
     assert score["by_class"]["nc"]["precision"] is None
     assert score["precision"] == pytest.approx(precision_score(truth, predicted, average="macro", zero_division=0))
 

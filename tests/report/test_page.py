@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from nuvlm.conditions import CONTROLS
 from nuvlm.config import Config
 from nuvlm.errors import InputError
 from nuvlm.evaluation.figures import draw_figures
@@ -119,8 +120,8 @@ def test_numbers_on_the_page_are_those_of_the_file(report: tuple[str, dict]) -> 
     html, numbers = report
     text = " ".join(Page(html).text)
     for by_condition in numbers["scores"].values():
-        for score in by_condition.values():
-            for name in ("accuracy", "precision", "recall", "auc"):
+        for condition, score in by_condition.items():
+            for name in ("accuracy",) if condition in CONTROLS else ("accuracy", "precision", "recall", "auc"):
                 low, high = score[f"{name}_interval"]
                 assert low <= score[name] <= high
                 assert f"{score[name]:.3f}" in text
@@ -140,6 +141,26 @@ def test_the_summary_says_what_the_numbers_say(report: tuple[str, dict]) -> None
     assert f"{100 * vlm:.1f} %" in numbers["headline"]
     assert f"{100 * (cnn - vlm):.1f} points" in numbers["summary"][0]
     assert f"{test['only_first']} go to the CNN and {test['only_second']} to the VLM" in numbers["summary"][0]
+
+
+def test_each_control_has_a_row_and_a_conclusion(report: tuple[str, dict]) -> None:
+    html, numbers = report
+    rows = {(row["model"], row["control"]): row for row in numbers["controls"]}
+    assert list(rows) == [("cnn", "blank"), ("vlm", "blank"), ("vlm", "labels_permuted")]
+    text = " ".join(" ".join(Page(html).text).split())
+    for (model, control), row in rows.items():
+        assert row["conclusion"] in text
+        assert row["accuracy"] == numbers["scores"][model][control]["accuracy"]
+        assert row["accuracy_reference"] == numbers["scores"][model]["nominal"]["accuracy"]
+
+
+def test_temperatures_are_on_the_page(report: tuple[str, dict]) -> None:
+    html, numbers = report
+    section = " ".join(Page(html.split("<h3>Temperature</h3>")[1].split("</section>")[0].join(["<a>", "</a>"])).text)
+    for of_model in numbers["calibration"].values():
+        for told in of_model["temperatures"].values():
+            assert f"{told['ece']:.3f}" in section
+            assert f"{told['nll']:.3f}" in section
 
 
 def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from paths import REPOSITORY
 from stores import write_pixel_maps
 
 PROMPTS = REPOSITORY / "resources" / "prompts.yaml"
-CHAT_TEMPLATE = REPOSITORY / "resources" / "chat_template.jinja"
+CHAT_TEMPLATE = REPOSITORY / "resources" / "chat_templates" / "mllama.jinja"
 SIZE = 56
 SCRATCH = ScratchSettings(
     hidden=64, text_layers=2, vision_layers=1, heads=2, image_size=SIZE, patch_size=14, vocabulary=768, steps=30,

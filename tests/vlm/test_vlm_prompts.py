@@ -14,6 +14,7 @@ from nuvlm.vlm.prompts import (
     check_views,
     conversation,
     load_prompts,
+    permuted,
     require_distinct_first_tokens,
 )
 
@@ -60,6 +61,17 @@ def test_images_stand_side_by_side_ahead_of_the_question(prompts: Prompts, base:
     assert three.replace("<|image|>" * 3, "<|image|>" * 2) == text
 
 
+def test_permuted_texts_say_the_same_in_another_order(prompts: Prompts) -> None:
+    other = permuted(prompts)
+    assert sorted(other.system.splitlines()) == sorted(prompts.system.splitlines())
+    assert list(prompts.features) == ["nue_cc", "numu_cc", "nc"]
+    assert list(other.features) == ["numu_cc", "nc", "nue_cc"]
+    for texts in (prompts, other):
+        places = [texts.system.index(features) for features in texts.features.values()]
+        assert places == sorted(places)
+    assert (other.user, other.prefix, other.labels) == (prompts.user, prompts.prefix, prompts.labels)
+
+
 def test_texts_about_other_views_are_refused(prompts: Prompts, prompts_file: Path) -> None:
     check_views(prompts_file, prompts, ["xz", "yz"])
     for views in (["yz", "xz"], ["xz"], ["xz", "yz", "xy"]):
@@ -83,6 +95,8 @@ def test_image_token_is_the_first_beyond_the_text_vocabulary(base: Path) -> None
         ({"labels": {"nue_cc": " a", "numu_cc": " a", "nc": " b"}}, "two classes share a label"),
         ({"labels": {"nue_cc": "a", "numu_cc": " b", "nc": " c"}}, "must begin with a space"),
         ({"prefix": ""}, "prefix: "),
+        ({"features": {"nue_cc": "a shower"}}, "features names"),
+        ({"system": "Classify."}, "system must say once"),
         ({"sistem": "x"}, "sistem: "),
     ],
 )

@@ -11,7 +11,7 @@ from transformers import MllamaForConditionalGeneration, MllamaProcessor
 from nuvlm.vlm.dataset import to_pictures
 from nuvlm.vlm.model import load_model, load_processor
 from nuvlm.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation, load_prompts
-from nuvlm.vlm.scoring import beam, encode, probabilities, score
+from nuvlm.vlm.scoring import beam, encode, score
 from nuvlm.vlm.shapes import draw_scene
 
 CPU = torch.device("cpu")
@@ -92,16 +92,3 @@ def test_both_views_reach_the_answer(model: Any, processor: Any, prompts_file: P
     scores, _ = score(model, encode(processor, prompts, [[xz, yz], [other, yz], [xz, other]], CPU), answers)
     assert np.abs(scores[1] - scores[0]).max() > 1e-3
     assert np.abs(scores[2] - scores[0]).max() > 1e-3
-
-
-def test_temperature_sharpens_and_the_decision_picks_the_scores() -> None:
-    joint = np.log(np.array([[0.5, 0.3, 0.2]]))
-    first = np.log(np.array([[0.2, 0.3, 0.5]]))
-    np.testing.assert_allclose(probabilities(joint, first, decision="joint", temperature=1.0), [[0.5, 0.3, 0.2]])
-    sharp = probabilities(joint, first, decision="first_token", temperature=5.0)
-    np.testing.assert_allclose(sharp, np.array([[0.2, 0.3, 0.5]]) ** 5 / (0.2**5 + 0.3**5 + 0.5**5))
-
-
-def test_tiny_log_probabilities_still_make_probabilities() -> None:
-    values = probabilities(np.full((2, 3), -4000.0), np.zeros((2, 3)), decision="joint", temperature=5.0)
-    np.testing.assert_allclose(values, 1 / 3)

@@ -1,25 +1,21 @@
 """The fine-tuning job: what it learns, writes, resumes and refuses. All of it runs the real trainer."""
 
 import json
-import os
-import signal
-import subprocess
-import sys
-import time
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
-from peft import PeftModel
+from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from nuvlm.errors import InputError
 from nuvlm.storage import verify_manifest
 from nuvlm.vlm.dataset import conversations
-from nuvlm.vlm.model import load_model, load_processor
+from nuvlm.vlm.launch import launch
+from nuvlm.vlm.model import load_processor
 from nuvlm.vlm.settings import FinetuneSettings
-from nuvlm.vlm.training import Job, finetune, launch
+from nuvlm.vlm.training import Job, finetune
 from stores import write_pixel_maps
 
 
@@ -32,15 +28,8 @@ def weights(folder: Path) -> dict[str, torch.Tensor]:
     return load_file(folder / "adapter_model.safetensors")
 
 
-@pytest.fixture(scope="module")
-def unbroken() -> dict[str, dict[str, torch.Tensor]]:
-    """The adapter of an unbroken run, kept for the tests that compare with it."""
-    return {}
-
-
-def test_adapter_is_whole_and_described(job: Job, unbroken: dict) -> None:
+def test_adapter_is_whole_and_described(job: Job) -> None:
     finetune(job)
-    unbroken["weights"] = weights(job.out)
     verify_manifest(job.out)
     summary = json.loads((job.out / "training.json").read_text())
     assert summary["events"] == 36
@@ -51,37 +40,29 @@ def test_adapter_is_whole_and_described(job: Job, unbroken: dict) -> None:
     assert losses[-1] < losses[0] / 2
     assert summary["peak_memory_mb"] > 100
     # both the text and the vision tower carry adapters, as the published target names imply
-    names = list(unbroken["weights"])
-    assert any("vision_model" in name for name in names)
-    assert any("language_model" in name for name in names)
+    trained = weights(job.out)
+    assert any("vision_model" in name for name in trained)
+    assert any("language_model" in name for name in trained)
+    # a frozen or disconnected part (closed gates, repacked 4-bit weights) would leave its B matrices at zero
+    assert not [name for name, value in trained.items() if "lora_B" in name and not value.any()]
+    assert [step for step, _ in summary["losses"]] == list(range(1, 25))
+    assert summary["train_loss"] == pytest.approx(np.mean(losses))
+    assert 0 < summary["fraction_of_floor"] < 1
+    # 258 words and marks of the prompt and the answer an event, give or take
+    assert summary["tokens_per_second"] / summary["events_per_second"] == pytest.approx(258, rel=0.9)
     assert not job.checkpoints.exists()
     assert list(job.tensorboard.rglob("events.out.tfevents.*"))
 
 
-def test_every_adapter_matrix_is_trained(job: Job, unbroken: dict) -> None:
-    """A frozen or disconnected part (closed gates, repacked 4-bit weights) leaves its B matrices at zero."""
-    silent = [name for name, value in unbroken["weights"].items() if "lora_B" in name and not value.any()]
-    assert not silent
-
-
-def test_stopped_job_goes_on_to_the_same_adapter(job: Job, unbroken: dict, tmp_path: Path) -> None:
-    path = tmp_path / "job.json"
-    path.write_text(job.model_dump_json())
-    command = [sys.executable, "-m", "nuvlm.vlm.training", str(path)]
-    with subprocess.Popen(command, env={**os.environ, "OMP_NUM_THREADS": "1"}) as process:
-        deadline = time.monotonic() + 120
-        while not list(job.checkpoints.glob("checkpoint-4/fingerprint.json")):
-            assert process.poll() is None
-            assert time.monotonic() < deadline
-            time.sleep(0.005)
-        process.send_signal(signal.SIGTERM)
-        assert process.wait(60) == 128 + signal.SIGTERM
-    assert not job.out.exists()
-    assert list(job.checkpoints.glob("checkpoint-*/fingerprint.json"))
+@pytest.mark.parametrize("vision", [True, False])
+def test_checkpointing_changes_nothing_but_memory(job: Job, tmp_path: Path, vision: bool) -> None:
+    """Gradients do not start at the inputs, as peft and TRL would have it, and still reach every adapter."""
+    job = with_settings(job, epochs=1, lora={"vision": vision, "dropout": 0.0})
     finetune(job)
-    assert json.loads((job.out / "training.json").read_text())["resumed_from_step"] >= 4
+    again = with_settings(job, gradient_checkpointing=True).model_copy(update={"out": tmp_path / "again"})
+    finetune(again)
     for name, value in weights(job.out).items():
-        torch.testing.assert_close(value, unbroken["weights"][name], rtol=0, atol=0, msg=name)
+        torch.testing.assert_close(weights(again.out)[name], value, rtol=1e-4, atol=1e-6, msg=name)
 
 
 def test_foreign_checkpoint_is_refused_and_a_torn_one_passed_over(job: Job) -> None:
@@ -117,17 +98,6 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
     assert bool(seen.all())
 
 
-def test_several_processes_make_one_adapter(job: Job) -> None:
-    """torchrun with two processes on the CPU: same number of steps, one adapter, and it can be loaded."""
-    job = with_settings(job, processes=2, device_batch_size=3, epochs=1)
-    launch(job)
-    summary = json.loads((job.out / "training.json").read_text())
-    assert summary["processes"] == 2
-    assert summary["steps"] == 6
-    model = load_model(job.base, "nf4", bf16=False, device_map={"": "cpu"})
-    PeftModel.from_pretrained(model, job.out)
-
-
 def test_failure_in_a_process_ends_the_job(job: Job, tmp_path: Path) -> None:
     job = with_settings(job, processes=2, device_batch_size=3).model_copy(update={"prompts": tmp_path / "none.yaml"})
     with pytest.raises(SystemExit) as stop:
@@ -152,3 +122,16 @@ def test_frozen_tower_has_no_adapter(job: Job) -> None:
     job = with_settings(job, epochs=1 / 6, lora={"vision": False})
     finetune(job)
     assert not [name for name in weights(job.out) if "vision_model" in name]
+
+
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        ({"strategy": "single", "processes": 2}, "needs strategy: ddp or deepspeed"),
+        ({"strategy": "deepspeed", "zero_stage": 3, "quantization": "int8"}, "nf4 or none, or zero_stage: 2"),
+        ({"processes": 2, "nodes": 3}, "must be a multiple of nodes"),
+    ],
+)
+def test_impossible_settings_are_refused_before_the_job(values: dict[str, object], message: str) -> None:
+    with pytest.raises(ValidationError, match=message):
+        FinetuneSettings.model_validate(values)

@@ -100,7 +100,7 @@ def test_every_job_has_a_log_and_a_benchmark(results):
         path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
     }
     assert logs == timed
-    assert len(logs) == 2 * 3 + 1 + 3 + 8 + 4
+    assert len(logs) == 2 * 3 + 1 + 3 + 2 * (3 + 4) + 4
     assert "events/s" in (results / "logs/train_cnn.log").read_text()
 
 

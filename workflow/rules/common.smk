@@ -10,6 +10,7 @@ SOURCE = Path(workflow.basedir) / "workflow" / "src"
 sys.path.insert(0, str(SOURCE))
 
 from nuvlm import layout
+from nuvlm.conditions import conditions_of
 from nuvlm.config import parse_config
 from nuvlm.errors import InputError
 
@@ -21,6 +22,7 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 MODELS = layout.MODELS
+CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 PARTS = range(CONFIG.dataset.parts)
 
 
@@ -89,11 +91,16 @@ def stores(kind):
     return {shard: f"results/{CONFIG.run}/{kind}/{shard}.zarr" for shard in SHARDS}
 
 
-def prediction_tables(model=None):
-    return expand(
-        "<results>/predictions/{model}/{condition}/{part}.{kind}",
-        model=model or MODELS,
-        condition=CONFIG.conditions,
-        part=PARTS,
-        kind=["parquet", "json"],
-    )
+def prediction_tables():
+    tables = "<results>/predictions/{model}/{condition}/{part}.{kind}"
+    return [
+        path
+        for model, conditions in CONDITIONS.items()
+        for path in expand(
+            tables,
+            model=model,
+            condition=conditions,
+            part=PARTS,
+            kind=["parquet", "json"],
+        )
+    ]

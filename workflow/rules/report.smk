@@ -7,9 +7,9 @@ PREDICTIONS = {
             f"results/{CONFIG.run}/predictions/{model}/{condition}/{part}.parquet"
             for part in PARTS
         ]
-        for condition in CONFIG.conditions
+        for condition in conditions
     }
-    for model in MODELS
+    for model, conditions in CONDITIONS.items()
 }
 TRAINING = {
     model: f"results/{CONFIG.models_from or CONFIG.run}/models/{model}/training.json"

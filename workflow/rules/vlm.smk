@@ -10,7 +10,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
         """Make a tiny Mllama from nothing and pre-train it on geometric shapes and their descriptions."""
         input:
             prompts=CONFIG.vlm.prompts,
-            chat_template="resources/chat_template.jinja",
+            chat_template="resources/chat_templates/mllama.jinja",
             # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
             pixelmaps=(
                 []
@@ -46,7 +46,9 @@ if CONFIG.vlm.base == "hub":
     rule fetch_base_model:
         """Download the pinned revision of the base model, once; runs where Snakemake runs, as compute nodes are offline."""
         input:
-            chat_template="resources/chat_template.jinja",
+            chat_templates=sorted(
+                map(str, Path("resources/chat_templates").glob("*.jinja"))
+            ),
             code=code("fetch_base_model.py"),
         output:
             f"{BASE}/manifest.json",
@@ -76,6 +78,11 @@ if CONFIG.models_from is None:
             events="<results>/events.parquet",
             pixelmaps=pixel_map_stores(),
             prompts=CONFIG.vlm.prompts,
+            deepspeed=(
+                f"resources/deepspeed/zero{CONFIG.vlm.finetune.zero_stage}.json"
+                if CONFIG.vlm.finetune.strategy == "deepspeed"
+                else []
+            ),
             code=code("finetune_vlm.py"),
         output:
             "<results>/models/vlm/adapter_model.safetensors",
@@ -90,8 +97,10 @@ if CONFIG.models_from is None:
         threads: cores(CONFIG.vlm.finetune.gpus)
         resources:
             mem_mb=scaled(16000 + 32000 * CONFIG.vlm.finetune.gpus),
-            runtime=scaled(1440),
+            # Not scaled: a retry goes on from the checkpoint, and twice the time would be beyond many a partition.
+            runtime=1440,
             gpu=CONFIG.vlm.finetune.gpus,
+            nodes=CONFIG.vlm.finetune.nodes,
         params:
             settings=CONFIG.vlm.finetune.model_dump(mode="json", exclude={"gpus"}),
             stores=stores("pixelmaps"),

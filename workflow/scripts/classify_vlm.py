@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import nuvlm.vlm.offline  # noqa: F401
 from nuvlm.logs import setup_logging
 from nuvlm.vlm.classify import classify_vlm
 from nuvlm.vlm.settings import ClassifySettings

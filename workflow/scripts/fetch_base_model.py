@@ -8,5 +8,5 @@ setup_logging(snakemake.log[0])
 fetch_base_model(
     Path(snakemake.output[0]).parent,
     HubSettings(**snakemake.params.settings),
-    chat_template=Path(snakemake.input.chat_template),
+    chat_templates=Path(snakemake.input.chat_templates[0]).parent,
 )

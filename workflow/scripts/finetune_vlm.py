@@ -1,8 +1,10 @@
 from pathlib import Path
 
+import nuvlm.vlm.offline  # noqa: F401
 from nuvlm.logs import setup_logging
 from nuvlm.vlm.settings import FinetuneSettings
-from nuvlm.vlm.training import Job, launch
+from nuvlm.vlm.launch import launch
+from nuvlm.vlm.training import Job
 
 setup_logging(snakemake.log[0])
 launch(
@@ -14,6 +16,7 @@ launch(
         checkpoints=Path(snakemake.params.checkpoints),
         tensorboard=Path(snakemake.params.tensorboard),
         prompts=Path(snakemake.input.prompts),
+        deepspeed=snakemake.input.deepspeed or None,
         log=Path(snakemake.log[0]),
         settings=FinetuneSettings(**snakemake.params.settings),
     )

@@ -12,6 +12,7 @@ from pydantic import Field, ValidationError, model_validator
 
 from nuvlm.charge import Readout, Recombination
 from nuvlm.cnn.settings import CnnSettings
+from nuvlm.conditions import CONTROLS, Condition
 from nuvlm.detector import Detector, Diffusion, fiducial_box_mm
 from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.settings import Settings
@@ -147,8 +148,8 @@ class Config(Settings):
     display: DisplaySettings = DisplaySettings()
     pixelmap: PixelMapSettings = PixelMapSettings()
     dataset: DatasetSettings = DatasetSettings()
-    conditions: tuple[Literal["nominal", "half_resolution"], ...] = ("nominal", "half_resolution")
-    """What the classifiers are shown: the images as they are, or degraded ones."""
+    conditions: tuple[Condition, ...] = ("nominal", "half_resolution", "blank", "labels_permuted")
+    """What the classifiers are shown: the images as they are, degraded ones, or what a control asks for."""
     cnn: CnnSettings = CnnSettings()
     vlm: VlmSettings = VlmSettings()
     report: ReportSettings = ReportSettings()
@@ -162,6 +163,10 @@ class Config(Settings):
             raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
             raise ValueError("conditions: name each once, and at least one")
+        if self.conditions[0] in CONTROLS:
+            raise ValueError(
+                f"conditions: {self.conditions[0]} is a control, and cannot be what others are compared with"
+            )
         return self
 
 

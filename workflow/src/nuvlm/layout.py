@@ -83,7 +83,8 @@ def base_model(config: Config) -> str:
     """Folder of the base model: of the run where it is made from scratch, shared between runs where it is fetched."""
     if config.vlm.base == "hub":
         hub = config.vlm.hub
-        return f"results/hub/{hub.model.replace('/', '--')}/{hub.revision}-{hub.max_tiles}tile"
+        tiles = "as-published" if hub.max_tiles is None else f"{hub.max_tiles}tile"
+        return f"results/hub/{hub.model.replace('/', '--')}/{hub.revision}-{tiles}"
     return f"results/{config.models_from or config.run}/models/base"
 
 

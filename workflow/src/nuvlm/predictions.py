@@ -13,6 +13,7 @@ from nuvlm.errors import InputError
 from nuvlm.storage import atomic_path, write_json
 
 PROBABILITIES = tuple(f"p_{label}" for label in CLASSES)
+LOG_PROBABILITIES = tuple(f"logp_{label}" for label in CLASSES)
 
 
 @dataclass(frozen=True)
@@ -21,6 +22,7 @@ class Cost:
 
     device: str
     batch_size: int
+    """Events at once; fewer than asked for where those did not fit in memory."""
     events: int
     load_seconds: float
     """Loading the model."""
@@ -30,10 +32,23 @@ class Cost:
     """Of the device; of the process where the device is the CPU."""
 
 
+def at_temperature(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """(n, classes) logarithms of softmax(T log p) over the classes, Eq. 1 of arXiv 2509.08461; T above 1 sharpens.
+
+    Args:
+        log_probabilities: (n, classes); a constant added to an event's changes nothing.
+    """
+    logits = temperature * log_probabilities.astype(np.float64)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    logp: np.ndarray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logp
+
+
 def write_predictions(
     path: str | Path,
     events: pd.DataFrame,
-    probabilities: np.ndarray,
+    log_probabilities: np.ndarray,
+    temperature: float,
     seconds: np.ndarray,
     extra: Mapping[str, np.ndarray],
     cost: Cost,
@@ -42,24 +57,27 @@ def write_predictions(
 
     Args:
         events: rows of the event table.
-        probabilities: (events, classes), in the order of CLASSES.
+        log_probabilities: (events, classes), in the order of CLASSES; up to a constant for each event.
+        temperature: of the probabilities; the log-probabilities in the table are those at 1.
         seconds: (events,) time for each, of a batch its share.
         extra: further columns.
 
     Raises:
-        InputError: a probability is not a number.
+        InputError: a log-probability is not a finite number.
     """
-    bad = ~np.isfinite(probabilities).all(axis=1)
+    bad = ~np.isfinite(log_probabilities).all(axis=1)
     if bad.any():
         event = events.iloc[int(np.argmax(bad))]
         raise InputError(
             f"{path}: the model gives no number for event {event['event_id']} of shard {event['shard']}. "
             "It has diverged: train it again with a lower learning rate."
         )
+    logp = at_temperature(log_probabilities, 1.0)
+    p = np.exp(at_temperature(logp, temperature))
     table = events[["event_id", "shard", "row", "class"]].reset_index(drop=True)
-    table["predicted"] = pd.Series(np.array(CLASSES, dtype=object)[probabilities.argmax(axis=1)], dtype="string")
-    for column, values in zip(PROBABILITIES, probabilities.T, strict=True):
-        table[column] = values.astype(np.float64)
+    table["predicted"] = pd.Series(np.array(CLASSES, dtype=object)[logp.argmax(axis=1)], dtype="string")
+    for column, values in zip(PROBABILITIES + LOG_PROBABILITIES, np.concatenate([p, logp], axis=1).T, strict=True):
+        table[column] = values
     table["seconds"] = seconds
     for column, values in extra.items():
         table[column] = values
@@ -80,6 +98,9 @@ def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:
             tables.append(pd.read_parquet(path))
         except (OSError, ValueError) as error:
             raise InputError(f"{path}: no readable prediction table ({error}). Remove it and rerun.") from error
+        lacking = [column for column in PROBABILITIES + LOG_PROBABILITIES if column not in tables[-1]]
+        if lacking:
+            raise InputError(f"{path}: has no column {', '.join(lacking)}. Remove the predictions and rerun.")
     table = pd.concat(tables, ignore_index=True)
     twice = table.duplicated(["shard", "event_id"])
     if twice.any():

@@ -60,7 +60,7 @@ def classify_cnn(
     check_images(stores, model / "training.json")
     table = read_events(events)
     table = table[table["part"] == part]
-    probabilities = np.zeros((len(table), len(CLASSES)))
+    logp = np.zeros((len(table), len(CLASSES)))
     seconds = np.zeros(len(table))
     warm = False
     with torch.inference_mode():
@@ -70,11 +70,11 @@ def classify_cnn(
                 _classify(network, images, device)  # the first call sets up kernels, which is no event's time
                 warm = True
             start = time.perf_counter()
-            probabilities[rows] = _classify(network, images, device)
+            logp[rows] = _classify(network, images, device)
             seconds[rows] = (time.perf_counter() - start) / len(rows)
     cost = Cost(device_name(device), batch_size, len(table), load_seconds, float(seconds.sum()), peak_memory_mb())
-    write_predictions(out, table, probabilities, seconds, {}, cost)
+    write_predictions(out, table, logp, 1.0, seconds, {}, cost)
 
 
 def _classify(network: SiameseCnn, images: torch.Tensor, device: torch.device) -> np.ndarray:
-    return network(to_float(images, device)).double().softmax(dim=1).cpu().numpy()
+    return network(to_float(images, device)).double().log_softmax(dim=1).cpu().numpy()

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from nuvlm.evaluation.names import KINDS, figure_name, title, words
+from nuvlm.evaluation.names import KINDS, figure_name, title, without_controls, words
 from nuvlm.evaluation.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_svg
 from nuvlm.logs import track
 
@@ -35,6 +35,7 @@ def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
         for kind in KINDS
         for model, conditions in by_model.items()
         for condition, score in conditions.items()
+        if condition in without_controls(conditions)
     ]
     for kind, model, condition, score in track(cells, "figures"):
         path = out / figure_name(kind, model, condition)
@@ -135,11 +136,11 @@ def _reliability(score: Score, path: Path) -> None:
 
 def _robustness(scores: Mapping[str, Mapping[str, Score]], path: Path) -> None:
     """Accuracy of every model under every condition."""
-    conditions = list(next(iter(scores.values())))
+    conditions = list(dict.fromkeys(condition for of_model in scores.values() for condition in of_model))
     with new_figure(6.4, 1.1 + 0.22 * len(conditions) * len(scores)) as (figure, ax):
         for i, (model, of_model) in enumerate(scores.items()):
             shift = 0.18 * (i - (len(scores) - 1) / 2)
-            known = [(row, s) for row, s in enumerate(of_model.values()) if s["n"]]
+            known = [(conditions.index(name), s) for name, s in of_model.items() if s["n"]]
             values = [s["accuracy"] for _, s in known]
             ax.errorbar(
                 values,

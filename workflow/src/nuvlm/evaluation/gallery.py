@@ -15,7 +15,7 @@ from matplotlib.patches import Rectangle
 from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
 from nuvlm.evaluation.mapview import draw_maps
-from nuvlm.evaluation.samples import Sample, read_sample, scored_events
+from nuvlm.evaluation.samples import Sample, labelled_events, read_sample
 from nuvlm.evaluation.style import new_figure, to_svg
 from nuvlm.events import read_events
 from nuvlm.logs import track
@@ -70,7 +70,7 @@ def draw_gallery(
         InputError: naming the file and event that cannot be used.
     """
     table = read_events(events)
-    scored = scored_events(table)
+    scored = labelled_events(table, "test")
     shown = scored if len(scored) else table[table["class"].isna()].reset_index(drop=True)
     samples = {model: read_sample(shown, parts) for model, parts in predictions.items()}
     chosen = choose(list(samples.values()), count)

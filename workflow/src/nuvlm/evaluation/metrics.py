@@ -18,15 +18,15 @@ import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from nuvlm.classes import CLASSES
+from nuvlm.evaluation.calibration import CONFIDENCE_EDGES, calibrate, confidence_bins, expected_calibration_error
 from nuvlm.evaluation.comparison import compare
 from nuvlm.evaluation.intervals import RESAMPLES, Interval, binomial_interval, bootstrap
-from nuvlm.evaluation.samples import Predictions, Sample, read_sample, scored_events
+from nuvlm.evaluation.samples import Predictions, Sample, labelled_events, read_sample
 from nuvlm.events import read_events
 from nuvlm.storage import write_json
 
 SEED = 20250908
 ROC_POINTS = 200
-CONFIDENCE_EDGES = np.linspace(0, 1, 11)
 SCORE_EDGES = np.linspace(0, 1, 21)
 EFFICIENCIES = (0.8, 0.9)
 
@@ -36,14 +36,15 @@ logger = logging.getLogger(__name__)
 def evaluate(events: Path, predictions: Predictions, out: Path, resamples: int = RESAMPLES) -> None:
     """Score every model under every condition, compare them, and write it all to `out` (JSON).
 
-    The file holds `classes`; `events`, how many by split and class; `scores[model][condition]`;
+    The file holds `classes`; `events`, how many by split and class; `scores[model][condition]`; `calibration[model]`,
+    under the first condition;
     `comparisons`, every two models under each condition; `changes[model][condition]`, each condition against the
     first one. The keys are described in docs/report.md. Without truth in the test split `n` is 0, the scores are
     null, and only what was predicted is counted.
 
     Args:
         events: events.parquet.
-        predictions: Parquet files of each model under each condition; all conditions are the same for all models.
+        predictions: Parquet files of each model under each condition; the first condition is the same for all models.
         out: the file to write.
         resamples: of the bootstrap.
 
@@ -51,7 +52,8 @@ def evaluate(events: Path, predictions: Predictions, out: Path, resamples: int =
         InputError: naming the file and event that cannot be used.
     """
     table = read_events(events)
-    scored = scored_events(table)
+    scored = labelled_events(table, "test")
+    validation = labelled_events(table, "validation")
     untold = table[table["class"].isna()]
     logger.info("%d of %d events are scored, %d have no truth", len(scored), len(table), len(untold))
     samples = {
@@ -68,6 +70,12 @@ def evaluate(events: Path, predictions: Predictions, out: Path, resamples: int =
             scores[model][condition] = score
             if len(sample):
                 logger.info("%s, %s: accuracy %.3f, n = %d", model, condition, score["accuracy"], score["n"])
+    calibration = {}
+    for model, conditions in samples.items():
+        main = next(iter(conditions))
+        calibration[model] = calibrate(read_sample(validation, predictions[model][main]), conditions[main])
+        if calibration[model]["temperatures"]["fitted"]["temperature"] is None:
+            logger.warning("%s: no temperature fits the %d validation events", model, len(validation))
     comparisons = [
         {"first": first, "second": second, "condition": condition}
         | compare(samples[first][condition].correct, samples[second][condition].correct, SEED, resamples)
@@ -81,6 +89,7 @@ def evaluate(events: Path, predictions: Predictions, out: Path, resamples: int =
             "classes": list(CLASSES),
             "events": _count_events(table),
             "scores": scores,
+            "calibration": calibration,
             "comparisons": comparisons,
             "changes": {model: _changes(conditions, resamples) for model, conditions in samples.items()},
         },
@@ -178,18 +187,6 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
     return area
 
 
-def expected_calibration_error(sample: Sample) -> float:
-    """Mean distance of confidence from accuracy, in ten bins of confidence weighted by their events.
-
-    Confidence is the probability of the predicted class (Guo et al., arXiv 1706.04599). NaN without events.
-    """
-    if not len(sample):
-        return float("nan")
-    confidence, where = _confidence(sample)
-    gap = np.bincount(where, weights=sample.correct - confidence, minlength=len(CONFIDENCE_EDGES) - 1)
-    return float(np.abs(gap).sum() / len(sample))
-
-
 def energy_edges(energy: np.ndarray) -> np.ndarray:
     """Edges (GeV) of equal bins from 0 to the highest energy, rounded up, with some 60 events each: 2 to 10 bins."""
     known = energy[np.isfinite(energy)]
@@ -250,7 +247,7 @@ def _energy_dependence(true: np.ndarray, selected: np.ndarray, energy: np.ndarra
 
 
 def _reliability(sample: Sample) -> dict[str, Any]:
-    confidence, where = _confidence(sample)
+    confidence, where = confidence_bins(sample)
     bins = len(CONFIDENCE_EDGES) - 1
     n = np.bincount(where, minlength=bins)
     right = np.bincount(where, weights=sample.correct, minlength=bins).astype(int)
@@ -260,13 +257,6 @@ def _reliability(sample: Sample) -> dict[str, Any]:
         "confidence": [_number(total[i] / n[i]) if n[i] else None for i in range(bins)],
         **_ratios("accuracy", right, n),
     }
-
-
-def _confidence(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) probability of the predicted class, and the bin of confidence it falls in."""
-    confidence = np.take_along_axis(sample.probabilities, sample.predicted[:, None], axis=1)[:, 0]
-    where = np.clip(np.digitize(confidence, CONFIDENCE_EDGES) - 1, 0, len(CONFIDENCE_EDGES) - 2)
-    return confidence, where
 
 
 def _ratio(name: str, successes: int, trials: int) -> dict[str, Any]:
@@ -283,10 +273,13 @@ def _ratios(name: str, successes: np.ndarray, trials: np.ndarray) -> dict[str, l
 
 
 def _changes(conditions: Mapping[str, Sample], resamples: int) -> dict[str, Any]:
-    """Every condition against the first one, for the same model."""
+    """Every condition against the first one, for the same model, and the share of answers that stay."""
     reference, *others = conditions
     return {
-        condition: {"reference": reference}
+        condition: {
+            "reference": reference,
+            "same_answer": _number(_share(conditions[condition].predicted == conditions[reference].predicted)),
+        }
         | compare(conditions[condition].correct, conditions[reference].correct, SEED, resamples)
         for condition in others
     }
@@ -308,6 +301,10 @@ def _counts(codes: np.ndarray) -> dict[str, int]:
 
 def _both(positive: np.ndarray) -> bool:
     return bool(positive.any() and not positive.all())
+
+
+def _share(mask: np.ndarray) -> float:
+    return float(mask.mean()) if len(mask) else float("nan")
 
 
 def _number(value: float) -> float | None:

@@ -3,7 +3,9 @@
 Light to import: the workflow asks for the names of figures before anything has run.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
+
+from nuvlm.conditions import CONTROLS
 
 KINDS = ("confusion", "roc", "energy", "scores", "reliability")
 """Figures drawn for each model under each condition."""
@@ -18,8 +20,14 @@ def figure_name(kind: str, model: str | None = None, condition: str | None = Non
 
 def figure_names(models: Sequence[str], conditions: Sequence[str]) -> list[str]:
     """File names of all figures of a run."""
-    of_each = [figure_name(kind, model, condition) for kind in KINDS for model in models for condition in conditions]
+    drawn = without_controls(conditions)
+    of_each = [figure_name(kind, model, condition) for kind in KINDS for model in models for condition in drawn]
     return of_each + [figure_name(kind) for kind in OVERVIEWS]
+
+
+def without_controls(conditions: Iterable[str]) -> list[str]:
+    """The conditions that have figures of their own; a control is an accuracy and what that means."""
+    return [condition for condition in conditions if condition not in CONTROLS]
 
 
 def title(model: str) -> str:

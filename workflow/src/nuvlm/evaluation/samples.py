@@ -9,7 +9,7 @@ import pandas as pd
 
 from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
-from nuvlm.predictions import PROBABILITIES, read_predictions
+from nuvlm.predictions import LOG_PROBABILITIES, PROBABILITIES, read_predictions
 
 KEY = ["shard", "event_id"]
 
@@ -27,6 +27,8 @@ class Sample:
     """(n,) index into CLASSES."""
     probabilities: np.ndarray
     """(n, 3), in the order of CLASSES."""
+    log_probabilities: np.ndarray
+    """(n, 3), in the order of CLASSES, at temperature 1."""
 
     def __len__(self) -> int:
         return len(self.truth)
@@ -38,9 +40,9 @@ class Sample:
         return same
 
 
-def scored_events(events: pd.DataFrame) -> pd.DataFrame:
-    """The rows of the event table that scores are about: the test split, as far as the truth is known."""
-    return events[(events["split"] == "test").fillna(False) & events["class"].notna()].reset_index(drop=True)
+def labelled_events(events: pd.DataFrame, split: str) -> pd.DataFrame:
+    """The rows of the event table in `split`, as far as the truth is known; scores are about those of ``test``."""
+    return events[(events["split"] == split).fillna(False) & events["class"].notna()].reset_index(drop=True)
 
 
 def read_sample(events: pd.DataFrame, parts: Sequence[str | Path]) -> Sample:
@@ -51,7 +53,10 @@ def read_sample(events: pd.DataFrame, parts: Sequence[str | Path]) -> Sample:
     """
     where = Path(parts[0]).parent
     joined = events[[*KEY, "class"]].merge(
-        read_predictions(parts)[[*KEY, "predicted", *PROBABILITIES]], on=KEY, how="left", validate="one_to_one"
+        read_predictions(parts)[[*KEY, "predicted", *PROBABILITIES, *LOG_PROBABILITIES]],
+        on=KEY,
+        how="left",
+        validate="one_to_one",
     )
     missing = joined[joined["predicted"].isna()]
     if len(missing):
@@ -74,7 +79,14 @@ def read_sample(events: pd.DataFrame, parts: Sequence[str | Path]) -> Sample:
             f"{where}: {_name(joined.iloc[first])} has {', '.join(f'{value:g}' for value in p[first])} for "
             "probabilities. The model has diverged, or another program wrote the table: train or classify again."
         )
-    return Sample(truth=_codes(joined["class"]), predicted=_codes(joined["predicted"]), probabilities=p)
+    logp = joined[list(LOG_PROBABILITIES)].to_numpy(np.float64)
+    if not np.isfinite(logp).all():
+        first = int(np.argmin(np.isfinite(logp).all(axis=1)))
+        raise InputError(
+            f"{where}: {_name(joined.iloc[first])} has {', '.join(f'{value:g}' for value in logp[first])} for "
+            "log-probabilities. Remove the predictions and rerun."
+        )
+    return Sample(_codes(joined["class"]), _codes(joined["predicted"]), p, logp)
 
 
 def _codes(names: "pd.Series[str]") -> np.ndarray:

@@ -11,9 +11,10 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
 from nuvlm.errors import InputError
-from nuvlm.evaluation.names import figure_name, title, words
+from nuvlm.evaluation.names import figure_name, title, without_controls, words
 from nuvlm.evaluation.samples import Predictions
 from nuvlm.report import wording
+from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.provenance import provenance
 from nuvlm.report.summary import summarise
@@ -56,7 +57,7 @@ def write_report(
     events = _read_json(gallery)
     reference = yaml.safe_load(published.read_text())
     models = list(results["scores"])
-    conditions = list(results["scores"][models[0]])
+    conditions = without_controls(results["scores"][models[0]])
     main = conditions[0]
     cost = {model: summarise_cost(predictions[model][main], training[model]) for model in models}
     headline, sentences = summarise(results, cost, main)
@@ -68,6 +69,7 @@ def write_report(
         "headline": headline,
         "summary": sentences,
         **results,
+        "controls": conclude(results),
         "cost": cost,
         "departures": departures(reference["setup"], as_seen(config, seen)),
         "published": reference,

@@ -5,10 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nuvlm.evaluation.names import title, words
-from nuvlm.report.wording import PLAIN, number, p_value, percent, significant
-
-SIGNIFICANT = 0.05
+from nuvlm.evaluation.names import title, without_controls, words
+from nuvlm.report.wording import PLAIN, SIGNIFICANT, number, p_value, percent, significant
 
 
 def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: str) -> tuple[str, list[str]]:
@@ -32,7 +30,7 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
         headline = f"Of {score['n']:,} test events, the {title(ranked[0])} is {_right(score)}."
     sentences += [_habits(model, scores[model]) for model in ranked]
     for model, changes in results["changes"].items():
-        sentences += [_change(model, name, change) for name, change in changes.items()]
+        sentences += [_change(model, name, changes[name]) for name in without_controls(changes)]
     sentences.append(_speed(cost))
     missing = [name for name, of_class in scores[ranked[0]]["by_class"].items() if not of_class["n"]]
     if missing:

@@ -7,6 +7,8 @@ from markupsafe import Markup, escape
 PLAIN = {"nue_cc": "\N{GREEK SMALL LETTER NU}e CC", "numu_cc": "\N{GREEK SMALL LETTER NU}μ CC", "nc": "NC"}
 RICH = {"nue_cc": Markup("&nu;<sub>e</sub> CC"), "numu_cc": Markup("&nu;<sub>&mu;</sub> CC"), "nc": Markup("NC")}
 MINUS = "\N{MINUS SIGN}"
+SIGNIFICANT = 0.05
+"""p-value below which a difference is called significant."""
 MISSING = "\N{EN DASH}"
 
 

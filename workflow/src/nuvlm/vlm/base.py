@@ -25,12 +25,14 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.logs import track
 from nuvlm.storage import atomic_path, open_store, write_json, write_manifest
-from nuvlm.vlm.prompts import END_OF_ANSWER, Prompts, check_views, load_prompts
+from nuvlm.vlm.families import FAMILIES
+from nuvlm.vlm.prompts import Prompts, check_views, load_prompts
 from nuvlm.vlm.settings import ScratchSettings
 from nuvlm.vlm.shapes import draw_scene, vocabulary
 
 logger = logging.getLogger(__name__)
 
+END_OF_ANSWER = FAMILIES["mllama"].end_of_answer
 SPECIAL_TOKENS = (
     "<|begin_of_text|>",
     "<|end_of_text|>",

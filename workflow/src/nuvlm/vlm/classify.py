@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PeftModel
+from PIL import Image
 from transformers import PreTrainedModel
 
 from nuvlm.classes import CLASSES
@@ -18,10 +19,11 @@ from nuvlm.logs import track
 from nuvlm.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.predictions import Cost, write_predictions
 from nuvlm.storage import verify_manifest
+from nuvlm.vlm.batches import FittingBatches
 from nuvlm.vlm.dataset import to_pictures
 from nuvlm.vlm.model import Quantization, load_model, load_processor
-from nuvlm.vlm.prompts import answer_tokens, check_views, load_prompts, require_distinct_first_tokens
-from nuvlm.vlm.scoring import beam, encode, probabilities, score
+from nuvlm.vlm.prompts import answer_tokens, check_views, load_prompts, permuted, require_distinct_first_tokens
+from nuvlm.vlm.scoring import beam, encode, score
 from nuvlm.vlm.settings import ClassifySettings
 
 logger = logging.getLogger(__name__)
@@ -46,13 +48,15 @@ def classify_vlm(
     Besides what every prediction table has, the columns ``logp_joint_{class}`` and ``logp_first_{class}`` hold the
     log-probability of each whole answer and of the first token of each label.
 
+    Where ``settings.batch_size`` events do not fit in memory, batches are halved until they do; the cost says how
+    many fitted.
+
     Args:
         base, adapter: folders of the base model and of its fine-tuned adapter.
         events: the event table.
         stores: shard name -> pixel-map store.
-        condition: see :func:`nuvlm.conditions.degrade`.
+        condition: see :func:`nuvlm.conditions.degrade`; ``labels_permuted`` tells of the classes in another order.
         quantization, bf16: as in the fine-tuning, so that the adapter meets the weights that it was trained on.
-            With ``settings.merge_adapter`` it is merged into bfloat16 weights instead (float32 without `bf16`).
 
     Raises:
         InputError: a damaged model or store, texts for other views than the pixel maps have, or labels that
@@ -60,6 +64,8 @@ def classify_vlm(
     """
     texts = load_prompts(prompts)
     check_views(prompts, texts, image_settings(stores)["views"])
+    if condition == "labels_permuted":
+        texts = permuted(texts)
     processor = load_processor(base)
     answers = answer_tokens(processor.tokenizer, texts)
     if settings.decision == "first_token":
@@ -74,25 +80,30 @@ def classify_vlm(
     load_seconds = time.perf_counter() - start
 
     method = score if settings.method == "score" else beam
+
+    def classify(pictures: Sequence[Sequence[Image.Image]]) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+        start = time.perf_counter()
+        # Scores come back as arrays, so the device has finished when the clock is read.
+        scores = method(model, encode(processor, texts, pictures, device), answers)
+        return scores, time.perf_counter() - start
+
     joint, first = np.zeros((2, len(table), len(CLASSES)))
     seconds = np.zeros(len(table))
+    batches = FittingBatches(settings.batch_size)
     warm = False
     for rows, images in track(read_blocks(stores, table, settings.batch_size), "batches"):
         pictures = [to_pictures(views) for views in degrade(condition, images)]
         if not warm:
             # The first pass allocates and tunes, which is no event's time.
-            method(model, encode(processor, texts, pictures, device), answers)
-            warm = True
-        start = time.perf_counter()
-        # Scores come back as arrays, so the device has finished when the clock is read.
-        joint[rows], first[rows] = method(model, encode(processor, texts, pictures, device), answers)
-        seconds[rows] = (time.perf_counter() - start) / len(rows)
-    p = probabilities(joint, first, decision=settings.decision, temperature=settings.temperature)
+            warm = bool(list(batches.run(classify, pictures)))
+        for where, ((joint_part, first_part), took) in batches.run(classify, pictures):
+            joint[rows[where]], first[rows[where]] = joint_part, first_part
+            seconds[rows[where]] = took / len(joint_part)
     extra = {f"logp_joint_{name}": joint[:, i] for i, name in enumerate(CLASSES)}
     extra |= {f"logp_first_{name}": first[:, i] for i, name in enumerate(CLASSES)}
     cost = Cost(
         device=device_name(device),
-        batch_size=settings.batch_size,
+        batch_size=batches.size,
         events=len(table),
         load_seconds=load_seconds,
         seconds=float(seconds.sum()),
@@ -100,7 +111,8 @@ def classify_vlm(
     )
     each = 1e3 * cost.seconds / max(len(table), 1)
     logger.info("%d events, %.1f ms each, peak memory %.0f MB", len(table), each, cost.peak_memory_mb)
-    write_predictions(out, table, p, seconds, extra, cost)
+    decisive = joint if settings.decision == "joint" else first
+    write_predictions(out, table, decisive, settings.temperature, seconds, extra, cost)
 
 
 def load_finetuned(
@@ -109,12 +121,16 @@ def load_finetuned(
     """The base model with its adapter, ready to classify.
 
     Args:
-        merge: add the adapter into unquantised weights: no 4-bit weights to unpack in every pass, more memory.
+        merge: unpack the quantised weights once, instead of in every pass, and add the adapter to them: the same
+            model but for rounding, faster, in the memory that unquantised weights take.
 
     Raises:
         InputError: where the adapter's folder is damaged; :func:`load_processor` has checked the base's.
     """
     verify_manifest(adapter)
-    model = load_model(base, "none" if merge else quantization, bf16=bf16, device_map={"": device})
+    model = load_model(base, quantization, bf16=bf16, device_map={"": device})
+    if merge and quantization != "none":
+        # Not the base's own weights, which the adapter has not been trained on.
+        model = model.dequantize()
     tuned = PeftModel.from_pretrained(model, adapter)
     return (tuned.merge_and_unload() if merge else tuned).eval()

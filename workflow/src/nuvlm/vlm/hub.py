@@ -1,99 +1,108 @@
 """A published base model, fetched from the Hugging Face hub once; the jobs that compute stay offline."""
 
+import errno
 import json
 import logging
 import shutil
 from pathlib import Path
 
-import torch
-from huggingface_hub import snapshot_download
-from huggingface_hub.errors import (
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its HTTP library
     GatedRepoError,
     HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
     LocalEntryNotFoundError,
     RepositoryNotFoundError,
     RevisionNotFoundError,
 )
-from safetensors import safe_open
-from safetensors.torch import save_file
 
 from nuvlm.errors import InputError
 from nuvlm.storage import atomic_path, write_json, write_manifest
+from nuvlm.vlm.families import Family, family, model_type
 from nuvlm.vlm.settings import HubSettings
 
 logger = logging.getLogger(__name__)
 
-NEEDED = ("*.json", "*.safetensors", "tokenizer*", "LICENSE*", "USE_POLICY*")
-TILE_EMBEDDINGS = (
-    "gated_positional_embedding.tile_embedding.weight",
-    "pre_tile_positional_embedding.embedding.weight",
-    "post_tile_positional_embedding.embedding.weight",
-)
-"""Tensors with a row for each aspect ratio, in which the embeddings of all tiles lie one after the other."""
+CONFIG = "config.json"
+NEEDED = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "LICENSE*", "USE_POLICY*")
 
 
-def fetch_base_model(out: Path, settings: HubSettings, *, chat_template: Path) -> None:
+def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) -> None:
     """Download the model to the folder `out`, with the project's chat template, ready for offline use.
 
-    The published template takes no system message beside images and has no generation markers. Beside the model
-    stands ``source.json`` with the commit that the revision was resolved to.
+    A published template may take no system message beside images and has no generation markers. Beside the model
+    stands ``source.json`` with the commit that the revision was resolved to. A download that was cut short goes on
+    with the files that have not arrived.
+
+    Args:
+        chat_templates: folder of the templates, {model_type}.jinja.
 
     Raises:
-        InputError: the model is gated, does not exist or cannot be reached; the message says what to do.
+        InputError: the model is gated, does not exist, is not of a known family, cannot have so many tiles or cannot be
+            reached, or the disk is full; the message says what to do. All but the last two are found out before the
+            weights are downloaded.
     """
+    name = f"{settings.model} (revision {settings.revision})"
+    snapshot = _download(settings, settings.revision, (CONFIG,))
+    if not (snapshot / CONFIG).exists():
+        raise InputError(f"{name}: no {CONFIG}, so not a model in the format of transformers. Check vlm.hub.model.")
+    kind = model_type(snapshot / CONFIG)
+    entry = family(kind, name)
+    _check_tiles(name, entry, snapshot / CONFIG, settings.max_tiles)
+    commit = snapshot.name  # what the hub's cache names a snapshot after
+    snapshot = _download(settings, commit, NEEDED)
+    _check_weights(name, snapshot)
     with atomic_path(out) as partial:
-        snapshot = _download(settings)
         for file in sorted(snapshot.rglob("*")):
             if file.is_file():
                 target = partial / file.relative_to(snapshot)
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
-        # The snapshot's folder is named after the commit.
-        write_json(partial / "source.json", {"model": settings.model, "commit": snapshot.name, **settings.model_dump()})
-        shutil.copyfile(chat_template, partial / "chat_template.jinja")
+        write_json(partial / "source.json", {**settings.model_dump(), "family": kind, "commit": commit})
+        shutil.copyfile(chat_templates / f"{kind}.jinja", partial / "chat_template.jinja")
         # An older way to keep a template with a processor, which would win over the file.
         (partial / "chat_template.json").unlink(missing_ok=True)
-        if settings.max_tiles == 1:
-            keep_one_tile(partial)
+        if settings.max_tiles == 1 and entry.one_tile is not None:
+            entry.one_tile(partial)
         write_manifest(partial)
-    logger.info("fetched %s at %s to %s", settings.model, snapshot.name, out)
+    logger.info("fetched %s, commit %s, to %s", name, commit, out)
 
 
-def keep_one_tile(folder: Path) -> None:
-    """Rewrite the model in `folder` to take one image tile, by slicing its tile embeddings in place.
-
-    A 512 x 512 pixel map fits one tile of 560; the published model pads to four and computes on all four. The two
-    are not equivalent (the padding takes part in the vision tower's attention): choose one for all stages.
-    """
-    config = json.loads((folder / "config.json").read_text())
-    vision = config["vision_config"]
-    hidden = vision["hidden_size"]
-    patches = (vision["image_size"] // vision["patch_size"]) ** 2 + 1
-    for path in sorted(folder.glob("*.safetensors")):
-        with safe_open(path, framework="pt") as file:
-            names, metadata = list(file.keys()), file.metadata()
-            if not any(name.endswith(TILE_EMBEDDINGS) for name in names):
-                continue
-            tensors: dict[str, torch.Tensor] = {name: file.get_tensor(name) for name in names}
-        for name in names:
-            if name.endswith(TILE_EMBEDDINGS):
-                width = hidden * (patches if "tile_embedding" in name else 1)
-                # Row 0 stands for no image, row 1 for one tile; the first tile comes first in a row.
-                tensors[name] = tensors[name][:2, :width].contiguous()
-        save_file(tensors, path, metadata)
-    vision |= {"max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]]}
-    (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
-    for name in ("preprocessor_config.json", "processor_config.json"):
-        if (folder / name).exists():
-            processor = json.loads((folder / name).read_text())
-            processor.get("image_processor", processor)["max_image_tiles"] = 1
-            (folder / name).write_text(json.dumps(processor, indent=2) + "\n")
+def _check_tiles(name: str, entry: Family, config: Path, tiles: int | None) -> None:
+    """Refuse a number of tiles that the model cannot have."""
+    if tiles is None:
+        return
+    published = entry.tiles(json.loads(config.read_text(encoding="utf-8")))
+    if tiles == 1 and entry.one_tile is None:
+        raise InputError(f"{name}: a model that does not cut pictures into tiles. Set vlm.hub.max_tiles to null.")
+    if tiles not in (1, published):
+        raise InputError(
+            f"{name}: made for {published or 'a varying number of'} tiles, not {tiles}. Set vlm.hub.max_tiles to 1, or "
+            "to null to take it as it is published."
+        )
 
 
-def _download(settings: HubSettings) -> Path:
+def _check_weights(name: str, snapshot: Path) -> None:
+    """Refuse a snapshot without all its weights: the hub's cache returns what it has when the hub is out of reach."""
+    index = snapshot / "model.safetensors.index.json"
+    if index.exists():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        names = {"model.safetensors"}
+    missing = sorted(file for file in names if not (snapshot / file).exists())
+    if missing:
+        raise InputError(
+            f"{name}: {', '.join(missing)} missing in {snapshot}. If the model's page lists safetensors files, run "
+            "fetch_base_model again where there is a network; else choose a revision with safetensors."
+        )
+
+
+def _download(settings: HubSettings, revision: str, files: tuple[str, ...]) -> Path:
+    """The folder of the hub's cache with these files of the model."""
     name = f"{settings.model} (revision {settings.revision})"
     try:
-        return Path(snapshot_download(settings.model, revision=settings.revision, allow_patterns=list(NEEDED)))
+        return Path(snapshot_download(settings.model, revision=revision, allow_patterns=list(files)))
     except GatedRepoError as error:
         raise InputError(
             f"{name}: a gated model. Accept its licence at https://huggingface.co/{settings.model}, then log in with "
@@ -105,10 +114,28 @@ def _download(settings: HubSettings) -> Path:
         raise InputError(
             f"{name}: not on the hub, or private. Check vlm.hub.model; for a private one log in with `hf auth login`."
         ) from error
+    except HFValidationError as error:
+        raise InputError(f"{name}: not a name on the hub. Set vlm.hub.model to owner/name.") from error
     except LocalEntryNotFoundError as error:
         raise InputError(
-            f"{name}: the hub cannot be reached, and the model is not in the local cache. Run fetch_base_model on a "
-            "machine with network access (HF_HOME, HTTPS_PROXY and HF_ENDPOINT are honoured), then rerun."
+            f"{name}: the hub cannot be reached ({error.__cause__ or error}), and the model is not wholly in the local "
+            f"cache, {constants.HF_HUB_CACHE}. Run fetch_base_model on a machine with network access (HF_HOME, "
+            "HTTPS_PROXY and HF_ENDPOINT are honoured, HF_HUB_OFFLINE must not be set), then rerun."
         ) from error
     except HfHubHTTPError as error:
         raise InputError(f"{name}: the hub answered {error}. Try again later.") from error
+    except (HTTPError, OSError, RuntimeError) as error:  # hf_xet, which moves large files, raises RuntimeError
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InputError(
+                f"{name}: no space left in the hub's cache, {constants.HF_HUB_CACHE} ({error}). Free some or set "
+                "HF_HOME to a folder on a larger disk, then rerun: files that have arrived are kept."
+            ) from error
+        if isinstance(error, PermissionError):
+            raise InputError(
+                f"{name}: the hub's cache, {constants.HF_HUB_CACHE}, cannot be written ({error}). Set HF_HOME to a "
+                "folder that can, then rerun."
+            ) from error
+        raise InputError(
+            f"{name}: the download was cut short ({error}). Check the network and any proxy (HTTPS_PROXY), then rerun: "
+            "files that have arrived are kept."
+        ) from error

@@ -13,15 +13,17 @@ from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
 from nuvlm.settings import Settings
 
-END_OF_ANSWER = "<|eot_id|>"
+FEATURES = "{features}"
 Text = Annotated[str, Field(min_length=1)]
 
 
 class Prompts(Settings):
     """The texts of a conversation about one event; see resources/prompts.yaml."""
 
-    system: Text
-    """The physics context, and the features of each class."""
+    context: Text = Field(alias="system")
+    """The physics context, with FEATURES where those of the classes stand."""
+    features: dict[str, Text]
+    """How each class looks, in the order in which the model is told."""
     user: Text
     """The question, which follows the images."""
     prefix: Text
@@ -31,8 +33,17 @@ class Prompts(Settings):
     views: tuple[str, ...] | None = None
     """The views that the texts speak of, in order; null where they hold for any."""
 
+    @property
+    def system(self) -> str:
+        """The system message."""
+        return self.context.replace(FEATURES, "\n".join(self.features.values()))
+
     @model_validator(mode="after")
     def _check(self) -> Self:
+        if self.context.count(FEATURES) != 1:
+            raise ValueError(f"system must say once, by {FEATURES}, where the features of the classes stand")
+        if set(self.features) != set(CLASSES):
+            raise ValueError(f"features names {sorted(self.features)}: give one for each of {', '.join(CLASSES)}")
         if set(self.labels) != set(CLASSES):
             raise ValueError(f"labels names {sorted(self.labels)}: give one for each of {', '.join(CLASSES)}, no other")
         if len(set(self.labels.values())) != len(self.labels):
@@ -63,6 +74,12 @@ def load_prompts(path: Path) -> Prompts:
             for problem in error.errors()
         ]
         raise InputError(f"{path}: mend these keys:\n" + "\n".join(lines)) from None
+
+
+def permuted(prompts: Prompts) -> Prompts:
+    """The same texts with the classes in another order, in which none stands where it stood."""
+    first, *others = prompts.features.items()
+    return prompts.model_copy(update={"features": dict([*others, first])})
 
 
 def check_views(path: Path, prompts: Prompts, views: Sequence[str]) -> None:
@@ -113,13 +130,16 @@ class AnswerTokens:
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Prompts) -> AnswerTokens:
     """Tokenise the answers as training sees them: prefix and label in one piece.
 
+    Args:
+        tokenizer: whose end token ends the answer, as :func:`nuvlm.vlm.model.load_processor` sees to.
+
     Raises:
         InputError: where a label changes how the prefix is split, so that no token ends where the prefix does.
     """
     prefix = _ids(tokenizer, prompts.prefix)
     labels = []
     for name in CLASSES:
-        whole = _ids(tokenizer, prompts.answer(name) + END_OF_ANSWER)
+        whole = _ids(tokenizer, prompts.answer(name) + tokenizer.eos_token)
         if whole[: len(prefix)] != prefix:
             raise InputError(
                 f"prompts: with the label {prompts.labels[name]!r} of {name} the prefix {prompts.prefix!r} splits into "

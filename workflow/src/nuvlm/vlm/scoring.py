@@ -1,24 +1,23 @@
 """How probable the model finds each answer: by teacher forcing, or by constrained beam search as published.
 
-Both give the same numbers. Teacher forcing reads prompt and images once and then all labels in one short batch;
-beam search generates token by token, and is there to be compared with the paper.
+Both give the same numbers. Teacher forcing reads the images, the prompt and all labels once, together; beam search
+generates token by token, and is there to be compared with the paper.
 """
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import torch
 from PIL import Image
-from transformers import MllamaProcessor, PreTrainedModel
+from transformers import PreTrainedModel, ProcessorMixin
 
+from nuvlm.vlm.families import family
 from nuvlm.vlm.prompts import AnswerTokens, Prompts, conversation
-
-Decision = Literal["joint", "first_token"]
 
 
 def encode(
-    processor: MllamaProcessor, prompts: Prompts, images: Sequence[Sequence[Image.Image]], device: torch.device
+    processor: ProcessorMixin, prompts: Prompts, images: Sequence[Sequence[Image.Image]], device: torch.device
 ) -> dict[str, torch.Tensor]:
     """The conversation about each event up to and with the forced prefix of the answer.
 
@@ -38,7 +37,11 @@ def encode(
 def score(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], answers: AnswerTokens
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Log-probabilities of the answers by teacher forcing.
+    """Log-probabilities of the answers by teacher forcing, in one pass.
+
+    The labels stand one after the other behind the prompt. The attention mask lets each see the prompt and itself, and
+    its positions count from the end of the prompt, so that none knows of the others (as a token tree is verified in
+    speculative decoding, arXiv 2305.09781).
 
     Args:
         inputs: what :func:`encode` gives, for n events.
@@ -47,31 +50,31 @@ def score(
         (n, classes) of each whole answer (label and end token), and (n, classes) of each label's first token.
     """
     n, length = inputs["input_ids"].shape
-    classes = len(answers.labels)
     device = inputs["input_ids"].device
-    out = model(**inputs, use_cache=True, logits_to_keep=1)
-    first = out.logits[:, -1].float().log_softmax(dim=-1)[:, answers.first]  # (n, classes)
-
-    longest = max(map(len, answers.labels))
-    padded = [[*label, *[answers.end] * (longest - len(label))] for label in answers.labels]
-    tokens = torch.tensor(padded, device=device)  # (classes, longest)
-    told = torch.tensor([[i < len(label) for i in range(longest)] for label in answers.labels], device=device)
-    cache = out.past_key_values
-    cache.batch_repeat_interleave(classes)  # event-major: all labels of the first event come first
-    steps = longest - 1
-    mask = inputs["cross_attention_mask"][:, -1:].repeat_interleave(classes, dim=0)  # (n * classes, 1, images, tiles)
+    # What follows a label's last token, the end of the answer, does not matter: that token is never read.
+    label, depth = torch.tensor(
+        [(k, j) for k, tokens in enumerate(answers.labels) for j in range(len(tokens) - 1)], device=device
+    ).T
+    told = torch.tensor([token for tokens in answers.labels for token in tokens[:-1]], device=device)
+    following = torch.tensor([token for tokens in answers.labels for token in tokens[1:]], device=device)
+    more = len(told)
+    sees = torch.ones(length + more, length + more, dtype=torch.bool, device=device).tril()
+    sees[length:, length:] &= label[:, None] == label
+    unseen = torch.zeros(sees.shape, dtype=model.dtype, device=device).masked_fill(~sees, -torch.inf)
     out = model(
-        input_ids=tokens[:, :-1].repeat(n, 1),  # (n * classes, steps)
-        attention_mask=torch.ones(n * classes, length + steps, dtype=torch.long, device=device),
-        position_ids=torch.arange(length, length + steps, device=device)[None],
-        # Rows for the new tokens only: the model takes a longer mask for that of the whole text.
-        cross_attention_mask=mask.expand(-1, steps, -1, -1),
-        past_key_values=cache,
-        use_cache=True,
+        **inputs
+        | {
+            "input_ids": torch.cat([inputs["input_ids"], told.expand(n, -1)], dim=1),
+            "attention_mask": unseen.expand(n, 1, -1, -1),
+        }
+        | family(model.config.model_type, "model").appended(inputs, depth),
+        use_cache=False,
+        logits_to_keep=more + 1,
     )
-    logp = out.logits.float().log_softmax(dim=-1).view(n, classes, steps, -1)
-    later = logp.gather(-1, tokens[None, :, 1:, None].expand(n, -1, -1, 1)).squeeze(-1)  # (n, classes, steps)
-    joint = first + (later * told[:, 1:]).sum(dim=-1)
+    logp = out.logits.float().log_softmax(dim=-1)  # (n, 1 + more, vocabulary)
+    first = logp[:, 0, answers.first]  # (n, classes)
+    later = logp[:, 1:].gather(-1, following.expand(n, -1)[..., None]).squeeze(-1)  # (n, more)
+    joint = first.index_add(1, label, later)
     return _numpy(joint), _numpy(first)
 
 
@@ -115,17 +118,6 @@ def beam(
     # Before the first step all beams of an event are alike; the first one's scores are the model's own.
     first = out.scores[0].view(n, classes, -1)[:, 0][:, answers.first]
     return joint, _numpy(first)
-
-
-def probabilities(joint: np.ndarray, first: np.ndarray, *, decision: Decision, temperature: float) -> np.ndarray:
-    """(n, classes) softmax(T log p) over the classes, Eq. 1 of arXiv 2509.08461; T above 1 sharpens.
-
-    Args:
-        decision: p is that of the whole answer (`joint`), or of the label's first token (`first_token`, published).
-    """
-    logits = temperature * (joint if decision == "joint" else first)
-    weights = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return weights / weights.sum(axis=1, keepdims=True)
 
 
 def _numpy(values: torch.Tensor) -> np.ndarray:

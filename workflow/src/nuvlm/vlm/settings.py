@@ -44,8 +44,8 @@ class HubSettings(Settings):
     model: str = "meta-llama/Llama-3.2-11B-Vision-Instruct"
     revision: str = "main"
     """Pin a commit here for a result that can be repeated."""
-    max_tiles: Literal[1, 4] = 4
-    """Image tiles: a 512 x 512 pixel map fits one, the published model pads to four."""
+    max_tiles: Literal[1, 4] | None = 4
+    """Image tiles: a 512 x 512 pixel map fits one, Llama 3.2 Vision pads to four; null takes a model as published."""
 
 
 class LoraSettings(Settings):
@@ -66,13 +66,19 @@ class LoraSettings(Settings):
 
 
 class FinetuneSettings(Settings):
-    quantization: Literal["nf4", "none"] = "nf4"
-    """`nf4`: 4-bit with double quantisation, computing in bfloat16. `none`: bfloat16 weights."""
+    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    """The base model's weights: `nf4` 4-bit with double quantisation, `int8` LLM.int8, `none` bfloat16."""
     lora: LoraSettings = LoraSettings()
-    strategy: Literal["single", "ddp", "balanced"] = "ddp"
-    """`ddp`: a replica a process. `balanced`: one process, the layers spread over its GPUs, as published."""
+    strategy: Literal["single", "ddp", "deepspeed", "balanced"] = "ddp"
+    """`ddp`: a replica a process. `deepspeed`: likewise, with what `zero_stage` says spread over the processes.
+    `balanced`: one process, the layers spread over its GPUs, as published."""
+    zero_stage: Literal[2, 3] = 2
+    """What DeepSpeed spreads: 2 gradients and the optimiser's state, 3 the weights too (arXiv 1910.02054); the rest of
+    its settings are in resources/deepspeed."""
     processes: Count = 4
-    """Processes that torchrun starts, one a GPU (`ddp`)."""
+    """Processes that torchrun starts, one a GPU (`ddp`, `deepspeed`), on all nodes together."""
+    nodes: Count = 1
+    """Nodes of the Slurm job that the processes are shared over; several are started with srun."""
     gpus: Annotated[int, Field(ge=0)] = 4
     """GPUs of the finetune_vlm job."""
     epochs: Annotated[float, Field(gt=0)] = 1
@@ -94,8 +100,14 @@ class FinetuneSettings(Settings):
 
     @model_validator(mode="after")
     def _check(self) -> Self:
-        if self.strategy != "ddp" and self.processes != 1:
-            raise ValueError(f"processes = {self.processes} needs strategy: ddp, not {self.strategy}")
+        if self.strategy not in ("ddp", "deepspeed") and self.processes != 1:
+            raise ValueError(f"processes = {self.processes} needs strategy: ddp or deepspeed, not {self.strategy}")
+        if self.strategy == "deepspeed" and self.zero_stage == 3 and self.quantization == "int8":
+            raise ValueError(
+                "zero_stage: 3 cannot spread int8 weights. Use quantization: nf4 or none, or zero_stage: 2."
+            )
+        if self.processes % self.nodes:
+            raise ValueError(f"processes ({self.processes}) must be a multiple of nodes ({self.nodes})")
         if self.global_batch_size % (self.device_batch_size * self.processes):
             raise ValueError(
                 f"global_batch_size ({self.global_batch_size}) must be a multiple of device_batch_size x processes "
@@ -112,8 +124,9 @@ class ClassifySettings(Settings):
     temperature: Annotated[float, Field(gt=0)] = 5.0
     """Factor T on the log-probabilities before the softmax over classes (Eq. 1 of the paper); above 1 sharpens."""
     batch_size: Count = 8
+    """Events at once; halved while they do not fit in memory."""
     merge_adapter: bool = False
-    """Merge the adapter into bfloat16 weights before classifying: faster on a GPU, more memory."""
+    """Unpack the weights once and merge the adapter into them: faster, the same but for rounding, more memory."""
     gpus: Annotated[int, Field(ge=0)] = 1
 
 

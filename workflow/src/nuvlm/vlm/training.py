@@ -1,28 +1,31 @@
 """Fine-tune the vision-language model on pixel maps: QLoRA with TRL's SFTTrainer, on one process or several.
 
-``python -m nuvlm.vlm.training job.json`` is what torchrun starts in each process; `launch` decides whether to use it.
+``python -m nuvlm.vlm.training job.json`` is what torchrun starts in each process; `nuvlm.vlm.launch` decides
+whether to use it.
 """
 
 import hashlib
+import importlib
 import importlib.metadata
+import importlib.util
 import json
 import logging
 import os
 import shutil
 import signal
-import subprocess
 import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
-from peft import LoraConfig
+from accelerate.utils import gather_object
+from peft.utils.integrations import gather_params_ctx
 from pydantic import ValidationError
-from transformers import PrinterCallback, TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+from transformers import AutoConfig, PrinterCallback
 from trl import SFTConfig, SFTTrainer
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.classes import CLASSES
 from nuvlm.devices import choose_device, device_name, peak_memory_mb
@@ -32,16 +35,19 @@ from nuvlm.logs import setup_logging
 from nuvlm.pixelmaps import image_settings
 from nuvlm.settings import Settings
 from nuvlm.storage import MANIFEST, atomic_path, sha256, write_json, write_manifest
+from nuvlm.vlm.adapter import lora_config, stop_gradients_at_inputs
+from nuvlm.vlm.arithmetic import Arithmetic, count_arithmetic, matmul_rate
+from nuvlm.vlm.callbacks import FINGERPRINT, MarkWhole, Progress, StopGradientsAtInputs, StopOnSigterm
 from nuvlm.vlm.dataset import conversations
-from nuvlm.vlm.model import count_parameters, load_model, load_processor
+from nuvlm.vlm.families import family_of
+from nuvlm.vlm.model import count_parameters, load_model, load_processor, source
 from nuvlm.vlm.prompts import check_views, load_prompts
 from nuvlm.vlm.settings import FinetuneSettings
 
 # Not __name__, which is "__main__" where torchrun starts this.
 logger = logging.getLogger("nuvlm.vlm.training")
 
-FINGERPRINT = "fingerprint.json"
-WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus"}
+WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus", "nodes"}
 """Settings that a checkpoint may be resumed under with another value."""
 
 
@@ -60,45 +66,18 @@ class Job(Settings):
     """Folder of the checkpoints, beside `out`: it outlives a failed job."""
     tensorboard: Path
     prompts: Path
+    deepspeed: Path | None = None
+    """DeepSpeed's own configuration, for the strategy of that name."""
     log: Path | None = None
     settings: FinetuneSettings = FinetuneSettings()
-
-
-def launch(job: Job) -> None:
-    """Run the job in this process, or in as many as it asks for with torchrun.
-
-    Raises:
-        InputError: from the job in this process.
-        SystemExit: with the exit status of torchrun where it failed, after its processes have said why.
-    """
-    if job.settings.processes == 1 and (job.settings.strategy == "balanced" or torch.cuda.device_count() <= 1):
-        finetune(job)
-        return
-    # One process that sees several GPUs would become nn.DataParallel: torchrun, for one too.
-    with atomic_path(job.checkpoints / "job.json") as partial:
-        partial.write_text(job.model_dump_json(indent=1))
-    command = [sys.executable, "-m", "torch.distributed.run"]
-    command += ["--standalone", f"--nproc-per-node={job.settings.processes}"]
-    command += ["-m", "nuvlm.vlm.training", str(job.checkpoints / "job.json")]
-    logger.info("starting %s", " ".join(command))
-    # The processes find the package where this one did, installed or not.
-    source = str(Path(__file__).parents[2])
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))}
-    with subprocess.Popen(command, env=environment) as process:
-        previous = signal.signal(signal.SIGTERM, lambda number, _: process.send_signal(number))
-        try:
-            status = process.wait()
-        finally:
-            signal.signal(signal.SIGTERM, previous)
-    if status:
-        raise SystemExit(status)
 
 
 def finetune(job: Job) -> None:
     """Fine-tune on the events of the split `train`; the adapter appears in ``job.out`` whole or not at all.
 
-    Beside the adapter stands ``training.json``: events, steps, seconds, events a second, losses on the training
-    and the validation split, trainable parameters, peak memory, versions.
+    Beside the adapter stands ``training.json``: events, steps, the loss of every step and on the validation split,
+    trainable parameters, versions; seconds, events and text tokens a second since the last start, how much of the
+    arithmetic floor that is, and the peak memory of the process that took most.
 
     A job that was stopped goes on from its newest whole checkpoint, and ends with the same adapter. On SIGTERM a
     checkpoint is written and the process ends with status 143. Finished, the checkpoints are removed.
@@ -108,6 +87,8 @@ def finetune(job: Job) -> None:
             checkpoints of other settings or data.
     """
     settings = job.settings
+    if settings.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
+        raise InputError("strategy: deepspeed needs the package deepspeed. Install nuvlm[deepspeed], or use ddp.")
     prompts = load_prompts(job.prompts)
     images = image_settings(job.stores)
     check_views(job.prompts, prompts, images["views"])
@@ -122,39 +103,43 @@ def finetune(job: Job) -> None:
         raise InputError(f"{job.events}: no labelled event in the split train. Add events.")
     fingerprint = _fingerprint(job)
     checkpoint = newest_checkpoint(job.checkpoints, fingerprint)
+    # Before the arguments: with DeepSpeed's stage 3 every model made after them is spread over all processes.
+    event = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([train[0]])
+    arithmetic = _count_arithmetic(job, event)
+    arguments = _arguments(job)
+    if settings.strategy == "deepspeed":
+        # Before the model: stage 3 spreads its weights over the processes while they are loaded.
+        importlib.import_module("deepspeed").init_distributed()
     model = load_model(job.base, settings.quantization, bf16=settings.bf16, device_map=_device_map(settings))
     trainer = SFTTrainer(
         model=model,
-        args=_arguments(job),
+        args=arguments,
         train_dataset=train,
         eval_dataset=validation if len(validation) else None,
         processing_class=processor,
-        peft_config=LoraConfig(
-            task_type="CAUSAL_LM",
-            r=settings.lora.r,
-            lora_alpha=settings.lora.alpha,
-            lora_dropout=settings.lora.dropout,
-            bias="none",
-            target_modules=list(settings.lora.target_modules),
-            exclude_modules=None if settings.lora.vision else r".*vision_model.*",
-        ),
-        callbacks=[_MarkWhole(fingerprint)],
+        peft_config=lora_config(settings.lora, family_of(job.base).vision_tower),
+        callbacks=[MarkWhole(fingerprint)],
     )
+    if not (settings.strategy == "deepspeed" and settings.zero_stage == 3):  # TRL makes that one reentrant
+        stop_gradients_at_inputs(trainer.model)
+        trainer.add_callback(StopGradientsAtInputs())
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
     for parameter in trainable:
         # TRL casts the adapter to bfloat16, and a resumed adapter is float32: with float32 from the start a resumed
         # run is the same as an unbroken one, and small updates are not rounded away.
         parameter.data = parameter.data.float()
+    parameters, trained = count_parameters(trainer.model), sum(p.numel() for p in trainable)
     logger.info(
         "%d events, %d for validation; %d trainable parameters; effective batch %d",
-        len(train), len(validation), sum(p.numel() for p in trainable), settings.global_batch_size,
+        len(train), len(validation), trained, settings.global_batch_size,
     )  # fmt: skip
-    stop = _StopOnSigterm()
+    stop = StopOnSigterm()
     trainer.add_callback(stop)
-    trainer.remove_callback(PrinterCallback)  # _Progress logs the same
-    trainer.add_callback(_Progress(settings.global_batch_size))
+    trainer.remove_callback(PrinterCallback)  # Progress logs the same
+    progress = Progress(settings.global_batch_size, settings.logging_steps)
+    trainer.add_callback(progress)
     start = time.perf_counter()
-    result = trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     seconds = time.perf_counter() - start
     if stop.asked:
         step = trainer.state.global_step
@@ -162,23 +147,29 @@ def finetune(job: Job) -> None:
         raise SystemExit(128 + signal.SIGTERM)
     evaluation = trainer.evaluate() if len(validation) else {}
     begun = checkpoint_step(checkpoint) if checkpoint else 0
-    seen = (trainer.state.global_step - begun) * settings.global_batch_size
+    history = [entry for entry in trainer.state.log_history if "loss" in entry]
+    here = [entry for entry in history if entry["step"] > begun]  # not before an earlier process was stopped
+    memory = max(gather_object([peak_memory_mb()]))
     if trainer.is_world_process_zero():
+        rate = len(here) * settings.global_batch_size / progress.seconds
         summary = {
             "events": len(train),
             "steps": trainer.state.global_step,
             "resumed_from_step": begun,
             "epochs": settings.epochs,
             "seconds": seconds,
-            "events_per_second": seen / seconds,
-            "train_loss": result.training_loss,
+            "events_per_second": rate,
+            "tokens_per_second": (here[-1]["num_tokens"] if here else 0) / progress.seconds,
+            **_against_floor(settings, arithmetic, rate),
+            "train_loss": sum(entry["loss"] for entry in history) / len(history),
             "validation_loss": evaluation.get("eval_loss"),
             "validation_events": len(validation),
-            "losses": [[entry["step"], entry["loss"]] for entry in trainer.state.log_history if "loss" in entry],
+            "losses": [[entry["step"], entry["loss"]] for entry in history],
             "images": images,
-            "parameters": count_parameters(trainer.model),
-            "trainable_parameters": sum(p.numel() for p in trainable),
-            "peak_memory_mb": peak_memory_mb(),
+            "base_model": source(job.base),
+            "parameters": parameters,
+            "trainable_parameters": trained,
+            "peak_memory_mb": memory,
             "strategy": settings.strategy,
             "processes": trainer.args.world_size,
             "effective_batch": settings.global_batch_size,
@@ -188,13 +179,62 @@ def finetune(job: Job) -> None:
                 for name in ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
             },
         }
-        with atomic_path(job.out) as partial:
-            trainer.model.save_pretrained(partial)
-            write_json(partial / "training.json", summary)
-            write_manifest(partial)
+    # Stage 3 of DeepSpeed leaves each process a piece of every matrix.
+    with gather_params_ctx(trainable):
+        _check_replicas(trainable)
+        if trainer.is_world_process_zero():
+            with atomic_path(job.out) as partial:
+                trainer.model.save_pretrained(partial)
+                write_json(partial / "training.json", summary)
+                write_manifest(partial)
+    if trainer.is_world_process_zero():
         shutil.rmtree(job.checkpoints, ignore_errors=True)
-        logger.info("%.3g events/s; validation loss %s", summary["events_per_second"], summary["validation_loss"])
+        logger.info(
+            "%.3g events/s, %.3g tokens/s, %.0f MB, fraction of the arithmetic floor %s; validation loss %s",
+            rate, summary["tokens_per_second"], memory, summary["fraction_of_floor"], summary["validation_loss"],
+        )  # fmt: skip
     trainer.accelerator.wait_for_everyone()
+
+
+def _count_arithmetic(job: Job, event: Mapping[str, torch.Tensor]) -> Arithmetic | None:
+    """What training computes on one `event`, as the collator gives it to the model; None where it cannot be counted."""
+    try:
+        return count_arithmetic(
+            AutoConfig.from_pretrained(job.base, local_files_only=True), event, job.settings.lora,
+            vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
+        )  # fmt: skip
+    except RuntimeError as error:
+        logger.warning("no arithmetic floor for this model: %s", str(error).splitlines()[0])
+        return None
+
+
+def _against_floor(
+    settings: FinetuneSettings, arithmetic: Arithmetic | None, events_per_second: float
+) -> dict[str, float | None]:
+    """How near a training comes to what its GPUs could do if they did nothing but multiply matrices.
+
+    Args:
+        settings: of the training.
+        arithmetic: of one event.
+        events_per_second: of all processes.
+    """
+    if arithmetic is None:
+        return {"tflop_per_event": None, "fraction_of_floor": None}
+    devices = max(1, torch.cuda.device_count()) if settings.strategy == "balanced" else settings.processes
+    rate = devices * matmul_rate(choose_device(), torch.bfloat16 if settings.bf16 else torch.float32)
+    return {
+        "tflop_per_event": arithmetic.training / 1e12,
+        "fraction_of_floor": events_per_second * arithmetic.training / rate,
+    }
+
+
+def _check_replicas(parameters: list[torch.nn.Parameter]) -> None:
+    """Refuse to end where the processes have come to different adapters: only one of them is written."""
+    digest = hashlib.sha256()
+    for parameter in parameters:
+        digest.update(parameter.detach().float().cpu().numpy().tobytes())  # numpy has no bfloat16
+    if len(set(gather_object([digest.hexdigest()]))) > 1:
+        raise RuntimeError("the processes have trained different adapters")
 
 
 def newest_checkpoint(folder: Path, fingerprint: Mapping[str, str]) -> Path | None:
@@ -248,7 +288,9 @@ def _fingerprint(job: Job) -> dict[str, str]:
     }
 
 
-def _device_map(settings: FinetuneSettings) -> str | dict[str, Any]:
+def _device_map(settings: FinetuneSettings) -> str | dict[str, Any] | None:
+    if settings.strategy == "deepspeed" and settings.zero_stage == 3:
+        return None
     if settings.strategy == "balanced":
         return "balanced"
     if torch.cuda.is_available():
@@ -271,6 +313,7 @@ def _arguments(job: Job) -> SFTConfig:
         # Below 1 transformers reads it as the share of all steps; `warmup_ratio` itself is gone.
         warmup_steps=settings.warmup_ratio,
         max_grad_norm=settings.max_grad_norm,
+        deepspeed=str(job.deepspeed) if settings.strategy == "deepspeed" else None,
         optim=settings.optimizer,
         bf16=settings.bf16,
         tf32=True if torch.cuda.is_available() else None,
@@ -281,7 +324,7 @@ def _arguments(job: Job) -> SFTConfig:
         save_strategy="steps",
         save_steps=settings.save_steps,
         save_total_limit=2,
-        logging_steps=settings.logging_steps,
+        logging_steps=1,  # every loss is kept; Progress writes some of them to the log
         eval_strategy="no",
         report_to=["tensorboard"],
         disable_tqdm=True,
@@ -291,68 +334,6 @@ def _arguments(job: Job) -> SFTConfig:
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
     )
-
-
-class _MarkWhole(TrainerCallback):  # type: ignore[misc]
-    """Writes the fingerprint into a checkpoint when all else in it is written."""
-
-    def __init__(self, fingerprint: Mapping[str, str]) -> None:
-        self.fingerprint = dict(fingerprint)
-
-    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if state.is_world_process_zero:
-            assert args.output_dir is not None
-            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINGERPRINT, self.fingerprint)
-
-
-class _StopOnSigterm(TrainerCallback):  # type: ignore[misc]
-    """Ends training with a checkpoint after the step in which any process was asked to stop."""
-
-    def __init__(self) -> None:
-        self.asked = False
-        self._previous: Any = None
-
-    def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._previous = signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-
-    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
-        if args.world_size > 1:
-            # The signal reaches the processes at different times; they must leave the loop at the same step.
-            asked = torch.tensor(float(self.asked), device=args.device)
-            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
-            self.asked = bool(asked.item())
-        if self.asked and state.global_step < state.max_steps:
-            control.should_save = True
-            control.should_training_stop = True
-
-    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        self.asked = self.asked and state.global_step < state.max_steps
-        signal.signal(signal.SIGTERM, self._previous)
-
-
-class _Progress(TrainerCallback):  # type: ignore[misc]
-    """Logs what is done, how fast it goes and how long it will take, whenever the loss is logged."""
-
-    def __init__(self, events_per_step: int) -> None:
-        self.events_per_step = events_per_step
-
-    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
-        self._start, self._begun = time.monotonic(), state.global_step
-
-    def on_log(
-        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
-    ) -> None:
-        if "loss" not in logs or not state.is_world_process_zero:
-            return
-        rate = (state.global_step - self._begun) / max(time.monotonic() - self._start, 1e-9)
-        logger.info(
-            "step %d/%d, loss %.3f, token accuracy %.3f, %.3g events/s, %.0f s left",
-            state.global_step, state.max_steps, logs["loss"], logs.get("mean_token_accuracy", float("nan")),
-            rate * self.events_per_step, (state.max_steps - state.global_step) / rate,
-        )  # fmt: skip
 
 
 def main(arguments: list[str]) -> None:

@@ -1,0 +1,132 @@
+"""What fine-tuning and classifying cost in arithmetic and memory, by the model's shape alone.
+
+    python benchmarks/vlm_floor.py [--config results/hub/.../config.json] [--tokens 258] [--views 2]
+
+Counts floating-point operations of an event (nuvlm.vlm.arithmetic), trainable parameters and bytes of weights, for one
+and four tiles and for what the configuration can change: rank, modules, adapters on the vision tower or not,
+checkpointing, quantisation. Without --config, the shape of Llama 3.2 11B Vision. Needs neither weights nor a GPU;
+prints tables and writes results/vlm_floor.json beside this file.
+"""
+
+import argparse
+import copy
+import json
+from pathlib import Path
+
+import torch
+from transformers import AutoConfig, MllamaConfig
+
+from nuvlm.vlm.arithmetic import count_arithmetic, meta_model, weight_bytes
+from nuvlm.vlm.families import family
+from nuvlm.vlm.settings import LoraSettings
+
+RATES = {"H100, 800 TFLOP/s": 800e12, "A6000, 155 TFLOP/s": 155e12}
+ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
+ADAPTERS = {
+    "as published (r 8, seven modules)": LoraSettings(),
+    "vision tower frozen": LoraSettings(vision=False),
+    "r 16": LoraSettings(r=16),
+    "r 64": LoraSettings(r=64),
+    "attention modules alone": LoraSettings(target_modules=ATTENTION),
+    "attention modules alone, vision tower frozen": LoraSettings(target_modules=ATTENTION, vision=False),
+}
+
+
+def eleven_b() -> MllamaConfig:
+    """The shape of Llama-3.2-11B-Vision-Instruct, from its public config.json."""
+    return MllamaConfig(
+        text_config={
+            "hidden_size": 4096, "num_hidden_layers": 40, "intermediate_size": 14336, "num_attention_heads": 32,
+            "num_key_value_heads": 8, "vocab_size": 128256, "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
+        },
+        vision_config={
+            "hidden_size": 1280, "num_hidden_layers": 32, "num_global_layers": 8, "intermediate_size": 5120,
+            "attention_heads": 16, "patch_size": 14, "image_size": 560, "vision_output_dim": 7680,
+            "intermediate_layers_indices": [3, 7, 15, 23, 30],
+        },
+    )  # fmt: skip
+
+
+def with_tiles(config: MllamaConfig, tiles: int) -> MllamaConfig:
+    config = copy.deepcopy(config)
+    vision = config.vision_config
+    vision.max_num_tiles = tiles
+    vision.supported_aspect_ratios = [
+        [rows, columns] for rows in range(1, tiles + 1) for columns in range(1, tiles + 1) if rows * columns <= tiles
+    ]
+    return config
+
+
+def one_event(config: MllamaConfig, tokens: int, views: int) -> dict[str, torch.Tensor]:
+    """Inputs of one event in the shapes that Mllama's processor gives them."""
+    tiles, side = config.vision_config.max_num_tiles, config.vision_config.image_size
+    with torch.device("meta"):
+        return {
+            "input_ids": torch.zeros(1, tokens, dtype=torch.long),
+            "attention_mask": torch.ones(1, tokens, dtype=torch.long),
+            "pixel_values": torch.zeros(1, views, tiles, 3, side, side),
+            "aspect_ratio_ids": torch.ones(1, views, dtype=torch.long),
+            "aspect_ratio_mask": torch.ones(1, views, tiles, dtype=torch.long),
+            "cross_attention_mask": torch.ones(1, tokens, views, tiles, dtype=torch.long),
+        }
+
+
+def measure(config: MllamaConfig, tokens: int, views: int) -> dict[str, list[dict[str, float | str | bool]]]:
+    """Rows of the two tables, `arithmetic` and `weights`."""
+    tower = family(config.model_type, "config").vision_tower
+    rows = []
+    for tiles in (1, 4):
+        shape = with_tiles(config, tiles)
+        event = one_event(shape, tokens, views)
+        for name, lora in ADAPTERS.items():
+            for checkpointing in (False, True):
+                cost = count_arithmetic(shape, event, lora, vision_tower=tower, checkpointing=checkpointing)
+                rows.append(
+                    {
+                        "tiles": tiles, "adapter": name, "checkpointing": checkpointing,
+                        "forward_tflop": cost.forward / 1e12, "training_tflop": cost.training / 1e12,
+                        "trainable": cost.trainable, "parameters": cost.parameters,
+                        "adapter_and_optimizer_mb": cost.trainable * 16 / 1e6,
+                    }
+                )  # fmt: skip
+    model = meta_model(with_tiles(config, 4))
+    weights = []
+    for quantization in ("nf4", "int8", "none"):
+        quantised, plain = weight_bytes(model, quantization)
+        weights.append({"quantization": quantization, "quantised_gib": quantised / 2**30, "bf16_gib": plain / 2**30})
+    return {"arithmetic": rows, "weights": weights}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--config", type=Path, help="config.json of a Mllama")
+    parser.add_argument("--tokens", type=int, default=258, help="of a prompt with its answer")
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--out", type=Path, default=Path(__file__).parent / "results" / "vlm_floor.json")
+    arguments = parser.parse_args()
+    config = AutoConfig.from_pretrained(arguments.config) if arguments.config else eleven_b()
+    if config.model_type != "mllama":
+        parser.error(f"{arguments.config}: a {config.model_type}; the shapes of its inputs are known for mllama alone")
+    result = measure(config, arguments.tokens, arguments.views)
+    for row in result["arithmetic"]:
+        floors = ", ".join(
+            f"{row['forward_tflop'] * 1e15 / rate:.0f} ms, {rate / 1e12 / row['training_tflop']:.1f} events/s ({name})"
+            for name, rate in RATES.items()
+        )
+        print(
+            f"{row['tiles']} tile(s), {row['adapter']}, checkpointing {row['checkpointing']}: forward "
+            f"{row['forward_tflop']:.2f} TFLOP, training {row['training_tflop']:.1f}, {row['trainable'] / 1e6:.2f} M "
+            f"trainable; {floors}"
+        )
+    for row in result["weights"]:
+        print(f"{row['quantization']}: {row['quantised_gib']:.2f} + {row['bf16_gib']:.2f} GiB")
+    inputs = {
+        "model": str(arguments.config or "Llama 3.2 11B Vision"),
+        "tokens": arguments.tokens,
+        "views": arguments.views,
+    }
+    arguments.out.write_text(json.dumps({"inputs": inputs} | result, indent=1) + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,185 @@
+"""Teacher-forced scoring against constrained beam search, and the adapter merged against unmerged, in one run.
+
+    python benchmarks/vlm_scoring.py [--run results/demo] [--limit N]
+
+Classifies the test events of a finished run with both methods, with the adapter as it was trained and merged, at batch
+sizes 1 and 8: do they agree on every event, and how long does each take? Prints the result and writes
+results/vlm_scoring.json beside this file. The ratios are what carries over to other machines.
+
+Beam search reads images and prompt once for each of its three beams and then takes a step a token; scoring reads them
+once. With the same weights it cannot be much more than three times faster where a step costs little.
+"""
+
+import argparse
+import json
+import os
+import platform
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+import transformers
+import yaml
+
+from nuvlm.devices import choose_device, device_name
+from nuvlm.events import read_events
+from nuvlm.pixelmaps import read_blocks
+from nuvlm.predictions import at_temperature
+from nuvlm.vlm.classify import load_finetuned
+from nuvlm.vlm.dataset import to_pictures
+from nuvlm.vlm.model import Quantization, load_processor
+from nuvlm.vlm.prompts import answer_tokens, load_prompts
+from nuvlm.vlm.scoring import beam, encode, score
+
+METHODS = {"score": score, "beam": beam}
+
+
+@dataclass(frozen=True)
+class Pass:
+    """What one method says of all events, and the time it took."""
+
+    joint: np.ndarray
+    """(events, classes) log-probability of each answer."""
+    first: np.ndarray
+    """(events, classes) log-probability of each label's first token."""
+    encode_seconds: float
+    seconds: float
+    """Of the model alone."""
+
+    def differs(self, other: "Pass") -> dict[str, Any]:
+        """How far the answers of two passes lie apart."""
+        return {
+            "other_class": int((self.joint.argmax(axis=1) != other.joint.argmax(axis=1)).sum()),
+            "largest_difference_logp": float(np.abs(self.joint - other.joint).max()),
+            "largest_difference_logp_first": float(np.abs(self.first - other.first).max()),
+            "largest_difference_probability": float(
+                np.abs(np.exp(at_temperature(self.joint, 1.0)) - np.exp(at_temperature(other.joint, 1.0))).max()
+            ),
+        }
+
+
+def measure(
+    base: Path,
+    adapter: Path,
+    events: pd.DataFrame,
+    stores: Mapping[str, Path],
+    prompts: Path,
+    *,
+    quantization: Quantization,
+    bf16: bool,
+    batches: Sequence[int] = (1, 8),
+) -> dict[str, Any]:
+    """Classify `events` with every method, adapter and batch size.
+
+    Returns:
+        `events`; `ms_per_event[adapter][batch]` of each method, and of the image processor, which both need;
+        `beam_over_score[adapter][batch]`; `published_over_merged_score[batch]`, beams and the adapter as published over
+        scoring and the adapter merged; `methods[adapter][batch]` and `merged[batch]`, how far the answers of both
+        methods, and of both adapters, lie apart; `first_token`, what the published decision says.
+    """
+    texts, processor, device = load_prompts(prompts), load_processor(base), choose_device()
+    answers = answer_tokens(processor.tokenizer, texts)
+    passes: dict[tuple[str, int, str], Pass] = {}
+    for adapted in ("unmerged", "merged"):
+        merge = adapted == "merged"
+        model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=merge)
+        for batch in batches:
+            joint, first = np.zeros((2, len(METHODS), len(events), len(texts.labels)))
+            seconds, encoding, warm = dict.fromkeys(METHODS, 0.0), 0.0, False
+            for rows, images in read_blocks(stores, events, batch):
+                start = time.perf_counter()
+                inputs = encode(processor, texts, [to_pictures(views) for views in images], device)
+                encoding += time.perf_counter() - start
+                # Both methods on one batch after the other: what else the machine does slows down both.
+                for i, (name, method) in enumerate(METHODS.items()):
+                    if not warm:
+                        method(model, dict(inputs), answers)
+                    start = time.perf_counter()
+                    joint[i, rows], first[i, rows] = method(model, dict(inputs), answers)
+                    seconds[name] += time.perf_counter() - start
+                warm = True
+            for i, name in enumerate(METHODS):
+                passes[adapted, batch, name] = Pass(joint[i], first[i], encoding, seconds[name])
+    adapters = ("unmerged", "merged")
+    told = passes["unmerged", batches[0], "score"]
+    truth = events["class"].map({name: k for k, name in enumerate(texts.labels)}).to_numpy()
+    return {
+        "events": len(events),
+        "ms_per_event": {
+            adapted: {
+                str(batch): {name: 1e3 * passes[adapted, batch, name].seconds / len(events) for name in METHODS}
+                | {"image_processor": 1e3 * passes[adapted, batch, "score"].encode_seconds / len(events)}
+                for batch in batches
+            }
+            for adapted in adapters
+        },
+        "beam_over_score": {
+            adapted: {
+                str(batch): passes[adapted, batch, "beam"].seconds / passes[adapted, batch, "score"].seconds
+                for batch in batches
+            }
+            for adapted in adapters
+        },
+        "published_over_merged_score": {
+            str(batch): passes["unmerged", batch, "beam"].seconds / passes["merged", batch, "score"].seconds
+            for batch in batches
+        },
+        "methods": {
+            adapted: {
+                str(batch): passes[adapted, batch, "score"].differs(passes[adapted, batch, "beam"]) for batch in batches
+            }
+            for adapted in adapters
+        },
+        "merged": {
+            str(batch): passes["merged", batch, "score"].differs(passes["unmerged", batch, "score"])
+            for batch in batches
+        },
+        "batches": passes["unmerged", batches[-1], "score"].differs(told),
+        "first_token": {
+            "accuracy": float((told.first.argmax(axis=1) == truth).mean()),
+            "accuracy_joint": float((told.joint.argmax(axis=1) == truth).mean()),
+            "other_class_than_joint": int((told.first.argmax(axis=1) != told.joint.argmax(axis=1)).sum()),
+        },
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--run", type=Path, default=Path("results/demo"), help="folder of a finished run")
+    parser.add_argument("--config", type=Path, default=Path("config/config.yaml"), help="the configuration it had")
+    parser.add_argument("--limit", type=int, help="only so many test events")
+    arguments = parser.parse_args()
+    torch.set_num_threads(1 if not torch.cuda.is_available() else torch.get_num_threads())
+    vlm = yaml.safe_load(arguments.config.read_text())["vlm"]
+    events = read_events(arguments.run / "events.parquet")
+    events = events[(events["split"] == "test").fillna(False)].reset_index(drop=True).head(arguments.limit or 10**9)
+    result = {
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "device": device_name(choose_device()),
+        "threads": torch.get_num_threads(),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "transformers": transformers.__version__,
+        "quantization": vlm["finetune"]["quantization"],
+        "bf16": vlm["finetune"]["bf16"],
+    } | measure(
+        arguments.run / "models" / "base",
+        arguments.run / "models" / "vlm",
+        events,
+        {shard: arguments.run / "pixelmaps" / f"{shard}.zarr" for shard in events["shard"].unique()},
+        Path(vlm["prompts"]),
+        quantization=vlm["finetune"]["quantization"],
+        bf16=vlm["finetune"]["bf16"],
+    )
+    text = json.dumps(result, indent=1)
+    print(text)
+    (Path(__file__).parent / "results" / "vlm_scoring.json").write_text(text + "\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,50 @@
+"""Batches under a real limit of the memory of this process."""
+
+import logging
+from collections.abc import Sequence
+
+import pytest
+import torch
+
+from memory import MB, at_most
+from nuvlm.errors import InputError
+from nuvlm.vlm.batches import FittingBatches
+
+
+def doubled(batch: Sequence[int]) -> list[int]:
+    """Work that takes 100 MB an event."""
+    torch.empty(len(batch) * 100 * MB, dtype=torch.uint8)
+    return [2 * value for value in batch]
+
+
+def test_a_batch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.LogCaptureFixture) -> None:
+    batches = FittingBatches(16)
+    with at_most(650 * MB), caplog.at_level(logging.WARNING):
+        done = list(batches.run(doubled, range(19)))
+        assert batches.size == 4
+        again = list(batches.run(doubled, range(5)))
+    assert [value for _, part in done for value in part] == [2 * value for value in range(19)]
+    assert [where for where, _ in done] == [slice(i, min(i + 4, 19)) for i in range(0, 19, 4)]
+    assert [len(part) for _, part in again] == [4, 1], "the smaller size is kept"
+    assert [record.args for record in caplog.records] == [(16, 8), (8, 4)]
+
+
+def test_a_short_batch_that_does_not_fit_is_halved_itself() -> None:
+    batches = FittingBatches(16)
+    with at_most(250 * MB):
+        assert [len(part) for _, part in batches.run(doubled, range(5))] == [2, 2, 1]
+
+
+def test_an_event_that_does_not_fit_alone_is_an_error_with_a_remedy() -> None:
+    with at_most(50 * MB), pytest.raises(InputError, match=r"not even one event fits.*merge_adapter: false"):
+        list(FittingBatches(4).run(doubled, range(4)))
+
+
+def test_other_errors_pass() -> None:
+    def wrong(batch: Sequence[int]) -> torch.Tensor:
+        return torch.zeros(2) @ torch.zeros(3)
+
+    batches = FittingBatches(4)
+    with pytest.raises(RuntimeError, match="inconsistent tensor size"):
+        list(batches.run(wrong, range(4)))
+    assert batches.size == 4
