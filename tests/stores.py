@@ -1,10 +1,12 @@
-"""Pixel-map stores of given images, in the real format."""
+"""Pixel-map stores of given images, in the real format, and what is in them."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 
+from nuvlm.pixelmaps import read_blocks
 from nuvlm.storage import write_store
 
 
@@ -17,3 +19,9 @@ def write_pixel_maps(
     attributes |= {"pixel_mm": 50, "transfer": "log", "white_mev": 200, "knee_mev": 1}
     write_store(path, {"images": images, "event_id": ids}, attributes)
     return ids
+
+
+def read_pixel_maps(stores: Mapping[str, Path], events: pd.DataFrame) -> np.ndarray:
+    """Pixel maps of the rows of an event table, in their order: uint8 (events, views, size, size)."""
+    positions, blocks = zip(*read_blocks(stores, events), strict=True)
+    return np.concatenate(blocks)[np.argsort(np.concatenate(positions))]

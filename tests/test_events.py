@@ -10,9 +10,10 @@ from nuvlm.detector import Diffusion
 from nuvlm.displays import smear_and_downsample
 from nuvlm.errors import InputError
 from nuvlm.events import assign_split, list_events, read_events
-from nuvlm.pixelmaps import crop_displays, read_pixel_maps
+from nuvlm.pixelmaps import crop_displays
 from nuvlm.predictions import Cost, read_costs, read_predictions, write_predictions
 from nuvlm.sources.maps import PixelMap, write_maps
+from stores import read_pixel_maps
 from test_pixelmaps import make_pixel_maps
 
 SPLIT = {"validation": 0.3, "test": 0.3, "seed": 1}

@@ -17,10 +17,10 @@ from nuvlm.pixelmaps import (
     crop_displays,
     grayscale,
     open_pixel_maps,
-    read_pixel_maps,
     read_sparse,
 )
 from nuvlm.storage import open_store, write_json
+from stores import read_pixel_maps
 
 SETTINGS = {"size": 64, "centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 ORIGIN = np.array([-1000.0, -1000.0, 0.0])

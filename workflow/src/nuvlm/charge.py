@@ -13,7 +13,7 @@ from nuvlm.detector import Detector, drift_distance_mm
 from nuvlm.settings import Settings
 
 ARGON_DENSITY = 1.396
-"""g/cm3."""
+"""Liquid argon, g/cm3 (PDG)."""
 MIP_MEV_PER_CM = 2.1
 """Energy loss of a minimum-ionising particle, at which the visible energy is the energy."""
 

@@ -190,20 +190,6 @@ def open_rows(store: Path, events: pd.DataFrame) -> tuple[Any, np.ndarray]:
     return opened["images"], rows
 
 
-def read_pixel_maps(stores: Mapping[str, Path], events: pd.DataFrame) -> np.ndarray:
-    """Pixel maps of the rows of an event table, in their order: uint8 (events, views, size, size).
-
-    Args:
-        stores: shard name -> pixel-map store.
-        events: at least one row, with the columns shard, row and event_id.
-
-    Raises:
-        InputError: see :func:`open_rows`; or stores of different sizes.
-    """
-    positions, blocks = zip(*read_blocks(stores, events), strict=True)
-    return np.concatenate(blocks)[np.argsort(np.concatenate(positions))]
-
-
 @dataclass(frozen=True)
 class SparsePixelMaps:
     """Pixel maps in memory as the pixels that are not black: a hundredth of their dense size at 5 cm.
@@ -233,7 +219,10 @@ class SparsePixelMaps:
 
 
 def read_sparse(stores: Mapping[str, Path], events: pd.DataFrame) -> SparsePixelMaps:
-    """What :func:`read_pixel_maps` reads, sparse; no more than a block of it is dense at any time."""
+    """Pixel maps of the rows of an event table, in their order; no more than a block of them is dense at any time.
+
+    Args and errors as for :func:`read_blocks`.
+    """
     pixels: list[np.ndarray] = [np.empty(0)] * len(events)
     values: list[np.ndarray] = [np.empty(0)] * len(events)
     shape = (0, 0, 0)

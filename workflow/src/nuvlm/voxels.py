@@ -389,15 +389,15 @@ _FAULTS = (
 @numba.njit(cache=True)
 def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-untyped-def]
     """For each event its first fault, as an index of _FAULTS, and the voxel that has it."""
-    faults = np.full(len(begins) - 1, -1)
+    faults = np.full(len(begins) - 1, _NONE)
     voxels = np.zeros(len(begins) - 1, dtype=np.int64)
     for event in range(len(begins) - 1):
         last = -1
         if begins[event] == begins[event + 1]:
-            faults[event] = 7
+            faults[event] = _EMPTY
         for v in range(begins[event], begins[event + 1]):
             e = energy[v]
-            fault = -1
+            fault = _NONE
             if not (0.0 <= e < np.inf):
                 fault = 1 if -np.inf < e < 0.0 else 0
             elif x[v] >= n_x:
@@ -406,12 +406,12 @@ def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-unt
                 fault = 3
             elif z[v] >= n_z:
                 fault = 4
-            if fault >= 0:
+            if fault != _NONE:
                 faults[event], voxels[event] = fault, v - begins[event]
                 break
             flat = (np.int64(x[v]) * n_y + np.int64(y[v])) * n_z + np.int64(z[v])
             if flat <= last:
-                faults[event] = 5
+                faults[event] = _UNSORTED
             last = flat
     return faults, voxels
 

@@ -9,10 +9,10 @@ S. Striganov, At. Data Nucl. Data Tables 78 (2001) 183; PSTAR is NIST's database
 import numpy as np
 from scipy import integrate
 
+from nuvlm.charge import ARGON_DENSITY
 from nuvlm.simulation.final_states import ELECTRON, MASS_MEV, MUON
 
-DENSITY = 1.396
-"""Liquid argon, g/cm3 (PDG)."""
+DENSITY = ARGON_DENSITY
 Z_OVER_A = 18 / 39.948
 RADIATION_LENGTH_CM = 14.0
 MOLIERE_RADIUS_CM = 9.04
