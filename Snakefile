@@ -24,6 +24,7 @@ localrules:
     all,
     pixelmaps,
     predictions,
+    explanations,
 
 
 rule all:
@@ -45,3 +46,9 @@ rule predictions:
     """Predictions of all models under all conditions, without the report."""
     input:
         prediction_tables(),
+
+
+rule explanations:
+    """What the models give for their reasons, without the report."""
+    input:
+        expand("<results>/explanations/vlm/{part}.parquet", part=PARTS),

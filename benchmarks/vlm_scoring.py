@@ -30,7 +30,7 @@ from nuvlm.devices import choose_device, device_name
 from nuvlm.events import read_events
 from nuvlm.pixelmaps import read_blocks
 from nuvlm.predictions import at_temperature
-from nuvlm.vlm.classify import load_finetuned
+from nuvlm.vlm.classify import is_grounded, load_finetuned
 from nuvlm.vlm.dataset import to_pictures
 from nuvlm.vlm.model import Quantization, load_processor
 from nuvlm.vlm.prompts import answer_tokens, load_prompts
@@ -83,7 +83,7 @@ def measure(
         methods, and of both adapters, lie apart; `first_token`, what the published decision says.
     """
     texts, processor, device = load_prompts(prompts), load_processor(base), choose_device()
-    answers = answer_tokens(processor.tokenizer, texts)
+    answers = answer_tokens(processor.tokenizer, texts, separated=is_grounded(adapter))
     passes: dict[tuple[str, int, str], Pass] = {}
     for adapted in ("unmerged", "merged"):
         merge = adapted == "merged"

@@ -11,13 +11,18 @@ from nuvlm.storage import write_store
 
 
 def write_pixel_maps(
-    path: Path, images: np.ndarray, first_event: int = 0, views: Sequence[str] = ("xz", "yz")
+    path: Path,
+    images: np.ndarray,
+    first_event: int = 0,
+    views: Sequence[str] = ("xz", "yz"),
+    corner_mm: np.ndarray | None = None,
 ) -> np.ndarray:
     """Write `images`, uint8 (events, views, size, size), and return the ids of their events."""
     ids = np.arange(first_event, first_event + len(images), dtype=np.uint64)
     attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": list(views), "size": images.shape[-1]}
     attributes |= {"pixel_mm": 50, "transfer": "log", "white_mev": 200, "knee_mev": 1}
-    write_store(path, {"images": images, "event_id": ids}, attributes)
+    corners = {} if corner_mm is None else {"corner_mm": corner_mm}
+    write_store(path, {"images": images, "event_id": ids, **corners}, attributes)
     return ids
 
 

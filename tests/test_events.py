@@ -12,7 +12,10 @@ from nuvlm.errors import InputError
 from nuvlm.events import assign_split, list_events, read_events
 from nuvlm.pixelmaps import crop_displays
 from nuvlm.predictions import Cost, read_costs, read_predictions, write_predictions
+from nuvlm.simulation.geant4 import DEPOSIT_DTYPE
 from nuvlm.sources.maps import PixelMap, write_maps
+from nuvlm.topology import TOPOLOGY_COLUMNS, TOPOLOGY_TYPES
+from nuvlm.voxels import PARTICLE_DTYPE
 from stores import read_pixel_maps
 from test_pixelmaps import make_pixel_maps
 
@@ -59,6 +62,27 @@ def test_table_has_every_event_once_with_its_truth(make_shard, make_voxels, dete
     others = table[table["split"] != "train"]["part"]
     assert sorted(set(others)) == [0, 1, 2]
     assert others.value_counts().max() - others.value_counts().min() <= 1
+
+
+def test_what_there_is_to_see_stands_behind_the_other_truth(make_shard, detector, tmp_path):
+    plain, known = make_shard("a", 6), make_shard("b", 6)
+    particles = np.array([(i, 13, 500.0, (0, 0, 600)) for i in range(6)], dtype=PARTICLE_DTYPE)
+    deposits = np.array([(i, 13, 100.0 * i, 300.0, 0.0, np.nan, 1) for i in range(6)], dtype=DEPOSIT_DTYPE)
+    with h5py.File(known, "r+") as file:
+        file["truth/particles"], file["truth/deposits"] = particles, deposits
+    table = tabulate({"a": plain, "b": known}, detector, tmp_path, train=False)
+    begin = table.columns.get_loc("visible_energy") + 1
+    assert table.columns[begin:].tolist() == TOPOLOGY_COLUMNS
+    assert {name: str(table[name].dtype) for name in TOPOLOGY_COLUMNS} == TOPOLOGY_TYPES
+    of_a, of_b = (table[table["shard"] == shard] for shard in "ab")
+    assert of_a[TOPOLOGY_COLUMNS].isna().all(axis=None)
+    assert of_b["track_mm"].tolist() == [0, 100, 200, 300, 400, 500]
+    assert of_b["charged"].tolist() == [0, 1, 1, 1, 1, 1]
+    with h5py.File(known, "r+") as file:
+        del file["truth/deposits"]
+        file["truth/deposits"] = deposits[1:]
+    with pytest.raises(InputError, match=r"b\.h5: the tables /truth/particles and /truth/deposits are not of the same"):
+        tabulate({"b": known}, detector, tmp_path, train=False)
 
 
 def test_a_bad_event_of_a_shard_is_missing_from_stores_and_table_alike(make_shard, detector, tmp_path):
@@ -138,7 +162,7 @@ def test_pixel_maps_made_elsewhere_bring_their_own_truth(detector, tmp_path):
     assert table["split"].isna().tolist() == table["class"].isna().tolist()
     assert (table[table["class"].isna()]["part"] >= 0).all(), "without class: classified, not scored"
     assert (table["nu_energy"] == 1.5).all()
-    assert table[["visible_energy", "vertex_z_mm", "n_voxels"]].isna().all(axis=None)
+    assert table[["visible_energy", "vertex_z_mm", "n_voxels", *TOPOLOGY_COLUMNS]].isna().all(axis=None)
 
 
 @pytest.mark.parametrize(

@@ -56,14 +56,14 @@ def checkout(tmp_path_factory) -> Path:
 @pytest.fixture(scope="module")
 def finished(checkout) -> Path:
     """A run whose outputs are all there (empty: what is in them does not matter to the DAG)."""
-    listing = snakemake(checkout, "--summary", *TINY)
+    listing = snakemake(checkout, "all", "explanations", "--summary", *TINY)
     for line in listing.splitlines():
         path = line.split("\t")[0]
         if path.startswith("results/"):
             (checkout / path).parent.mkdir(parents=True, exist_ok=True)
             (checkout / path).touch()
     # --touch records them as made by the code and settings of now
-    snakemake(checkout, "--touch", "--forceall", *TINY)
+    snakemake(checkout, "all", "explanations", "--touch", "--forceall", *TINY)
     assert planned(checkout, *TINY) == {}
     return checkout
 
@@ -106,6 +106,7 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, change, expected)
         ("displays.py", IMAGES | MODELS),
         ("pixelmaps.py", {"crop_displays": SHARDS, "list_events": 1} | MODELS),
         ("events.py", {"list_events": 1} | MODELS),
+        ("topology.py", {"list_events": 1} | MODELS),
         ("conditions.py", CLASSIFY | REPORT),
         ("cnn/network.py", {"train_cnn": 1} | CLASSIFY_CNN | REPORT),
         ("cnn/classify.py", CLASSIFY_CNN | REPORT),
@@ -128,6 +129,33 @@ def test_an_edited_module_reruns_what_depends_on_it(finished, module, expected):
         file.write_bytes(original)
 
 
+@pytest.mark.parametrize(
+    ("change", "expected"),
+    [
+        ("vlm={explain: {max_new_tokens: 9}}", {}),
+        ("report={explain: 9}", {}),
+        ("vlm={classify: {merge_adapter: false}}", {"classify_vlm": PARTS}),
+        (
+            "vlm={finetune: {rationales: none}}",
+            {"finetune_vlm": 1, "classify_vlm": PARTS},
+        ),
+    ],
+)
+def test_a_changed_setting_explains_anew(finished, change, expected):
+    explained = {"explain_vlm": PARTS, "explanations": 1}
+    assert planned(finished, "explanations", *TINY, change) == expected | explained
+
+
+@pytest.mark.parametrize("module", ["vlm/explain.py", "selection.py", "occlusion.py"])
+def test_modules_of_explaining_alone_rerun_nothing_else(finished, module):
+    file = finished / "workflow" / "src" / "nuvlm" / module
+    original = edit(file)
+    try:
+        assert planned(finished, "explanations", *TINY) == {"explain_vlm": PARTS, "explanations": 1}
+    finally:
+        file.write_bytes(original)
+
+
 def test_a_module_edited_and_reverted_or_touched_reruns_nothing(finished):
     file = finished / "workflow" / "src" / "nuvlm" / "displays.py"
     file.write_bytes(edit(file))
@@ -138,6 +166,7 @@ def test_a_module_edited_and_reverted_or_touched_reruns_nothing(finished):
     ("resource", "expected"),
     [
         ("prompts.yaml", {"build_base_model": 1, "finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
+        ("rationales.yaml", {"build_base_model": 1, "finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
         ("published.yaml", {"write_report": 1, "all": 1}),
     ],
 )

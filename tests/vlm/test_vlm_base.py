@@ -22,13 +22,14 @@ SMALL = ScratchSettings(
 )  # fmt: skip
 
 
-def test_same_seed_same_model(prompts_file: Path, chat_template: Path, tmp_path: Path) -> None:
+def test_same_seed_same_model(prompts_file: Path, vocabulary_file: Path, chat_template: Path, tmp_path: Path) -> None:
     models = []
     for name, seed in (("a", 7), ("b", 7), ("c", 8)):
         settings = SMALL.model_copy(update={"seed": seed})
         build_base_model(
-            tmp_path / name, settings, prompts=prompts_file, chat_template=chat_template, tensorboard=tmp_path / "tb"
-        )
+            tmp_path / name, settings, prompts=prompts_file, vocabulary=vocabulary_file, chat_template=chat_template,
+            tensorboard=tmp_path / "tb",
+        )  # fmt: skip
         verify_manifest(tmp_path / name)
         models.append(load_file(tmp_path / name / "model.safetensors"))
     a, b, c = models
@@ -89,9 +90,12 @@ def test_more_views_see_the_same_scene_from_between(count: int) -> None:
             assert len({view.tobytes() for view in views}) == count
 
 
-def test_the_number_of_views_is_that_of_the_pixel_maps(prompts_file: Path, chat_template: Path, tmp_path: Path) -> None:
+def test_the_number_of_views_is_that_of_the_pixel_maps(
+    prompts_file: Path, vocabulary_file: Path, chat_template: Path, tmp_path: Path
+) -> None:
     write_pixel_maps(tmp_path / "maps.zarr", np.zeros((2, 3, 32, 32), np.uint8), views=("u", "v", "z"))
     texts = {"prompts": prompts_file.with_name("prompts_dune_cvn.yaml"), "chat_template": chat_template}
+    texts["vocabulary"] = vocabulary_file
     for maps, expected in ((None, 2), (tmp_path / "maps.zarr", 3)):
         out = tmp_path / str(expected)
         build_base_model(out, SMALL, **texts, tensorboard=tmp_path, pixel_maps=maps)

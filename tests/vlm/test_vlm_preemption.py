@@ -66,7 +66,8 @@ def _session(process: Path) -> int:
 
 
 @pytest.mark.parametrize(("processes", "kill"), [(1, only_the_job), (2, all_of_its_processes)])
-def test_stopped_job_goes_on_as_if_it_had_not_been(job: Job, processes: int, kill: Kill, tmp_path: Path) -> None:
+def test_stopped_job_goes_on_as_if_it_had_not_been(grounded: Job, processes: int, kill: Kill, tmp_path: Path) -> None:
+    job = grounded
     settings = job.settings.model_copy(update={"processes": processes, "device_batch_size": 6 // processes})
     job = job.model_copy(update={"settings": settings})
     unbroken = elsewhere(job, tmp_path / "unbroken")

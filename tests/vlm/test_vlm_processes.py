@@ -35,6 +35,13 @@ def losses(job: Job) -> np.ndarray:
 
 
 @pytest.fixture
+def job(job: Job, vocabulary_file: Path) -> Job:
+    """With rationales, whose lengths differ: what a token counts must not depend on the process that has it."""
+    settings = job.settings.model_copy(update={"rationales": "grounded"})
+    return job.model_copy(update={"settings": settings, "vocabulary": vocabulary_file})
+
+
+@pytest.fixture
 def alone(job: Job, tmp_path: Path) -> np.ndarray:
     """Steps and losses of one process."""
     alone = training_with(job, tmp_path / "alone", device_batch_size=GLOBAL_BATCH)
@@ -58,7 +65,7 @@ def test_several_processes_train_as_one(
 
 
 @pytest.mark.skipif(shutil.which("ninja") is None or shutil.which("c++") is None, reason="DeepSpeed builds an operator")
-@pytest.mark.parametrize(("stage", "quantization"), [(2, "nf4"), (3, "nf4"), (3, "none")])
+@pytest.mark.parametrize(("stage", "quantization"), [(2, "nf4"), (3, "nf4"), (3, "int8"), (3, "none")])
 def test_deepspeed_trains_as_one(job: Job, tmp_path: Path, stage: int, quantization: str) -> None:
     """Two processes. The first run on a machine builds DeepSpeed's operator for a minute."""
     alone = training_with(job, tmp_path / "alone", device_batch_size=GLOBAL_BATCH, quantization=quantization)

@@ -40,6 +40,21 @@ def test_answer_tokens_spell_the_answers(prompts: Prompts, tokenizer: PreTrained
     require_distinct_first_tokens(answers, prompts.labels)
 
 
+def test_a_separator_ends_the_labels_where_rationales_follow(
+    prompts: Prompts, tokenizer: PreTrainedTokenizerBase
+) -> None:
+    answers = answer_tokens(tokenizer, prompts, separated=True)
+    assert tokenizer.decode([answers.end]) == "."
+    for name, label in zip(prompts.labels, answers.labels, strict=True):
+        assert tokenizer.decode([*answers.prefix, *label]) == prompts.answer(name, "")
+        whole = tokenizer(prompts.answer(name, "The longest track is short."), add_special_tokens=False)["input_ids"]
+        told = [*answers.prefix, *label]
+        assert whole[: len(told)] == told, "the same tokens, whatever follows"
+    for change in ({"labels": prompts.labels | {"nc": " N.C"}}, {"prefix": "No. I classify as"}):
+        with pytest.raises(InputError, match=r"holds the '\.' that is to end the label"):
+            answer_tokens(tokenizer, prompts.model_copy(update=change), separated=True)
+
+
 @pytest.mark.parametrize("labels", [(" NC one", " NC two", " other"), (" ν_e CC", " ν_μ CC", " NC")])
 def test_labels_that_begin_alike_are_refused(
     prompts: Prompts, tokenizer: PreTrainedTokenizerBase, labels: tuple[str, str, str]

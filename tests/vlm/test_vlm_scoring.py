@@ -44,30 +44,37 @@ def prompts(request: pytest.FixtureRequest, prompts_file: Path) -> Prompts:
 
 
 def by_hand(
-    model: Any, processor: Any, prompts: Prompts, answers: AnswerTokens, pictures: list[Any]
+    model: Any, processor: Any, prompts: Prompts, answers: AnswerTokens, pictures: list[Any], rationale: str | None
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The slow reference: each event with each whole answer, one at a time, as training reads it, without a cache."""
+    """The slow reference: each event with each whole answer, one at a time, as training reads it, without a cache.
+
+    With a `rationale` the answer goes on with it, and what counts ends before.
+    """
     joint, first = np.zeros((2, len(pictures), 3))
     for i, views in enumerate(pictures):
         for k, name in enumerate(prompts.labels):
             text = processor.apply_chat_template(
-                conversation(prompts, len(views), prompts.answer(name)), tokenize=False
+                conversation(prompts, len(views), prompts.answer(name, rationale)), tokenize=False
             )
             inputs = processor(images=[views], text=[text], add_special_tokens=False, return_tensors="pt")
             label = answers.labels[k]
-            assert tuple(inputs["input_ids"][0, -len(label) :].tolist()) == label
+            begin = inputs["input_ids"].shape[1] - len(label)
+            if rationale is not None:
+                begin -= len(processor.tokenizer(f" {rationale}<|eot_id|>", add_special_tokens=False)["input_ids"])
+            assert tuple(inputs["input_ids"][0, begin : begin + len(label)].tolist()) == label
             with torch.inference_mode():
                 logp = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
-            told = [logp[-len(label) - 1 + j, token].item() for j, token in enumerate(label)]
+            told = [logp[begin - 1 + j, token].item() for j, token in enumerate(label)]
             joint[i, k], first[i, k] = sum(told), told[0]
     return joint, first
 
 
+@pytest.mark.parametrize("rationale", [None, "The longest track is 120 cm long. It has 3 ends."])
 def test_teacher_forcing_and_beams_agree_with_the_plain_pass(
-    model: Any, processor: Any, prompts: Prompts, pictures: list[Any]
+    model: Any, processor: Any, prompts: Prompts, pictures: list[Any], rationale: str | None
 ) -> None:
-    answers = answer_tokens(processor.tokenizer, prompts)
-    expected = by_hand(model, processor, prompts, answers, pictures)
+    answers = answer_tokens(processor.tokenizer, prompts, separated=rationale is not None)
+    expected = by_hand(model, processor, prompts, answers, pictures, rationale)
     inputs = encode(processor, prompts, pictures, CPU)
     for method in (score, beam):
         joint, first = method(model, dict(inputs), answers)

@@ -15,7 +15,7 @@ from nuvlm.vlm.dataset import conversations
 from nuvlm.vlm.launch import launch
 from nuvlm.vlm.model import load_processor
 from nuvlm.vlm.settings import FinetuneSettings
-from nuvlm.vlm.training import Job, finetune
+from nuvlm.vlm.training import Job, _fingerprint, finetune
 from stores import write_pixel_maps
 
 
@@ -128,10 +128,38 @@ def test_frozen_tower_has_no_adapter(job: Job) -> None:
     ("values", "message"),
     [
         ({"strategy": "single", "processes": 2}, "needs strategy: ddp or deepspeed"),
-        ({"strategy": "deepspeed", "zero_stage": 3, "quantization": "int8"}, "nf4 or none, or zero_stage: 2"),
         ({"processes": 2, "nodes": 3}, "must be a multiple of nodes"),
     ],
 )
 def test_impossible_settings_are_refused_before_the_job(values: dict[str, object], message: str) -> None:
     with pytest.raises(ValidationError, match=message):
         FinetuneSettings.model_validate(values)
+
+
+@pytest.mark.parametrize(
+    ("lora", "message"),
+    [
+        ({"target_modules": ["q_proj", "qproj"]}, "no linear layer named qproj. Name some of .*down_proj, .*q_proj"),
+        ({"target_modules": ["fc1"], "vision": False}, "named fc1 outside of its vision tower. Name some of "),
+        ({"target_modules": []}, "Name some of .*q_proj"),
+    ],
+)
+def test_layers_that_the_model_does_not_have_are_refused(job: Job, lora: dict[str, object], message: str) -> None:
+    with pytest.raises(InputError, match=rf"vlm\.finetune\.lora\.target_modules: .*{message}"):
+        finetune(with_settings(job, lora=lora))
+
+
+def test_a_checkpoint_of_another_vocabulary_is_refused(grounded: Job, tmp_path: Path) -> None:
+    (grounded.checkpoints / "checkpoint-4").mkdir(parents=True)
+    with pytest.raises(InputError, match="rationales: grounded needs a vocabulary"):
+        finetune(grounded.model_copy(update={"vocabulary": None}))
+    mark = grounded.checkpoints / "checkpoint-4" / "fingerprint.json"
+    fingerprint = _fingerprint(grounded)
+    mark.write_text(json.dumps(fingerprint))
+    assert grounded.vocabulary is not None
+    words = tmp_path / "words.yaml"
+    words.write_text(grounded.vocabulary.read_text() + "\n")
+    with pytest.raises(InputError, match=r"checkpoint-4: a checkpoint of another training: vocabulary differ"):
+        finetune(grounded.model_copy(update={"vocabulary": words}))
+    with pytest.raises(InputError, match=r"settings\.rationale_loss, settings\.rationales, vocabulary differ"):
+        finetune(with_settings(grounded, rationales="none", rationale_loss=0.1))

@@ -33,7 +33,7 @@ def snakemake(folder: Path, *arguments: str, overlays: tuple[str, ...] = ()) -> 
 def finished(tmp_path_factory) -> Path:
     """A copy of the workflow with a finished tiny run."""
     folder = copy_workflow(tmp_path_factory.mktemp("run"))
-    result = snakemake(folder)
+    result = snakemake(folder, "all", "explanations")
     assert result.returncode == 0, result.stdout + result.stderr
     return folder
 
@@ -75,6 +75,18 @@ def test_every_event_that_was_not_trained_on_is_predicted_once_by_each_model(res
     assert {"logp_joint_nc", "logp_first_nue_cc"} <= set(found.columns)
 
 
+def test_rationales_stand_beside_the_truth_of_simulation(results):
+    events = read_events(results / "events.parquet").set_index(["shard", "event_id"])
+    table = pd.concat(pd.read_parquet(results / f"explanations/vlm/{part}.parquet") for part in (0, 1))
+    nominal = table[table["picture"] == "nominal"].set_index(["shard", "event_id"])
+    assert 10 <= len(nominal) <= 20
+    told = events.loc[nominal.index]
+    assert (told["split"] == "test").all()
+    assert (nominal["true_track"] == (told["track_mm"] > 0)).all()
+    assert (nominal["true_charged"] == told["charged"]).all()
+    assert (table["picture"] == "without_track").sum() == nominal["true_track"].sum()
+
+
 def test_the_report_counts_what_the_tables_hold(results):
     report = json.loads((results / "report/report.json").read_text())
     table = read_events(results / "events.parquet")
@@ -100,7 +112,7 @@ def test_every_job_has_a_log_and_a_benchmark(results):
         path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
     }
     assert logs == timed
-    assert len(logs) == 2 * 3 + 1 + 3 + 2 * (3 + 4) + 4
+    assert len(logs) == 2 * 3 + 1 + 3 + 2 * (3 + 4) + 2 + 4  # of them the explanations, one a part
     assert "events/s" in (results / "logs/train_cnn.log").read_text()
 
 
@@ -141,12 +153,15 @@ def test_another_detector_is_configuration_alone(finished):
 def test_own_events_without_truth_go_from_file_to_predictions_and_a_report(finished):
     source = f"input={{source: larndsim, files: [{SHARED}/larndsim/edepsim_mixed.h5], offset_mm: [0, 0, 3500]}}"
     small = ["conditions=[nominal]", "dataset={parts: 1}"]
-    result = snakemake(finished, "--config", "run=mine", "models_from=tiny", source, *small)
+    result = snakemake(finished, "all", "explanations", "--config", "run=mine", "models_from=tiny", source, *small)
     assert result.returncode == 0, result.stdout + result.stderr
     for model in MODELS:
         table = pd.read_parquet(finished / f"results/mine/predictions/{model}/nominal/0.parquet")
         assert sorted(table["event_id"]) == list(range(100))
         assert table["class"].isna().all()
+    explained = pd.read_parquet(finished / "results/mine/explanations/vlm/0.parquet")
+    assert explained.filter(like="true_").isna().all(axis=None)
+    assert len(explained) == 2 * 20
     report = json.loads((finished / "results/mine/report/report.json").read_text())
     assert report["scores"]["cnn"]["nominal"]["n"] == 0
 

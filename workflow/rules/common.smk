@@ -24,6 +24,8 @@ except InputError as error:
 MODELS = layout.MODELS
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 PARTS = range(CONFIG.dataset.parts)
+# Of each part.
+EXPLAINED = -(-CONFIG.report.explain // CONFIG.dataset.parts)
 
 
 pathvars:
@@ -104,3 +106,11 @@ def prediction_tables():
             kind=["parquet", "json"],
         )
     ]
+
+
+def explained_predictions(part):
+    """Model -> the predictions of a part that say which of its events are explained."""
+    return {
+        model: f"results/{CONFIG.run}/predictions/{model}/{CONFIG.conditions[0]}/{part}.parquet"
+        for model in MODELS
+    }

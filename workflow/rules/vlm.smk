@@ -10,6 +10,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
         """Make a tiny Mllama from nothing and pre-train it on geometric shapes and their descriptions."""
         input:
             prompts=CONFIG.vlm.prompts,
+            vocabulary=CONFIG.vlm.vocabulary,
             chat_template="resources/chat_templates/mllama.jinja",
             # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
             pixelmaps=(
@@ -78,6 +79,11 @@ if CONFIG.models_from is None:
             events="<results>/events.parquet",
             pixelmaps=pixel_map_stores(),
             prompts=CONFIG.vlm.prompts,
+            vocabulary=(
+                CONFIG.vlm.vocabulary
+                if CONFIG.vlm.finetune.rationales == "grounded"
+                else []
+            ),
             deepspeed=(
                 f"resources/deepspeed/zero{CONFIG.vlm.finetune.zero_stage}.json"
                 if CONFIG.vlm.finetune.strategy == "deepspeed"
@@ -142,3 +148,42 @@ rule classify_vlm:
         stores=stores("pixelmaps"),
     script:
         "../scripts/classify_vlm.py"
+
+
+rule explain_vlm:
+    """Have the model say why, of chosen events of one part: their pictures as they are, occluded, and black."""
+    input:
+        list(explained_predictions("{part}").values()),
+        base=f"{BASE}/manifest.json",
+        adapter="<models>/vlm/adapter_model.safetensors",
+        training="<models>/vlm/training.json",
+        events="<results>/events.parquet",
+        pixelmaps=pixel_map_stores(),
+        prompts=CONFIG.vlm.prompts,
+        vocabulary=CONFIG.vlm.vocabulary,
+        code=code("explain_vlm.py"),
+    output:
+        "<results>/explanations/vlm/{part}.parquet",
+    log:
+        "<results>/logs/explain_vlm/{part}.log",
+    benchmark:
+        "<results>/benchmarks/explain_vlm/{part}.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: cores(CONFIG.vlm.classify.gpus)
+    resources:
+        mem_mb=scaled(8000 + 32000 * CONFIG.vlm.classify.gpus),
+        runtime=scaled(480),
+        gpu=CONFIG.vlm.classify.gpus,
+    params:
+        settings=CONFIG.vlm.explain.model_dump(mode="json"),
+        events=EXPLAINED,
+        seed=CONFIG.dataset.seed,
+        predictions=lambda wildcards: explained_predictions(wildcards.part),
+        condition=CONFIG.conditions[0],
+        merge_adapter=CONFIG.vlm.classify.merge_adapter,
+        quantization=CONFIG.vlm.finetune.quantization,
+        bf16=CONFIG.vlm.finetune.bf16,
+        stores=stores("pixelmaps"),
+    script:
+        "../scripts/explain_vlm.py"

@@ -9,6 +9,7 @@ build_base_model(
     Path(snakemake.output[0]).parent,
     ScratchSettings(**snakemake.params.settings),
     prompts=Path(snakemake.input.prompts),
+    vocabulary=Path(snakemake.input.vocabulary),
     chat_template=Path(snakemake.input.chat_template),
     tensorboard=Path(snakemake.params.tensorboard),
     pixel_maps=Path(snakemake.input.pixelmaps).parent if snakemake.input.pixelmaps else None,

@@ -16,6 +16,7 @@ launch(
         checkpoints=Path(snakemake.params.checkpoints),
         tensorboard=Path(snakemake.params.tensorboard),
         prompts=Path(snakemake.input.prompts),
+        vocabulary=snakemake.input.vocabulary or None,
         deepspeed=snakemake.input.deepspeed or None,
         log=Path(snakemake.log[0]),
         settings=FinetuneSettings(**snakemake.params.settings),

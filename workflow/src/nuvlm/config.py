@@ -134,6 +134,8 @@ class DatasetSettings(Settings):
 class ReportSettings(Settings):
     gallery: Annotated[int, Field(ge=0, le=200)] = 12
     """Event displays shown, worst failures first."""
+    explain: Annotated[int, Field(ge=0)] = 600
+    """Events that are explained: half of them the worst mistakes, the others drawn at random (docs/vlm.md)."""
 
 
 class Config(Settings):

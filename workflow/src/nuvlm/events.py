@@ -14,6 +14,7 @@ from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.logs import track
 from nuvlm.pixelmaps import open_pixel_maps
 from nuvlm.storage import atomic_path
+from nuvlm.topology import TOPOLOGY_COLUMNS, find_topology
 from nuvlm.voxels import open_shard
 
 logger = logging.getLogger(__name__)
@@ -73,7 +74,7 @@ def list_events(
         ]
         table = pd.DataFrame({"shard": name, "row": np.arange(len(truth))}).join(truth[["event_id", "class"]])
         table["split"] = pd.Series(split, dtype="string")
-        tables.append(table.join(truth[TRUTH_COLUMNS]))
+        tables.append(table.join(truth[TRUTH_COLUMNS + TOPOLOGY_COLUMNS]))
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class can neither train nor score; it is still classified.
     events_table["split"] = events_table["split"].where(events_table["class"].notna())
@@ -111,6 +112,12 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent) -> pd.
             strict=True,
         )
         events = shard.events[np.concatenate(rows)]
+        try:
+            topology = find_topology(events["event_id"], shard.truth("particles"), shard.truth("deposits"))
+        except ValueError as error:
+            raise InputError(
+                f"{path}: {error}. Mend the program that wrote the file, or leave out its table /truth/deposits."
+            ) from error
     truth = pd.DataFrame({"event_id": events["event_id"]})
     truth["class"] = pd.Series(classify_truth(events["nu_pdg"], events["is_cc"]), dtype="string")
     for column in ("nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode", "n_voxels"):
@@ -118,7 +125,7 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent) -> pd.
     for axis, label in enumerate("xyz"):
         truth[f"vertex_{label}_mm"] = events["vertex_mm"][:, axis]
     truth["visible_energy"] = np.concatenate(energy)
-    return truth
+    return truth.join(topology)
 
 
 def _read_truth(path: Path) -> pd.DataFrame:
@@ -140,7 +147,7 @@ def _read_truth(path: Path) -> pd.DataFrame:
             f"{path}: event {event['event_id']} is of class {event['class']!r}, none of {', '.join(CLASSES)}. "
             "Remove it and rerun."
         )
-    return truth
+    return truth.join(find_topology(truth["event_id"].to_numpy(), None, None))
 
 
 def _check_counts(events: pd.DataFrame, train: bool) -> None:

@@ -305,6 +305,23 @@ class VoxelShard:
     def __len__(self) -> int:
         return len(self.events)
 
+    def truth(self, name: str) -> np.ndarray | None:
+        """The optional table /truth/`name`, None where the shard has no table of that name.
+
+        Raises:
+            InputError: unreadable bytes.
+        """
+        table = self._file.get(f"truth/{name}")
+        if not isinstance(table, h5py.Dataset):
+            return None
+        try:
+            rows: np.ndarray = table[:]
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: /truth/{name} cannot be read ({error}). The file is damaged: copy or make it again."
+            ) from error
+        return rows
+
     def blocks(self, voxels: int = 1_000_000, events: int = 10_000) -> Iterator[tuple[np.ndarray, Voxels, np.ndarray]]:
         """Yield rows of `events`, all their voxels, and where each one's begin and the last one's end (rows + 1,).
 

@@ -27,8 +27,10 @@ from nuvlm.logs import track
 from nuvlm.storage import atomic_path, open_store, write_json, write_manifest
 from nuvlm.vlm.families import FAMILIES
 from nuvlm.vlm.prompts import Prompts, check_views, load_prompts
+from nuvlm.vlm.rationales import Rationales, load_rationales
 from nuvlm.vlm.settings import ScratchSettings
-from nuvlm.vlm.shapes import draw_scene, vocabulary
+from nuvlm.vlm.shapes import draw_scene
+from nuvlm.vlm.shapes import vocabulary as scene_words
 
 logger = logging.getLogger(__name__)
 
@@ -62,6 +64,7 @@ def build_base_model(
     prompts: Path,
     chat_template: Path,
     tensorboard: Path,
+    vocabulary: Path,
     pixel_maps: Path | None = None,
 ) -> None:
     """Make a tiny Mllama from nothing and teach it to see and to speak: to describe geometric scenes (`shapes`).
@@ -70,7 +73,7 @@ def build_base_model(
     and a manifest. The same settings give the same model, bit for bit, on the same machine and number of threads.
 
     Args:
-        prompts: a prompts file; the tokenizer learns its words, the model sees nothing of it.
+        prompts, vocabulary: files of texts; the tokenizer learns their words, the model sees nothing of them.
         chat_template: a Jinja file with ``{% generation %}`` markers, saved with the processor.
         tensorboard: folder for the loss curve.
         pixel_maps: a pixel-map store, where the views are not those of event displays: scenes are drawn in as many.
@@ -82,7 +85,7 @@ def build_base_model(
     names = DISPLAY_VIEWS if pixel_maps is None else open_store(pixel_maps, "nuvlm-pixelmaps").attrs["views"]
     check_views(prompts, texts, names)
     torch.manual_seed(settings.seed)
-    tokenizer = _train_tokenizer(settings.vocabulary, texts)
+    tokenizer = _train_tokenizer(settings.vocabulary, texts, load_rationales(vocabulary))
     processor = _make_processor(tokenizer, settings, chat_template.read_text(encoding="utf-8"))
     model = _make_model(tokenizer, settings)
     size = sum(p.numel() for p in model.parameters()) / 1e6
@@ -95,7 +98,7 @@ def build_base_model(
         write_manifest(partial)
 
 
-def _train_tokenizer(size: int, prompts: Prompts) -> PreTrainedTokenizerFast:
+def _train_tokenizer(size: int, prompts: Prompts, rationales: Rationales) -> PreTrainedTokenizerFast:
     """Byte-level BPE of `size` tokens with Llama 3's split and special tokens; the image token gets id `size`."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
@@ -106,7 +109,7 @@ def _train_tokenizer(size: int, prompts: Prompts) -> PreTrainedTokenizerFast:
     )
     tokenizer.decoder = decoders.ByteLevel()
     texts = [prompts.system, prompts.user, *map(prompts.answer, prompts.labels), DESCRIBE]
-    texts += [" " + word for word in vocabulary()]
+    texts += [" " + word for word in scene_words()] + rationales.texts()
     trainer = trainers.BpeTrainer(
         vocab_size=size - len(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )

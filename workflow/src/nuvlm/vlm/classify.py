@@ -1,5 +1,6 @@
 """Classify the events of one part with the fine-tuned vision-language model."""
 
+import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -67,7 +68,7 @@ def classify_vlm(
     if condition == "labels_permuted":
         texts = permuted(texts)
     processor = load_processor(base)
-    answers = answer_tokens(processor.tokenizer, texts)
+    answers = answer_tokens(processor.tokenizer, texts, separated=is_grounded(adapter))
     if settings.decision == "first_token":
         require_distinct_first_tokens(answers, texts.labels)
     table = read_events(events)
@@ -113,6 +114,12 @@ def classify_vlm(
     logger.info("%d events, %.1f ms each, peak memory %.0f MB", len(table), each, cost.peak_memory_mb)
     decisive = joint if settings.decision == "joint" else first
     write_predictions(out, table, decisive, settings.temperature, seconds, extra, cost)
+
+
+def is_grounded(adapter: Path) -> bool:
+    """Whether the adapter has learnt to go on with a rationale behind its label."""
+    training = json.loads((adapter / "training.json").read_text())
+    return bool(training.get("rationales", "none") == "grounded")
 
 
 def load_finetuned(

@@ -11,6 +11,7 @@ from PIL import Image
 
 from nuvlm.pixelmaps import open_rows
 from nuvlm.vlm.prompts import Prompts, conversation
+from nuvlm.vlm.rationales import Rationales, grounded_rationales
 
 
 def to_pictures(views: np.ndarray) -> list[Image.Image]:
@@ -18,7 +19,9 @@ def to_pictures(views: np.ndarray) -> list[Image.Image]:
     return [Image.fromarray(view) for view in views]
 
 
-def conversations(events: pd.DataFrame, stores: Mapping[str, Path], prompts: Prompts) -> Dataset:
+def conversations(
+    events: pd.DataFrame, stores: Mapping[str, Path], prompts: Prompts, vocabulary: Rationales | None = None
+) -> Dataset:
     """Rows ``{"images": [...], "messages": [...]}`` as TRL takes them: every view, and the true answer at the end.
 
     A row is read from disk when it is asked for: the pixel maps of a full production do not fit in memory.
@@ -27,6 +30,8 @@ def conversations(events: pd.DataFrame, stores: Mapping[str, Path], prompts: Pro
         events: rows of the event table, all of a known class.
         stores: shard name -> pixel-map store.
         prompts: the texts.
+        vocabulary: to go on with what there is to see of each event, by its truth, after the label; answers end with
+            the label without one.
 
     Raises:
         InputError: a store is damaged or does not hold the events.
@@ -39,7 +44,9 @@ def conversations(events: pd.DataFrame, stores: Mapping[str, Path], prompts: Pro
         pictures = [
             to_pictures(np.asarray(images[shard][row])) for shard, row in zip(batch["shard"], batch["row"], strict=True)
         ]
-        answers = [prompts.answer(name) for name in batch["class"]]
+        answers = [
+            prompts.answer(name, rationale) for name, rationale in zip(batch["class"], batch["rationale"], strict=True)
+        ]
         return {
             "images": pictures,
             "messages": [
@@ -48,4 +55,5 @@ def conversations(events: pd.DataFrame, stores: Mapping[str, Path], prompts: Pro
         }
 
     columns = {name: events[name].tolist() for name in ("shard", "row", "class")}
+    columns["rationale"] = [None] * len(events) if vocabulary is None else grounded_rationales(events, vocabulary)
     return Dataset.from_dict(columns).with_transform(read)

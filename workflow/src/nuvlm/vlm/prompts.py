@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Self, TypeVar
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -14,7 +14,10 @@ from nuvlm.errors import InputError
 from nuvlm.settings import Settings
 
 FEATURES = "{features}"
+SEPARATOR = "."
+"""What ends the label where a rationale may follow."""
 Text = Annotated[str, Field(min_length=1)]
+Texts = TypeVar("Texts", bound=Settings)
 
 
 class Prompts(Settings):
@@ -30,6 +33,8 @@ class Prompts(Settings):
     """How every answer begins."""
     labels: dict[str, Text]
     """How the answer goes on, by class."""
+    explain: Text = "Why?"
+    """The question after a label without a rationale."""
     views: tuple[str, ...] | None = None
     """The views that the texts speak of, in order; null where they hold for any."""
 
@@ -53,9 +58,10 @@ class Prompts(Settings):
                 raise ValueError(f"the label of {name}, {label!r}, must begin with a space: it follows the prefix")
         return self
 
-    def answer(self, name: str) -> str:
-        """The whole answer for the class `name`."""
-        return self.prefix + self.labels[name]
+    def answer(self, name: str, rationale: str | None = None) -> str:
+        """The whole answer for the class `name`; with a `rationale`, which may be empty, SEPARATOR ends the label."""
+        answer = self.prefix + self.labels[name]
+        return answer if rationale is None else f"{answer}{SEPARATOR} {rationale}".rstrip()
 
 
 def load_prompts(path: Path) -> Prompts:
@@ -64,13 +70,22 @@ def load_prompts(path: Path) -> Prompts:
     Raises:
         InputError: naming the file, and the key to mend.
     """
+    return read_texts(path, Prompts, "resources/prompts.yaml")
+
+
+def read_texts(path: Path, kind: type[Texts], example: str) -> Texts:
+    """Read a YAML file of texts, of which `example` is one, and check them.
+
+    Raises:
+        InputError: naming the file, and the key to mend.
+    """
     try:
-        return Prompts.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
-        raise InputError(f"{path}: not a readable YAML file ({error}). See resources/prompts.yaml.") from error
+        raise InputError(f"{path}: not a readable YAML file ({error}). See {example}.") from error
     except ValidationError as error:
         lines = [
-            f"  {'.'.join(map(str, problem['loc'])) or 'prompts'}: {problem['msg'].removeprefix('Value error, ')}"
+            f"  {'.'.join(map(str, problem['loc'])) or path.stem}: {problem['msg'].removeprefix('Value error, ')}"
             for problem in error.errors()
         ]
         raise InputError(f"{path}: mend these keys:\n" + "\n".join(lines)) from None
@@ -104,16 +119,21 @@ def conversation(prompts: Prompts, images: int, answer: str | None = None) -> li
     """
     messages = [
         {"role": "system", "content": [_text(prompts.system)]},
-        {"role": "user", "content": [{"type": "image"}] * images + [_text(prompts.user)]},
+        user_turn(prompts.user, images),
     ]
     if answer is not None:
         messages.append({"role": "assistant", "content": [_text(answer)]})
     return messages
 
 
+def user_turn(text: str, images: int = 0) -> dict[str, Any]:
+    """What the user says, after so many `images`."""
+    return {"role": "user", "content": [{"type": "image"}] * images + [_text(text)]}
+
+
 @dataclass(frozen=True)
 class AnswerTokens:
-    """Token ids of what may follow the prefix: each label and the end of the answer, in the order of CLASSES."""
+    """Token ids of what may follow the prefix: each label and what ends it, in the order of CLASSES."""
 
     prefix: tuple[int, ...]
     labels: tuple[tuple[int, ...], ...]
@@ -127,23 +147,32 @@ class AnswerTokens:
         return self.labels[0][-1]
 
 
-def answer_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Prompts) -> AnswerTokens:
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, *, separated: bool = False) -> AnswerTokens:
     """Tokenise the answers as training sees them: prefix and label in one piece.
 
     Args:
         tokenizer: whose end token ends the answer, as :func:`nuvlm.vlm.model.load_processor` sees to.
+        separated: whether SEPARATOR ends the label, as in training with rationales, or the answer ends with it.
 
     Raises:
-        InputError: where a label changes how the prefix is split, so that no token ends where the prefix does.
+        InputError: where a label changes how the prefix is split, so that no token ends where the prefix does, or where
+            SEPARATOR is in the answer, or part of a token that holds more.
     """
     prefix = _ids(tokenizer, prompts.prefix)
+    ending = SEPARATOR if separated else tokenizer.eos_token
+    end = _ids(tokenizer, ending)[-1]
     labels = []
     for name in CLASSES:
-        whole = _ids(tokenizer, prompts.answer(name) + tokenizer.eos_token)
+        whole = _ids(tokenizer, prompts.answer(name) + ending)
         if whole[: len(prefix)] != prefix:
             raise InputError(
                 f"prompts: with the label {prompts.labels[name]!r} of {name} the prefix {prompts.prefix!r} splits into "
                 "other tokens than alone. End the prefix with a whole word."
+            )
+        if whole.count(end) != 1 or whole[-1] != end:
+            raise InputError(
+                f"prompts: the prefix or the label {prompts.labels[name]!r} of {name} holds the {ending!r} that is to "
+                "end the label, or does not leave it a token of its own. Choose labels and a prefix without it."
             )
         labels.append(tuple(whole[len(prefix) :]))
     return AnswerTokens(prefix=tuple(prefix), labels=tuple(labels))

@@ -22,7 +22,7 @@ class ScratchSettings(Settings):
     image_size: Annotated[int, Field(ge=28)] = 112
     """Side of the one image tile, pixels."""
     patch_size: Count = 14
-    vocabulary: Annotated[int, Field(ge=300)] = 640
+    vocabulary: Annotated[int, Field(ge=300)] = 768
     steps: Count = 1800
     """Steps of the generic pre-training on geometric shapes and their descriptions."""
     batch_size: Count = 16
@@ -96,16 +96,17 @@ class FinetuneSettings(Settings):
     gradient_checkpointing: bool = True
     save_steps: Count = 500
     logging_steps: Count = 10
+    rationales: Literal["none", "grounded"] = "none"
+    """Where an answer ends: `none` with the label, as published; `grounded`: the label is followed by what there is to
+    see of the event, by simulation's truth, in the words of `vlm.vocabulary`."""
+    rationale_loss: Rate = 0.2
+    """Share of an event's loss that its rationale has, however long it is; the label's is the rest."""
     seed: int = 7
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.strategy not in ("ddp", "deepspeed") and self.processes != 1:
             raise ValueError(f"processes = {self.processes} needs strategy: ddp or deepspeed, not {self.strategy}")
-        if self.strategy == "deepspeed" and self.zero_stage == 3 and self.quantization == "int8":
-            raise ValueError(
-                "zero_stage: 3 cannot spread int8 weights. Use quantization: nf4 or none, or zero_stage: 2."
-            )
         if self.processes % self.nodes:
             raise ValueError(f"processes ({self.processes}) must be a multiple of nodes ({self.nodes})")
         if self.global_batch_size % (self.device_batch_size * self.processes):
@@ -130,11 +131,23 @@ class ClassifySettings(Settings):
     gpus: Annotated[int, Field(ge=0)] = 1
 
 
+class ExplainSettings(Settings):
+    """What the model says after its label; device, adapter and weights are those of `classify`."""
+
+    batch_size: Count = 8
+    """Pictures at once; halved while they do not fit in memory."""
+    max_new_tokens: Count = 160
+    """Tokens after which a rationale is cut."""
+
+
 class VlmSettings(Settings):
     base: Literal["scratch", "hub"] = "hub"
     """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one."""
     scratch: ScratchSettings = ScratchSettings()
     hub: HubSettings = HubSettings()
     prompts: str = "resources/prompts.yaml"
+    vocabulary: str = "resources/rationales.yaml"
+    """How truth is put into words and read from them."""
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
+    explain: ExplainSettings = ExplainSettings()

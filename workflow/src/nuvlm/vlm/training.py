@@ -24,7 +24,7 @@ from accelerate.utils import gather_object
 from peft.utils.integrations import gather_params_ctx
 from pydantic import ValidationError
 from transformers import AutoConfig, PrinterCallback
-from trl import SFTConfig, SFTTrainer
+from trl import SFTConfig
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.classes import CLASSES
@@ -35,14 +35,16 @@ from nuvlm.logs import setup_logging
 from nuvlm.pixelmaps import image_settings
 from nuvlm.settings import Settings
 from nuvlm.storage import MANIFEST, atomic_path, sha256, write_json, write_manifest
-from nuvlm.vlm.adapter import lora_config, stop_gradients_at_inputs
-from nuvlm.vlm.arithmetic import Arithmetic, count_arithmetic, matmul_rate
+from nuvlm.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
+from nuvlm.vlm.arithmetic import Arithmetic, count_arithmetic, matmul_rate, meta_model
 from nuvlm.vlm.callbacks import FINGERPRINT, MarkWhole, Progress, StopGradientsAtInputs, StopOnSigterm
 from nuvlm.vlm.dataset import conversations
 from nuvlm.vlm.families import family_of
 from nuvlm.vlm.model import count_parameters, load_model, load_processor, source
-from nuvlm.vlm.prompts import check_views, load_prompts
+from nuvlm.vlm.prompts import answer_tokens, check_views, load_prompts
+from nuvlm.vlm.rationales import Rationales, load_rationales
 from nuvlm.vlm.settings import FinetuneSettings
+from nuvlm.vlm.trainer import RationaleTrainer
 
 # Not __name__, which is "__main__" where torchrun starts this.
 logger = logging.getLogger("nuvlm.vlm.training")
@@ -66,6 +68,8 @@ class Job(Settings):
     """Folder of the checkpoints, beside `out`: it outlives a failed job."""
     tensorboard: Path
     prompts: Path
+    vocabulary: Path | None = None
+    """How truth is put into words, for grounded rationales."""
     deepspeed: Path | None = None
     """DeepSpeed's own configuration, for the strategy of that name."""
     log: Path | None = None
@@ -90,6 +94,7 @@ def finetune(job: Job) -> None:
     if settings.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise InputError("strategy: deepspeed needs the package deepspeed. Install nuvlm[deepspeed], or use ddp.")
     prompts = load_prompts(job.prompts)
+    vocabulary = _vocabulary(job)
     images = image_settings(job.stores)
     check_views(job.prompts, prompts, images["views"])
     processor = load_processor(job.base)
@@ -97,12 +102,18 @@ def finetune(job: Job) -> None:
     events = read_events(job.events)
     events = events[events["class"].isin(CLASSES)]
     train, validation = (
-        conversations(events[events["split"] == split], job.stores, prompts) for split in ("train", "validation")
+        conversations(events[events["split"] == split], job.stores, prompts, vocabulary)
+        for split in ("train", "validation")
     )
     if not len(train):
         raise InputError(f"{job.events}: no labelled event in the split train. Add events.")
     fingerprint = _fingerprint(job)
     checkpoint = newest_checkpoint(job.checkpoints, fingerprint)
+    check_targets(
+        meta_model(AutoConfig.from_pretrained(job.base, local_files_only=True)),
+        settings.lora,
+        family_of(job.base).vision_tower,
+    )
     # Before the arguments: with DeepSpeed's stage 3 every model made after them is spread over all processes.
     event = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([train[0]])
     arithmetic = _count_arithmetic(job, event)
@@ -111,7 +122,7 @@ def finetune(job: Job) -> None:
         # Before the model: stage 3 spreads its weights over the processes while they are loaded.
         importlib.import_module("deepspeed").init_distributed()
     model = load_model(job.base, settings.quantization, bf16=settings.bf16, device_map=_device_map(settings))
-    trainer = SFTTrainer(
+    trainer = RationaleTrainer(
         model=model,
         args=arguments,
         train_dataset=train,
@@ -120,6 +131,10 @@ def finetune(job: Job) -> None:
         peft_config=lora_config(settings.lora, family_of(job.base).vision_tower),
         callbacks=[MarkWhole(fingerprint)],
     )
+    if vocabulary is not None:
+        trainer.weigh_rationales(
+            answer_tokens(processor.tokenizer, prompts, separated=True).end, settings.rationale_loss
+        )
     if not (settings.strategy == "deepspeed" and settings.zero_stage == 3):  # TRL makes that one reentrant
         stop_gradients_at_inputs(trainer.model)
         trainer.add_callback(StopGradientsAtInputs())
@@ -166,6 +181,7 @@ def finetune(job: Job) -> None:
             "validation_events": len(validation),
             "losses": [[entry["step"], entry["loss"]] for entry in history],
             "images": images,
+            "rationales": settings.rationales,
             "base_model": source(job.base),
             "parameters": parameters,
             "trainable_parameters": trained,
@@ -280,12 +296,24 @@ def _fingerprint(job: Job) -> dict[str, str]:
     images = hashlib.sha256()
     for shard, store in sorted(job.stores.items()):
         images.update(f"{shard}\n{sha256(store / MANIFEST)}\n".encode())
+    if settings["rationales"] == "grounded":
+        assert job.vocabulary is not None
+        fingerprint["vocabulary"] = sha256(job.vocabulary)
     return fingerprint | {
         "base model": sha256(job.base / MANIFEST),
         "events": sha256(job.events),
         "pixel maps": images.hexdigest(),
         "prompts": sha256(job.prompts),
     }
+
+
+def _vocabulary(job: Job) -> Rationales | None:
+    """What rationales are made of, None where answers end with the label."""
+    if job.settings.rationales == "none":
+        return None
+    if job.vocabulary is None:
+        raise InputError("rationales: grounded needs a vocabulary. Set vlm.vocabulary, or rationales: none.")
+    return load_rationales(job.vocabulary)
 
 
 def _device_map(settings: FinetuneSettings) -> str | dict[str, Any] | None:

@@ -1,0 +1,26 @@
+from pathlib import Path
+
+import nuvlm.vlm.offline  # noqa: F401
+from nuvlm.logs import setup_logging
+from nuvlm.vlm.explain import explain_vlm
+from nuvlm.vlm.settings import ExplainSettings
+
+setup_logging(snakemake.log[0])
+explain_vlm(
+    Path(snakemake.input.base).parent,
+    Path(snakemake.input.training).parent,
+    Path(snakemake.input.events),
+    {name: Path(path) for name, path in snakemake.params.stores.items()},
+    {model: Path(path) for model, path in snakemake.params.predictions.items()},
+    Path(snakemake.output[0]),
+    part=int(snakemake.wildcards.part),
+    count=snakemake.params.events,
+    seed=snakemake.params.seed,
+    condition=snakemake.params.condition,
+    prompts=Path(snakemake.input.prompts),
+    vocabulary=Path(snakemake.input.vocabulary),
+    settings=ExplainSettings(**snakemake.params.settings),
+    merge_adapter=snakemake.params.merge_adapter,
+    quantization=snakemake.params.quantization,
+    bf16=snakemake.params.bf16,
+)
