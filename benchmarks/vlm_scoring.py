@@ -7,7 +7,8 @@ sizes 1 and 8: do they agree on every event, and how long does each take? Prints
 results/vlm_scoring.json beside this file. The ratios are what carries over to other machines.
 
 Beam search reads images and prompt once for each of its three beams and then takes a step a token; scoring reads them
-once. With the same weights it cannot be much more than three times faster where a step costs little.
+once, and computes neither what is the same for all events nor what no one reads (nuvlm.vlm.mllama). What comes before,
+the image processor and the text, is the same for both, and is measured by itself.
 """
 
 import argparse
@@ -17,6 +18,7 @@ import platform
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -34,9 +36,9 @@ from nuvlm.vlm.classify import is_grounded, load_finetuned
 from nuvlm.vlm.dataset import to_pictures
 from nuvlm.vlm.model import Quantization, load_processor
 from nuvlm.vlm.prompts import answer_tokens, load_prompts
-from nuvlm.vlm.scoring import beam, encode, score
+from nuvlm.vlm.scoring import Encoder, Scorer, beam
 
-METHODS = {"score": score, "beam": beam}
+METHODS = ("score", "beam")
 
 
 @dataclass(frozen=True)
@@ -84,23 +86,26 @@ def measure(
     """
     texts, processor, device = load_prompts(prompts), load_processor(base), choose_device()
     answers = answer_tokens(processor.tokenizer, texts, separated=is_grounded(adapter))
+    encode = Encoder(processor, texts, torch.bfloat16 if bf16 else torch.float32)
     passes: dict[tuple[str, int, str], Pass] = {}
     for adapted in ("unmerged", "merged"):
         merge = adapted == "merged"
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=merge)
+        methods = {"score": Scorer(model, answers), "beam": partial(beam, model, answers=answers)}
         for batch in batches:
             joint, first = np.zeros((2, len(METHODS), len(events), len(texts.labels)))
             seconds, encoding, warm = dict.fromkeys(METHODS, 0.0), 0.0, False
             for rows, images in read_blocks(stores, events, batch):
                 start = time.perf_counter()
-                inputs = encode(processor, texts, [to_pictures(views) for views in images], device)
+                inputs = encode([to_pictures(views) for views in images])
+                inputs = {name: value.to(device) for name, value in inputs.items()}
                 encoding += time.perf_counter() - start
                 # Both methods on one batch after the other: what else the machine does slows down both.
-                for i, (name, method) in enumerate(METHODS.items()):
+                for i, (name, method) in enumerate(methods.items()):
                     if not warm:
-                        method(model, dict(inputs), answers)
+                        method(inputs)
                     start = time.perf_counter()
-                    joint[i, rows], first[i, rows] = method(model, dict(inputs), answers)
+                    joint[i, rows], first[i, rows] = method(inputs)
                     seconds[name] += time.perf_counter() - start
                 warm = True
             for i, name in enumerate(METHODS):

@@ -169,6 +169,15 @@ def test_a_streamed_store_is_byte_for_byte_what_zarr_writes(tmp_path):
         np.testing.assert_array_equal(opened[name][:], values)
 
 
+def test_a_store_may_hold_no_event(tmp_path):
+    arrays = {"images": np.zeros((0, 2, 8, 8), dtype=np.uint8), "event_id": np.zeros(0, dtype=np.uint64)}
+    write_store(tmp_path / "empty.zarr", arrays, {"format": "test"})
+    store = open_store(tmp_path / "empty.zarr", "test")
+    for name, values in arrays.items():
+        assert store[name][:].shape == values.shape
+        assert store[name].dtype == values.dtype
+
+
 def test_a_store_refuses_events_unlike_those_before_and_leaves_nothing(tmp_path):
     def write():
         with create_store(tmp_path / "a", {}) as store:

@@ -20,7 +20,9 @@ PARTS = 2
 # The CNN is told nothing of the classes, so their order is no condition for it.
 CLASSIFY_CNN, CLASSIFY_VLM = {"classify_cnn": PARTS * 3}, {"classify_vlm": PARTS * 4}
 CLASSIFY = CLASSIFY_CNN | CLASSIFY_VLM
-REPORT = {"evaluate": 1, "draw_figures": 1, "draw_gallery": 1, "write_report": 1, "all": 1}
+# Which events are explained depends on the predictions of all models.
+EXPLAIN = {"explain_vlm": PARTS, "explain_cnn": PARTS}
+REPORT = EXPLAIN | {"evaluate": 1, "draw_figures": 1, "draw_gallery": 1, "write_report": 1, "all": 1}
 MODELS = {"train_cnn": 1, "finetune_vlm": 1} | CLASSIFY | REPORT
 IMAGES = {"smear_and_downsample": SHARDS, "crop_displays": SHARDS, "list_events": 1}
 EVERYTHING = {"simulate_events": SHARDS, "build_base_model": 1} | IMAGES | MODELS
@@ -92,6 +94,8 @@ def test_nothing_is_there_so_everything_runs(checkout):
         ("vlm={classify: {temperature: 1.0}}", CLASSIFY_VLM | REPORT),
         ("vlm={scratch: {steps: 10}}", {"build_base_model": 1, "finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
         ("report={gallery: 3}", {"draw_gallery": 1, "write_report": 1, "all": 1}),
+        ("report={explain: 8}", REPORT),
+        ("report={explain: 0}", {name: n for name, n in REPORT.items() if name not in EXPLAIN}),
         ("cnn={gpus: 1}", {"write_report": 1, "all": 1}),
     ],
 )
@@ -110,8 +114,12 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, change, expected)
         ("conditions.py", CLASSIFY | REPORT),
         ("cnn/network.py", {"train_cnn": 1} | CLASSIFY_CNN | REPORT),
         ("cnn/classify.py", CLASSIFY_CNN | REPORT),
+        ("cnn/attribution.py", {name: n for name, n in REPORT.items() if name != "explain_vlm"}),
         ("vlm/shapes.py", {"build_base_model": 1, "finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
         ("vlm/training.py", {"finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
+        ("occlusion.py", {"explain_vlm": PARTS} | {name: n for name, n in REPORT.items() if name not in EXPLAIN}),
+        ("evaluation/faithfulness.py", {name: n for name, n in REPORT.items() if name not in EXPLAIN}),
+        ("vlm/mllama.py", CLASSIFY_VLM | REPORT),
         ("evaluation/metrics.py", {"evaluate": 1, "draw_figures": 1, "write_report": 1, "all": 1}),
         ("report/page.py", {"write_report": 1, "all": 1}),
         ("report/page.css", {"write_report": 1, "all": 1}),
@@ -154,6 +162,13 @@ def test_modules_of_explaining_alone_rerun_nothing_else(finished, module):
         assert planned(finished, "explanations", *TINY) == {"explain_vlm": PARTS, "explanations": 1}
     finally:
         file.write_bytes(original)
+
+
+def test_explaining_the_cnn_follows_the_classification_of_its_part(finished):
+    maps = "results/demo/explanations/cnn/1.zarr/zarr.json"
+    assert planned(finished, maps, *TINY) == {"explain_cnn": 1}
+    expected = {"train_cnn": 1, "classify_cnn": 1, "explain_cnn": 1}
+    assert planned(finished, maps, *TINY, "cnn={learning_rate: 0.002}") == expected
 
 
 def test_a_module_edited_and_reverted_or_touched_reruns_nothing(finished):

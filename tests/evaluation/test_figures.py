@@ -7,6 +7,7 @@ from xml.etree import ElementTree
 
 import pytest
 
+from explanations_on_disk import write_explanations
 from nuvlm.evaluation.figures import draw_figures
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.evaluation.names import figure_name, figure_names, title
@@ -16,8 +17,10 @@ from run_on_disk import CONDITIONS, Run, write_run
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
-    run = write_run(tmp_path_factory.mktemp("run"))
-    evaluate(run.events, run.predictions, run.events.parent / "scores.json", resamples=100)
+    folder = tmp_path_factory.mktemp("run")
+    run = write_run(folder)
+    rationales = write_explanations(run, folder)
+    evaluate(run.events, run.predictions, folder / "scores.json", resamples=100, explanations=rationales)
     return run
 
 
@@ -37,7 +40,8 @@ def _texts(path: Path) -> list[str]:
 
 
 def test_what_is_drawn_is_what_was_named(figures: Path) -> None:
-    assert sorted(path.name for path in figures.iterdir()) == sorted(figure_names(["cnn", "vlm"], CONDITIONS))
+    names = figure_names(["cnn", "vlm"], CONDITIONS, explaining=["vlm"])
+    assert sorted(path.name for path in figures.iterdir()) == sorted(names)
 
 
 def test_every_figure_fits_into_a_page(figures: Path) -> None:
@@ -68,6 +72,9 @@ def test_the_confusion_figure_shows_the_counts(run: Run, figures: Path) -> None:
 
 def test_axes_have_units(figures: Path) -> None:
     assert "true neutrino energy (GeV)" in _texts(figures / figure_name("energy", "vlm", "nominal"))
+    assert {"true length of the track (cm)", "true energy of the shower (MeV)"} <= set(
+        _texts(figures / figure_name("rationales", "vlm"))
+    )
 
 
 def test_training_curves_of_epochs_and_of_steps(figures: Path) -> None:
@@ -83,10 +90,12 @@ def test_the_same_scores_give_the_same_bytes(run: Run, figures: Path, tmp_path: 
 
 def test_without_truth_or_history_every_figure_is_still_there(tmp_path: Path) -> None:
     run = write_run(tmp_path, n=12, labelled=0)
-    evaluate(run.events, run.predictions, tmp_path / "scores.json")
+    rationales = write_explanations(run, tmp_path)
+    evaluate(run.events, run.predictions, tmp_path / "scores.json", explanations=rationales)
     write_json(run.training["vlm"], {"seconds": 3.0})
     draw_figures(tmp_path / "scores.json", run.training, tmp_path / "figures")
-    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(figure_names(["cnn", "vlm"], CONDITIONS))
+    names = figure_names(["cnn", "vlm"], CONDITIONS, explaining=["vlm"])
+    assert sorted(p.name for p in (tmp_path / "figures").iterdir()) == sorted(names)
     assert "no test event with known truth" in _texts(tmp_path / "figures" / figure_name("roc", "cnn", "nominal"))
     assert "no history recorded" in _texts(tmp_path / "figures" / "training.svg")
 

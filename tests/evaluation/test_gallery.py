@@ -11,10 +11,12 @@ import pandas as pd
 import pytest
 from PIL import Image
 
+from explanations_on_disk import write_explanations, write_looks
 from nuvlm.errors import InputError
 from nuvlm.evaluation.gallery import CORRECT, DISAGREE, NO_TRUTH, WRONG, Display, choose, draw_display, draw_gallery
 from nuvlm.evaluation.mapview import draw_maps
 from nuvlm.evaluation.samples import Sample
+from nuvlm.evaluation.style import HEAT, HEAT_LEVELS
 from nuvlm.sources.maps import PixelMap, write_maps
 from nuvlm.storage import write_store
 from run_on_disk import Run, sample_of, write_run
@@ -87,6 +89,75 @@ def test_every_entry_is_its_event(run: Run, tmp_path: Path) -> None:
         assert entry["vertex_cm"][2] == pytest.approx(event["vertex_z_mm"] / 10)
         assert entry["models"]["vlm"]["p"]["nc"] == pytest.approx(answers.loc[entry["event_id"], "p_nc"])
         assert entry["svg"].startswith("<svg")
+
+
+def test_explained_events_come_with_their_rationales_and_where_the_cnn_looks(tmp_path: Path) -> None:
+    run = write_run(tmp_path, n=80)
+    rationales = write_explanations(run, tmp_path)
+    table = pd.read_parquet(rationales["vlm"][0])
+    explained = set(table["event_id"][:40])
+    table[table["event_id"].isin(explained)].to_parquet(rationales["vlm"][0])
+    heat, maps = write_looks(run, tmp_path)
+    out = tmp_path / "gallery.json"
+    draw_gallery(
+        run.events,
+        _nominal(run),
+        run.displays,
+        200,
+        out,
+        explanations={"vlm": rationales["vlm"][:1]},
+        heat=heat,
+        pixel_maps=maps,
+    )
+    events = pd.read_parquet(run.events).set_index("event_id")
+    gallery = json.loads(out.read_text())
+    assert {entry["event_id"] for entry in gallery} == explained & set(
+        events.index[(events["split"] == "test").fillna(False)]
+    )
+    for entry in gallery:
+        told, event = entry["explanations"]["vlm"], events.loc[entry["event_id"]]
+        pictures = ["nominal", "text_only"] + ["without_shower"] * int(event["shower_mev"] > 0)
+        assert [one["picture"] for one in told][:2] == pictures[:2]
+        assert sorted(one["picture"] for one in told) == sorted(
+            pictures + ["without_track"] * int(event["track_mm"] > 0)
+        )
+        blind = {claim["statement"]: claim["right"] for claim in told[1]["claims"]}
+        assert blind == {
+            "track": event["track_mm"] > 0,
+            "track_cm": 400 <= event["track_mm"] <= 2000 / 3,
+            "shower": event["shower_mev"] == 0,
+            "charged": event["charged"] == 2,
+        }
+        assert entry["heat"] is True
+
+
+def test_the_contours_lie_where_the_model_looks() -> None:
+    heat = np.zeros((2, 48, 48), np.uint8)
+    heat[:, 30, 20] = 255
+    # Pixel (30, 20) of the map, 5 cm each, is centred on z = 502.5 cm and, as the vertex is, on x = 52.5, y = -72.5 cm.
+    plain, drawn = (
+        draw_display(_display(), "event"),
+        draw_display(_display(), "event", heat, np.array([-100, -225, 400])),
+    )
+    assert HEAT not in plain
+    assert drawn.count(HEAT) == 2 * len(HEAT_LEVELS)
+    paths = re.findall(rf'<path d="([^"]+)"[^>]*stroke: {HEAT}', drawn)
+    contours = [np.array(re.findall(r"(-?[\d.]+) (-?[\d.]+)", path), float) for path in paths]
+    markers = re.findall(r'<use [^>]*x="([\d.]+)" y="([\d.]+)" style="fill: #ffffff', drawn)
+    for view, (x, y) in enumerate(markers):
+        for contour in contours[view * len(HEAT_LEVELS) :][: len(HEAT_LEVELS)]:
+            right, down = (contour.min(axis=0) + contour.max(axis=0)) / 2 - (float(x), float(y))
+            assert down == pytest.approx(0, abs=0.1)
+            assert 0 < right < np.ptp(contours[0][:, 0]), "2.5 cm from the vertex, less than a pixel"
+    flat = draw_display(_display(), "event", np.zeros((2, 48, 48), np.uint8), np.array([-100, -225, 400]))
+    assert HEAT not in flat
+
+
+def test_contours_on_pixel_maps_made_elsewhere() -> None:
+    images, heat = np.zeros((3, 64, 64), np.uint8), np.zeros((3, 64, 64), np.uint8)
+    images[:, 10:50, 10:50] = 200
+    heat[1, 20, 30] = 255
+    assert draw_maps(images, ["u", "v", "z"], "event", heat=heat).count(HEAT) == len(HEAT_LEVELS)
 
 
 def test_a_display_that_is_another_event_is_refused(run: Run, tmp_path: Path) -> None:

@@ -9,6 +9,7 @@ import pandas as pd
 import pytest
 import yaml
 
+from explanations_on_disk import write_explanations, write_looks
 from nuvlm.conditions import CONTROLS
 from nuvlm.config import Config
 from nuvlm.errors import InputError
@@ -65,11 +66,17 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def _report(run: Run, folder: Path, config: dict | None = None, count: int = 4) -> tuple[str, dict]:
-    evaluate(run.events, run.predictions, folder / "scores.json", resamples=200)
+def _report(
+    run: Run, folder: Path, config: dict | None = None, count: int = 4, rationales: dict[str, list[Path]] | None = None
+) -> tuple[str, dict]:
+    rationales = rationales or {}
+    heat, maps = write_looks(run, folder) if rationales else ([], {})
+    scored = {"explanations": rationales, "heat": heat}
+    evaluate(run.events, run.predictions, folder / "scores.json", resamples=200, **scored)
     draw_figures(folder / "scores.json", run.training, folder / "figures")
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
-    draw_gallery(run.events, nominal, run.displays, count, folder / "gallery.json")
+    drawn = {"explanations": rationales, "heat": heat, "pixel_maps": maps}
+    draw_gallery(run.events, nominal, run.displays, count, folder / "gallery.json", **drawn)
     write_report(
         scores=folder / "scores.json",
         figures=folder / "figures",
@@ -252,6 +259,99 @@ def test_own_files_without_truth_get_a_report(tmp_path: Path) -> None:
     assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
     assert len(numbers["gallery"]) == 4
     assert numbers["gallery"][0]["truth"] is None
+
+
+@pytest.fixture(scope="module")
+def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
+    folder = tmp_path_factory.mktemp("explained")
+    run = write_run(folder)
+    evil = "A track of <img src=x onerror=alert(1)> & <script>alert(2)</script>"
+    return _report(run, folder, rationales=write_explanations(run, folder, rationale=evil))
+
+
+def test_what_rationales_are_worth_is_on_the_page(explained: tuple[str, dict]) -> None:
+    html, numbers = explained
+    told = numbers["explanations"]["vlm"]
+    page = Page(html)
+    assert page.unlabelled == 0
+    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
+    section = html.split('<section id="explanations">')[1].split("</section>")[0]
+    text = " ".join(" ".join(Page(f"<a>{section}</a>").text).split())
+    for claim in told["claims"].values():
+        for share in claim.values():
+            for shown in (share["nominal"], share["text_only"]):
+                if shown["n"] and share is not claim["made"]:
+                    assert f"{100 * shown['value']:.1f} %" in text
+    for what in told["occlusion"].values():
+        assert f"{100 * what['difference']:.1f}" in text
+    assert f"{100 * told['agreement']['chance']:.1f} %" in text
+    assert f"{100 * told['errors']['track_cm']['nominal']['spread']:.0f} %" in text
+    assert f"a difference of {numbers['heat']['difference']:.3f}" in text
+
+
+def test_the_summary_says_whether_rationales_follow_the_picture(explained: tuple[str, dict], tmp_path: Path) -> None:
+    (sentence,) = [line for line in explained[1]["summary"] if "rationales" in line]
+    right = explained[1]["explanations"]["vlm"]["right"]
+    assert sentence.startswith("The rationales of the VLM follow the picture: ")
+    assert f"{100 * right['nominal']['value']:.1f} % of what they state is right" in sentence
+    assert f"({100 * right['beyond_label']:.1f} points beyond that" in sentence
+    run = write_run(tmp_path)
+    rationales = write_explanations(run, tmp_path)
+    for path in rationales["vlm"]:
+        table = pd.read_parquet(path)
+        nominal = table[table["picture"] == "nominal"]
+        same = pd.concat([nominal, nominal.assign(picture="text_only")])
+        same.to_parquet(path, index=False)
+    _, numbers = _report(run, tmp_path, count=0, rationales=rationales)
+    (sentence,) = [line for line in numbers["summary"] if "rationales" in line]
+    assert "do not measurably follow the picture" in sentence
+    assert numbers["explanations"]["vlm"]["right"]["difference"] == 0
+
+
+def test_claims_in_the_gallery_are_marked_and_words_are_harmless(explained: tuple[str, dict]) -> None:
+    html, numbers = explained
+    assert "<img src=x" not in html
+    assert "<script>alert(2)" not in html
+    assert "&lt;script&gt;alert(2)" in html
+    claims = [claim for event in numbers["gallery"] for one in event["explanations"]["vlm"] for claim in one["claims"]]
+    marks = html.split('<section id="gallery">')[1].split('<ul class="claims"')[1:]
+    marks = "".join(part.split("</ul>")[0] for part in marks)
+    assert marks.count("✓") == sum(claim["right"] is True for claim in claims) > 0
+    assert marks.count("✗") == marks.count("(true: ") == sum(claim["right"] is False for claim in claims) > 0
+    assert html.count("<details>") - 1 == sum(len(event["explanations"]["vlm"]) - 1 for event in numbers["gallery"])
+    assert "where the CNN looks" in html
+
+
+def test_without_explanations_the_page_is_silent_about_them(report: tuple[str, dict]) -> None:
+    html, numbers = report
+    assert numbers["explanations"] == {}
+    assert "#explanations" not in html
+    assert "blockquote>" not in html
+    assert "where the CNN looks" not in html
+
+
+def test_rationales_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> None:
+    run = write_run(tmp_path)
+    rationales = write_explanations(run, tmp_path)
+    for path in rationales["vlm"]:
+        table = pd.read_parquet(path)
+        table[[name for name in table if name.startswith("claim_")]] = pd.NA
+        table.astype(pd.read_parquet(path).dtypes).to_parquet(path, index=False)
+    html, numbers = _report(run, tmp_path, rationales=rationales)
+    assert "The rationales of the VLM state nothing that can be read." in numbers["summary"]
+    assert numbers["explanations"]["vlm"]["readable"]["nominal"]["value"] == 0
+    assert "Nothing in it can be read as a claim." in html
+    assert "There is no truth" not in html
+
+
+def test_rationales_of_own_files_without_truth_are_shown_unjudged(tmp_path: Path) -> None:
+    run = write_run(tmp_path, n=16, labelled=0)
+    html, numbers = _report(run, tmp_path, rationales=write_explanations(run, tmp_path))
+    assert "There is no truth to compare rationales with" in html
+    assert not any("rationales" in line for line in numbers["summary"])
+    claims = [claim for event in numbers["gallery"] for claim in event["explanations"]["vlm"][1]["claims"]]
+    assert claims
+    assert {claim["right"] for claim in claims} == {None}
 
 
 def test_a_missing_figure_is_named(run: Run, folder: Path, report: tuple[str, dict], tmp_path: Path) -> None:

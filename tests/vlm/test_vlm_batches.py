@@ -1,14 +1,15 @@
 """Batches under a real limit of the memory of this process."""
 
 import logging
-from collections.abc import Sequence
+import threading
+from collections.abc import Iterator, Sequence
 
 import pytest
 import torch
 
 from memory import MB, at_most
 from nuvlm.errors import InputError
-from nuvlm.vlm.batches import FittingBatches
+from nuvlm.vlm.batches import FittingBatches, prepared
 
 
 def doubled(batch: Sequence[int]) -> list[int]:
@@ -48,3 +49,46 @@ def test_other_errors_pass() -> None:
     with pytest.raises(RuntimeError, match="inconsistent tensor size"):
         list(batches.run(wrong, range(4)))
     assert batches.size == 4
+
+
+@pytest.mark.parametrize("ahead", [True, False])
+def test_prepared_items_come_in_order_whoever_makes_them(ahead: bool) -> None:
+    makers = []
+
+    def work(value: int) -> int:
+        makers.append(threading.current_thread())
+        return 2 * value
+
+    assert list(prepared(work, range(5), ahead=ahead)) == [0, 2, 4, 6, 8]
+    assert (set(makers) == {threading.main_thread()}) is not ahead
+    assert list(prepared(work, [], ahead=ahead)) == []
+
+
+def test_the_next_item_is_made_while_the_last_is_in_use_and_no_more() -> None:
+    made, second, third = [], threading.Event(), threading.Event()
+
+    def work(value: int) -> int:
+        made.append(value)
+        if value == 1:
+            second.set()
+        if value == 2:
+            third.set()
+        return value
+
+    items = prepared(work, range(4), ahead=True)
+    assert next(items) == 0
+    assert second.wait(10)
+    assert not third.wait(0.05)
+    assert made == [0, 1]
+    assert list(items) == [1, 2, 3]
+
+
+def test_what_fails_while_an_item_is_made_reaches_the_caller() -> None:
+    def items() -> Iterator[int]:
+        yield 1
+        raise InputError("a damaged store")
+
+    ready = prepared(str, items(), ahead=True)
+    assert next(ready) == "1"
+    with pytest.raises(InputError, match="a damaged store"):
+        next(ready)

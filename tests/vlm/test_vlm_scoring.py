@@ -11,7 +11,7 @@ from transformers import MllamaForConditionalGeneration, MllamaProcessor
 from nuvlm.vlm.dataset import to_pictures
 from nuvlm.vlm.model import load_model, load_processor
 from nuvlm.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation, load_prompts
-from nuvlm.vlm.scoring import beam, encode, score
+from nuvlm.vlm.scoring import Encoder, beam, encode, score
 from nuvlm.vlm.shapes import draw_scene
 
 CPU = torch.device("cpu")
@@ -99,3 +99,18 @@ def test_both_views_reach_the_answer(model: Any, processor: Any, prompts_file: P
     scores, _ = score(model, encode(processor, prompts, [[xz, yz], [other, yz], [xz, other]], CPU), answers)
     assert np.abs(scores[1] - scores[0]).max() > 1e-3
     assert np.abs(scores[2] - scores[0]).max() > 1e-3
+
+
+def test_what_is_encoded_once_is_what_the_processor_makes_of_each_event(
+    processor: Any, prompts_file: Path, pictures: list[Any]
+) -> None:
+    prompts = load_prompts(prompts_file)
+    encode_all = Encoder(processor, prompts)
+    opening = processor.apply_chat_template(conversation(prompts, 2), add_generation_prompt=True, tokenize=False)
+    for events in (pictures[:3], pictures[3:], [[view.resize((28, 28)) for view in views] for views in pictures]):
+        text = [opening + prompts.prefix] * len(events)
+        expected = processor(images=events, text=text, add_special_tokens=False, return_tensors="pt")
+        found = encode_all(events)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), name

@@ -62,3 +62,35 @@ rule classify_cnn:
         stores=stores("pixelmaps"),
     script:
         "../scripts/classify_cnn.py"
+
+
+rule explain_cnn:
+    """Show where the CNN looks in those events of one part that are explained."""
+    input:
+        list(explained_predictions("{part}").values()),
+        model="<models>/cnn/training.json",
+        weights="<models>/cnn/model.safetensors",
+        events="<results>/events.parquet",
+        pixelmaps=pixel_map_stores(),
+        code=code("explain_cnn.py"),
+    output:
+        layout.store_files("<results>/explanations/cnn/{part}.zarr", layout.CAM_ARRAYS),
+    log:
+        "<results>/logs/explain_cnn/{part}.log",
+    benchmark:
+        "<results>/benchmarks/explain_cnn/{part}.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: cores(CONFIG.cnn.gpus)
+    resources:
+        mem_mb=scaled(8000),
+        runtime=scaled(60),
+        gpu=CONFIG.cnn.gpus,
+    params:
+        events=EXPLAINED,
+        seed=CONFIG.dataset.seed,
+        stores=stores("pixelmaps"),
+        predictions=lambda wildcards: explained_predictions(wildcards.part),
+        store=lambda wildcards: f"results/{CONFIG.run}/explanations/cnn/{wildcards.part}.zarr",
+    script:
+        "../scripts/explain_cnn.py"

@@ -15,12 +15,31 @@ TRAINING = {
     model: f"results/{CONFIG.models_from or CONFIG.run}/models/{model}/training.json"
     for model in MODELS
 }
+# Why the models say so, where that is asked for.
+RATIONALES = {
+    model: [
+        f"results/{CONFIG.run}/explanations/{model}/{part}.parquet" for part in PARTS
+    ]
+    for model in MODELS
+    if model.startswith("vlm") and CONFIG.report.explain
+}
+HEAT = [
+    f"results/{CONFIG.run}/explanations/cnn/{part}.zarr"
+    for part in PARTS
+    if CONFIG.report.explain
+]
+FIGURES = expand(
+    "<results>/figures/{name}",
+    name=figure_names(MODELS, CONFIG.conditions, RATIONALES),
+)
 
 
 rule evaluate:
-    """Score every model under every condition on the test split, and compare them."""
+    """Score every model under every condition on the test split, and compare them, and what their rationales are worth."""
     input:
         prediction_tables(),
+        list(RATIONALES.values()),
+        [layout.store_files(store, layout.CAM_ARRAYS) for store in HEAT],
         events="<results>/events.parquet",
         code=code("evaluate.py"),
     output:
@@ -37,6 +56,8 @@ rule evaluate:
         runtime=scaled(60),
     params:
         predictions=PREDICTIONS,
+        explanations=RATIONALES,
+        heat=HEAT,
     script:
         "../scripts/evaluate.py"
 
@@ -49,10 +70,7 @@ rule draw_figures:
         code=code("draw_figures.py"),
     output:
         report(
-            expand(
-                "<results>/figures/{name}",
-                name=figure_names(MODELS, CONFIG.conditions),
-            ),
+            FIGURES,
             caption="../report/figures.rst",
             category="Figures",
         ),
@@ -76,6 +94,8 @@ rule draw_gallery:
     """Draw chosen events, worst failures first: their displays, or pixel maps where these were made elsewhere."""
     input:
         prediction_tables(),
+        list(RATIONALES.values()),
+        [layout.store_files(store, layout.CAM_ARRAYS) for store in HEAT],
         (
             expand(
                 "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
@@ -83,8 +103,10 @@ rule draw_gallery:
                 view=["xz", "yz"],
             )
             if CONFIG.input.has_voxels
-            else pixel_map_stores()
+            else []
         ),
+        # Where the maps of where the CNN looks lie in a display, or what is drawn itself.
+        pixel_map_stores() if HEAT or not CONFIG.input.has_voxels else [],
         events="<results>/events.parquet",
         code=code("draw_gallery.py"),
     output:
@@ -107,6 +129,9 @@ rule draw_gallery:
         stores=stores("displays" if CONFIG.input.has_voxels else "pixelmaps"),
         displays=CONFIG.input.has_voxels,
         events=CONFIG.report.gallery,
+        explanations=RATIONALES,
+        heat=HEAT,
+        pixelmaps=stores("pixelmaps"),
     script:
         "../scripts/draw_gallery.py"
 
@@ -116,7 +141,7 @@ rule write_report:
     input:
         prediction_tables(),
         list(TRAINING.values()),
-        expand("<results>/figures/{name}", name=figure_names(MODELS, CONFIG.conditions)),
+        FIGURES,
         scores="<results>/evaluation/scores.json",
         gallery="<results>/figures/gallery.json",
         published="resources/published.yaml",

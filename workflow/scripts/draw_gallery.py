@@ -11,4 +11,7 @@ draw_gallery(
     snakemake.params.events,
     Path(snakemake.output[0]),
     displays=snakemake.params.displays,
+    explanations=snakemake.params.explanations,
+    heat=snakemake.params.heat,
+    pixel_maps={shard: Path(path) for shard, path in snakemake.params.pixelmaps.items()},
 )

@@ -4,4 +4,10 @@ from nuvlm.evaluation.metrics import evaluate
 from nuvlm.logs import setup_logging
 
 setup_logging(snakemake.log[0])
-evaluate(Path(snakemake.input.events), snakemake.params.predictions, Path(snakemake.output[0]))
+evaluate(
+    Path(snakemake.input.events),
+    snakemake.params.predictions,
+    Path(snakemake.output[0]),
+    explanations=snakemake.params.explanations,
+    heat=snakemake.params.heat,
+)

@@ -15,6 +15,7 @@ MODELS = ("cnn", "vlm")
 # Zarr arrays of the stores and how many dimensions they have.
 DISPLAY_ARRAYS = {"xz": 3, "yz": 3, "event_id": 1, "vertex_mm": 2}
 PIXEL_MAP_ARRAYS = {"images": 4, "event_id": 1, "corner_mm": 2}
+CAM_ARRAYS = {"maps": 4, "peak": 1, "fall": 2, "event_id": 1}
 
 
 def list_shards(config: Config) -> dict[str, str]:

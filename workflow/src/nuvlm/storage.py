@@ -129,12 +129,13 @@ class StoreWriter:
         group = zarr.create_group(self._folder, attributes=dict(attributes))
         for name, array in self._arrays.items():
             shape = (array.finish(), *array.event_shape)
+            held = (max(shape[0], 1), *array.event_shape)  # zarr knows no chunk without elements
             group.create_array(
                 name,
                 shape=shape,
                 dtype=array.dtype,
-                chunks=(1, *array.event_shape) if array.event_shape else shape,
-                shards=shape,
+                chunks=(1, *array.event_shape) if array.event_shape else held,
+                shards=held,
                 compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
             )
 

@@ -12,7 +12,8 @@ from typing import Any
 import numpy as np
 from matplotlib.axes import Axes
 
-from nuvlm.evaluation.names import KINDS, figure_name, title, without_controls, words
+from nuvlm.evaluation.faithfulness import TOLERANCE
+from nuvlm.evaluation.names import KINDS, RATIONALES, figure_name, title, without_controls, words
 from nuvlm.evaluation.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_svg
 from nuvlm.logs import track
 
@@ -29,7 +30,8 @@ def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
         training: training.json of each model; one without `history` or `losses` leaves its panel empty.
         out: the folder.
     """
-    by_model = json.loads(scores.read_text())["scores"]
+    results = json.loads(scores.read_text())
+    by_model = results["scores"]
     cells = [
         (kind, model, condition, score)
         for kind in KINDS
@@ -44,6 +46,8 @@ def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
         else:
             _nothing_to_draw(path)
     _robustness(by_model, out / figure_name("robustness"))
+    for model, told in results["explanations"].items():
+        _rationales(told["errors"], out / figure_name(RATIONALES, model))
     cards = {model: json.loads(path.read_text()) for model, path in training.items()}
     _training(cards, out / figure_name("training"))
 
@@ -154,6 +158,24 @@ def _robustness(scores: Mapping[str, Mapping[str, Score]], path: Path) -> None:
         ax.set(yticks=range(len(conditions)), yticklabels=[words(name) for name in conditions])
         ax.set(xlim=(0, 1), ylim=(len(conditions) - 0.5, -0.5), xlabel="accuracy")
         figure.legend(loc="outside upper center", ncols=len(scores))
+        save_svg(figure, path)
+
+
+def _rationales(errors: Mapping[str, Any], path: Path) -> None:
+    """Claimed against true lengths and energies; within the dashed lines a claim is right."""
+    panels = (("track_cm", "length of the track (cm)"), ("shower_mev", "energy of the shower (MeV)"))
+    with new_figure(6.4, 3.1, columns=2) as (figure, axes):
+        for ax, (name, label) in zip(axes, panels, strict=True):
+            pairs = np.array(errors[name]["points"]).reshape(-1, 2)
+            ends = np.array([pairs.min(initial=100) / 1.5, pairs.max(initial=100) * 1.5])
+            # Rationales round, so that many points are one: a little noise tells them apart.
+            spread = np.random.default_rng(0).uniform(0.94, 1.06, pairs.shape)
+            ax.plot(*(pairs * spread).T, ".", color="#0072b2", alpha=0.45, markeredgewidth=0)
+            ax.plot(ends, ends, color="#888888", linewidth=1)
+            for factor in (1 - TOLERANCE, 1 + TOLERANCE):
+                ax.plot(ends, factor * ends, color="#888888", linewidth=1, linestyle="--")
+            ax.set(xscale="log", yscale="log", xlim=ends, ylim=ends, aspect="equal")
+            ax.set(xlabel=f"true {label}", ylabel="claimed")
         save_svg(figure, path)
 
 

@@ -1,9 +1,10 @@
 """Events worth a look, as they were seen, with the truth and what every model says of them."""
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -14,9 +15,10 @@ from matplotlib.patches import Rectangle
 
 from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
+from nuvlm.evaluation.faithfulness import Explanations, judge, read_explanations
 from nuvlm.evaluation.mapview import draw_maps
-from nuvlm.evaluation.samples import Sample, labelled_events, read_sample
-from nuvlm.evaluation.style import new_figure, to_svg
+from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
+from nuvlm.evaluation.style import draw_heat, new_figure, to_svg
 from nuvlm.events import read_events
 from nuvlm.logs import track
 from nuvlm.pixelmaps import open_pixel_maps
@@ -54,17 +56,23 @@ def draw_gallery(
     out: Path,
     *,
     displays: bool = True,
+    explanations: Explanations = MappingProxyType({}),
+    heat: Sequence[str | Path] = (),
+    pixel_maps: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
-    """Choose `count` events, draw them, and write both to `out` (JSON).
+    """Choose `count` events, those that are explained where there are any, draw them, and write both to `out` (JSON).
 
     Args:
         events: events.parquet.
         predictions: prediction tables of each model, under the condition that the gallery is about.
         stores: display store of each shard, or pixel-map store.
         count: of events; fewer where there are not so many.
-        out: a list of events, each with `outcome`, `truth` and its quantities, `models`, `drawn` (`display` or
-            `pixel map`), `views` and `svg`.
+        out: a list of events, each with `outcome`, `truth` and its quantities, `models`, `explanations`, `drawn`
+            (`display` or `pixel map`), `views`, `heat` (whether it is drawn) and `svg`.
         displays: whether there are displays; pixel maps that were made elsewhere are drawn themselves.
+        explanations: tables of rationales of each model that gives any.
+        heat: stores of where the CNN looks (docs/formats.md), of all parts.
+        pixel_maps: pixel-map store of each shard, which says where those maps lie in a display.
 
     Raises:
         InputError: naming the file and event that cannot be used.
@@ -72,7 +80,11 @@ def draw_gallery(
     table = read_events(events)
     scored = labelled_events(table, "test")
     shown = scored if len(scored) else table[table["class"].isna()].reset_index(drop=True)
+    rationales = {model: read_explanations(parts) for model, parts in explanations.items()}
+    explained = shown[_isin(shown, rationales.values())].reset_index(drop=True)
+    shown = explained if len(explained) else shown
     samples = {model: read_sample(shown, parts) for model, parts in predictions.items()}
+    looks = _Looks(heat, pixel_maps)
     chosen = choose(list(samples.values()), count)
     opened: dict[str, Any] = {}
     gallery = []
@@ -86,10 +98,12 @@ def draw_gallery(
         if store["event_id"][row : row + 1].tolist() != [event["event_id"]]:
             raise InputError(f"{path}: row {row} is not event {event['event_id']}. Remove the store and rerun.")
         views = ["xz", "yz"] if displays else list(store.attrs["views"])
+        look = looks.of(shard, int(event["event_id"]))
         if displays:
-            svg = draw_display(_read_display(store, event), name)
+            corner_cm = looks.corner_mm(shard, row) / 10 if look is not None else None
+            svg = draw_display(_read_display(store, event), name, look, corner_cm)
         else:
-            svg = draw_maps(store["images"][row], views, name, wires=store.attrs["source"] == "cvn")
+            svg = draw_maps(store["images"][row], views, name, wires=store.attrs["source"] == "cvn", heat=look)
         gallery.append(
             {
                 **_describe(event),
@@ -101,12 +115,56 @@ def draw_gallery(
                     }
                     for model, sample in samples.items()
                 },
+                "explanations": {model: _explain(of_model, event) for model, of_model in rationales.items()},
                 "drawn": "display" if displays else "pixel map",
                 "views": views,
+                "heat": look is not None,
                 "svg": svg,
             }
         )
     write_json(out, gallery)
+
+
+class _Looks:
+    """Where the CNN looks in the events that are explained."""
+
+    def __init__(self, paths: Sequence[str | Path], pixel_maps: Mapping[str, Path]) -> None:
+        self._pixel_maps = pixel_maps
+        self._corners: dict[str, np.ndarray] = {}
+        self._where: dict[tuple[str, int], tuple[Any, int]] = {}
+        for path in paths:
+            store = open_store(path, "nuvlm-cam")
+            events = zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
+            self._where |= {event: (store, row) for row, event in enumerate(events)}
+
+    def of(self, shard: str, event_id: int) -> np.ndarray | None:
+        """uint8 (views, size, size), 255 where it looks most; None of an event that is not explained."""
+        if (shard, event_id) not in self._where:
+            return None
+        store, row = self._where[shard, event_id]
+        return np.asarray(store["maps"][row])
+
+    def corner_mm(self, shard: str, row: int) -> np.ndarray:
+        """(3,) low corner of an event's pixel map in the detector."""
+        if shard not in self._corners:
+            self._corners[shard] = open_pixel_maps(self._pixel_maps[shard])["corner_mm"][:]
+        corner: np.ndarray = self._corners[shard][row]
+        return corner
+
+
+def _isin(events: pd.DataFrame, tables: Iterable[pd.DataFrame]) -> np.ndarray:
+    """(n,) whether there is a rationale of an event."""
+    explained = {key for table in tables for key in zip(*(table[column] for column in KEY), strict=True)}
+    return np.array([key in explained for key in zip(*(events[column] for column in KEY), strict=True)], dtype=bool)
+
+
+def _explain(table: pd.DataFrame, event: "pd.Series[Any]") -> list[dict[str, Any]]:
+    """The rationales of an event, that of the picture as it is first, each with its claims judged."""
+    rows = table[(table["shard"] == event["shard"]) & (table["event_id"] == event["event_id"])]
+    rows = rows.sort_values("picture", key=lambda names: names != "nominal", kind="stable")
+    return [
+        {"picture": row["picture"], "rationale": row["rationale"], "claims": judge(row)} for _, row in rows.iterrows()
+    ]
 
 
 def choose(samples: Sequence[Sample], count: int) -> list[tuple[int, str]]:
@@ -144,11 +202,19 @@ def choose(samples: Sequence[Sample], count: int) -> list[tuple[int, str]]:
     return [(index, outcome) for outcome, queue in queues.items() for index in queue[: taken[outcome]]]
 
 
-def draw_display(display: Display, name: str) -> str:
+def draw_display(
+    display: Display, name: str, heat: np.ndarray | None = None, corner_cm: np.ndarray | None = None
+) -> str:
     """Both views of an event as an SVG: axes in cm, colour in MeV a pixel, the vertex marked.
 
     The window is the smallest one of a fixed shape that holds all the charge and the vertex, within the detector where
     it fits, the same scale in both views and along both axes.
+
+    Args:
+        display: the event.
+        name: of the figure.
+        heat: uint8 (2, size, size), where a model looks in its pixel map, drawn as contours.
+        corner_cm: (3,), the low corner of that map.
     """
     low, high = _window(display)
     width = high[2] - low[2]
@@ -157,6 +223,10 @@ def draw_display(display: Display, name: str) -> str:
     with new_figure(5.2, 4.2, rows=2, sharex=True) as (figure, axes):
         for ax, image, axis, label in zip(axes, (display.xz, display.yz), (0, 1), "xy", strict=True):
             mesh = _draw_view(ax, image, display, axis, norm)
+            if heat is not None and corner_cm is not None:
+                side = len(heat[axis]) * display.pixel_cm
+                z0, x0 = corner_cm[2], corner_cm[axis]
+                draw_heat(ax, heat[axis], (z0, z0 + side, x0, x0 + side))
             ax.set(ylabel=f"{label} (cm)", xlim=(low[2], low[2] + width), ylim=(low[axis], high[axis]), aspect="equal")
         axes[0].set_title("XZ view, from above", loc="left")
         axes[1].set_title("YZ view, from the side", loc="left")

@@ -5,7 +5,7 @@ from collections.abc import Sequence
 import numpy as np
 from matplotlib.colors import PowerNorm
 
-from nuvlm.evaluation.style import new_figure, to_svg
+from nuvlm.evaluation.style import draw_heat, new_figure, to_svg
 
 MARGIN, NARROWEST = 4, 32
 """Pixels around the charge, and the least side of what is shown."""
@@ -13,7 +13,9 @@ FINEST = 128
 """Points that a view is drawn with, a side, at most: thinner ones would be lost on a page."""
 
 
-def draw_maps(images: np.ndarray, views: Sequence[str], name: str, *, wires: bool = False) -> str:
+def draw_maps(
+    images: np.ndarray, views: Sequence[str], name: str, *, wires: bool = False, heat: np.ndarray | None = None
+) -> str:
     """All views of an event side by side as an SVG: axes in pixels of the map, colour is the grey value.
 
     Each view is cut to the smallest square that holds all that is not black. Where that has many pixels a point shows
@@ -24,6 +26,7 @@ def draw_maps(images: np.ndarray, views: Sequence[str], name: str, *, wires: boo
         views: their names.
         name: of the figure.
         wires: whether columns are wires and rows are time ticks.
+        heat: uint8 (views, size, size), where a model looks, drawn as contours.
     """
     n = len(views)
     windows = [_window(image) for image in images]
@@ -42,6 +45,9 @@ def draw_maps(images: np.ndarray, views: Sequence[str], name: str, *, wires: boo
                 norm=PowerNorm(0.5, 0, 255),
                 interpolation="none",
             )
+            if heat is not None:
+                window = (slice(top, top + side), slice(left, left + side))
+                draw_heat(ax, heat[i][window], (left, left + side, top, top + side))
             # Dark on every page, as event displays are.
             ax.set_facecolor("#101418")
             ax.grid(False)

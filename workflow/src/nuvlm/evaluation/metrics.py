@@ -8,9 +8,10 @@ Conventions, where a number could mean two things:
 """
 
 import logging
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from itertools import combinations
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -20,6 +21,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 from nuvlm.classes import CLASSES
 from nuvlm.evaluation.calibration import CONFIDENCE_EDGES, calibrate, confidence_bins, expected_calibration_error
 from nuvlm.evaluation.comparison import compare
+from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_heat
 from nuvlm.evaluation.intervals import RESAMPLES, Interval, binomial_interval, bootstrap
 from nuvlm.evaluation.samples import Predictions, Sample, labelled_events, read_sample
 from nuvlm.events import read_events
@@ -33,20 +35,30 @@ EFFICIENCIES = (0.8, 0.9)
 logger = logging.getLogger(__name__)
 
 
-def evaluate(events: Path, predictions: Predictions, out: Path, resamples: int = RESAMPLES) -> None:
+def evaluate(
+    events: Path,
+    predictions: Predictions,
+    out: Path,
+    resamples: int = RESAMPLES,
+    explanations: Explanations = MappingProxyType({}),
+    heat: Sequence[str | Path] = (),
+) -> None:
     """Score every model under every condition, compare them, and write it all to `out` (JSON).
 
     The file holds `classes`; `events`, how many by split and class; `scores[model][condition]`; `calibration[model]`,
     under the first condition;
     `comparisons`, every two models under each condition; `changes[model][condition]`, each condition against the
-    first one. The keys are described in docs/report.md. Without truth in the test split `n` is 0, the scores are
-    null, and only what was predicted is counted.
+    first one; `explanations[model]`, what its rationales are worth; `heat`, what the CNN loses where it looks. The
+    keys are described in docs/report.md. Without truth in the test split `n` is 0, the scores are null, and only what
+    was predicted is counted.
 
     Args:
         events: events.parquet.
         predictions: Parquet files of each model under each condition; the first condition is the same for all models.
         out: the file to write.
         resamples: of the bootstrap.
+        explanations: tables of rationales of each model that gives any.
+        heat: stores of where the CNN looks, of all parts.
 
     Raises:
         InputError: naming the file and event that cannot be used.
@@ -76,6 +88,9 @@ def evaluate(events: Path, predictions: Predictions, out: Path, resamples: int =
         calibration[model] = calibrate(read_sample(validation, predictions[model][main]), conditions[main])
         if calibration[model]["temperatures"]["fitted"]["temperature"] is None:
             logger.warning("%s: no temperature fits the %d validation events", model, len(validation))
+    faithfulness = measure_faithfulness(table, explanations, SEED, resamples)
+    for model, measured in faithfulness.items():
+        logger.info("%s: rationales of %d test events drawn at random", model, measured["n"])
     comparisons = [
         {"first": first, "second": second, "condition": condition}
         | compare(samples[first][condition].correct, samples[second][condition].correct, SEED, resamples)
@@ -92,6 +107,8 @@ def evaluate(events: Path, predictions: Predictions, out: Path, resamples: int =
             "calibration": calibration,
             "comparisons": comparisons,
             "changes": {model: _changes(conditions, resamples) for model, conditions in samples.items()},
+            "explanations": faithfulness,
+            "heat": measure_heat(table, heat, SEED, resamples),
         },
     )
 

@@ -12,17 +12,20 @@ KINDS = ("confusion", "roc", "energy", "scores", "reliability")
 OVERVIEWS = ("robustness", "training")
 """Figures drawn once, of all models."""
 
+RATIONALES = "rationales"
+"""The figure drawn for each model that gives rationales."""
+
 
 def figure_name(kind: str, model: str | None = None, condition: str | None = None) -> str:
     """File name of one figure."""
     return "_".join(part for part in (kind, model, condition) if part) + ".svg"
 
 
-def figure_names(models: Sequence[str], conditions: Sequence[str]) -> list[str]:
-    """File names of all figures of a run."""
+def figure_names(models: Sequence[str], conditions: Sequence[str], explaining: Iterable[str] = ()) -> list[str]:
+    """File names of all figures of a run; `explaining` are the models that give rationales."""
     drawn = without_controls(conditions)
     of_each = [figure_name(kind, model, condition) for kind in KINDS for model in models for condition in drawn]
-    return of_each + [figure_name(kind) for kind in OVERVIEWS]
+    return of_each + [figure_name(kind) for kind in OVERVIEWS] + [figure_name(RATIONALES, name) for name in explaining]
 
 
 def without_controls(conditions: Iterable[str]) -> list[str]:

@@ -8,9 +8,11 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
+import numpy as np
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
+from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from nuvlm.storage import atomic_path
@@ -20,6 +22,9 @@ COLOURS = {"nue_cc": "#0072b2", "numu_cc": "#d55e00", "nc": "#009e73"}
 MODEL_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
 MARKERS = {"nue_cc": "o", "numu_cc": "s", "nc": "^"}
 LABELS = {"nue_cc": r"$\nu_e$ CC", "numu_cc": r"$\nu_\mu$ CC", "nc": "NC"}
+
+# Where a model looks, over a dark event display whose charge is drawn from violet to yellow.
+HEAT, HEAT_LEVELS = "#ff6b4a", (0.25, 0.5, 0.75)
 
 # Lines and text are written in this colour and saved as currentColor: they take the colour of the page's text.
 INK = "#010203"
@@ -64,6 +69,24 @@ def new_figure(
             yield figure, axes
         finally:
             plt.close(figure)
+
+
+def draw_heat(ax: Axes, heat: np.ndarray, extent: tuple[float, float, float, float]) -> None:
+    """Draw where a model looks over an event, as contours.
+
+    Args:
+        ax: axes of the event, dark.
+        heat: uint8 (rows, columns), 255 where it looks most.
+        extent: left, right, and the ends of the first and the last row.
+    """
+    left, right, first, last = extent
+    rows, columns = heat.shape
+    x = left + (np.arange(columns) + 0.5) * (right - left) / columns
+    y = first + (np.arange(rows) + 0.5) * (last - first) / rows
+    levels = [level for level in HEAT_LEVELS if heat.min() < 255 * level < heat.max()]
+    if levels:
+        widths = [0.8 + 0.8 * HEAT_LEVELS.index(level) for level in levels]
+        ax.contour(x, y, heat, [255 * level for level in levels], colors=HEAT, linewidths=widths)
 
 
 def to_svg(figure: Figure, name: str) -> str:

@@ -87,6 +87,7 @@ def write_report(
             scored=all(results["scores"][model][main]["n"] for model in models),
             displays=[Markup(event["svg"]) for event in events],
             figure=lambda kind, model=None, condition=None: _figure(figures / figure_name(kind, model, condition)),
+            statements=wording.STATEMENTS,
             published_row=lambda rows, model: next((rows[key] for key in rows if model.startswith(key)), None),
             config_yaml=yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True),
         )
@@ -168,8 +169,11 @@ def _environment() -> Environment:
         wording.significant,
         wording.percent,
         wording.interval,
+        wording.percents,
         wording.p_value,
         wording.duration,
+        wording.stated,
+        wording.picture,
     ):
         environment.filters[function.__name__] = function
     return environment

@@ -31,6 +31,8 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
     sentences += [_habits(model, scores[model]) for model in ranked]
     for model, changes in results["changes"].items():
         sentences += [_change(model, name, changes[name]) for name in without_controls(changes)]
+    explained = {model: told for model, told in results["explanations"].items() if told["with_truth"]}
+    sentences += [_reasons(model, told) for model, told in explained.items()]
     sentences.append(_speed(cost))
     missing = [name for name, of_class in scores[ranked[0]]["by_class"].items() if not of_class["n"]]
     if missing:
@@ -96,6 +98,24 @@ def _change(model: str, condition: str, change: Mapping[str, Any]) -> str:
         f"From {words(change['reference'])} to {words(condition)} the {title(model)} {verb} "
         f"{abs(points):.1f} points of accuracy (95 % interval {number(low, 1)} to {number(high, 1)}; "
         f"{p_value(change['p_value'])}{sure})."
+    )
+
+
+def _reasons(model: str, told: Mapping[str, Any]) -> str:
+    """Whether a model's rationales are right more often than without the picture, and than its answer alone tells."""
+    right = told["right"]
+    if not right["nominal"]["n"]:
+        return f"The rationales of the {title(model)} state nothing that can be read."
+    low, high = (100 * end for end in right["beyond_label_interval"])
+    black = right["text_only"]
+    follow = low > 0 and (black is None or right["difference_interval"][0] > 0)
+    return (
+        f"The rationales of the {title(model)} {'follow' if follow else 'do not measurably follow'} the picture: "
+        f"{percent(right['nominal']['value'])} of what they state is right, "
+        + (f"{percent(black['value'])} where the picture is black, " if black else "")
+        + f"{percent(right['same_label'])} where rationales are exchanged between events with the same answer "
+        f"({number(100 * right['beyond_label'], 1)} points beyond that, 95 % interval {number(low, 1)} to "
+        f"{number(high, 1)})."
     )
 
 

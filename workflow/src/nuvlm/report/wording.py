@@ -7,6 +7,30 @@ from markupsafe import Markup, escape
 PLAIN = {"nue_cc": "\N{GREEK SMALL LETTER NU}e CC", "numu_cc": "\N{GREEK SMALL LETTER NU}μ CC", "nc": "NC"}
 RICH = {"nue_cc": Markup("&nu;<sub>e</sub> CC"), "numu_cc": Markup("&nu;<sub>&mu;</sub> CC"), "nc": Markup("NC")}
 MINUS = "\N{MINUS SIGN}"
+STATEMENTS = {
+    "track": "there is a track",
+    "track_cm": "length of the track",
+    "leaves": "the track leaves the detector",
+    "shower": "there is a shower",
+    "shower_mev": "energy of the shower",
+    "gap": "the shower begins after a gap",
+    "gap_cm": "length of the gap",
+    "charged": "number of charged particles",
+}
+"""What a rationale may state."""
+PICTURES = {
+    "nominal": "as it is",
+    "text_only": "black",
+    "without_shower": "the shower's region black",
+    "without_track": "the track's region black",
+}
+"""What a model was shown when it gave a rationale."""
+YES_NO = {
+    "track": ("no track", "a track"),
+    "leaves": ("stays in the detector", "leaves the detector"),
+    "shower": ("no shower", "a shower"),
+    "gap": ("begins at the vertex", "begins after a gap"),
+}
 SIGNIFICANT = 0.05
 """p-value below which a difference is called significant."""
 MISSING = "\N{EN DASH}"
@@ -32,7 +56,7 @@ def significant(value: float | None) -> str:
 
 def percent(value: float | None, digits: int = 1) -> str:
     """A share as a percentage."""
-    return MISSING if value is None else f"{100 * value:.{digits}f} %"
+    return MISSING if value is None else f"{number(100 * value, digits)} %"
 
 
 def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
@@ -40,9 +64,30 @@ def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
     return "" if ends is None else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"
 
 
+def percents(ends: Sequence[float] | None) -> str:
+    """The 95 % interval of a share, or of a difference of shares, in percent."""
+    return "" if ends is None else f"[{number(100 * ends[0], 1)}, {number(100 * ends[1], 1)}]"
+
+
 def p_value(value: float) -> str:
     """``p = 0.03``, or ``p < 0.0001`` below that."""
     return "p < 0.0001" if value < 1e-4 else f"p = {value:.2g}"
+
+
+def stated(value: float | None, statement: str) -> str:
+    """What is claimed or true of one of STATEMENTS."""
+    if value is None:
+        return "there is none"
+    if statement in YES_NO:
+        return YES_NO[statement][int(value)]
+    if statement == "charged":
+        return f"{value:.0f} charged"
+    return f"{number(value, 0)} {'MeV' if statement == 'shower_mev' else 'cm'}"
+
+
+def picture(name: str) -> str:
+    """What was shown, in words."""
+    return PICTURES.get(name, name)
 
 
 def duration(seconds: float | None) -> str:

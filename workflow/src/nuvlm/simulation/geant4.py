@@ -188,8 +188,8 @@ def simulate(
             vertex_mm=(float(vertex[0]), float(vertex[1]), float(vertex[2])),
             mode=state.mode,
             truth={
-                "particles": _particle_rows(event_id, particles),
-                "deposits": _deposit_rows(event_id, particles, deposits),
+                "particles": particle_rows(event_id, particles),
+                "deposits": deposit_rows(event_id, particles, deposits),
             },
         )
     account.log()
@@ -239,12 +239,14 @@ class _Account:
             )
 
 
-def _particle_rows(event_id: int, particles: Sequence[Particle]) -> np.ndarray:
+def particle_rows(event_id: int, particles: Sequence[Particle]) -> np.ndarray:
+    """The rows of an event in the table /truth/particles."""
     rows = [(event_id, p.pdg, p.kinetic, (p.px, p.py, p.pz)) for p in particles]
     return np.array(rows, dtype=PARTICLE_DTYPE)
 
 
-def _deposit_rows(event_id: int, particles: Sequence[Particle], deposits: "Deposits") -> np.ndarray:
+def deposit_rows(event_id: int, particles: Sequence[Particle], deposits: "Deposits") -> np.ndarray:
+    """The rows of an event in the table /truth/deposits, beside those of its particles."""
     rows = np.zeros(len(particles), dtype=DEPOSIT_DTYPE)
     rows["event_id"] = event_id
     rows["pdg"] = [particle.pdg for particle in particles]

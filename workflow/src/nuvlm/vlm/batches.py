@@ -1,7 +1,8 @@
-"""Batches that fit themselves to memory."""
+"""Batches that fit themselves to memory, and are made ready while the one before is computed on."""
 
 import logging
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
@@ -11,6 +12,32 @@ from nuvlm.errors import InputError
 logger = logging.getLogger(__name__)
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+
+
+def prepared(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: bool) -> Iterator[Result]:
+    """What `work` makes of each of the `items`, in order.
+
+    Args:
+        work: whatever needs no device.
+        items: read one at a time, where `work` runs.
+        ahead: whether a thread makes the next one ready while the caller is busy with the last, at the price of one
+            more in memory.
+    """
+    if not ahead:
+        yield from map(work, items)
+        return
+    iterator = iter(items)
+
+    def advance() -> tuple[Result] | None:
+        for item in iterator:
+            return (work(item),)
+        return None
+
+    with ThreadPoolExecutor(1) as thread:
+        following = thread.submit(advance)
+        while (done := following.result()) is not None:
+            following = thread.submit(advance)
+            yield done[0]
 
 
 class FittingBatches:

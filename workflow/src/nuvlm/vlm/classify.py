@@ -4,12 +4,12 @@ import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 from peft import PeftModel
-from PIL import Image
 from transformers import PreTrainedModel
 
 from nuvlm.classes import CLASSES
@@ -20,11 +20,11 @@ from nuvlm.logs import track
 from nuvlm.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.predictions import Cost, write_predictions
 from nuvlm.storage import verify_manifest
-from nuvlm.vlm.batches import FittingBatches
+from nuvlm.vlm.batches import FittingBatches, prepared
 from nuvlm.vlm.dataset import to_pictures
 from nuvlm.vlm.model import Quantization, load_model, load_processor
 from nuvlm.vlm.prompts import answer_tokens, check_views, load_prompts, permuted, require_distinct_first_tokens
-from nuvlm.vlm.scoring import beam, encode, score
+from nuvlm.vlm.scoring import Encoder, Scorer, beam
 from nuvlm.vlm.settings import ClassifySettings
 
 logger = logging.getLogger(__name__)
@@ -80,26 +80,42 @@ def classify_vlm(
     model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=settings.merge_adapter)
     load_seconds = time.perf_counter() - start
 
-    method = score if settings.method == "score" else beam
+    method = Scorer(model, answers) if settings.method == "score" else partial(beam, model, answers=answers)
+    encode = Encoder(processor, texts, torch.bfloat16 if bf16 else torch.float32)
 
-    def classify(pictures: Sequence[Sequence[Image.Image]]) -> tuple[tuple[np.ndarray, np.ndarray], float]:
+    def prepare(block: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, torch.Tensor], float]:
+        rows, images = block
         start = time.perf_counter()
+        inputs = encode([to_pictures(views) for views in degrade(condition, images)])
+        if device.type == "cuda":
+            inputs = {name: value.pin_memory() for name, value in inputs.items()}
+        return rows, inputs, time.perf_counter() - start
+
+    def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
+        start = time.perf_counter()
+        own = slice(events[0], events[-1] + 1)
         # Scores come back as arrays, so the device has finished when the clock is read.
-        scores = method(model, encode(processor, texts, pictures, device), answers)
-        return scores, time.perf_counter() - start
+        scores = method({name: value[own].to(device, non_blocking=True) for name, value in inputs.items()})
+        return *scores, time.perf_counter() - start
 
     joint, first = np.zeros((2, len(table), len(CLASSES)))
     seconds = np.zeros(len(table))
     batches = FittingBatches(settings.batch_size)
     warm = False
-    for rows, images in track(read_blocks(stores, table, settings.batch_size), "batches"):
-        pictures = [to_pictures(views) for views in degrade(condition, images)]
+    # The image processor runs on the CPU: beside a GPU, while that is busy.
+    blocks = prepared(prepare, read_blocks(stores, table, settings.batch_size), ahead=device.type == "cuda")
+    start = time.perf_counter()
+    for rows, inputs, encoding in track(blocks, "batches"):
+        waited = time.perf_counter() - start
+        seconds[rows] = min(encoding, waited) / len(rows)
+        work = partial(classify, inputs)
         if not warm:
             # The first pass allocates and tunes, which is no event's time.
-            warm = bool(list(batches.run(classify, pictures)))
-        for where, ((joint_part, first_part), took) in batches.run(classify, pictures):
+            warm = bool(list(batches.run(work, range(len(rows)))))
+        for where, (joint_part, first_part, took) in batches.run(work, range(len(rows))):
             joint[rows[where]], first[rows[where]] = joint_part, first_part
-            seconds[rows[where]] = took / len(joint_part)
+            seconds[rows[where]] += took / len(joint_part)
+        start = time.perf_counter()
     extra = {f"logp_joint_{name}": joint[:, i] for i, name in enumerate(CLASSES)}
     extra |= {f"logp_first_{name}": first[:, i] for i, name in enumerate(CLASSES)}
     cost = Cost(

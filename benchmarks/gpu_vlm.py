@@ -1,0 +1,419 @@
+"""Fine-tuning and classifying with a Mllama of 11 billion parameters on one GPU, without weights and without a network.
+
+    python benchmarks/gpu_vlm.py [--tiles 1 4] [--batches 1 8 16] [--steps 12] [--tiny] [--out FILE]
+
+The model has the shape of Llama 3.2 11B Vision and random weights, drawn on the device while the workflow's own loading
+quantises them; a speed does not depend on what they are. All else is what a run does: `finetune` and `classify_vlm` are
+called as their rules call them, on scenes drawn at 512 x 512, and what they record is reported. For 1 and 4 tiles:
+
+- training: events/s, peak memory, fraction of the arithmetic floor, nf4 weights, with and without checkpointing. A
+  batch that does not fit is halved and tried again.
+- classifying: ms a sample and peak memory by scoring and by beams, batch by batch, with the adapter beside nf4 weights,
+  beside bf16 weights, and merged; and the image processor alone, on one CPU core, which runs beside the GPU.
+- a profile of a scoring pass: the kernels that take most, and the shares of unpacking, attention and the vision tower.
+
+What fails is recorded, and the next measurement goes on. Results, with machine, versions and commit, go to
+results/gpu_vlm_{device}.json beside this file, after each number of tiles. --tiny takes a tiny model through the same
+code in half a minute, also without a GPU; those numbers mean nothing and are printed alone.
+"""
+
+import argparse
+import gc
+import importlib.metadata
+import json
+import logging
+import os
+import platform
+import re
+import subprocess
+import tempfile
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+from unittest.mock import patch
+
+import numpy as np
+import pandas as pd
+import torch
+import yaml
+from accelerate.utils.memory import should_reduce_batch_size
+from PIL import Image
+from torch.profiler import ProfilerActivity, profile
+from transformers import (
+    AutoConfig,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaImageProcessorPil,
+    MllamaProcessor,
+    PreTrainedModel,
+)
+from vlm_floor import eleven_b, with_tiles
+
+import nuvlm.vlm.classify as classify_module
+import nuvlm.vlm.model as model_module
+from nuvlm.classes import CLASSES
+from nuvlm.devices import choose_device, device_name
+from nuvlm.errors import InputError
+from nuvlm.pixelmaps import read_blocks
+from nuvlm.storage import write_json, write_manifest, write_store
+from nuvlm.vlm.arithmetic import count_arithmetic, matmul_rate, meta_model
+from nuvlm.vlm.base import _train_tokenizer
+from nuvlm.vlm.classify import classify_vlm, load_finetuned
+from nuvlm.vlm.dataset import to_pictures
+from nuvlm.vlm.families import FAMILIES
+from nuvlm.vlm.model import load_processor
+from nuvlm.vlm.prompts import answer_tokens, load_prompts
+from nuvlm.vlm.rationales import load_rationales
+from nuvlm.vlm.scoring import Encoder, Scorer
+from nuvlm.vlm.settings import ClassifySettings, FinetuneSettings, LoraSettings
+from nuvlm.vlm.shapes import draw_scene
+from nuvlm.vlm.training import Job, finetune
+
+REPOSITORY = Path(__file__).parents[1]
+PROMPTS = REPOSITORY / "resources" / "prompts.yaml"
+VOCABULARY = REPOSITORY / "resources" / "rationales.yaml"
+TARGETS = {1: {"ms_per_event": 30.0, "events_per_second": 10.0}, 4: {"ms_per_event": 110.0}}
+"""On an H100: scoring with batches of 16, bf16, merged; training with checkpointing."""
+TOKENS = 258
+"""Of the conversation with Llama 3's tokenizer; the one that is made here knows the texts by heart, and needs fewer."""
+ADAPTED = {"beside nf4": ("nf4", False), "beside bf16": ("none", False), "merged into bf16": ("nf4", True)}
+SHARES = {"unpacking": r"dequant|4bit|nf4", "attention": r"attention|flash|fmha|sdpa|softmax"}
+"""Kernels by their name."""
+
+logger = logging.getLogger("gpu_vlm")
+
+
+@dataclass(frozen=True)
+class Scale:
+    """What is measured: a model, and how much of it."""
+
+    config: MllamaConfig
+    side: int
+    """Of the pixel maps."""
+    vocabulary: int
+    batches: Sequence[int]
+    steps: int
+    global_batch: int
+    bf16: bool
+
+
+def full(batches: Sequence[int], steps: int) -> Scale:
+    """The published scale."""
+    return Scale(eleven_b(), 512, 128256, batches, steps, 8, True)
+
+
+def tiny() -> Scale:
+    """The same code in seconds."""
+    config = MllamaConfig(
+        text_config={
+            "hidden_size": 64, "num_hidden_layers": 4, "intermediate_size": 128, "num_attention_heads": 4,
+            "num_key_value_heads": 2, "vocab_size": 768, "cross_attention_layers": [1],
+        },
+        vision_config={
+            "hidden_size": 64, "num_hidden_layers": 2, "num_global_layers": 1, "intermediate_size": 128,
+            "attention_heads": 4, "patch_size": 14, "image_size": 56, "vision_output_dim": 128,
+            "intermediate_layers_indices": [1],
+        },
+    )  # fmt: skip
+    return Scale(config, 48, 768, (1, 2), 2, 2, False)
+
+
+class RandomWeights:
+    """Stands where transformers reads a checkpoint: the same loading, of weights that are drawn on the device."""
+
+    @staticmethod
+    def from_pretrained(base: Path, *, dtype: torch.dtype, **arguments: Any) -> PreTrainedModel:
+        config = AutoConfig.from_pretrained(base, local_files_only=True)
+        device = choose_device()
+        torch.manual_seed(7)
+        weights = {}
+        for name, value in meta_model(config).state_dict().items():
+            weights[name] = torch.empty(value.shape, dtype=dtype, device=device)
+            # Norms and gates let everything through; products keep their size.
+            weights[name].fill_(1.0) if value.ndim < 2 else weights[name].normal_(std=value.shape[-1] ** -0.5)
+        model: PreTrainedModel = MllamaForConditionalGeneration.from_pretrained(
+            None, config=config, state_dict=weights, dtype=dtype, **arguments
+        )
+        weights.clear()
+        free()
+        return model
+
+
+def free() -> None:
+    """Give back what is no longer used on a GPU, so that peaks are those of what comes next."""
+    if torch.cuda.is_available():
+        gc.collect()
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+
+
+def make_prompts(out: Path, base: Path) -> Path:
+    """The project's texts with a longer question, for a conversation of so many tokens as with Llama 3's tokenizer."""
+    texts = load_prompts(PROMPTS)
+    blank = [Image.new("L", (8, 8))] * 2
+    short = Encoder(load_processor(base), texts)([blank])["input_ids"].shape[1]
+    values = yaml.safe_load(PROMPTS.read_text(encoding="utf-8"))
+    values["user"] += " and" * max(0, TOKENS - short)
+    out.write_text(yaml.safe_dump(values, allow_unicode=True), encoding="utf-8")
+    return out
+
+
+def make_base(folder: Path, scale: Scale, tiles: int) -> Path:
+    """All files of a base model but its weights."""
+    tokenizer = _train_tokenizer(scale.vocabulary, load_prompts(PROMPTS), load_rationales(VOCABULARY))
+    config = with_tiles(scale.config, tiles)
+    config.image_token_index = scale.vocabulary
+    for name in ("bos_token_id", "eos_token_id", "pad_token_id"):
+        setattr(config.text_config, name, getattr(tokenizer, name))
+    side = config.vision_config.image_size
+    images = MllamaImageProcessorPil(size={"height": side, "width": side}, max_image_tiles=tiles)
+    template = (REPOSITORY / "resources" / "chat_templates" / "mllama.jinja").read_text(encoding="utf-8")
+    folder.mkdir()
+    config.save_pretrained(folder)
+    MllamaProcessor(image_processor=images, tokenizer=tokenizer, chat_template=template).save_pretrained(folder)
+    write_manifest(folder)
+    return folder
+
+
+def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
+    """An event table and a store of pixel maps: scenes, as many as the measurements take."""
+    rng = np.random.default_rng(7)
+    train, test = scale.steps * scale.global_batch, 4 * max(scale.batches)
+    images = np.stack([draw_scene(rng, scale.side)[0] for _ in range(train + test)])
+    attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": scale.side}
+    attributes |= {"pixel_mm": 5, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    ids = np.arange(len(images), dtype=np.uint64)
+    write_store(folder / "a.zarr", {"images": images, "event_id": ids}, attributes)
+    table = pd.DataFrame({"shard": "a", "row": np.arange(len(images)), "event_id": ids})
+    table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), len(images)), dtype="string")
+    table["split"] = pd.Series(["train"] * train + ["test"] * test, dtype="string")
+    table["part"] = [-1] * train + [0] * test
+    table.to_parquet(folder / "events.parquet")
+    return folder / "events.parquet", {"a": folder / "a.zarr"}
+
+
+def attempt(work: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:
+    """What `work` measures, or what it fails with."""
+    logger.info("%s", what)
+    free()
+    try:
+        return work()
+    except (RuntimeError, MemoryError, InputError) as error:
+        logger.warning("%s: %s", what, error)
+        return {"failed": str(error).splitlines()[0]}
+
+
+def train(job: Job, folder: Path) -> dict[str, Any]:
+    """Fine-tune with the largest batch on the device that fits."""
+    size, did_not_fit = job.settings.global_batch_size, []
+    while True:
+        settings = FinetuneSettings.model_validate(job.settings.model_dump() | {"device_batch_size": size})
+        try:
+            # A folder of its own: a checkpoint of another batch size would be refused.
+            finetune(job.model_copy(update={"settings": settings, "checkpoints": folder / f"checkpoints{size}"}))
+        except (RuntimeError, MemoryError) as error:
+            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+                raise
+            did_not_fit.append(size)
+            if size == 1:
+                return {"failed": str(error).splitlines()[0], "did_not_fit": did_not_fit}
+        else:
+            names = ("events_per_second", "tokens_per_second", "peak_memory_mb", "tflop_per_event", "fraction_of_floor")
+            summary = json.loads((job.out / "training.json").read_text())
+            measured = {name: summary[name] for name in names}
+            return measured | {"device_batch_size": size, "did_not_fit": did_not_fit}
+        free()  # only here, where the error is gone with all that its frames held
+        size //= 2
+
+
+def classify(job: Job, out: Path, method: str, batch: int, bf16: bool, floor_ms: float) -> dict[str, Any]:
+    """Classify the test events as the rule does; the model is loaded."""
+    settings = ClassifySettings(method=method, batch_size=batch)
+    classify_vlm(
+        job.base, job.out, job.events, job.stores, out, part=0, condition="nominal", prompts=job.prompts,
+        settings=settings, quantization="none", bf16=bf16,
+    )  # fmt: skip
+    cost = json.loads(out.with_suffix(".json").read_text())
+    ms = 1e3 * cost["seconds"] / cost["events"]
+    fitted = {"batch_size": cost["batch_size"], "peak_memory_mb": cost["peak_memory_mb"]}
+    return {"ms_per_event": ms, "fraction_of_floor": floor_ms / ms} | fitted
+
+
+def profile_pass(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], answers: Any) -> dict[str, Any]:
+    """Where the time of a scoring pass goes."""
+    device = choose_device()
+    scorer, vision = Scorer(model, answers), 0.0
+    moved = {name: value.to(device) for name, value in inputs.items()}
+    scorer(moved)
+    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+    start = 0.0
+
+    def now() -> float:
+        if device.type == "cuda":
+            torch.cuda.synchronize()
+        return time.perf_counter()
+
+    def begin(*_: Any) -> None:
+        nonlocal start
+        start = now()
+
+    def end(*_: Any) -> None:
+        nonlocal vision
+        vision = now() - start
+
+    tower = whole.model.vision_model
+    hooks = [tower.register_forward_pre_hook(begin), tower.register_forward_hook(end)]
+    begun = now()
+    scorer(moved)
+    seconds = now() - begun
+    for hook in hooks:
+        hook.remove()
+    activities = [ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if device.type == "cuda" else [])]
+    with profile(activities=activities) as profiler:
+        scorer(moved)
+    column = "self_device_time_total" if device.type == "cuda" else "self_cpu_time_total"
+    kernels = sorted(((getattr(event, column), event.key) for event in profiler.key_averages()), reverse=True)
+    total = sum(taken for taken, _ in kernels)
+    matching = {
+        name: sum(taken for taken, key in kernels if re.search(pattern, key, re.I)) / total
+        for name, pattern in SHARES.items()
+    }
+    return {
+        "ms": 1e3 * seconds,
+        "shares": matching | {"vision tower": vision / seconds},
+        "kernels": [{"name": key, "share": taken / total} for taken, key in kernels[:12]],
+    }
+
+
+def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
+    """All measurements with pictures of so many tiles."""
+    folder.mkdir()
+    base = make_base(folder / "base", scale, tiles)
+    prompts = make_prompts(folder / "prompts.yaml", base)
+    events, stores = make_events(folder, scale)
+    processor, texts, device = load_processor(base), load_prompts(prompts), choose_device()
+    dtype = torch.bfloat16 if scale.bf16 else torch.float32
+    encode = Encoder(processor, texts, dtype)
+    table = pd.read_parquet(events)
+    largest = max(scale.batches)
+    _, images = next(read_blocks(stores, table[table["part"] == 0], largest))
+    pictures = [to_pictures(views) for views in images]
+    encode(pictures[:1])
+    start = time.perf_counter()
+    inputs = encode(pictures)
+    processing = 1e3 * (time.perf_counter() - start) / largest
+    one = {name: value[:1] for name, value in inputs.items()}
+    arithmetic = count_arithmetic(
+        AutoConfig.from_pretrained(base), one, LoraSettings(), vision_tower=FAMILIES["mllama"].vision_tower,
+        checkpointing=False,
+    )  # fmt: skip
+    rate = matmul_rate(device, dtype)
+    floor_ms = 1e3 * arithmetic.forward / rate
+    result: dict[str, Any] = {
+        "tokens": inputs["input_ids"].shape[1],
+        "image_processor_ms_per_event": processing,
+        "matmul_tflop_per_second": rate / 1e12,
+        "forward_tflop": arithmetic.forward / 1e12,
+        "floor_ms_per_event": floor_ms,
+        "training": {},
+        "classifying": {},
+        "profile": {},
+    }
+    with patch.object(model_module, "AutoModelForImageTextToText", RandomWeights):
+        for checkpointing in (True, False):
+            job = Job(
+                base=base, events=events, stores=stores, out=folder / "adapter", tensorboard=folder / "tensorboard",
+                checkpoints=folder, prompts=prompts,
+                settings=FinetuneSettings(
+                    strategy="single", processes=1, gpus=1, global_batch_size=scale.global_batch,
+                    device_batch_size=scale.global_batch, epochs=1, bf16=scale.bf16, save_steps=10**6,
+                    gradient_checkpointing=checkpointing,
+                ),
+            )  # fmt: skip
+            name = "checkpointing" if checkpointing else "no checkpointing"
+            result["training"][name] = attempt(lambda job=job: train(job, folder), f"{tiles} tiles, training, {name}")
+        for adapted, (quantization, merge) in ADAPTED.items():
+            found = result["classifying"][adapted] = {}
+            free()
+            try:
+                model = load_finetuned(base, job.out, quantization, bf16=scale.bf16, device=device, merge=merge)
+            except (RuntimeError, InputError) as error:
+                result["classifying"][adapted] = {"failed": str(error).splitlines()[0]}
+                continue
+            with patch.object(classify_module, "load_finetuned", lambda *_, model=model, **__: model):
+                for method in ("score", "beam"):
+                    found[method] = {
+                        str(batch): attempt(
+                            lambda method=method, batch=batch: classify(
+                                job, folder / "predictions.parquet", method, batch, scale.bf16, floor_ms
+                            ),
+                            f"{tiles} tiles, {method}, adapter {adapted}, batch {batch}",
+                        )
+                        for batch in scale.batches
+                    }
+            answers = answer_tokens(processor.tokenizer, texts)
+            result["profile"][adapted] = attempt(
+                lambda model=model, answers=answers: profile_pass(model, inputs, answers), f"{tiles} tiles, profile"
+            )
+            del model
+    return result | {"missed": missed(result, tiles, largest)}
+
+
+def missed(result: Mapping[str, Any], tiles: int, batch: int) -> list[str]:
+    """The targets that are not reached; where there are some, `profile` says what takes the time."""
+    scoring = result["classifying"]["merged into bf16"].get("score", {}).get(str(batch), {})
+    reached = {
+        "ms_per_event": lambda limit: scoring.get("ms_per_event", float("inf")) <= limit,
+        "events_per_second": lambda limit: result["training"]["checkpointing"].get("events_per_second", 0) >= limit,
+    }
+    return [name for name, limit in TARGETS[tiles].items() if not reached[name](limit)]
+
+
+def machine() -> dict[str, Any]:
+    """What it ran on, and which code."""
+
+    def git(*arguments: str) -> str:
+        return subprocess.run(["git", *arguments], cwd=REPOSITORY, capture_output=True, text=True).stdout.strip()
+
+    packages = ("torch", "transformers", "trl", "peft", "bitsandbytes", "accelerate")
+    return {
+        "device": device_name(choose_device()),
+        "machine": f"{platform.machine()}, {os.cpu_count()} cores",
+        "python": platform.python_version(),
+        "versions": {name: importlib.metadata.version(name) for name in packages},
+        "commit": git("rev-parse", "HEAD") or None,
+        "changed_since": bool(git("status", "--porcelain")),
+        "targets": TARGETS,
+    }
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--tiles", type=int, nargs="+", choices=sorted(TARGETS), default=sorted(TARGETS))
+    parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
+    parser.add_argument("--steps", type=int, default=12, help="of training")
+    parser.add_argument("--tiny", action="store_true", help="a tiny model, to see that all of this runs")
+    parser.add_argument("--out", type=Path)
+    arguments = parser.parse_args()
+    logging.basicConfig(level=logging.WARNING, format="%(asctime)s %(message)s")
+    logger.setLevel(logging.INFO)
+    if not (arguments.tiny or torch.cuda.is_available()):
+        parser.error("no GPU: a model of 11 billion parameters needs one. --tiny runs anywhere.")
+    scale = tiny() if arguments.tiny else full(arguments.batches, arguments.steps)
+    out = arguments.out
+    if out is None and not arguments.tiny:
+        name = re.sub(r"[^a-z0-9]+", "_", device_name(choose_device()).lower())
+        out = Path(__file__).parent / "results" / f"gpu_vlm_{name}.json"
+    result = machine() | {"tiny": arguments.tiny, "tiles": {}}
+    for tiles in arguments.tiles:
+        with tempfile.TemporaryDirectory() as folder:
+            result["tiles"][str(tiles)] = measure(scale, tiles, Path(folder) / "run")
+        if out is not None:
+            write_json(out, result)
+    print(json.dumps(result, indent=1))
+
+
+if __name__ == "__main__":
+    main()

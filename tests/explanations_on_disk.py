@@ -1,0 +1,135 @@
+"""Rationales and maps of attention for a run of `run_on_disk`, in the real formats."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.evaluation.faithfulness import STATEMENTS
+from nuvlm.storage import write_store
+from run_on_disk import PIXEL_MM, Run
+
+SIZE = 48
+TYPES = {"charged": "Int16", "track": "boolean", "leaves": "boolean", "shower": "boolean", "gap": "boolean"}
+NOTHING: dict[str, Any] = dict.fromkeys(STATEMENTS)
+
+
+def claims(prefix: str, rows: list[Mapping[str, Any]]) -> pd.DataFrame:
+    """Columns of claims, null where a row says nothing."""
+    return pd.DataFrame(
+        {
+            f"{prefix}_{name}": pd.array(
+                [(NOTHING | dict(row))[name] for row in rows], dtype=TYPES.get(name, "Float32")
+            )
+            for name in STATEMENTS
+        }
+    )
+
+
+def rationale_table(
+    rows: list[tuple[int, str, Mapping[str, Any], Mapping[str, Any]]], predicted: str = "nue_cc"
+) -> pd.DataFrame:
+    """A table of rationales, each given by its event, its picture, its claims and the truth."""
+    table = pd.DataFrame({"event_id": np.array([row[0] for row in rows], dtype=np.uint64), "shard": "first"})
+    table = table.assign(row=0, predicted=predicted, chosen="sample", picture=[row[1] for row in rows])
+    table["class"], table["rationale"] = "nue_cc", "Words."
+    return table.join(claims("claim", [row[2] for row in rows])).join(claims("true", [row[3] for row in rows]))
+
+
+def topology(events: pd.DataFrame, seed: int = 3) -> pd.DataFrame:
+    """The event table with a topology that goes with the class: muons are long, electrons shower."""
+    rng = np.random.default_rng(seed)
+    n = len(events)
+    name, known = events["class"].fillna("none").to_numpy(str), events["class"].notna().to_numpy()
+    track = np.where(
+        name == "numu_cc", rng.uniform(1000, 4000, n), np.where(rng.random(n) < 0.7, rng.uniform(100, 900, n), 0)
+    )
+    shower = np.where(
+        name == "nue_cc", rng.uniform(300, 4000, n), np.where(rng.random(n) < 0.3, rng.uniform(50, 800, n), 0)
+    )
+    gap = np.where(name == "nue_cc", 0, rng.uniform(50, 400, n))
+    leaves = np.where(track > 0, track > 2500, None)
+    return events.assign(
+        charged=pd.Series(rng.integers(1, 5, n), dtype="Int8").where(pd.Series(known)),
+        track_mm=np.where(known, track, np.nan).astype(np.float32),
+        track_leaves=pd.array(np.where(known, leaves, None), dtype="boolean"),
+        shower_mev=np.where(known, shower, np.nan).astype(np.float32),
+        shower_gap_mm=np.where(known & (shower > 0), gap, np.nan).astype(np.float32),
+    )
+
+
+def true_claims(event: Mapping[str, Any]) -> dict[str, Any]:
+    """What a rationale of simulation would state, unrounded."""
+    if pd.isna(event["track_mm"]):
+        return {}
+    stated: dict[str, Any] = {
+        "charged": event["charged"],
+        "track": event["track_mm"] > 0,
+        "shower": event["shower_mev"] > 0,
+    }
+    if stated["track"]:
+        stated |= {"track_cm": event["track_mm"] / 10, "leaves": event["track_leaves"]}
+    if stated["shower"]:
+        stated["gap"] = event["shower_gap_mm"] > 0
+        if stated["gap"]:
+            stated["gap_cm"] = event["shower_gap_mm"] / 10
+        stated["shower_mev"] = event["shower_mev"]
+    return stated
+
+
+def write_explanations(run: Run, folder: Path, seed: int = 4, rationale: str = "I see it.") -> dict[str, list[Path]]:
+    """Give the run's events a topology, and write what a VLM says of those that are no training events.
+
+    With the picture it says what is there in three of four events, and what is there in another event otherwise;
+    without, it says the same of all events. What is taken out it does not state any more.
+    """
+    rng = np.random.default_rng(seed)
+    events = topology(pd.read_parquet(run.events))
+    events.to_parquet(run.events, index=False)
+    records = events.to_dict("records")
+    paths = []
+    for part, table in enumerate(run.predictions["vlm"]["nominal"]):
+        rows, who = [], []
+        for answer in pd.read_parquet(table).to_dict("records"):
+            event = next(e for e in records if (e["shard"], e["event_id"]) == (answer["shard"], answer["event_id"]))
+            truth = true_claims(event)
+            stated = truth if rng.random() < 0.75 else true_claims(records[rng.integers(len(records))])
+            pictures = {"nominal": stated, "text_only": {"track": True, "track_cm": 50, "shower": False, "charged": 2}}
+            if truth.get("shower"):
+                pictures["without_shower"] = stated | {"shower": False, "shower_mev": None, "gap": None, "gap_cm": None}
+            if truth.get("track"):
+                pictures["without_track"] = stated | {"track": False, "track_cm": None, "leaves": None}
+            for picture, said in pictures.items():
+                rows.append((int(answer["event_id"]), picture, said, truth))
+                who.append({key: answer[key] for key in ("shard", "row", "class", "predicted")})
+        chosen = rationale_table(rows).assign(rationale=rationale)
+        chosen[["shard", "row", "class", "predicted"]] = pd.DataFrame(who).to_numpy()
+        path = folder / "explanations" / "vlm" / f"{part}.parquet"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        chosen.to_parquet(path, index=False)
+        paths.append(path)
+    return {"vlm": paths}
+
+
+def write_looks(run: Run, folder: Path) -> tuple[list[Path], dict[str, Path]]:
+    """Where a CNN looks in every event, a spot five pixels up and right of the vertex, and the pixel-map stores."""
+    events = pd.read_parquet(run.events)
+    maps: dict[str, Path] = {}
+    for shard, rows in events.groupby("shard"):
+        vertex = rows[["vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]].fillna(0).to_numpy()
+        corner = (np.floor(vertex / PIXEL_MM) - SIZE // 2) * PIXEL_MM
+        maps[str(shard)] = folder / "pixelmaps" / f"{shard}.zarr"
+        attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"]}
+        arrays = {"images": np.zeros((len(rows), 2, SIZE, SIZE), np.uint8), "corner_mm": corner}
+        write_store(maps[str(shard)], arrays | {"event_id": rows["event_id"].to_numpy(np.uint64)}, attributes)
+    heat = np.zeros((len(events), 2, SIZE, SIZE), np.uint8)
+    heat[:, :, SIZE // 2 + 5, SIZE // 2 + 5] = 255
+    path = folder / "explanations" / "cnn" / "0.zarr"
+    attributes = {"format": "nuvlm-cam", "version": 1, "shard": events["shard"].tolist(), "blackened": 0.2}
+    attributes |= {"fall": ["map", "random"], "chosen": ["sample", "mistake"] * (len(events) // 2)}
+    fall = np.stack([np.linspace(0.2, 0.6, len(events)), np.linspace(0, 0.2, len(events))], axis=1).astype(np.float32)
+    arrays = {"maps": heat, "fall": fall, "event_id": events["event_id"].to_numpy(np.uint64)}
+    write_store(path, arrays, attributes)
+    return [path], maps

@@ -1,0 +1,503 @@
+"""Do the rationales say what is there? What they state, against truth, without the picture, and by chance.
+
+A rationale states up to eight things: whether there is a track and whether it leaves the detector, whether there is a
+shower and whether it begins after a gap; the number of charged particles; the length of the track, the energy of the
+shower and the length of the gap. What is measured of them is defined in docs/report.md.
+"""
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.tree import DecisionTreeClassifier
+
+from nuvlm.classes import CLASSES
+from nuvlm.errors import InputError
+from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap
+from nuvlm.evaluation.samples import KEY
+from nuvlm.storage import open_store
+
+Explanations = Mapping[str, Sequence[str | Path]]
+"""Tables of rationales (one a part) of each model that gives any."""
+Claims = dict[str, np.ndarray]
+"""What n rationales state, or truth: (n,) float64 of each of STATEMENTS, 1 for yes and 0 for no, NaN for nothing."""
+Shares = dict[str, tuple[np.ndarray, np.ndarray]]
+"""What each of n events adds above and below the line of a share, (n,) float64 each."""
+
+YES_NO, NUMBERS = ("track", "leaves", "shower", "gap"), ("track_cm", "shower_mev", "gap_cm")
+"""Statements that are so or not, and lengths and energies."""
+STATEMENTS = ("track", "track_cm", "leaves", "shower", "shower_mev", "gap", "gap_cm", "charged")
+THING = {name: "shower" if name in ("shower", "shower_mev", "gap", "gap_cm") else "track" for name in STATEMENTS}
+THING["charged"] = "charged"
+"""What truth must be known of to judge each."""
+TOLERANCE = 0.25
+"""A length or an energy is right within this share of the true one."""
+GAP_CM = 5.0
+"""A shorter gap is none to the decision tree: it cannot be seen in pixels of 5 cm, and is not stated."""
+SHUFFLES = 200
+TREE_DEPTH, TREE_LEAF = 4, 10
+"""Of the decision tree: the questions that it asks at most, and the fewest events that an answer rests on."""
+POINTS = 1000
+"""Pairs of true and claimed numbers that are kept for a figure, at most."""
+
+
+def read_explanations(paths: Sequence[str | Path]) -> pd.DataFrame:
+    """The tables of rationales of all parts (docs/formats.md), one after the other.
+
+    Raises:
+        InputError: a table is missing, damaged or lacks a column, or a picture of an event has two rationales.
+    """
+    needed = [*KEY, "class", "predicted", "chosen", "picture", "rationale"]
+    needed += [f"{prefix}_{name}" for prefix in ("claim", "true") for name in STATEMENTS]
+    tables = []
+    for path in paths:
+        try:
+            tables.append(pd.read_parquet(path))
+        except (OSError, ValueError) as error:
+            raise InputError(f"{path}: no readable table of rationales ({error}). Remove it and rerun.") from error
+        lacking = [column for column in needed if column not in tables[-1]]
+        if lacking:
+            raise InputError(f"{path}: has no column {', '.join(lacking)}. Remove the explanations and rerun.")
+    table = pd.concat(tables, ignore_index=True)
+    twice = table.duplicated([*KEY, "picture"])
+    if twice.any():
+        row = table[twice].iloc[0]
+        raise InputError(
+            f"event {row['event_id']} of shard {row['shard']} has two rationales of the picture {row['picture']!r}. "
+            "Remove the explanations and rerun."
+        )
+    return table
+
+
+def measure_faithfulness(
+    events: pd.DataFrame, explanations: Explanations, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """What the rationales of each model are worth, by the events of the test split that were drawn at random.
+
+    Args:
+        events: the event table.
+        explanations: tables of rationales of each model.
+        seed: of the shuffles and the bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        :func:`measure` of each model.
+
+    Raises:
+        InputError: naming the file or the event that cannot be used.
+    """
+    train = events[(events["split"] == "train").fillna(False)]
+    test = events.loc[(events["split"] == "test").fillna(False), KEY]
+    tree = fit_tree(topology_claims(train), class_codes(train["class"]))
+    tables = {model: read_explanations(paths) for model, paths in explanations.items()}
+    return {
+        model: measure(table[table["chosen"] == "sample"].merge(test, on=KEY), tree, seed, resamples)
+        for model, table in tables.items()
+    }
+
+
+def measure(
+    table: pd.DataFrame, tree: DecisionTreeClassifier | None, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """What the rationales of one model are worth.
+
+    Args:
+        table: a row for each event and picture.
+        tree: as :func:`fit_tree` gives it; without one there is no agreement.
+        seed: of the shuffles and the bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        `n` events, and those `with_truth`; `right`, `readable`, `agreement`, `claims[statement][share]`, each with the
+        picture (`nominal`), without (`text_only`), of rationales exchanged between events with the `same_label` and
+        between any (`chance`), and what the first is above the second (`difference`) and the third (`beyond_label`);
+        `errors`, `occlusion`, `tree`. See docs/report.md.
+
+    Raises:
+        InputError: an event has no rationale of the nominal picture, or none of the black one where others have.
+    """
+    pictures = {str(name): rows.set_index(KEY) for name, rows in table.groupby("picture")}
+    nominal = pictures.setdefault("nominal", table.iloc[:0].set_index(KEY))
+    _check_pictures(pictures)
+    truth, chosen = read_claims(nominal, "true"), class_codes(nominal["predicted"])
+    claims = {name: read_claims(rows.reindex(nominal.index), "claim") for name, rows in pictures.items()}
+    has = {name: nominal.index.isin(rows.index) for name, rows in pictures.items()}
+    shares = {name: count(claims[name], truth, chosen, tree) for name in ("nominal", "text_only") if name in claims}
+    errors = {
+        name: {picture: relative_errors(claims[picture][name], truth[name]) for picture in shares} for name in NUMBERS
+    }
+    anyone = np.zeros(len(nominal), dtype=np.int64)
+    same_label, _ = _exchanged(claims["nominal"], truth, chosen, tree, seed, chosen)
+    chance, chance_errors = _exchanged(claims["nominal"], truth, chosen, tree, seed, anyone)
+    n = len(nominal)
+    references = {"difference": shares.get("text_only"), "beyond_label": same_label}
+    intervals = {
+        name: bootstrap(partial(_differences, shares["nominal"], reference), n, seed, resamples)
+        for name, reference in references.items()
+        if reference is not None
+    }
+
+    def told(name: str) -> dict[str, Any]:
+        shown = {picture: _share(*of_picture[name], seed, resamples) for picture, of_picture in shares.items()}
+        answer: dict[str, Any] = {
+            "nominal": shown["nominal"],
+            "text_only": shown.get("text_only"),
+            "same_label": _number(_ratio(*same_label[name])),
+            "chance": _number(_ratio(*chance[name])),
+        }
+        for key, reference in references.items():
+            more = _ratio(*shares["nominal"][name]) - _ratio(*reference[name]) if reference else np.nan
+            answer |= {key: _number(more), f"{key}_interval": intervals.get(key, {}).get(name)}
+        return answer
+
+    implied, true_class = classify(tree, truth), class_codes(nominal["class"])
+    known = np.isfinite(truth["track"]) & np.isfinite(truth["shower"]) & (implied >= 0)
+    return {
+        "n": n,
+        "with_truth": int(np.isfinite([truth[name] for name in STATEMENTS]).any(axis=0).sum()),
+        "right": told("right"),
+        "readable": told("readable"),
+        "agreement": told("agreement"),
+        "claims": {
+            statement: {name.split(".")[1]: told(name) for name in shares["nominal"] if name.split(".")[0] == statement}
+            for statement in STATEMENTS
+        },
+        "errors": {
+            name: {
+                **errors[name],
+                "chance": chance_errors[name],
+                "points": _pairs(truth[name], claims["nominal"][name]),
+            }
+            for name in NUMBERS
+        },
+        "occlusion": {
+            what: occlusion(what, other, claims, truth, has, seed, resamples)
+            for what, other in (("shower", "track"), ("track", "shower"))
+        },
+        "tree": {
+            "depth": TREE_DEPTH,
+            "fitted_on": None if tree is None else int(tree.tree_.n_node_samples[0]),
+            "agreement": _share(known & (implied == chosen), known, seed, resamples),
+            "accuracy": _share(known & (implied == true_class), known, seed, resamples),
+        },
+    }
+
+
+def measure_heat(
+    events: pd.DataFrame, stores: Sequence[str | Path], seed: int, resamples: int = RESAMPLES
+) -> dict[str, Any] | None:
+    """What the class that the CNN chose loses where the CNN looks, by the same events as :func:`measure_faithfulness`.
+
+    Args:
+        events: the event table.
+        stores: of where the CNN looks (docs/formats.md), of all parts.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        `n`; `blackened`, share of the pixels with charge; what the probability falls by, in the mean, if those are
+        where the map is highest (`map`) or `random`, and the `difference`, each with its interval; None without stores.
+    """
+    falls: dict[str, list[float]] = {"map": [], "random": []}
+    test = set(zip(*(events.loc[(events["split"] == "test").fillna(False), key] for key in KEY), strict=True))
+    blackened = None
+    for path in stores:
+        store = open_store(path, "nuvlm-cam")
+        blackened = store.attrs["blackened"]
+        keys = zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
+        drawn = [chosen == "sample" and key in test for key, chosen in zip(keys, store.attrs["chosen"], strict=True)]
+        for name, column in zip(store.attrs["fall"], store["fall"][:].T, strict=True):
+            falls[name] += column[drawn].astype(np.float64).tolist()
+    if blackened is None:
+        return None
+    values = {name: np.array(fall) for name, fall in falls.items()}
+    values["difference"] = values["map"] - values["random"]
+    n = len(values["map"])
+    intervals = bootstrap(
+        lambda weights: {name: weights @ value / n for name, value in values.items()}, n, seed, resamples
+    )
+    told: dict[str, Any] = {"n": n, "blackened": blackened}
+    for name, value in values.items():
+        told |= {name: float(value.mean()) if n else None, f"{name}_interval": intervals.get(name)}
+    return told
+
+
+def occlusion(
+    what: str,
+    other: str,
+    claims: Mapping[str, Claims],
+    truth: Claims,
+    has: Mapping[str, np.ndarray],
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """What becomes of true claims of a thing when its region is black, and, as a control, when the other's is.
+
+    Args:
+        what: ``shower`` or ``track``.
+        other: the other one.
+        claims: of each picture, those of the same n events.
+        truth: of these.
+        has: (n,) whether an event has a rationale, of each picture.
+        seed: of the bootstrap.
+        resamples: of the bootstrap.
+
+    Returns:
+        `taken_out` and `control`: the share that has `vanished`, and what is `left` of the claimed length or energy, in
+        the median; `difference` of the two shares, of the `n` events that have both pictures.
+    """
+    nothing = np.full(len(truth[what]), np.nan)
+    number = "track_cm" if what == "track" else "shower_mev"
+    before = claims["nominal"]
+    stated = (before[what] == 1) & (truth[what] == 1)
+    result: dict[str, Any] = {}
+    seen, gone = {}, {}
+    for key, picture in (("taken_out", f"without_{what}"), ("control", f"without_{other}")):
+        after = claims.get(picture, {what: nothing, number: nothing})
+        seen[key] = stated & has.get(picture, False)
+        gone[key] = seen[key] & (after[what] != 1)
+        left = np.where(gone[key], 0, after[number]) / before[number]
+        left = left[seen[key] & np.isfinite(left)]
+        result[key] = {
+            "vanished": _share(gone[key], seen[key], seed, resamples),
+            "left": float(np.median(left)) if len(left) else None,
+        }
+    both = seen["taken_out"] & seen["control"]
+    more = (gone["taken_out"].astype(np.float64) - gone["control"])[both]
+    n = len(more)
+    intervals = bootstrap(lambda weights: {"difference": weights @ more / n}, n, seed, resamples)
+    result |= {"n": n, "difference": float(more.mean()) if n else None}
+    return result | {"difference_interval": intervals.get("difference")}
+
+
+def count(claims: Claims, truth: Claims, chosen: np.ndarray, tree: DecisionTreeClassifier | None) -> Shares:
+    """Every share that is told of rationales, as what each event adds to it.
+
+    What is stated of a thing that is not there is wrong; what truth does not know is not judged.
+
+    Args:
+        claims: what n rationales state.
+        truth: what a rationale of simulation would state of the same events.
+        chosen: (n,) index of the class that the model chose.
+        tree: as :func:`fit_tree` gives it.
+
+    Returns:
+        `<statement>.made`, of all rationales; `<statement>.right`, of those made; for what is so or not
+        `<statement>.precision` and `<statement>.recall` of yes; `charged.within_one`; `right`, of all statements
+        together; `readable` and `agreement`, of all rationales.
+    """
+    shares: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    everything = np.ones(len(chosen), dtype=bool)
+    for name in STATEMENTS:
+        claim, true = claims[name], truth[name]
+        known, made = np.isfinite(truth[THING[name]]), np.isfinite(claim)
+        shares[f"{name}.made"] = made, everything
+        shares[f"{name}.right"] = known & is_right(name, claim, true), known & made
+        if name in YES_NO:
+            shares[f"{name}.precision"] = known & (claim == 1) & (true == 1), known & (claim == 1)
+            shares[f"{name}.recall"] = (claim == 1) & (true == 1), true == 1
+        if name == "charged":
+            shares[f"{name}.within_one"] = known & (np.abs(claim - true) <= 1), known & made
+    right = [shares[f"{name}.right"] for name in STATEMENTS]
+    shares["right"] = np.sum([above for above, _ in right], axis=0), np.sum([below for _, below in right], axis=0)
+    readable = np.isfinite(np.stack([claims[name] for name in STATEMENTS])).any(axis=0)
+    shares["readable"] = readable, everything
+    implied = classify(tree, claims)
+    shares["agreement"] = readable & (implied == chosen), implied >= 0
+    return {name: (above.astype(np.float64), below.astype(np.float64)) for name, (above, below) in shares.items()}
+
+
+def is_right(name: str, claim: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Whether claims of one of STATEMENTS are right, (n,) bool; one about what is not there (NaN) is not."""
+    if name in NUMBERS:
+        near: np.ndarray = np.abs(claim - true) <= TOLERANCE * true * (1 + 1e-6)  # tables hold float32
+        return near
+    same: np.ndarray = claim == true
+    return same
+
+
+def judge(row: "pd.Series[Any]") -> list[dict[str, Any]]:
+    """Every claim of one rationale: `statement`, what is `claimed`, what is `true`, and whether it is `right`.
+
+    Args:
+        row: of a table of rationales.
+
+    Returns:
+        In the order of :data:`STATEMENTS`; `true` is None where there is no such thing, or where truth is not known:
+        then `right` is None too.
+    """
+    one = row.to_frame().T
+    claims, truth = read_claims(one, "claim"), read_claims(one, "true")
+    verdicts = []
+    for name in STATEMENTS:
+        claim, true = (float(values[name][0]) for values in (claims, truth))
+        known = np.isfinite(truth[THING[name]][0])
+        if np.isfinite(claim):
+            right = bool(is_right(name, claims[name], truth[name])[0]) if known else None
+            verdicts.append({"statement": name, "claimed": claim, "true": _number(true), "right": right})
+    return verdicts
+
+
+def relative_errors(claim: np.ndarray, true: np.ndarray) -> dict[str, Any]:
+    """claimed / true - 1 where there are both: `n`, the `median` and the `spread`, which holds 68 % of |error|."""
+    both = np.isfinite(claim) & (true > 0)
+    error = claim[both] / true[both] - 1
+    if not len(error):
+        return {"n": 0, "median": None, "spread": None}
+    return {"n": len(error), "median": float(np.median(error)), "spread": float(np.quantile(np.abs(error), 0.68))}
+
+
+def fit_tree(truth: Claims, classes: np.ndarray) -> DecisionTreeClassifier | None:
+    """A shallow decision tree that takes true claims for a class; None without events to learn from.
+
+    Args:
+        truth: true claims of n events; those with truth unknown are left out.
+        classes: (n,) index of the true class; -1 where there is none.
+    """
+    features = _features(truth)
+    usable = np.isfinite(features).all(axis=1) & (classes >= 0)
+    if not usable.any():
+        return None
+    tree = DecisionTreeClassifier(max_depth=TREE_DEPTH, min_samples_leaf=TREE_LEAF, random_state=0)
+    return tree.fit(features[usable], classes[usable])
+
+
+def classify(tree: DecisionTreeClassifier | None, claims: Claims) -> np.ndarray:
+    """(n,) index of the class that claims imply; -1 without a tree. Where one is missing most events' way is taken."""
+    features = _features(claims)
+    if tree is None or not len(features):
+        return np.full(len(features), -1)
+    return np.asarray(tree.predict(features), dtype=np.int64)
+
+
+def topology_claims(events: pd.DataFrame) -> Claims:
+    """What is true of events, from their topology in the event table (docs/formats.md), unrounded."""
+    columns = ("charged", "track_mm", "track_leaves", "shower_mev", "shower_gap_mm")
+    charged, track, leaves, shower, gap = (
+        events[name].astype("Float64").to_numpy(np.float64, na_value=np.nan)
+        if name in events
+        else np.full(len(events), np.nan)
+        for name in columns
+    )
+    yes = {"track": track > 0, "shower": shower > 0, "gap": gap > 0}
+    known = {"track": np.isfinite(track), "shower": np.isfinite(shower), "gap": np.isfinite(gap)}
+    stated = {name: np.where(known[name], yes[name], np.nan) for name in yes}
+    stated |= {"leaves": np.where(yes["track"], leaves, np.nan), "charged": charged}
+    stated |= {"track_cm": np.where(yes["track"], track / 10, np.nan)}
+    return stated | {
+        "shower_mev": np.where(yes["shower"], shower, np.nan),
+        "gap_cm": np.where(yes["gap"], gap / 10, np.nan),
+    }
+
+
+def read_claims(table: pd.DataFrame, prefix: str) -> Claims:
+    """The claims of a table of rationales, with the prefix ``claim``, or the truth beside them, with ``true``."""
+    return {
+        name: table[f"{prefix}_{name}"].astype("Float64").to_numpy(np.float64, na_value=np.nan) for name in STATEMENTS
+    }
+
+
+def class_codes(names: "pd.Series[str]") -> np.ndarray:
+    """(n,) index of each name in CLASSES, -1 for none."""
+    return np.asarray(pd.Categorical(names, categories=list(CLASSES)).codes, dtype=np.int64)
+
+
+def _features(claims: Claims) -> np.ndarray:
+    """(n, 5) for the tree: charged particles, length, leaves, energy, gap; 0 where the thing is said not to be."""
+    none = {name: claims[thing] == 0 for name, thing in THING.items()}
+    none["gap_cm"] |= (claims["gap"] == 0) | (claims["gap_cm"] < GAP_CM)
+    columns = [np.where(none[name], 0, claims[name]) for name in ("track_cm", "leaves", "shower_mev", "gap_cm")]
+    return np.stack([claims["charged"], *columns], axis=1)
+
+
+def _check_pictures(pictures: Mapping[str, pd.DataFrame]) -> None:
+    """Refuse a picture of an event that has no rationale of the nominal one, and one without that of the black one."""
+    nominal = pictures["nominal"].index
+    for name, rows in pictures.items():
+        lost = rows.index.difference(nominal)
+        if name == "text_only":
+            lost = lost.union(nominal.difference(rows.index))
+        if len(lost):
+            shard, event = lost[0]
+            raise InputError(
+                f"event {event} of shard {shard} has a rationale of one of the pictures nominal and {name} alone. "
+                "Remove the explanations and rerun."
+            )
+
+
+def _exchanged(
+    claims: Claims,
+    truth: Claims,
+    chosen: np.ndarray,
+    tree: DecisionTreeClassifier | None,
+    seed: int,
+    groups: np.ndarray,
+) -> tuple[Shares, dict[str, dict[str, float | None]]]:
+    """Shares and errors of rationales exchanged between the events of each group, (n,) of them: means over shuffles."""
+    rng = np.random.default_rng(seed)
+    shares: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+    errors: dict[tuple[str, str], list[float | None]] = defaultdict(list)
+    order = np.argsort(groups, kind="stable")
+    for _ in range(SHUFFLES):
+        source = np.empty_like(order)
+        source[order] = np.lexsort([rng.random(len(groups)), groups])
+        exchanged = {name: values[source] for name, values in claims.items()}
+        for name, share in count(exchanged, truth, chosen, tree).items():
+            shares[name].append(share)
+        for name in NUMBERS:
+            error = relative_errors(exchanged[name], truth[name])
+            for key in ("median", "spread"):
+                errors[name, key].append(error[key])
+    means = {name: np.mean(values, axis=0) for name, values in shares.items()}
+    return (
+        {name: (mean[0], mean[1]) for name, mean in means.items()},
+        {name: {key: _mean(errors[name, key]) for key in ("median", "spread")} for name in NUMBERS},
+    )
+
+
+def _pairs(true: np.ndarray, claim: np.ndarray) -> list[list[float]]:
+    """True and claimed numbers of events that have both."""
+    pairs = np.stack([true, claim], axis=1)
+    kept: list[list[float]] = pairs[np.isfinite(pairs).all(axis=1)][:POINTS].tolist()
+    return kept
+
+
+def _share(above: np.ndarray, below: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
+    """`value`, `interval` and `n` of a share: exact for counts, a bootstrap where an event adds more than one."""
+    n = int(below.sum())
+    if below.max(initial=0) <= 1:
+        interval = binomial_interval(int(above.sum()), n)
+    else:
+        interval = bootstrap(
+            lambda weights: {"": _divide(weights @ above, weights @ below)}, len(above), seed, resamples
+        )[""]
+    return {"value": _number(_ratio(above, below)), "interval": interval, "n": n}
+
+
+def _differences(shares: Shares, reference: Shares, weights: np.ndarray) -> dict[str, np.ndarray]:
+    """What every share is above that of `reference`, of many resamples (b, n) at once."""
+    return {
+        name: _divide(weights @ above, weights @ below) - _divide(*(weights @ part for part in reference[name]))
+        for name, (above, below) in shares.items()
+    }
+
+
+def _divide(above: np.ndarray, below: np.ndarray) -> np.ndarray:
+    return np.divide(above, below, out=np.full_like(below, np.nan, dtype=np.float64), where=below > 0)
+
+
+def _ratio(above: np.ndarray, below: np.ndarray) -> float:
+    return float(above.sum() / below.sum()) if below.sum() else float("nan")
+
+
+def _mean(values: Sequence[float | None]) -> float | None:
+    known = [value for value in values if value is not None and np.isfinite(value)]
+    return float(np.mean(known)) if known else None
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
