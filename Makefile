@@ -1,5 +1,6 @@
 # make demo   the whole chain on the embedded default, installing what it needs first
 # make test   all tests that need neither a GPU nor root
+# make fault-test   every fault, also thirty kills of a run: a quarter of an hour
 # make validate   the simulation beside PDG and NIST values, some minutes
 VENV := .venv
 PYTHON ?= python3
@@ -7,14 +8,18 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test validate classify lint format lock schema clean
+.PHONY: demo test fault-test validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	$(SNAKEMAKE)
 	@echo "The report: results/demo/report/index.html"
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not long"
+
+# Every fault, with the table of docs/running.md at the end.
+fault-test: $(INSTALLED)
+	$(BIN)/python -m pytest tests/faults
 
 # Your own file to predictions, with the models of a finished run:
 #   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]

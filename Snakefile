@@ -33,6 +33,7 @@ rule all:
     input:
         "<results>/report/index.html",
         "<results>/report/report.json",
+        trained_models(),
 
 
 rule pixelmaps:
@@ -46,6 +47,7 @@ rule predictions:
     """Predictions of all models under all conditions, without the report."""
     input:
         prediction_tables(),
+        trained_models(),
 
 
 rule explanations:

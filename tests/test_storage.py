@@ -21,13 +21,19 @@ from zarr.codecs import ZstdCodec
 from nuvlm.detector import Detector
 from nuvlm.errors import InputError
 from nuvlm.storage import (
+    SEAL,
     atomic_path,
     create_store,
     open_store,
+    read_json,
+    read_table,
+    verify,
+    verify_file,
     verify_manifest,
     write_json,
     write_manifest,
     write_store,
+    write_table,
 )
 from nuvlm.voxels import Event, Voxels, write_shard
 
@@ -90,9 +96,8 @@ def write_arrays(path):
     write_store(path, {"noise": np.random.default_rng(0).random((10, 10_000))}, {})
 
 
-def write_table(path):
-    with atomic_path(path) as partial:
-        pd.DataFrame({"x": np.random.default_rng(0).random(10_000)}).to_parquet(partial)
+def write_rows(path):
+    write_table(path, pd.DataFrame({"x": np.random.default_rng(0).random(10_000)}))
 
 
 def write_weights(path):
@@ -100,7 +105,7 @@ def write_weights(path):
         save_file({"x": torch.zeros(50_000)}, partial)
 
 
-@pytest.mark.parametrize("write", [write_plain, write_voxels, write_arrays, write_table, write_weights])
+@pytest.mark.parametrize("write", [write_plain, write_voxels, write_arrays, write_rows, write_weights])
 def test_a_full_disk_is_said_whoever_writes_and_nothing_stays(tmp_path, write):
     with full_disk(), pytest.raises(InputError, match=r"(?s)out: no space left .* Free some"):
         write(tmp_path / "out")
@@ -126,6 +131,21 @@ def test_a_killed_writer_leaves_the_name_free(tmp_path):
         time.sleep(0.05)
         process.kill()
     assert not (tmp_path / "a").exists()
+    assert len(list(tmp_path.iterdir())) == 1
+    write_json(tmp_path / "a.json", {})
+    assert len(list(tmp_path.iterdir())) == 2, "only what was left of the same name goes"
+    write_json(tmp_path / "a", {})
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a", "a.json"]
+
+
+def test_what_another_process_is_writing_stays(tmp_path):
+    with atomic_path(tmp_path / "a") as ours:
+        ours.write_text("half")
+        other = ours.with_name(ours.name.replace(str(os.getpid()), str(os.getppid())))
+        other.write_text("half of another")
+    with atomic_path(tmp_path / "a") as ours:
+        ours.write_text("whole")
+    assert other.exists()
 
 
 def test_json_refuses_what_it_cannot_hold(tmp_path):
@@ -187,6 +207,58 @@ def test_a_store_refuses_events_unlike_those_before_and_leaves_nothing(tmp_path)
     with pytest.raises(ValueError, match=r"float32 \(4,\)"):
         write()
     assert not list(tmp_path.iterdir())
+
+
+def test_a_sealed_file_is_read_as_it_was_and_noticed_when_it_was_changed(tmp_path):
+    value = {"a": 1, "mark": SEAL.decode(), "text": "νe"}
+    path = tmp_path / "a.json"
+    write_json(path, value, sealed=True)
+    assert read_json(path) == value
+    content = path.read_bytes()
+    for changed in (content.replace(b'"a": 1', b'"a": 2'), content[:-1], content + b"\n", content[:200]):
+        path.write_bytes(changed)
+        with pytest.raises(InputError, match=r"a\.json: "):
+            read_json(path)
+
+
+def test_files_without_a_seal_are_from_elsewhere_but_those_that_need_one(tmp_path):
+    path = tmp_path / "a.json"
+    path.write_text('{"a": 1}')
+    assert read_json(path) == {"a": 1}
+    with pytest.raises(InputError, match="no readable figure"):
+        verify(path, "figure", ours=True)
+    for content in ("[1]", "{", ""):
+        path.write_text(content)
+        with pytest.raises(InputError, match=r"a\.json: no"):
+            read_json(path)
+
+
+def test_a_table_keeps_its_types_and_may_be_written_anew_by_others(tmp_path):
+    table = pd.DataFrame(
+        {"id": np.arange(3, dtype="u8"), "class": pd.Series(["nc", None, "nc"], dtype="string"), "p": [0.1, np.nan, 1]}
+    )
+    path = tmp_path / "a.parquet"
+    write_table(path, table)
+    pd.testing.assert_frame_equal(read_table(path), table)
+    pd.testing.assert_frame_equal(pd.read_parquet(path), table)
+    pd.read_parquet(path).assign(p=0.5).to_parquet(path)
+    assert (read_table(path)["p"] == 0.5).all()
+    path.write_bytes(path.read_bytes()[:-9])
+    with pytest.raises(InputError, match=r"a\.parquet: no readable event table"):
+        read_table(path, "event table")
+
+
+def test_a_store_has_the_shapes_that_were_written(tmp_path):
+    write_store(tmp_path / "a", ARRAYS, {"format": "f"})
+    manifest = verify_manifest(tmp_path / "a")
+    assert manifest["shapes"] == {name: list(values.shape) for name, values in ARRAYS.items()}
+    verify_file(tmp_path / "a", "zarr.json")
+    with pytest.raises(InputError, match="says nothing of other"):
+        verify_file(tmp_path / "a", "other")
+    (tmp_path / "a" / "manifest.json").unlink()
+    write_manifest(tmp_path / "a", shapes={"images": [8, 2, 16, 16]})
+    with pytest.raises(InputError, match="its arrays are"):
+        open_store(tmp_path / "a", "f")
 
 
 def test_manifest_names_what_changed(tmp_path):

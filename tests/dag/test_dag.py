@@ -166,7 +166,7 @@ def test_modules_of_explaining_alone_rerun_nothing_else(finished, module):
 
 def test_explaining_the_cnn_follows_the_classification_of_its_part(finished):
     maps = "results/demo/explanations/cnn/1.zarr/zarr.json"
-    assert planned(finished, maps, *TINY) == {"explain_cnn": 1}
+    assert planned(finished, maps, *TINY) == {}
     expected = {"train_cnn": 1, "classify_cnn": 1, "explain_cnn": 1}
     assert planned(finished, maps, *TINY, "cnn={learning_rate: 0.002}") == expected
 
@@ -218,6 +218,23 @@ def test_a_deleted_file_of_a_store_is_made_again_alone(finished, file):
     path.rename(path.with_suffix(".away"))
     try:
         assert planned(finished, "pixelmaps", *TINY, "--until", "crop_displays") == {"crop_displays": 1}
+    finally:
+        path.with_suffix(".away").rename(path)
+
+
+@pytest.mark.parametrize(
+    ("file", "expected"),
+    [
+        ("cnn/model.safetensors", {"train_cnn": 1} | CLASSIFY_CNN | REPORT),
+        ("vlm/manifest.json", {"finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
+        ("base/manifest.json", {"build_base_model": 1, "finetune_vlm": 1} | CLASSIFY_VLM | REPORT),
+    ],
+)
+def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, expected):
+    path = finished / "results/demo/models" / file
+    path.rename(path.with_suffix(".away"))
+    try:
+        assert planned(finished, *TINY) == expected
     finally:
         path.with_suffix(".away").rename(path)
 

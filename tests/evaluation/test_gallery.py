@@ -2,7 +2,6 @@
 
 import base64
 import io
-import json
 import re
 from pathlib import Path
 
@@ -18,7 +17,7 @@ from nuvlm.evaluation.mapview import draw_maps
 from nuvlm.evaluation.samples import Sample
 from nuvlm.evaluation.style import HEAT, HEAT_LEVELS
 from nuvlm.sources.maps import PixelMap, write_maps
-from nuvlm.storage import write_store
+from nuvlm.storage import read_json, write_store
 from run_on_disk import Run, sample_of, write_run
 
 
@@ -77,7 +76,7 @@ def test_without_truth_the_least_sure_lead() -> None:
 
 def test_every_entry_is_its_event(run: Run, tmp_path: Path) -> None:
     draw_gallery(run.events, _nominal(run), run.displays, 5, tmp_path / "gallery.json")
-    gallery = json.loads((tmp_path / "gallery.json").read_text())
+    gallery = read_json(tmp_path / "gallery.json")["events"]
     events = pd.read_parquet(run.events).set_index("event_id")
     answers = pd.concat([pd.read_parquet(path) for path in run.predictions["vlm"]["nominal"]]).set_index("event_id")
     assert len(gallery) == 5
@@ -110,7 +109,7 @@ def test_explained_events_come_with_their_rationales_and_where_the_cnn_looks(tmp
         pixel_maps=maps,
     )
     events = pd.read_parquet(run.events).set_index("event_id")
-    gallery = json.loads(out.read_text())
+    gallery = read_json(out)["events"]
     assert {entry["event_id"] for entry in gallery} == explained & set(
         events.index[(events["split"] == "test").fillna(False)]
     )
@@ -185,7 +184,7 @@ def test_pixel_maps_made_elsewhere_are_drawn_themselves(run: Run, tmp_path: Path
     events.assign(visible_energy=np.nan).to_parquet(tmp_path / "events.parquet")
     out = tmp_path / "gallery.json"
     draw_gallery(tmp_path / "events.parquet", _nominal(run), stores, 3, out, displays=False)
-    for entry in json.loads(out.read_text()):
+    for entry in read_json(out)["events"]:
         assert entry["views"] == ["u", "v", "z"]
         assert entry["drawn"] == "pixel map"
         assert entry["visible_energy_gev"] is None

@@ -18,7 +18,7 @@ from nuvlm.evaluation.gallery import draw_gallery
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.page import as_seen, departures, write_report
-from nuvlm.storage import write_json
+from nuvlm.storage import read_json, write_json
 from paths import REPOSITORY
 from run_on_disk import Run, write_run
 
@@ -375,11 +375,11 @@ def test_pixel_maps_made_elsewhere_are_not_given_lengths(
     run: Run, folder: Path, report: tuple[str, dict], tmp_path: Path
 ) -> None:
     """Their axes count pixels, and the page says nothing of walls, vertices, cm and MeV."""
-    gallery = json.loads((folder / "gallery.json").read_text())
+    gallery = read_json(folder / "gallery.json")["events"]
     for entry in gallery:
         entry |= {"drawn": "pixel map", "views": ["u", "v", "z"], "visible_energy_gev": None}
         entry |= {"vertex_cm": [None] * 3, "svg": "<svg></svg>"}
-    write_json(tmp_path / "gallery.json", gallery)
+    write_json(tmp_path / "gallery.json", {"events": gallery})
     write_report(
         scores=folder / "scores.json",
         figures=folder / "figures",

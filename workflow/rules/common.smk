@@ -21,6 +21,14 @@ try:
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
+
+onstart:
+    try:
+        layout.check_writable(CONFIG)
+    except InputError as error:
+        raise WorkflowError(str(error)) from None
+
+
 MODELS = layout.MODELS
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 PARTS = range(CONFIG.dataset.parts)
@@ -91,6 +99,18 @@ def display_store():
 def stores(kind):
     """Shard name -> store, as a rule's parameter: inputs name the files inside."""
     return {shard: f"results/{CONFIG.run}/{kind}/{shard}.zarr" for shard in SHARDS}
+
+
+def trained_models():
+    """Models trained here. They are results in themselves: one that was lost comes back, though nothing waits for it."""
+    if CONFIG.models_from is not None:
+        return []
+    files = ["manifest.json", "training.json"]
+    return [
+        *expand("<models>/cnn/{file}", file=["model.safetensors", *files]),
+        *expand("<models>/vlm/{file}", file=["adapter_model.safetensors", *files]),
+        f"{layout.base_model(CONFIG)}/manifest.json",
+    ]
 
 
 def prediction_tables():

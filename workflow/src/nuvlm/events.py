@@ -13,7 +13,7 @@ from nuvlm.detector import Detector
 from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.logs import track
 from nuvlm.pixelmaps import open_pixel_maps
-from nuvlm.storage import atomic_path
+from nuvlm.storage import read_table, write_table
 from nuvlm.topology import TOPOLOGY_COLUMNS, find_topology
 from nuvlm.voxels import open_shard
 
@@ -85,8 +85,7 @@ def list_events(
     part[predicted] = np.arange(predicted.sum()) * parts // max(int(predicted.sum()), 1)
     events_table.insert(5, "part", part)
     _check_counts(events_table, train)
-    with atomic_path(out) as partial:
-        events_table.to_parquet(partial, index=False)
+    write_table(out, events_table)
 
 
 def read_events(path: str | Path) -> pd.DataFrame:
@@ -95,10 +94,7 @@ def read_events(path: str | Path) -> pd.DataFrame:
     Raises:
         InputError: missing or damaged.
     """
-    try:
-        return pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable event table ({error}). Remove it and rerun.") from error
+    return read_table(path, "event table")
 
 
 def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent) -> pd.DataFrame:
@@ -130,10 +126,7 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent) -> pd.
 
 def _read_truth(path: Path) -> pd.DataFrame:
     """What is known of pixel maps made elsewhere, as their source has written it."""
-    try:
-        truth = pd.read_parquet(path)
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: no readable table of truth ({error}). Remove it and rerun.") from error
+    truth = read_table(path, "table of truth")
     missing = {"event_id", "class", *TRUTH_COLUMNS} - set(truth.columns)
     if missing:
         raise InputError(f"{path}: has no column {', '.join(sorted(missing))}. Remove it and rerun.")

@@ -1,6 +1,7 @@
-"""HDF5 files that are written whole or not at all, without holding them in memory."""
+"""HDF5 files that are written whole or not at all, without holding them in memory, and what is refused in others'."""
 
 import io
+import math
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -10,9 +11,12 @@ import h5py
 import hdf5plugin
 import numpy as np
 
+from nuvlm.errors import InputError
 from nuvlm.storage import atomic_path
 
 ZSTD_LEVEL = 3
+LARGEST_ROW, LARGEST_CHUNK, LARGEST_TABLE = 2**20, 2**28, 2**31
+"""Bytes, unpacked, of a row, of a chunk, and of a table read at once: a few kB of zeros can unpack to terabytes."""
 
 
 class Disk(io.RawIOBase):
@@ -107,6 +111,39 @@ def create_hdf5(path: str | Path) -> Iterator[tuple[h5py.File, Disk]]:
     """
     with atomic_path(path) as partial, open(partial, "w+b", buffering=0) as file:
         disk = Disk(file)
-        with h5py.File(disk, "w") as hdf5:
+        # The format of HDF5 1.10, which has checksums on all that describes the data too: in the older one a flipped
+        # bit may hide a chunk, and what is hidden reads as zeros.
+        with h5py.File(disk, "w", libver=("v110", "v110")) as hdf5:
             yield hdf5, disk
         disk.check()
+
+
+def check_dataset(path: str | Path, dataset: h5py.Dataset, *, at_once: bool = False) -> None:
+    """Refuse a dataset that is not wholly in its file, or that unpacks to more than can be meant.
+
+    HDF5 reads what was never written, and what should lie in a file that is not there, as zeros without a word.
+
+    Args:
+        at_once: whether the whole dataset will be in memory.
+
+    Raises:
+        InputError: naming the dataset and what is wrong with it.
+    """
+    row = dataset.dtype.itemsize * math.prod(dataset.shape[1:])
+    chunk = dataset.dtype.itemsize * math.prod(dataset.chunks or (0,))
+    for what, size, most in (
+        ("rows", row, LARGEST_ROW),
+        ("chunks", chunk, LARGEST_CHUNK),
+        ("all its rows", row * len(dataset) if at_once else 0, LARGEST_TABLE),
+    ):
+        if size > most:
+            raise InputError(
+                f"{path}: {what} of {dataset.name} unpack to {size:.3g} bytes; {most:.3g} are the most. "
+                "If this is meant, cut the file in smaller ones, or its tables in smaller chunks (h5repack)."
+            )
+    if dataset.is_virtual or dataset.external:
+        raise InputError(
+            f"{path}: {dataset.name} lies in other files. Copy it into one (h5repack), so that nothing can be missing."
+        )
+    if dataset.size and dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
+        raise InputError(f"{path}: {dataset.name} was not wholly written. Copy or make the file again.")

@@ -2,6 +2,7 @@
 
 import ast
 import glob
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -85,7 +86,7 @@ def base_model(config: Config) -> str:
     if config.vlm.base == "hub":
         hub = config.vlm.hub
         tiles = "as-published" if hub.max_tiles is None else f"{hub.max_tiles}tile"
-        return f"results/hub/{hub.model.replace('/', '--')}/{hub.revision}-{tiles}"
+        return f"results/hub/{hub.model.replace('/', '--')}/{hub.revision.replace('/', '--')}-{tiles}"
     return f"results/{config.models_from or config.run}/models/base"
 
 
@@ -104,6 +105,24 @@ def check_models(config: Config) -> None:
             f"models_from: there is no finished model in {folder} ({', '.join(missing)} missing). Finish that run "
             "first, name another one, or leave models_from out to train."
         )
+
+
+def check_writable(config: Config) -> None:
+    """Check that the run's folder can be written, before any job finds out.
+
+    Raises:
+        InputError: it cannot.
+    """
+    folder = Path("results", config.run)
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with tempfile.TemporaryFile(dir=folder):
+            pass
+    except OSError as error:
+        raise InputError(
+            f"{folder}: cannot be written ({error.strerror}). Check its permissions and the disk, or run in a checkout "
+            "elsewhere."
+        ) from error
 
 
 def store_files(store: str, arrays: dict[str, int]) -> list[str]:

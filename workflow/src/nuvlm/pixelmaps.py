@@ -1,6 +1,5 @@
 """Pixel maps: a square window of the event display around the interaction, as grayscale images."""
 
-import json
 import logging
 import math
 from collections.abc import Iterator, Mapping
@@ -14,7 +13,7 @@ import zarr
 
 from nuvlm.errors import InputError
 from nuvlm.logs import track
-from nuvlm.storage import create_store, open_store
+from nuvlm.storage import create_store, open_store, read_json, verify_file
 
 logger = logging.getLogger(__name__)
 
@@ -141,11 +140,12 @@ def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
     """The settings that made the pixel maps, which a model trained on them depends on.
 
     Raises:
-        InputError: the stores were made with different settings.
+        InputError: the stores were made with different settings, or one is missing or damaged.
     """
     found: dict[str, Any] | None = None
     for name, path in stores.items():
-        attributes = dict(zarr.open_group(path, mode="r").attrs)
+        verify_file(path, "zarr.json")
+        attributes = dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
         settings = {key: attributes[key] for key in ("views", "size", "pixel_mm", "transfer", "white_mev", "knee_mev")}
         if "source" in attributes:  # made elsewhere: how is not known, so at least by whom
             settings["source"] = attributes["source"]
@@ -164,7 +164,7 @@ def check_images(stores: Mapping[str, Path], training: Path) -> None:
     Raises:
         InputError: naming what differs.
     """
-    ours, theirs = image_settings(stores), json.loads(training.read_text())["images"]
+    ours, theirs = image_settings(stores), read_json(training)["images"]
     differing = [
         f"{key} is {ours.get(key)}, the model has seen {theirs.get(key)}"
         for key in ours | theirs

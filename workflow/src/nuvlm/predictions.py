@@ -1,6 +1,5 @@
 """Prediction tables: what a classifier says of the events of one part, and what that cost."""
 
-import json
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -10,7 +9,7 @@ import pandas as pd
 
 from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
-from nuvlm.storage import atomic_path, write_json
+from nuvlm.storage import read_json, read_table, write_json, write_table
 
 PROBABILITIES = tuple(f"p_{label}" for label in CLASSES)
 LOG_PROBABILITIES = tuple(f"logp_{label}" for label in CLASSES)
@@ -81,9 +80,8 @@ def write_predictions(
     table["seconds"] = seconds
     for column, values in extra.items():
         table[column] = values
-    write_json(Path(path).with_suffix(".json"), asdict(cost))
-    with atomic_path(path) as partial:
-        table.to_parquet(partial, index=False)
+    write_json(Path(path).with_suffix(".json"), asdict(cost), sealed=True)
+    write_table(path, table)
 
 
 def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:
@@ -94,10 +92,7 @@ def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:
     """
     tables = []
     for path in paths:
-        try:
-            tables.append(pd.read_parquet(path))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: no readable prediction table ({error}). Remove it and rerun.") from error
+        tables.append(read_table(path, "prediction table"))
         lacking = [column for column in PROBABILITIES + LOG_PROBABILITIES if column not in tables[-1]]
         if lacking:
             raise InputError(f"{path}: has no column {', '.join(lacking)}. Remove the predictions and rerun.")
@@ -112,5 +107,16 @@ def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:
 
 
 def read_costs(paths: Iterable[str | Path]) -> list[Cost]:
-    """The costs written beside the tables `paths`."""
-    return [Cost(**json.loads(Path(path).with_suffix(".json").read_text())) for path in paths]
+    """The costs written beside the tables `paths`.
+
+    Raises:
+        InputError: one is missing or damaged.
+    """
+    costs = []
+    for path in paths:
+        file = Path(path).with_suffix(".json")
+        try:
+            costs.append(Cost(**read_json(file)))
+        except TypeError as error:
+            raise InputError(f"{file}: not the cost of a prediction table ({error}). Remove it and rerun.") from error
+    return costs

@@ -1,10 +1,15 @@
-"""Files that appear whole or not at all, and stores whose bytes are checked when they are read."""
+"""Files that appear whole or not at all, and whose bytes are checked when they are read.
+
+A folder of files that belong together, as a store or a model, has a ``manifest.json`` with the SHA-256 of each. A table
+or JSON file that stands alone has its own SHA-256 in it, see :func:`seal`; HDF5 has checksums (:mod:`nuvlm.hdf5`).
+"""
 
 import errno
 import hashlib
 import json
 import os
 import shutil
+import socket
 from collections.abc import Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
@@ -14,8 +19,12 @@ from nuvlm.errors import InputError
 
 if TYPE_CHECKING:
     import numpy as np
+    import pandas as pd
 
 MANIFEST = "manifest.json"
+DIGITS = 64
+SEAL = b"nuvlm-sha256:" + DIGITS * b"0"
+_REMEDY = "Remove it and rerun: the workflow makes it again."
 ZSTD_LEVEL = 3
 
 
@@ -23,18 +32,22 @@ ZSTD_LEVEL = 3
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Give a path beside `path` to write a file or a folder to, and move it to `path` when the block ends well.
 
-    The bytes reach the disk before the name does. When the block raises, nothing is left behind.
+    The bytes reach the disk before the name does. When the block raises, nothing is left behind; what a killed
+    process of this machine has left of the same name is removed.
 
     Raises:
         InputError: where the disk is full or the folder cannot be written, with the remedy.
     """
     path = Path(path)
-    partial = path.with_name(f".{path.name}.partial-{os.getpid()}")
+    writer = f".{path.name}.partial-{socket.gethostname()}-"
+    partial = path.with_name(f"{writer}{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
+        for file in path.parent.iterdir():
+            if file.name.startswith(writer) and not _is_alive(file.name.removeprefix(writer)):
+                _remove(file)
         yield partial
-        for file in _files(partial):
-            _sync(file)
+        sync(partial)
         # Snakemake makes the folders of an output before the job: rename() would refuse to replace them.
         if partial.is_dir() and path.is_dir():
             shutil.rmtree(path)
@@ -47,16 +60,109 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             raise InputError(f"{path}: it cannot be written ({error}). Check the folder's permissions.") from error
         raise
     finally:
-        if partial.is_dir():
-            shutil.rmtree(partial, ignore_errors=True)
-        else:
-            partial.unlink(missing_ok=True)
+        _remove(partial)
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write `value` as JSON, whole or not at all. NaN has no JSON form and is refused."""
+def sync(path: str | Path) -> None:
+    """Wait until a file, or a folder and all that is in it, is on the disk."""
+    for written in (Path(path), *Path(path).rglob("*")):
+        _sync(written)
+
+
+def seal(path: str | Path) -> None:
+    """Put the SHA-256 of a file in the place of the :data:`SEAL` that was written into it.
+
+    The digest is that of the file with zeros in the digest's place. So it travels with the file, and there is no moment
+    when a file is there without it, or with that of another.
+    """
+    content = Path(path).read_bytes()
+    begin = content.rindex(SEAL) + len(SEAL) - DIGITS
+    with open(path, "r+b") as file:
+        file.seek(begin)
+        file.write(hashlib.sha256(content).hexdigest().encode())
+
+
+def verify(path: str | Path, what: str = "file", *, ours: bool = False) -> None:
+    """Check a file against the digest in it (:func:`seal`). One without is from elsewhere, and taken as it is.
+
+    Args:
+        what: it is, for the message.
+        ours: it must have a digest, as nothing else can make it.
+
+    Raises:
+        InputError: it is missing, empty or altered.
+    """
+    try:
+        content = Path(path).read_bytes()
+    except OSError as error:
+        raise InputError(f"{path}: no readable {what} ({error}). {_REMEDY}") from error
+    if not content:
+        raise InputError(f"{path}: no readable {what} (it is empty). {_REMEDY}")
+    mark = content.rfind(SEAL[:-DIGITS])
+    if mark >= 0:
+        begin = mark + len(SEAL) - DIGITS
+        digest = hashlib.sha256(content[:begin] + SEAL[-DIGITS:] + content[begin + DIGITS :]).hexdigest()
+        if content[begin : begin + DIGITS] != digest.encode():
+            raise InputError(f"{path}: its bytes have changed since it was written. {_REMEDY}")
+    elif ours:
+        raise InputError(f"{path}: no readable {what} (cut short, or not made here). {_REMEDY}")
+
+
+def write_json(path: str | Path, value: Any, *, sealed: bool = False) -> None:
+    """Write `value` as JSON, whole or not at all. NaN has no JSON form and is refused.
+
+    Args:
+        sealed: with a digest (:func:`seal`) as the last key of `value`, a mapping that another stage reads.
+    """
     with atomic_path(path) as partial:
-        partial.write_text(json.dumps(value, indent=1, allow_nan=False) + "\n")
+        content = {**value, "seal": SEAL.decode()} if sealed else value
+        partial.write_text(json.dumps(content, indent=1, allow_nan=False) + "\n", encoding="utf-8")
+        if sealed:
+            seal(partial)
+
+
+def read_json(path: str | Path) -> dict[str, Any]:
+    """What :func:`write_json` wrote: a mapping, without its digest, which is checked.
+
+    Raises:
+        InputError: missing, altered, or no JSON of a mapping.
+    """
+    verify(path)
+    try:
+        value = json.loads(Path(path).read_text(encoding="utf-8"))
+        return {key: item for key, item in value.items() if key != "seal"}
+    except (OSError, ValueError, AttributeError) as error:
+        raise InputError(f"{path}: no JSON that can be used ({error}). {_REMEDY}") from error
+
+
+def write_table(path: str | Path, table: "pd.DataFrame") -> None:
+    """Write `table` as Parquet, whole or not at all, with a digest (:func:`seal`) in its metadata."""
+    import pyarrow
+    import pyarrow.parquet
+
+    arrow = pyarrow.Table.from_pandas(table, preserve_index=False)
+    arrow = arrow.replace_schema_metadata({**(arrow.schema.metadata or {}), "seal": SEAL})
+    with atomic_path(path) as partial:
+        pyarrow.parquet.write_table(arrow, partial)
+        seal(partial)
+
+
+def read_table(path: str | Path, what: str = "table") -> "pd.DataFrame":
+    """The table in a Parquet file, its digest checked where it has one.
+
+    Args:
+        what: it is, for the message.
+
+    Raises:
+        InputError: missing, altered, or no Parquet.
+    """
+    import pandas as pd
+
+    verify(path, what)
+    try:
+        return pd.read_parquet(path)
+    except Exception as error:  # pyarrow raises whatever the bytes happen to break
+        raise InputError(f"{path}: no readable {what} ({error}). {_REMEDY}") from error
 
 
 def sha256(path: str | Path) -> str:
@@ -64,17 +170,17 @@ def sha256(path: str | Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
-def write_manifest(folder: str | Path) -> None:
-    """Write the size and SHA-256 of every file below `folder` to its ``manifest.json``."""
+def write_manifest(folder: str | Path, **more: Any) -> None:
+    """Write the size and SHA-256 of every file below `folder` to its ``manifest.json``, and what `more` says."""
     folder = Path(folder)
     files = {
         str(file.relative_to(folder)): {"bytes": file.stat().st_size, "sha256": sha256(file)} for file in _files(folder)
     }
-    (folder / MANIFEST).write_text(json.dumps({"files": files}, indent=1) + "\n")
+    (folder / MANIFEST).write_text(json.dumps({**more, "files": files}, indent=1) + "\n")
 
 
-def verify_manifest(folder: str | Path) -> None:
-    """Check every file below `folder` against its ``manifest.json``.
+def verify_manifest(folder: str | Path) -> dict[str, Any]:
+    """Check every file below `folder` against its ``manifest.json``, and return what that says.
 
     Zarr reads a missing or empty chunk as zeros without a word, hence this check before a store is used.
 
@@ -82,20 +188,49 @@ def verify_manifest(folder: str | Path) -> None:
         InputError: naming the file that is missing, cut short or altered.
     """
     folder = Path(folder)
-    manifest = folder / MANIFEST
-    remedy = f"Remove {folder} and rerun: the workflow makes it again."
+    manifest = _read_manifest(folder)
+    for name, expected in manifest["files"].items():
+        _verify_entry(folder, name, expected)
+    return manifest
+
+
+def verify_file(folder: str | Path, name: str) -> None:
+    """Check the one file `name` of a folder against its ``manifest.json``.
+
+    Raises:
+        InputError: it is missing, cut short, altered or not in the manifest.
+    """
+    folder = Path(folder)
+    files = _read_manifest(folder)["files"]
+    if name not in files:
+        raise InputError(f"{folder / MANIFEST}: says nothing of {name}. {_remedy(folder)}")
+    _verify_entry(folder, name, files[name])
+
+
+def _read_manifest(folder: Path) -> dict[str, Any]:
     try:
-        files = json.loads(manifest.read_text())["files"]
-    except (OSError, ValueError, KeyError, TypeError) as error:
-        raise InputError(f"{manifest}: missing or unreadable. {remedy}") from error
-    for name, expected in files.items():
-        file = folder / name
-        if not file.is_file():
-            raise InputError(f"{file}: missing. {remedy}")
-        if file.stat().st_size != expected["bytes"]:
-            raise InputError(f"{file}: {file.stat().st_size} bytes where {expected['bytes']} were written. {remedy}")
-        if sha256(file) != expected["sha256"]:
-            raise InputError(f"{file}: its bytes have changed since it was written. {remedy}")
+        manifest: dict[str, Any] = json.loads((folder / MANIFEST).read_text(encoding="utf-8"))
+        for expected in manifest["files"].values():
+            _ = expected["bytes"], expected["sha256"]
+        return manifest
+    except (OSError, ValueError, KeyError, TypeError, AttributeError) as error:
+        raise InputError(f"{folder / MANIFEST}: missing or unreadable. {_remedy(folder)}") from error
+
+
+def _verify_entry(folder: Path, name: str, expected: Mapping[str, Any]) -> None:
+    file = folder / name
+    if not file.is_file():
+        raise InputError(f"{file}: missing. {_remedy(folder)}")
+    if file.stat().st_size != expected["bytes"]:
+        raise InputError(
+            f"{file}: {file.stat().st_size} bytes where {expected['bytes']} were written. {_remedy(folder)}"
+        )
+    if sha256(file) != expected["sha256"]:
+        raise InputError(f"{file}: its bytes have changed since it was written. {_remedy(folder)}")
+
+
+def _remedy(folder: Path) -> str:
+    return f"Remove {folder} and rerun: the workflow makes it again."
 
 
 class StoreWriter:
@@ -105,6 +240,8 @@ class StoreWriter:
         self._folder = folder
         self._files = files
         self._arrays: dict[str, _ShardFile] = {}
+        self.shapes: dict[str, tuple[int, ...]] = {}
+        """Of each array, when it is finished."""
 
     def append(self, name: str, values: "np.ndarray") -> None:
         """Add `values` (events, ...) to the end of the array `name`, which its first call makes.
@@ -128,7 +265,7 @@ class StoreWriter:
 
         group = zarr.create_group(self._folder, attributes=dict(attributes))
         for name, array in self._arrays.items():
-            shape = (array.finish(), *array.event_shape)
+            shape = self.shapes[name] = (array.finish(), *array.event_shape)
             held = (max(shape[0], 1), *array.event_shape)  # zarr knows no chunk without elements
             group.create_array(
                 name,
@@ -203,7 +340,7 @@ def create_store(path: str | Path, attributes: Mapping[str, Any]) -> Iterator[St
             writer = StoreWriter(partial, files)
             yield writer
             writer.finish(attributes)
-        write_manifest(partial)
+        write_manifest(partial, shapes=writer.shapes)
 
 
 def write_store(path: str | Path, arrays: Mapping[str, "np.ndarray"], attributes: Mapping[str, Any]) -> None:
@@ -220,22 +357,45 @@ def open_store(path: str | Path, format: str) -> Any:
         The zarr.Group (untyped: what zarr says of its items is a union of everything).
 
     Raises:
-        InputError: a file is missing or altered, or the store has another format.
+        InputError: a file is missing or altered, or the store has another format or other arrays than were written.
     """
     import zarr
 
     # Several times as fast as zarr's own codecs; in one thread, as jobs run side by side.
     zarr.config.set({"codec_pipeline.path": "zarrs.ZarrsCodecPipeline", "threading.max_workers": 1})
-    verify_manifest(path)
-    group = zarr.open_group(path, mode="r")
+    written = verify_manifest(path).get("shapes", {})
+    try:
+        group = zarr.open_group(path, mode="r", zarr_format=3)  # a store of version 2 may hold pickles
+    except (OSError, ValueError, KeyError, TypeError) as error:
+        raise InputError(f"{path}: no Zarr group that can be read ({error}). Remove it and rerun.") from error
     if group.attrs.get("format") != format:
         raise InputError(f"{path}: its format is {group.attrs.get('format')!r}, not {format!r}. Remove it and rerun.")
+    found = {name: list(getattr(group.get(name), "shape", ())) for name in written}
+    if found != written:
+        raise InputError(f"{path}: its arrays are {found}, but {written} were written. Remove it and rerun.")
     return group
 
 
 def _has_cause(error: Exception, numbers: tuple[int, ...]) -> bool:
     """Whether the system's error is one of `numbers`; HDF5, torch and safetensors only put it in their text."""
     return getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers)
+
+
+def _is_alive(process: str) -> bool:
+    try:
+        os.kill(int(process), 0)
+    except (ValueError, ProcessLookupError):
+        return False
+    except PermissionError:  # another user's
+        return True
+    return True
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _files(path: Path) -> list[Path]:

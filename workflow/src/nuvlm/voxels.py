@@ -17,12 +17,14 @@ import numpy as np
 
 from nuvlm.detector import Detector
 from nuvlm.errors import InputError, OnBadEvent
-from nuvlm.hdf5 import Table, create_hdf5
+from nuvlm.hdf5 import Table, check_dataset, create_hdf5
 
 logger = logging.getLogger(__name__)
 
 FORMAT = "nuvlm-voxels"
 VERSION = 1
+MOST_EVENTS, MOST_VOXELS = 10**6, 10**7
+"""Of a shard, and of an event: what claims more is damaged, or made to fill the memory."""
 EVENT_DTYPE = np.dtype(
     [
         ("event_id", "u8"),
@@ -329,19 +331,23 @@ class VoxelShard:
         Every row comes once, in order, but those of bad events where they are skipped.
 
         Raises:
-            InputError: unreadable bytes; or an event without voxels, with NaN, negative energy, a voxel outside the
-                detector or one twice, unless such events are skipped; or no event that is good.
+            InputError: unreadable bytes; or an event without voxels, or with too many, with NaN, negative energy, a
+                voxel outside the detector or one twice, unless such events are skipped; or no event that is good.
         """
         begins = np.concatenate([[0], np.cumsum(self.events["n_voxels"], dtype=np.int64)])
         skipped: list[str] = []
         row = 0
         while row < len(self.events):
+            if too_many := _too_many_voxels(self.events[row]):  # not even read; in error mode it was refused before
+                skipped.append(too_many)
+                row += 1
+                continue
             stop = max(row + 1, int(np.searchsorted(begins, begins[row] + voxels, side="right")) - 1)
             stop = min(stop, row + events)
             span = slice(int(begins[row]), int(begins[stop]))
             try:
                 block = Voxels(*(self._file[f"voxels/{name}"][span] for name in ("x", "y", "z", "energy")))
-            except OSError as error:
+            except (OSError, RuntimeError) as error:
                 ids = self.events["event_id"]
                 raise InputError(
                     f"{self.path}: the voxels of events {ids[row]} to {ids[stop - 1]} cannot be read ({error}). "
@@ -394,9 +400,9 @@ _NONE, _UNSORTED, _TWIN, _EMPTY = -1, 5, 6, 7
 _FAULTS = (
     "an energy that is not a number or infinite",
     "a negative energy",
-    "a voxel outside the detector along x (at most {0} is inside)",
-    "a voxel outside the detector along y (at most {1} is inside)",
-    "a voxel outside the detector along z (at most {2} is inside)",
+    "a voxel outside the detector along x (0 to {0} are inside)",
+    "a voxel outside the detector along y (0 to {1} are inside)",
+    "a voxel outside the detector along z (0 to {2} are inside)",
     "voxels out of order",
     "a voxel twice",
     "no voxels",
@@ -417,11 +423,11 @@ def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-unt
             fault = _NONE
             if not (0.0 <= e < np.inf):
                 fault = 1 if -np.inf < e < 0.0 else 0
-            elif x[v] >= n_x:
+            elif x[v] < 0 or x[v] >= n_x:
                 fault = 2
-            elif y[v] >= n_y:
+            elif y[v] < 0 or y[v] >= n_y:
                 fault = 3
-            elif z[v] >= n_z:
+            elif z[v] < 0 or z[v] >= n_z:
                 fault = 4
             if fault != _NONE:
                 faults[event], voxels[event] = fault, v - begins[event]
@@ -443,9 +449,9 @@ def open_shard(path: str | Path, detector: Detector, on_bad_event: OnBadEvent = 
         on_bad_event: what :meth:`VoxelShard.blocks` does with an event that cannot be used: ``error``, or ``skip``.
 
     Raises:
-        InputError: missing, empty, truncated or foreign file; another version; another geometry than `detector`;
-            an event id twice; rows that do not describe the voxels. The message names the file, the event and the
-            remedy.
+        InputError: missing, empty, truncated, altered or foreign file; another version; another geometry than
+            `detector`; an event id twice; rows that do not describe the voxels. The message names the file, the event
+            and the remedy.
     """
     path = Path(path)
     if not path.is_file():
@@ -459,11 +465,17 @@ def open_shard(path: str | Path, detector: Detector, on_bad_event: OnBadEvent = 
     with file:
         try:
             events = _check_shard(path, file, detector, on_bad_event)
-        except (OSError, RuntimeError) as error:
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
             raise InputError(
                 f"{path}: cannot be read ({error}). The file is damaged: copy or make it again."
             ) from error
         yield VoxelShard(path, file, events, detector, on_bad_event)
+
+
+def _too_many_voxels(event: np.void) -> str | None:
+    if event["n_voxels"] <= MOST_VOXELS:
+        return None
+    return f"event {event['event_id']} has {event['n_voxels']} voxels; {MOST_VOXELS} are the most"
 
 
 def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: OnBadEvent) -> np.ndarray:
@@ -495,6 +507,15 @@ def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: 
             raise InputError(
                 f"{path}: there is no table /{name}. Mend the program that wrote the file (docs/formats.md)."
             )
+    check_dataset(path, file["events"], at_once=True)
+    for name in ("x", "y", "z", "energy"):
+        column = file[f"voxels/{name}"]
+        check_dataset(path, column)
+        if column.ndim != 1 or column.dtype.kind not in ("iuf" if name == "energy" else "iu"):
+            raise InputError(
+                f"{path}: /voxels/{name} is {column.dtype} {column.shape}. Mend the program that wrote the file "
+                "(docs/formats.md)."
+            )
     lengths = {name: len(file[f"voxels/{name}"]) for name in ("x", "y", "z", "energy")}
     if len(set(lengths.values())) != 1:
         raise InputError(
@@ -503,6 +524,10 @@ def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: 
     missing = [name for name in EVENT_DTYPE.names or () if name not in (file["events"].dtype.names or ())]
     if missing:
         raise InputError(f"{path}: /events has no column {', '.join(missing)} (docs/formats.md lists them).")
+    if len(file["events"]) > MOST_EVENTS:
+        raise InputError(
+            f"{path}: the shard holds {len(file['events'])} events; {MOST_EVENTS} are the most. Cut it in several."
+        )
     table = file["events"][:]
     events = np.zeros(len(table), dtype=EVENT_DTYPE)
     for name in EVENT_DTYPE.names or ():
@@ -517,6 +542,9 @@ def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: 
         raise InputError(
             f"{path}: event {event} has no voxels. Leave it out of the shard, or set input.on_bad_event to skip."
         )
+    too_many = next(filter(None, map(_too_many_voxels, events[events["n_voxels"] > MOST_VOXELS])), None)
+    if too_many and on_bad_event == "error":
+        raise InputError(f"{path}: {too_many}. Leave it out of the shard, or set input.on_bad_event to skip.")
     total = np.concatenate([[0], np.cumsum(events["n_voxels"], dtype=np.int64)])
     wrong = events["first_voxel"].astype(np.int64) != total[:-1]
     if wrong.any() or total[-1] != lengths["energy"]:

@@ -25,7 +25,7 @@ from nuvlm.errors import InputError
 from nuvlm.events import read_events
 from nuvlm.logs import track
 from nuvlm.pixelmaps import SparsePixelMaps, image_settings, read_sparse
-from nuvlm.storage import atomic_path, sha256, write_json, write_manifest
+from nuvlm.storage import SEAL, atomic_path, seal, sha256, verify, write_json, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -49,7 +49,7 @@ def train_cnn(
     manifest. After each epoch `checkpoint` holds all that is needed to go on; it is removed at the end.
 
     Raises:
-        InputError: a checkpoint of other settings or data; a loss that is not a number.
+        InputError: a checkpoint that is damaged, or of other settings or data; a loss that is not a number.
     """
     torch.set_num_threads(threads)
     device = choose_device()
@@ -67,9 +67,14 @@ def train_cnn(
     loss_function = nn.CrossEntropyLoss(weight=weight.float() if settings.class_weights else None)
 
     fingerprint = _fingerprint(settings, events, stores)
-    state = _resume(checkpoint, fingerprint, network, optimizer, device)
-    history: list[dict[str, float]] = json.loads(state["history"])
-    best: dict[str, Tensor] = state["best"]
+    history: list[dict[str, float]] = []
+    best: dict[str, Tensor] = {}
+    if checkpoint.exists():
+        state = read_checkpoint(checkpoint, fingerprint, device)
+        network.load_state_dict(state["network"])
+        optimizer.load_state_dict(state["optimizer"])
+        history, best = json.loads(state["history"]), state["best"]
+        logger.info("resuming after epoch %d from %s", len(history), checkpoint)
     with SummaryWriter(str(tensorboard), purge_step=len(history)) as writer:
         for epoch in range(len(history), settings.max_epochs):
             if _epochs_since_best(history) >= settings.patience:
@@ -118,7 +123,7 @@ def train_cnn(
     with atomic_path(out) as partial:
         partial.mkdir()
         save_file({name: value.contiguous() for name, value in best.items()}, partial / "model.safetensors")
-        write_json(partial / "training.json", card)
+        write_json(partial / "training.json", card, sealed=True)
         write_manifest(partial)
     checkpoint.unlink(missing_ok=True)
 
@@ -226,16 +231,24 @@ def _save_checkpoint(
     content = io.BytesIO()  # what torch says of a full disk names neither the file nor the reason
     torch.save(state, content)
     with atomic_path(path) as partial:
-        partial.write_bytes(content.getbuffer())
+        # Behind the last byte that torch reads: it does not check what it loads.
+        partial.write_bytes(content.getvalue() + SEAL)
+        seal(partial)
 
 
-def _resume(
-    path: Path, fingerprint: str, network: nn.Module, optimizer: torch.optim.Optimizer, device: torch.device
-) -> dict[str, Any]:
-    if not path.exists():
-        return {"best": {}, "history": "[]"}
+def read_checkpoint(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any]:
+    """What a stopped training has left: the states of ``network`` and ``optimizer``, the ``best`` network, ``history``.
+
+    Args:
+        fingerprint: of the settings and data that the training goes on with.
+
+    Raises:
+        InputError: it is damaged, holds anything but tensors and plain values, or belongs to another training.
+    """
+    verify(path, "checkpoint", ours=True)
     try:
-        state: dict[str, Any] = torch.load(path, map_location=device, weights_only=True)
+        content = io.BytesIO(path.read_bytes()[: -len(SEAL)])
+        state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
         found = state["fingerprint"]
     except Exception as error:
         raise InputError(
@@ -246,7 +259,4 @@ def _resume(
             f"{path}: the checkpoint was made with other settings or data. Remove it to train anew, or restore the "
             "configuration it was made with."
         )
-    network.load_state_dict(state["network"])
-    optimizer.load_state_dict(state["optimizer"])
-    logger.info("resuming after epoch %d from %s", len(json.loads(state["history"])), path)
     return state

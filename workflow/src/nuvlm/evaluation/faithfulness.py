@@ -19,7 +19,7 @@ from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
 from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap
 from nuvlm.evaluation.samples import KEY
-from nuvlm.storage import open_store
+from nuvlm.storage import open_store, read_table
 
 Explanations = Mapping[str, Sequence[str | Path]]
 """Tables of rationales (one a part) of each model that gives any."""
@@ -55,10 +55,7 @@ def read_explanations(paths: Sequence[str | Path]) -> pd.DataFrame:
     needed += [f"{prefix}_{name}" for prefix in ("claim", "true") for name in STATEMENTS]
     tables = []
     for path in paths:
-        try:
-            tables.append(pd.read_parquet(path))
-        except (OSError, ValueError) as error:
-            raise InputError(f"{path}: no readable table of rationales ({error}). Remove it and rerun.") from error
+        tables.append(read_table(path, "table of rationales"))
         lacking = [column for column in needed if column not in tables[-1]]
         if lacking:
             raise InputError(f"{path}: has no column {', '.join(lacking)}. Remove the explanations and rerun.")

@@ -3,7 +3,6 @@
 Every figure is an SVG whose text and axes take the colour of the page it is put in.
 """
 
-import json
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -16,6 +15,7 @@ from nuvlm.evaluation.faithfulness import TOLERANCE
 from nuvlm.evaluation.names import KINDS, RATIONALES, figure_name, title, without_controls, words
 from nuvlm.evaluation.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_svg
 from nuvlm.logs import track
+from nuvlm.storage import read_json
 
 logger = logging.getLogger(__name__)
 
@@ -30,7 +30,7 @@ def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
         training: training.json of each model; one without `history` or `losses` leaves its panel empty.
         out: the folder.
     """
-    results = json.loads(scores.read_text())
+    results = read_json(scores)
     by_model = results["scores"]
     cells = [
         (kind, model, condition, score)
@@ -48,7 +48,7 @@ def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
     _robustness(by_model, out / figure_name("robustness"))
     for model, told in results["explanations"].items():
         _rationales(told["errors"], out / figure_name(RATIONALES, model))
-    cards = {model: json.loads(path.read_text()) for model, path in training.items()}
+    cards = {model: read_json(path) for model, path in training.items()}
     _training(cards, out / figure_name("training"))
 
 

@@ -67,7 +67,7 @@ def draw_gallery(
         predictions: prediction tables of each model, under the condition that the gallery is about.
         stores: display store of each shard, or pixel-map store.
         count: of events; fewer where there are not so many.
-        out: a list of events, each with `outcome`, `truth` and its quantities, `models`, `explanations`, `drawn`
+        out: `events`, a list, each with `outcome`, `truth` and its quantities, `models`, `explanations`, `drawn`
             (`display` or `pixel map`), `views`, `heat` (whether it is drawn) and `svg`.
         displays: whether there are displays; pixel maps that were made elsewhere are drawn themselves.
         explanations: tables of rationales of each model that gives any.
@@ -122,7 +122,7 @@ def draw_gallery(
                 "svg": svg,
             }
         )
-    write_json(out, gallery)
+    write_json(out, {"events": gallery}, sealed=True)
 
 
 class _Looks:

@@ -110,6 +110,7 @@ def evaluate(
             "explanations": faithfulness,
             "heat": measure_heat(table, heat, SEED, resamples),
         },
+        sealed=True,
     )
 
 

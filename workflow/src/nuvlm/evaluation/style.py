@@ -15,7 +15,7 @@ import matplotlib.pyplot as plt
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from nuvlm.storage import atomic_path
+from nuvlm.storage import SEAL, atomic_path, seal
 
 # Okabe and Ito's colours, told apart with every kind of colour vision and on light and dark pages.
 COLOURS = {"nue_cc": "#0072b2", "numu_cc": "#d55e00", "nc": "#009e73"}
@@ -112,6 +112,7 @@ def to_svg(figure: Figure, name: str) -> str:
 
 
 def save_svg(figure: Figure, path: Path) -> None:
-    """Write the figure to `path`, whole or not at all."""
+    """Write the figure to `path`, whole or not at all, with a digest (:func:`nuvlm.storage.seal`) in a comment."""
     with atomic_path(path) as partial:
-        partial.write_text(to_svg(figure, path.stem), encoding="utf-8")
+        partial.write_text(f"{to_svg(figure, path.stem)}<!-- {SEAL.decode()} -->\n", encoding="utf-8")
+        seal(partial)

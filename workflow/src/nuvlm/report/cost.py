@@ -1,11 +1,11 @@
 """What classifying and training took, as the jobs measured it."""
 
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from nuvlm.predictions import read_costs
+from nuvlm.storage import read_json
 
 TRAINING_KEYS = ("seconds", "events", "epochs", "parameters", "trainable_parameters", "peak_memory_mb", "device")
 
@@ -23,7 +23,7 @@ def summarise_cost(parts: Sequence[str | Path], training: Path) -> dict[str, Any
     """
     costs = read_costs(parts)
     events = sum(cost.events for cost in costs)
-    measured = json.loads(training.read_text())
+    measured = read_json(training)
     return {
         "events": events,
         "ms_per_sample": 1000 * sum(cost.seconds for cost in costs) / events if events else None,

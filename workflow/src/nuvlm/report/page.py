@@ -10,7 +10,6 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nuvlm.errors import InputError
 from nuvlm.evaluation.names import figure_name, title, without_controls, words
 from nuvlm.evaluation.samples import Predictions
 from nuvlm.report import wording
@@ -18,7 +17,7 @@ from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.provenance import provenance
 from nuvlm.report.summary import summarise
-from nuvlm.storage import atomic_path, write_json
+from nuvlm.storage import atomic_path, read_json, verify, write_json
 
 logger = logging.getLogger(__name__)
 
@@ -53,15 +52,15 @@ def write_report(
     Raises:
         InputError: a file that the report needs is missing or damaged.
     """
-    results = _read_json(scores)
-    events = _read_json(gallery)
+    results = read_json(scores)
+    events = read_json(gallery)["events"]
     reference = yaml.safe_load(published.read_text())
     models = list(results["scores"])
     conditions = without_controls(results["scores"][models[0]])
     main = conditions[0]
     cost = {model: summarise_cost(predictions[model][main], training[model]) for model in models}
     headline, sentences = summarise(results, cost, main)
-    seen = _read_json(next(iter(training.values()))).get("images", {})
+    seen = read_json(next(iter(training.values()))).get("images", {})
     numbers = {
         "format": "nuvlm-report",
         "version": 1,
@@ -140,17 +139,8 @@ def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[d
 
 def _figure(path: Path) -> Markup:
     """A figure of ours as it is: an SVG whose text matplotlib has escaped."""
-    try:
-        return Markup(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise InputError(f"{path}: no readable figure ({error}). Run draw_figures again.") from error
-
-
-def _read_json(path: Path) -> Any:
-    try:
-        return json.loads(path.read_text())
-    except (OSError, ValueError) as error:
-        raise InputError(f"{path}: missing or no JSON ({error}). Remove it and rerun.") from error
+    verify(path, "figure", ours=True)
+    return Markup(path.read_text(encoding="utf-8"))
 
 
 def _environment() -> Environment:

@@ -19,6 +19,7 @@ import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
 from nuvlm.errors import InputError, OnBadEvent
+from nuvlm.hdf5 import check_dataset
 from nuvlm.sources.maps import (
     LARGEST,
     BadEvent,
@@ -126,6 +127,9 @@ def _images(path: Path, file: h5py.File) -> h5py.Dataset:
         raise InputError(
             f"{path}: 'images' is {images.dtype} {images.shape}; CVN maps are uint8 (events, 3, wires, ticks)."
         )
+    if max(images.shape[2:]) > LARGEST:
+        raise InputError(f"{path}: 'images' is {images.shape}; a side of at most {LARGEST} pixels can be used.")
+    check_dataset(path, images)
     if not len(images):
         raise InputError(f"{path}: 'images' is empty. Take the file out of input.files.")
     return images
@@ -135,7 +139,10 @@ def _columns(path: Path, file: h5py.File, n: int) -> dict[str, np.ndarray]:
     """What the file says of each event: `event_id`, which is the row where it says nothing, and truth."""
     datasets = {"class": file.get("class"), "event_id": file.get("event_id")}
     datasets |= {name: file.get(f"truth/{name}") for name in INFO}
-    columns = {name: dataset[:] for name, dataset in datasets.items() if isinstance(dataset, h5py.Dataset)}
+    datasets = {name: dataset for name, dataset in datasets.items() if isinstance(dataset, h5py.Dataset)}
+    for dataset in datasets.values():
+        check_dataset(path, dataset, at_once=True)
+    columns = {name: dataset[:] for name, dataset in datasets.items()}
     for name, values in columns.items():
         if values.shape != (n,):
             raise InputError(f"{path}: '{name}' is {values.shape}, but there are {n} images. Make the file again.")

@@ -9,10 +9,14 @@ import h5py
 import numpy as np
 
 from nuvlm.errors import InputError
+from nuvlm.hdf5 import check_dataset
 from nuvlm.sources.larndsim_truth import CM, EVENT, VERTEX, Key, column, find_table
+from nuvlm.voxels import MOST_EVENTS
 
 SEGMENTS = ("segments", "tracks")
 ROWS = 2**18  # read at a time
+MOST_SEGMENTS = 10**7
+"""Of a neutrino: what claims more is damaged, or made to fill the memory."""
 PLAUSIBLE_MEV_CM = (0.4, 60.0)
 """Where the length-weighted median of dE/dx lies: minimum-ionising is 2.1. In mm it would be a tenth of that, in m a
 hundred times, in GeV a thousandth."""
@@ -48,6 +52,7 @@ class SegmentTable:
             raise InputError(
                 f"{path}: '{table.name[1:]}' has no column {', '.join(missing)}. Is this a larnd-sim file?"
             )
+        check_dataset(path, table)
         if not len(table):
             raise InputError(f"{path}: '{table.name[1:]}' is empty. Take the file out of input.files.")
         self._table = table
@@ -76,6 +81,11 @@ class SegmentTable:
                 groups.stop[i] = first + end
                 groups.count[i] += end - begin
                 groups.energy_mev[i] += energy
+            if len(groups.keys) > MOST_EVENTS or max(groups.count) > MOST_SEGMENTS:
+                raise InputError(
+                    f"{self._path}: more than {MOST_EVENTS} neutrinos in '{self._table.name[1:]}', or more than "
+                    f"{MOST_SEGMENTS} segments of one. If this is meant, cut the file in several."
+                )
         assert sample is not None
         return groups, sample
 

@@ -10,6 +10,7 @@ import h5py
 import numpy as np
 
 from nuvlm.errors import InputError
+from nuvlm.hdf5 import check_dataset
 from nuvlm.sources.segments import Truth, particle_rows
 from nuvlm.voxels import MODES, PARTICLE_DTYPE
 
@@ -246,6 +247,7 @@ class _Table:
         name = column(path, dataset, EVENT)
         if name is None:
             raise InputError(f"{path}: '{self.name}' has no column {' or '.join(EVENT)}. Is this a larnd-sim file?")
+        check_dataset(path, dataset, at_once=True)
         try:
             rows = dataset[:]
         except OSError as error:

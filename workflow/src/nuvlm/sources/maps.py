@@ -15,7 +15,7 @@ import pandas as pd
 from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.logs import track
-from nuvlm.storage import atomic_path, create_store
+from nuvlm.storage import create_store, write_table
 
 logger = logging.getLogger(__name__)
 
@@ -155,8 +155,7 @@ def write_maps(
         out.append("event_id", table["event_id"].to_numpy())
         out.append("corner_mm", np.full((len(table), 3), np.nan))
         # Within the store's block: neither of the two appears without the other.
-        with atomic_path(truth) as partial:
-            table.to_parquet(partial, index=False)
+        write_table(truth, table)
     if bad:
         logger.warning("%s: %d of %d events cannot be used and were left out (first: %s)",
                        path, len(bad), total, bad[0])  # fmt: skip

@@ -23,6 +23,7 @@ from transformers import (
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from nuvlm.errors import InputError
 from nuvlm.logs import track
 from nuvlm.storage import atomic_path, open_store, write_json, write_manifest
 from nuvlm.vlm.families import FAMILIES
@@ -79,7 +80,7 @@ def build_base_model(
         pixel_maps: a pixel-map store, where the views are not those of event displays: scenes are drawn in as many.
 
     Raises:
-        InputError: a damaged store, or prompts for other views.
+        InputError: a damaged store, prompts for other views, or a loss that is not a number.
     """
     texts = load_prompts(prompts)
     names = DISPLAY_VIEWS if pixel_maps is None else open_store(pixel_maps, "nuvlm-pixelmaps").attrs["views"]
@@ -231,6 +232,11 @@ def _pretrain(
             schedule.step()
             optimizer.zero_grad()
             losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise InputError(
+                    f"the base model's loss is not a number at step {step + 1} ({losses[-1]}): lower "
+                    "vlm.scratch.learning_rate"
+                )
             writer.add_scalar("pretraining/loss", losses[-1], step)
             if (step + 1) % 50 == 0:
                 logger.info("step %d: loss %.3f", step + 1, np.mean(losses[-50:]))

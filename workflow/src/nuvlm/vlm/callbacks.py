@@ -1,6 +1,7 @@
 """What happens between the steps of a fine-tuning: whole checkpoints, a stop on SIGTERM, progress in the log."""
 
 import logging
+import math
 import signal
 import time
 from collections.abc import Mapping
@@ -12,7 +13,8 @@ import torch
 from peft import PeftModel
 from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
 
-from nuvlm.storage import write_json
+from nuvlm.errors import InputError
+from nuvlm.storage import sync, write_json, write_manifest
 from nuvlm.vlm.adapter import stop_gradients_at_inputs
 
 logger = logging.getLogger(__name__)
@@ -21,7 +23,7 @@ FINGERPRINT = "fingerprint.json"
 
 
 class MarkWhole(TrainerCallback):  # type: ignore[misc]
-    """Writes the fingerprint into a checkpoint when all processes have written all else in it."""
+    """Writes manifest and fingerprint into a checkpoint when all processes have written all else in it."""
 
     def __init__(self, fingerprint: Mapping[str, str]) -> None:
         self.fingerprint = dict(fingerprint)
@@ -31,7 +33,25 @@ class MarkWhole(TrainerCallback):  # type: ignore[misc]
             torch.distributed.barrier()  # each process saves the state of its random numbers, or of its shard
         if state.is_world_process_zero:
             assert args.output_dir is not None
-            write_json(Path(args.output_dir) / f"checkpoint-{state.global_step}" / FINGERPRINT, self.fingerprint)
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_manifest(folder)
+            sync(folder)
+            write_json(folder / FINGERPRINT, self.fingerprint, sealed=True)
+
+
+class StopAtNan(TrainerCallback):  # type: ignore[misc]
+    """Ends training at the first loss or gradient that is not a finite number, before a checkpoint can hold it."""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        for name in ("loss", "grad_norm", "eval_loss"):
+            value = logs.get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(
+                    f"{args.output_dir}: {name} is {value} at step {state.global_step} of the fine-tuning. Lower "
+                    "vlm.finetune.learning_rate; if vlm.finetune.bf16 is on, see whether it helps to turn it off."
+                )
 
 
 class StopGradientsAtInputs(TrainerCallback):  # type: ignore[misc]

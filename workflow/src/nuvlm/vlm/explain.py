@@ -22,7 +22,7 @@ from nuvlm.occlusion import occlude
 from nuvlm.pixelmaps import check_images, image_settings, open_pixel_maps, read_blocks
 from nuvlm.predictions import read_predictions
 from nuvlm.selection import choose_explained
-from nuvlm.storage import atomic_path
+from nuvlm.storage import write_table
 from nuvlm.vlm.batches import FittingBatches
 from nuvlm.vlm.classify import is_grounded, load_finetuned
 from nuvlm.vlm.dataset import to_pictures
@@ -207,5 +207,4 @@ def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Ration
     true = [words.state(event) for event in events.to_dict("records")]
     table = table.join(claims_table("claim_", claimed)).join(claims_table("true_", true))
     table["seconds"] = rows["seconds"].to_numpy(dtype=np.float64)
-    with atomic_path(out) as partial_path:
-        table.to_parquet(partial_path, index=False)
+    write_table(out, table)

@@ -74,6 +74,7 @@ def load_model(
         device_map=device_map,
         attn_implementation="sdpa",  # Mllama builds 4-D masks, which flash attention does not take
         local_files_only=True,
+        use_safetensors=True,  # the other format is a pickle
     )
     if quantization == "nf4":
         _keep_plain_nf4_on_cpu(model)

@@ -17,6 +17,7 @@ import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
+from pickle import UnpicklingError
 from typing import Any
 
 import torch
@@ -34,10 +35,10 @@ from nuvlm.events import read_events
 from nuvlm.logs import setup_logging
 from nuvlm.pixelmaps import image_settings
 from nuvlm.settings import Settings
-from nuvlm.storage import MANIFEST, atomic_path, sha256, write_json, write_manifest
+from nuvlm.storage import MANIFEST, atomic_path, read_json, sha256, verify_manifest, write_json, write_manifest
 from nuvlm.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
 from nuvlm.vlm.arithmetic import Arithmetic, count_arithmetic, matmul_rate, meta_model
-from nuvlm.vlm.callbacks import FINGERPRINT, MarkWhole, Progress, StopGradientsAtInputs, StopOnSigterm
+from nuvlm.vlm.callbacks import FINGERPRINT, MarkWhole, Progress, StopAtNan, StopGradientsAtInputs, StopOnSigterm
 from nuvlm.vlm.dataset import conversations
 from nuvlm.vlm.families import family_of
 from nuvlm.vlm.model import count_parameters, load_model, load_processor, source
@@ -87,8 +88,8 @@ def finetune(job: Job) -> None:
     checkpoint is written and the process ends with status 143. Finished, the checkpoints are removed.
 
     Raises:
-        InputError: a damaged base model or store, texts or a base model for other views than the pixel maps have, or
-            checkpoints of other settings or data.
+        InputError: a damaged base model or store, texts or a base model for other views than the pixel maps have,
+            checkpoints that are damaged or of other settings or data, or a loss that is not a number.
     """
     settings = job.settings
     if settings.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
@@ -114,6 +115,10 @@ def finetune(job: Job) -> None:
         settings.lora,
         family_of(job.base).vision_tower,
     )
+    for torn in job.checkpoints.glob("checkpoint-*"):
+        # Cut short. The trainer counts it among those that it keeps, and might remove a whole one in its place.
+        if not (torn / FINGERPRINT).exists():
+            shutil.rmtree(torn, ignore_errors=True)
     # Before the arguments: with DeepSpeed's stage 3 every model made after them is spread over all processes.
     event = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([train[0]])
     arithmetic = _count_arithmetic(job, event)
@@ -129,7 +134,7 @@ def finetune(job: Job) -> None:
         eval_dataset=validation if len(validation) else None,
         processing_class=processor,
         peft_config=lora_config(settings.lora, family_of(job.base).vision_tower),
-        callbacks=[MarkWhole(fingerprint)],
+        callbacks=[StopAtNan(), MarkWhole(fingerprint)],
     )
     if vocabulary is not None:
         trainer.weigh_rationales(
@@ -154,7 +159,12 @@ def finetune(job: Job) -> None:
     progress = Progress(settings.global_batch_size, settings.logging_steps)
     trainer.add_callback(progress)
     start = time.perf_counter()
-    trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    try:
+        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+    except UnpicklingError as error:  # torch's word for anything but tensors and plain values
+        raise InputError(
+            f"{checkpoint}: it holds more than a checkpoint of ours ({error}). Remove {job.checkpoints} and rerun."
+        ) from error
     seconds = time.perf_counter() - start
     if stop.asked:
         step = trainer.state.global_step
@@ -201,7 +211,7 @@ def finetune(job: Job) -> None:
         if trainer.is_world_process_zero():
             with atomic_path(job.out) as partial:
                 trainer.model.save_pretrained(partial)
-                write_json(partial / "training.json", summary)
+                write_json(partial / "training.json", summary, sealed=True)
                 write_manifest(partial)
     if trainer.is_world_process_zero():
         shutil.rmtree(job.checkpoints, ignore_errors=True)
@@ -257,20 +267,21 @@ def newest_checkpoint(folder: Path, fingerprint: Mapping[str, str]) -> Path | No
     """The newest whole checkpoint below `folder`, if there is one.
 
     Raises:
-        InputError: it was made with other settings or from other data; the message names what differs.
+        InputError: it is damaged, or was made with other settings or from other data; the message names what differs.
     """
     # The fingerprint is written last: a checkpoint without one was cut short.
     whole = [path.parent for path in folder.glob(f"checkpoint-*/{FINGERPRINT}")]
     if not whole:
         return None
     newest = max(whole, key=checkpoint_step)
-    found = json.loads((newest / FINGERPRINT).read_text())
+    found = read_json(newest / FINGERPRINT)
     differ = sorted(key for key in {*found, *fingerprint} if found.get(key) != fingerprint.get(key))
     if differ:
         raise InputError(
             f"{newest}: a checkpoint of another training: {', '.join(differ)} differ. Restore them to go on with it, "
             f"or remove {folder} to start anew."
         )
+    verify_manifest(newest)
     logger.info("going on from %s", newest)
     return newest
 
@@ -353,6 +364,7 @@ def _arguments(job: Job) -> SFTConfig:
         save_steps=settings.save_steps,
         save_total_limit=2,
         logging_steps=1,  # every loss is kept; Progress writes some of them to the log
+        logging_nan_inf_filter=False,  # it would put the mean of the others in the place of a NaN
         eval_strategy="no",
         report_to=["tensorboard"],
         disable_tqdm=True,
