@@ -1,6 +1,8 @@
 # make demo   the whole chain on the embedded default, installing what it needs first
 # make test   all tests that need neither a GPU nor root
 # make fault-test   every fault, also thirty kills of a run: a quarter of an hour
+# make plan   what a run will take: jobs, hours, disk
+# make slurm-test   the workflow on a real Slurm that it installs and starts here: as root, on Debian
 # make validate   the simulation beside PDG and NIST values, some minutes
 VENV := .venv
 PYTHON ?= python3
@@ -8,7 +10,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test fault-test validate classify lint format lock schema clean
+.PHONY: demo test fault-test slurm-test plan validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	$(SNAKEMAKE)
@@ -20,6 +22,15 @@ test: $(INSTALLED) lint
 # Every fault, with the table of docs/running.md at the end.
 fault-test: $(INSTALLED)
 	$(BIN)/python -m pytest tests/faults
+
+slurm-test: $(INSTALLED)
+	$(BIN)/python tests/slurm/cluster.py install
+	$(BIN)/python -m pytest -m slurm tests/slurm
+
+# Before anything is submitted: make plan [CONFIG="config/paper.yaml ..."] [EVENTS=190000] [EVENTS_PER_SHARD=1000]
+plan: $(INSTALLED)
+	@$(BIN)/python -m nuvlm.plan config/config.yaml $(CONFIG) $(if $(EVENTS),--events $(EVENTS)) \
+	  $(if $(EVENTS_PER_SHARD),--events-per-shard $(EVENTS_PER_SHARD))
 
 # Your own file to predictions, with the models of a finished run:
 #   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]

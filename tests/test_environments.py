@@ -58,3 +58,15 @@ def test_every_rule_has_an_environment_with_all_that_its_script_imports():
 def test_the_lock_is_what_is_installed():
     for name, version in PIN["locked"]().items():
         assert importlib.metadata.version(name).split("+")[0] == version, f"{name}: run 'make demo' or 'make test' anew"
+
+
+def test_the_image_installs_the_lock_as_make_does():
+    definition = (WORKFLOW / "envs" / "gpu.def").read_text()
+    installed = re.findall(r"^    pip (install .*)$", definition, re.M)
+    made = re.findall(r"^\t\$\(BIN\)/pip (install .*)$", (REPOSITORY / "Makefile").read_text(), re.M)
+    assert [line.replace("/opt/nuvlm/", "") for line in installed] == made[: len(installed)]
+    assert any("--requirement requirements.lock" in line for line in made[: len(installed)])
+    version = re.search(r"^From: python:([\d.]+)-", definition, re.M)
+    assert version
+    for environment in ENVIRONMENTS:
+        assert f"python={version[1]}" in yaml.safe_load(environment.read_text())["dependencies"]

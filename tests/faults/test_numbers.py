@@ -14,7 +14,7 @@ from nuvlm.predictions import Cost, write_predictions
 from nuvlm.storage import SEAL, seal, write_manifest
 from nuvlm.vlm.base import build_base_model
 from nuvlm.vlm.training import finetune
-from small_run import CHAT_TEMPLATE, PROMPTS, SCRATCH, SmallRun, Tally
+from small_run import CHAT_TEMPLATE, PROMPTS, SCRATCH, VOCABULARY, SmallRun, Tally
 
 pytestmark = pytest.mark.faults
 
@@ -63,8 +63,9 @@ def test_a_base_model_that_diverges_is_not_written(tally: Tally, tmp_path: Path)
     settings = SCRATCH.model_copy(update={"learning_rate": 1e30})
     with pytest.raises(InputError, match=r"loss is not a number at step 2 .* lower vlm\.scratch\.learning_rate"):
         build_base_model(
-            tmp_path / "base", settings, prompts=PROMPTS, chat_template=CHAT_TEMPLATE, tensorboard=tmp_path / "t"
-        )
+            tmp_path / "base", settings, prompts=PROMPTS, vocabulary=VOCABULARY, chat_template=CHAT_TEMPLATE,
+            tensorboard=tmp_path / "t",
+        )  # fmt: skip
     assert not (tmp_path / "base").exists()
     tally.add("NaN", "base model's training", "noticed")
 

@@ -112,7 +112,7 @@ def test_every_job_has_a_log_and_a_benchmark(results):
         path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
     }
     assert logs == timed
-    assert len(logs) == 2 * 3 + 1 + 3 + 2 * (3 + 4) + 2 + 4  # of them the explanations, one a part
+    assert len(logs) == 2 * 3 + 1 + 3 + 2 * (3 + 4) + 2 * 2 + 4  # of them the explanations, one a part and model
     assert "events/s" in (results / "logs/train_cnn.log").read_text()
 
 

@@ -30,6 +30,7 @@ onstart:
 
 
 MODELS = layout.MODELS
+cores = layout.cores
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 PARTS = range(CONFIG.dataset.parts)
 # Of each part.
@@ -55,11 +56,6 @@ def code(script):
     )
     # Relative, so that moving the checkout reruns nothing.
     return [os.path.relpath(module) for module in modules]
-
-
-def cores(gpus):
-    """Threads of a job: eight a GPU. On a CPU one, as small jobs side by side beat threads within one."""
-    return max(1, 8 * gpus)
 
 
 def scaled(amount):

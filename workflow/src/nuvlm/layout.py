@@ -81,6 +81,11 @@ def simulated_events(config: Config, shard: str) -> tuple[int, int]:
     return first, min(simulate.events_per_shard, simulate.events - first)
 
 
+def cores(gpus: int) -> int:
+    """Threads of a job: eight a GPU. On a CPU one, as small jobs side by side beat threads within one."""
+    return max(1, 8 * gpus)
+
+
 def base_model(config: Config) -> str:
     """Folder of the base model: of the run where it is made from scratch, shared between runs where it is fetched."""
     if config.vlm.base == "hub":

@@ -257,7 +257,8 @@ def occlusion(
         after = claims.get(picture, {what: nothing, number: nothing})
         seen[key] = stated & has.get(picture, False)
         gone[key] = seen[key] & (after[what] != 1)
-        left = np.where(gone[key], 0, after[number]) / before[number]
+        with np.errstate(divide="ignore", invalid="ignore"):  # a model may claim a length of 0
+            left = np.where(gone[key], 0, after[number]) / before[number]
         left = left[seen[key] & np.isfinite(left)]
         result[key] = {
             "vanished": _share(gone[key], seen[key], seed, resamples),

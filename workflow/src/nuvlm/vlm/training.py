@@ -209,6 +209,8 @@ def finetune(job: Job) -> None:
     with gather_params_ctx(trainable):
         _check_replicas(trainable)
         if trainer.is_world_process_zero():
+            # peft makes a set of the names, which each process would write in another order.
+            trainer.model.peft_config["default"].target_modules = sorted(settings.lora.target_modules)
             with atomic_path(job.out) as partial:
                 trainer.model.save_pretrained(partial)
                 write_json(partial / "training.json", summary, sealed=True)

@@ -1,0 +1,352 @@
+"""The whole workflow on a real Slurm, and what clusters do to jobs: each ends in the result of an undisturbed run.
+
+Needs root and Slurm's programs (``make slurm-test``), so plain pytest leaves it out.
+"""
+
+import json
+import os
+import re
+import shutil
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from cluster import PROGRAMS, Cluster, processes_of, step_daemons, wait_for
+
+from nuvlm.layout import DISPLAY_ARRAYS, store_files
+from paths import REPOSITORY, copy_workflow
+
+pytestmark = pytest.mark.slurm
+OVERLAYS = [str(REPOSITORY / "tests" / path) for path in ("workflow/tiny.yaml", "slurm/four_gpus.yaml")]
+RESULTS = Path("results") / "tiny"
+TIMED = {"training.json", "pretraining.json", "manifest.json", "report.json", "index.html", "gallery.json"}
+"""Files of models and the report that hold seconds, or the checksum of one that does."""
+
+
+@pytest.fixture(scope="module")
+def cluster(tmp_path_factory) -> Iterator[Cluster]:
+    if os.geteuid() != 0:
+        pytest.skip("needs root: it starts Slurm's daemons and makes device files")
+    missing = [program for program in PROGRAMS if not shutil.which(program)]
+    if missing:
+        pytest.skip(f"{', '.join(missing)} missing: make slurm-test installs them")
+    with Cluster(tmp_path_factory.mktemp("slurm")) as running:
+        yield running
+
+
+class Run:
+    """Snakemake with the Slurm profile, in a folder with a copy of the workflow."""
+
+    def __init__(self, cluster: Cluster, folder: Path) -> None:
+        self.cluster, self.folder = cluster, folder
+        self.process: subprocess.Popen | None = None
+
+    def start(self, *arguments: str) -> None:
+        """Start Snakemake in the background; what it says goes to snakemake.out."""
+        # Ctrl-C must reach it also where this process ignores it, as background jobs of shells do.
+        command = ["env", "--default-signal=INT", sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"]
+        command += ["--slurm-init-seconds-before-status-checks", "1", *arguments]
+        command += ["--configfile", "config/config.yaml", *OVERLAYS]
+        with (self.folder / "snakemake.out").open("a") as out:
+            self.process = subprocess.Popen(
+                command, cwd=self.folder, env=self.cluster.environment, stdout=out, stderr=out, start_new_session=True
+            )
+
+    def finish(self, seconds: float = 300) -> int:
+        """Wait for Snakemake's end and return its exit status."""
+        return self.process.wait(seconds)
+
+    def run(self, *arguments: str) -> None:
+        self.start(*arguments)
+        assert self.finish(900) == 0, self.output()
+
+    def output(self) -> str:
+        return (self.folder / "snakemake.out").read_text()
+
+    def jobs(self, rule: str = "") -> list[dict[str, str]]:
+        """The jobs of a rule that were submitted from this folder."""
+        ours = [job for job in self.cluster.jobs() if job["WorkDir"] == str(self.folder)]
+        return [job for job in ours if job["Comment"].startswith(f"rule_{rule}")]
+
+    def states(self, rule: str = "") -> list[str]:
+        return [job["JobState"] for job in self.jobs(rule)]
+
+    def hold(self, rule: str, command: str = "", processes: int = 1) -> tuple[dict[str, str], list[int]]:
+        """Stop the newest job of a rule at its work, as if it hung on a stuck file system.
+
+        Args:
+            rule: whose job.
+            command: what the command lines of the processes to stop hold; the rule's script if empty.
+            processes: how many there are.
+
+        Returns:
+            The job, and the ids of its stopped processes.
+        """
+        held: list[int] = []
+
+        def found() -> bool:
+            assert self.process is not None
+            assert self.process.poll() is None, self.output()
+            running = [job for job in self.jobs(rule) if job["JobState"] == "RUNNING"]
+            for pid in processes_of(running[-1]["JobId"]) if running else ():
+                line = _command_line(pid)
+                if pid not in held and line.startswith(sys.executable) and (command or f".{rule}.py") in line:
+                    os.kill(pid, signal.SIGSTOP)
+                    held.append(pid)
+            return len(held) == processes
+
+        wait_for(found, 120, f"{processes} processes of {rule}")
+        return self.jobs(rule)[-1], held
+
+    def wait_for_checkpoint(self, step: int) -> None:
+        whole = self.folder / RESULTS / f"checkpoints/vlm/checkpoint-{step}/fingerprint.json"
+        wait_for(whole.exists, 180, str(whole))
+
+    def remove(self, *outputs: str) -> None:
+        """Remove outputs, files or folders."""
+        for output in outputs:
+            path = self.folder / RESULTS / output
+            shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+    def set_site(self, **values: str) -> None:
+        """Fill in the site's block of the profile."""
+        profile = self.folder / "profiles" / "slurm" / "config.yaml"
+        text = profile.read_text()
+        for name, value in values.items():
+            text, found = re.subn(rf"(?m)^(  {name}: +)\S+", rf"\g<1>{value}", text)
+            assert found == 1, name
+        profile.write_text(text)
+
+    def contents(self) -> dict[str, object]:
+        """Every file of the run with its content; of those that hold seconds, what else is in them."""
+        root = self.folder / RESULTS
+        found: dict[str, object] = {}
+        for path in sorted(root.rglob("*")):
+            name = str(path.relative_to(root))
+            if path.is_file() and not name.startswith(("logs/", "benchmarks/", "tensorboard/")):
+                found[name] = _content(path)
+        return found
+
+
+def _content(path: Path) -> object:
+    if path.suffix == ".parquet" and {"predictions", "explanations"} & {*path.parts}:
+        return pd.read_parquet(path).drop(columns="seconds").to_csv()
+    timed = path.name in TIMED and not path.parent.name.endswith(".zarr")
+    return None if timed or (path.suffix == ".json" and "predictions" in path.parts) else path.read_bytes()
+
+
+@pytest.fixture(scope="module")
+def undisturbed(cluster, tmp_path_factory) -> Run:
+    """The whole run, nothing done to it."""
+    run = Run(cluster, copy_workflow(tmp_path_factory.mktemp("undisturbed")))
+    run.run()
+    return run
+
+
+@pytest.fixture
+def fork(undisturbed, tmp_path) -> Iterator[Callable[[], Run]]:
+    """Make a copy of the finished run in a folder of its own."""
+    copies: list[Run] = []
+
+    def make() -> Run:
+        folder = tmp_path / f"copy{len(copies)}"
+        shutil.copytree(undisturbed.folder, folder)
+        (folder / "snakemake.out").unlink()
+        copies.append(Run(undisturbed.cluster, folder))
+        return copies[-1]
+
+    yield make
+    for copy in copies:
+        if copy.process is not None and copy.process.poll() is None:
+            copy.process.kill()
+            copy.process.wait()
+            copy.cluster.command("scancel", "--user=root")
+
+
+@pytest.fixture
+def run(fork) -> Run:
+    return fork()
+
+
+def assert_as_undisturbed(run: Run, undisturbed: Run) -> None:
+    # what is younger than it was would make what follows from it run again, although it is the same
+    run.run("--touch")
+    found, expected = run.contents(), undisturbed.contents()
+    assert found.keys() == expected.keys()
+    assert not [name for name in found if found[name] != expected[name]]
+    run.start("--dry-run")
+    assert run.finish() == 0
+    assert "Nothing to be done" in run.output()
+
+
+def test_every_job_ran_once_where_it_should(undisturbed):
+    jobs = undisturbed.jobs()
+    assert {job["JobState"] for job in jobs} == {"COMPLETED"}
+    assert len({job["Comment"] for job in jobs}) == len(jobs)
+    nodes = {job["Comment"]: job["NodeList"] for job in jobs}
+    gpus = {comment for comment, node in nodes.items() if node == "gpu01"}
+    assert {re.match(r"rule_([a-z]+_[a-z]+)", comment)[1] for comment in gpus} == {
+        "train_cnn",
+        "classify_cnn",
+        "explain_cnn",
+        "finetune_vlm",
+        "classify_vlm",
+        "explain_vlm",
+    }
+    (training,) = undisturbed.jobs("finetune_vlm")
+    assert training["TresPerJob"] == "gres:gpu:4"
+    assert (training["NumNodes"], training["CPUs/Task"], training["TimeLimit"]) == ("1", "32", "1-00:00:00")
+    assert "mem=144000M" in training["TRES"]
+
+
+def test_the_fine_tuning_runs_four_processes(undisturbed):
+    summary = json.loads((undisturbed.folder / RESULTS / "models/vlm/training.json").read_text())
+    assert summary["processes"] == 4
+    assert summary["strategy"] == "ddp"
+    log = (undisturbed.folder / RESULTS / "logs/finetune_vlm.log").read_text()
+    assert set(re.findall(r"\[rank (\d)\] nuvlm\.vlm\.model: loaded", log)) == set("0123")
+
+
+@pytest.mark.parametrize("rule", ["simulate_events", "smear_and_downsample", "classify_cnn", "classify_vlm"])
+def test_jobs_of_a_stage_run_side_by_side(undisturbed, rule):
+    jobs = undisturbed.jobs(rule)
+    assert max(job["StartTime"] for job in jobs[:2]) < min(job["EndTime"] for job in jobs[:2])
+
+
+def test_a_cancelled_job_is_tried_again(run, undisturbed):
+    run.set_site(gpu_model="a100")
+    run.remove("predictions/vlm/nominal/0.parquet")
+    run.start(str(RESULTS / "predictions/vlm/nominal/0.parquet"))
+    job, _ = run.hold("classify_vlm")
+    assert job["TresPerJob"] == "gres:gpu:a100:1"
+    run.cluster.command("scancel", job["JobId"])
+    assert run.finish() == 0, run.output()
+    assert run.states("classify_vlm") == ["CANCELLED", "COMPLETED"]
+    assert_as_undisturbed(run, undisturbed)
+
+
+def test_a_job_over_its_memory_is_given_more(run, undisturbed):
+    run.remove("displays/sim00001.zarr")
+    # of all keys of the profile this replaces one: the rest of set-resources is for other rules
+    run.run(
+        *(str(RESULTS / file) for file in store_files("displays/sim00001.zarr", DISPLAY_ARRAYS)),
+        "--set-resources", "smear_and_downsample:mem_mb=200 * attempt",
+    )  # fmt: skip
+    *failed, last = run.jobs("smear_and_downsample")
+    assert failed
+    assert {job["JobState"] for job in failed} == {"FAILED"}
+    assert "mem=200M" in failed[0]["TRES"]
+    assert last["JobState"] == "COMPLETED"
+    assert f"mem={200 * (len(failed) + 1)}M" in last["TRES"]
+    assert_as_undisturbed(run, undisturbed)
+
+
+def test_jobs_that_reach_their_time_limit(fork, undisturbed):
+    """One hangs and is killed at its limit; a training gets SIGTERM before it and goes on from its checkpoint.
+
+    The limits are shortened while the jobs run, as Slurm counts in minutes.
+    """
+    listing = fork()
+    listing.remove("events.parquet")
+    listing.start(str(RESULTS / "events.parquet"))
+    job, _ = listing.hold("list_events")
+    listing.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
+
+    training = fork()
+    training.set_site(gpus="gres", gpu_model="a100")
+    training.remove("models/vlm")
+    training.start(str(RESULTS / "models/vlm/training.json"))
+    training.wait_for_checkpoint(3)
+    # held until Slurm, which looks every 30 s, sends SIGTERM, and SIGCONT with it
+    job, _ = training.hold("finetune_vlm", "nuvlm.vlm.training", 4)
+    assert job["TresPerNode"] == "gres:gpu:a100:4"
+    training.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=5")
+
+    assert training.finish() == 0, training.output()
+    assert training.states("finetune_vlm") == ["FAILED", "COMPLETED"]
+    log = training.folder / f"results/slurm-logs/rule_finetune_vlm/{job['JobId']}.log"
+    assert log.read_text().count("by SIGTERM, checkpoint written") == 4
+    summary = json.loads((training.folder / RESULTS / "models/vlm/training.json").read_text())
+    assert summary["resumed_from_step"] >= 3
+    assert summary["steps"] == len(summary["losses"])
+    assert_as_undisturbed(training, undisturbed)
+
+    assert listing.finish() == 0, listing.output()
+    assert listing.states("list_events") == ["TIMEOUT", "COMPLETED"]
+    assert [job["TimeLimit"] for job in listing.jobs("list_events")] == ["00:01:00", "02:00:00"]
+    assert_as_undisturbed(listing, undisturbed)
+
+
+def test_an_interrupted_snakemake_takes_its_jobs_along(run, undisturbed):
+    run.remove("displays", "pixelmaps")
+    run.start("pixelmaps")
+    run.hold("smear_and_downsample")
+    assert run.process is not None
+    run.process.send_signal(signal.SIGINT)
+    assert run.finish() != 0
+    wait_for(lambda: not {"RUNNING", "COMPLETING"} & {*run.states()}, 30, "the jobs' end")
+    assert "CANCELLED" in run.states("smear_and_downsample")
+    run.run("pixelmaps")
+    assert_as_undisturbed(run, undisturbed)
+
+
+def test_a_killed_snakemake_leaves_a_job_that_harms_nobody(run, undisturbed):
+    """The job runs on while a second Snakemake, once it is told to unlock, starts the same training beside it."""
+    run.set_site(gpus="none")
+    run.remove("models/vlm")
+    target = str(RESULTS / "models/vlm/training.json")
+    run.start(target)
+    run.wait_for_checkpoint(1)
+    _, ranks = run.hold("finetune_vlm", "nuvlm.vlm.training", 4)
+    assert run.process is not None
+    run.process.kill()
+    run.finish()
+    run.start(target)
+    assert run.finish() != 0
+    assert "--unlock" in run.output()
+    run.run("--unlock")
+    run.start(target)
+    wait_for(lambda: len(run.jobs("finetune_vlm")) == 2, 60, "a second job")
+    for pid in ranks:
+        os.kill(pid, signal.SIGCONT)
+    assert run.finish() == 0, run.output()
+    wait_for(lambda: "RUNNING" not in run.states(), 120, "the orphan's end")
+    orphan, *others = run.jobs("finetune_vlm")
+    assert orphan["EndTime"] > others[0]["StartTime"]
+    assert_as_undisturbed(run, undisturbed)
+
+
+@pytest.mark.parametrize("fault", ["set down", "dies"])
+def test_a_job_on_a_node_that_fails_starts_again(run, undisturbed, fault):
+    """Slurm itself queues it again, for the time when the node is back."""
+    run.remove("voxels/sim00000.h5")
+    run.start(str(RESULTS / "voxels/sim00000.h5"))
+    job, _ = run.hold("simulate_events")
+    if fault == "set down":
+        run.cluster.command("scontrol", "update", "NodeName=cpu01", "State=DOWN", "Reason=test")
+        wait_for(lambda: not step_daemons(job["JobId"]), 60, "the job's end on the node")
+    else:
+        run.cluster.kill_node("cpu01")
+    wait_for(lambda: run.states("simulate_events") == ["PENDING"], 120, "Slurm to take the job away")
+    if fault == "dies":
+        run.cluster.start_node("cpu01")
+    run.cluster.command("scontrol", "update", "NodeName=cpu01", "State=RESUME")
+    # Slurm would wait two minutes
+    run.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
+    assert run.finish() == 0, run.output()
+    # the controller's late order to end what was on the node may hit the new start: then Snakemake tries again
+    first, *others = run.jobs("simulate_events")
+    assert first["Restarts"] == "1"
+    assert [first, *others][-1]["JobState"] == "COMPLETED"
+    assert_as_undisturbed(run, undisturbed)
+
+
+def _command_line(pid: int) -> str:
+    try:
+        return Path(f"/proc/{pid}/cmdline").read_text().replace("\0", " ")
+    except OSError:  # it has ended meanwhile
+        return ""
