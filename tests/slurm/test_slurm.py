@@ -17,7 +17,6 @@ import pandas as pd
 import pytest
 from cluster import PROGRAMS, Cluster, processes_of, step_daemons, wait_for
 
-from nuvlm.layout import DISPLAY_ARRAYS, store_files
 from paths import REPOSITORY, copy_workflow
 
 pytestmark = pytest.mark.slurm
@@ -230,18 +229,19 @@ def test_a_cancelled_job_is_tried_again(run, undisturbed):
 
 
 def test_a_job_over_its_memory_is_given_more(run, undisturbed):
-    run.remove("displays/sim00001.zarr")
-    # of all keys of the profile this replaces one: the rest of set-resources is for other rules
+    """Slurm looks at the memory once a second: half of what torch takes for several cannot be missed."""
+    run.remove("predictions/cnn/nominal/1.parquet")
+    # these replace the profile's set-resources as a whole
     run.run(
-        *(str(RESULTS / file) for file in store_files("displays/sim00001.zarr", DISPLAY_ARRAYS)),
-        "--set-resources", "smear_and_downsample:mem_mb=200 * attempt",
+        str(RESULTS / "predictions/cnn/nominal/1.parquet"),
+        "--set-resources", "classify_cnn:mem_mb=400 * attempt", "classify_cnn:slurm_partition='gpu'",
     )  # fmt: skip
-    *failed, last = run.jobs("smear_and_downsample")
+    *failed, last = run.jobs("classify_cnn")
     assert failed
     assert {job["JobState"] for job in failed} == {"FAILED"}
-    assert "mem=200M" in failed[0]["TRES"]
+    assert "mem=400M" in failed[0]["TRES"]
     assert last["JobState"] == "COMPLETED"
-    assert f"mem={200 * (len(failed) + 1)}M" in last["TRES"]
+    assert f"mem={400 * (len(failed) + 1)}M" in last["TRES"]
     assert_as_undisturbed(run, undisturbed)
 
 
@@ -335,8 +335,8 @@ def test_a_job_on_a_node_that_fails_starts_again(run, undisturbed, fault):
     if fault == "dies":
         run.cluster.start_node("cpu01")
     run.cluster.command("scontrol", "update", "NodeName=cpu01", "State=RESUME")
-    # Slurm would wait two minutes
-    run.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now")
+    # Slurm would wait two minutes, and at once is too soon: the node still has to forget the first start
+    run.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now+15")
     assert run.finish() == 0, run.output()
     # the controller's late order to end what was on the node may hit the new start: then Snakemake tries again
     first, *others = run.jobs("simulate_events")
