@@ -7,6 +7,7 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
+from tiny_models import open_gates, take_four_tiles
 from transformers import AutoConfig, MllamaForConditionalGeneration
 
 from nuvlm.vlm.adapter import lora_config
@@ -37,18 +38,14 @@ def make(base: Path, shape: dict[str, Any], tiles: int) -> MllamaForConditionalG
     for name, value in shape.items():
         setattr(config.text_config, name, value)
     if tiles == 4:
-        config.vision_config.max_num_tiles = 4
-        config.vision_config.supported_aspect_ratios = [
-            [1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1],
-        ]  # fmt: skip
+        take_four_tiles(config)
     torch.manual_seed(0)
     model = MllamaForConditionalGeneration(config)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            if "gate" in name and parameter.numel() == 1:
-                parameter.fill_(1.0)
-            elif "norm" not in name:
+            if "norm" not in name:
                 parameter.normal_(std=0.1)
+    open_gates(model)
     return model.eval()
 
 

@@ -12,6 +12,7 @@ from transformers import (
     Idefics3ForConditionalGeneration,
     Idefics3ImageProcessorPil,
     Idefics3Processor,
+    MllamaConfig,
     MllamaForConditionalGeneration,
     PreTrainedTokenizerFast,
 )
@@ -36,18 +37,27 @@ def make_tokenizer(prompts: Path, special: list[str], **roles: str) -> PreTraine
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
 
 
+def take_four_tiles(config: MllamaConfig) -> None:
+    """As the published model does."""
+    config.vision_config.max_num_tiles = 4
+    config.vision_config.supported_aspect_ratios = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
+
+
+@torch.no_grad()
+def open_gates(model: MllamaForConditionalGeneration) -> None:
+    """They start closed: images would not reach the text, nor tile embeddings the images."""
+    for name, parameter in model.named_parameters():
+        if "gate" in name and parameter.numel() == 1:
+            parameter.fill_(1.0)
+
+
 def make_mllama(folder: Path, base: Path) -> None:
     """The Mllama of the folder `base`, with the published model's four tiles, and random embeddings for them."""
     config = AutoConfig.from_pretrained(base)
-    config.vision_config.max_num_tiles = 4
-    config.vision_config.supported_aspect_ratios = [[1, 1], [1, 2], [1, 3], [1, 4], [2, 1], [2, 2], [3, 1], [4, 1]]
+    take_four_tiles(config)
     torch.manual_seed(0)
     model = MllamaForConditionalGeneration(config)
-    with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # They start closed: images would not reach the text, nor tile embeddings the images.
-            if "gate" in name and parameter.numel() == 1:
-                parameter.fill_(1.0)
+    open_gates(model)
     model.save_pretrained(folder)
     processor = AutoProcessor.from_pretrained(base)
     processor.image_processor.max_image_tiles = 4

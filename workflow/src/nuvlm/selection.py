@@ -2,13 +2,50 @@
 
 import hashlib
 from collections.abc import Mapping
+from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
+from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
+from nuvlm.events import read_events
+from nuvlm.predictions import read_predictions
 
 MISTAKE, SAMPLE = "mistake", "sample"
+
+
+def read_explained(
+    events: Path, predictions: Mapping[str, Path], model: str, *, part: int, count: int, seed: int
+) -> pd.DataFrame:
+    """The events of a part that are explained, and as what a model takes them.
+
+    Args:
+        events: the event table.
+        predictions: model -> its prediction table of this part.
+        model: whose predictions are explained.
+        part, count, seed: see :func:`choose_explained`.
+
+    Returns:
+        Rows of the event table with the columns `chosen` and `predicted`.
+
+    Raises:
+        InputError: a damaged table, or an event without a prediction, or with one of none of our classes.
+    """
+    tables = {name: read_predictions([path]) for name, path in predictions.items()}
+    table = read_events(events)
+    chosen = choose_explained(table[table["part"] == part], tables, count, seed)
+    chosen = chosen.merge(
+        tables[model][["shard", "event_id", "predicted"]], on=["shard", "event_id"], validate="one_to_one"
+    )
+    foreign = ~chosen["predicted"].isin(CLASSES)
+    if foreign.any():
+        event = chosen[foreign].iloc[0]
+        raise InputError(
+            f"{predictions[model]}: no class of ours for event {event['event_id']} of shard {event['shard']}. Remove "
+            "it and rerun."
+        )
+    return chosen
 
 
 def choose_explained(

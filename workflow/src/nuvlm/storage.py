@@ -6,6 +6,7 @@ or JSON file that stands alone has its own SHA-256 in it, see :func:`seal`; HDF5
 
 import errno
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -82,8 +83,10 @@ def seal(path: str | Path) -> None:
         file.write(hashlib.sha256(content).hexdigest().encode())
 
 
-def verify(path: str | Path, what: str = "file", *, ours: bool = False) -> None:
-    """Check a file against the digest in it (:func:`seal`). One without is from elsewhere, and taken as it is.
+def verify(path: str | Path, what: str = "file", *, ours: bool = False) -> bytes:
+    """Check a file against the digest in it (:func:`seal`), and return its bytes.
+
+    A file without a digest is from elsewhere, and taken as it is.
 
     Args:
         what: it is, for the message.
@@ -106,6 +109,7 @@ def verify(path: str | Path, what: str = "file", *, ours: bool = False) -> None:
             raise InputError(f"{path}: its bytes have changed since it was written. {_REMEDY}")
     elif ours:
         raise InputError(f"{path}: no readable {what} (cut short, or not made here). {_REMEDY}")
+    return content
 
 
 def write_json(path: str | Path, value: Any, *, sealed: bool = False) -> None:
@@ -127,11 +131,10 @@ def read_json(path: str | Path) -> dict[str, Any]:
     Raises:
         InputError: missing, altered, or no JSON of a mapping.
     """
-    verify(path)
+    content = verify(path)
     try:
-        value = json.loads(Path(path).read_text(encoding="utf-8"))
-        return {key: item for key, item in value.items() if key != "seal"}
-    except (OSError, ValueError, AttributeError) as error:
+        return {key: item for key, item in json.loads(content).items() if key != "seal"}
+    except (ValueError, AttributeError) as error:
         raise InputError(f"{path}: no JSON that can be used ({error}). {_REMEDY}") from error
 
 
@@ -158,9 +161,9 @@ def read_table(path: str | Path, what: str = "table") -> "pd.DataFrame":
     """
     import pandas as pd
 
-    verify(path, what)
+    content = verify(path, what)
     try:
-        return pd.read_parquet(path)
+        return pd.read_parquet(io.BytesIO(content))
     except Exception as error:  # pyarrow raises whatever the bytes happen to break
         raise InputError(f"{path}: no readable {what} ({error}). {_REMEDY}") from error
 

@@ -311,11 +311,12 @@ class VoxelShard:
         """The optional table /truth/`name`, None where the shard has no table of that name.
 
         Raises:
-            InputError: unreadable bytes.
+            InputError: unreadable bytes, or rows that are not in the file or unpack to more than can be meant.
         """
         table = self._file.get(f"truth/{name}")
         if not isinstance(table, h5py.Dataset):
             return None
+        check_dataset(self.path, table, at_once=True)
         try:
             rows: np.ndarray = table[:]
         except OSError as error:

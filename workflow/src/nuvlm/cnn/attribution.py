@@ -21,12 +21,9 @@ from nuvlm.classes import CLASSES
 from nuvlm.cnn.classify import load_cnn
 from nuvlm.cnn.network import SiameseCnn, to_float
 from nuvlm.devices import choose_device
-from nuvlm.errors import InputError
-from nuvlm.events import read_events
 from nuvlm.logs import track
 from nuvlm.pixelmaps import check_images, image_settings, read_blocks
-from nuvlm.predictions import read_predictions
-from nuvlm.selection import choose_explained
+from nuvlm.selection import read_explained
 from nuvlm.storage import create_store
 
 logger = logging.getLogger(__name__)
@@ -58,7 +55,7 @@ def explain_cnn(
         stores: shard name -> pixel-map store.
         predictions: model name -> its prediction table of the part, as the images are; that of ``cnn`` says which
             class is explained.
-        count, seed: see :func:`nuvlm.selection.choose_explained`.
+        count, seed: see :func:`nuvlm.selection.read_explained`.
 
     Raises:
         InputError: damaged files, or pixel maps made with other settings than those the CNN was trained on.
@@ -67,10 +64,8 @@ def explain_cnn(
     check_images(stores, model / "training.json")
     device = choose_device()
     network = load_cnn(model, device)
-    table = read_events(events)
-    tables = {name: read_predictions([path]) for name, path in predictions.items()}
-    chosen = choose_explained(table[table["part"] == part], tables, count, seed).reset_index(drop=True)
-    predicted = _predicted(chosen, tables["cnn"], predictions["cnn"])
+    chosen = read_explained(events, predictions, "cnn", part=part, count=count, seed=seed)
+    predicted = pd.Categorical(chosen["predicted"], categories=list(CLASSES)).codes.astype(np.int64)
     images = image_settings(stores)
     shape = (len(chosen), len(images["views"]), images["size"], images["size"])
     maps = np.zeros(shape, dtype=np.uint8)
@@ -100,7 +95,7 @@ def explain_cnn(
         "blackened": BLACKENED,
         "fall": list(CHECKED),
         "shard": chosen["shard"].tolist(),
-        "predicted": [CLASSES[i] for i in predicted],
+        "predicted": chosen["predicted"].tolist(),
         "chosen": chosen["chosen"].tolist(),
     }
     with create_store(out, attributes) as store:
@@ -165,15 +160,3 @@ def cell_pixels(network: SiameseCnn) -> int:
     """Pixels of the image from one cell of a branch's last stage to the next."""
     layers = [*network.stem.modules(), *network.branch.modules()]
     return math.prod(layer.stride[0] for layer in layers if isinstance(layer, nn.Conv2d))
-
-
-def _predicted(events: pd.DataFrame, predictions: pd.DataFrame, where: Path) -> np.ndarray:
-    """(n,) index of the class that is predicted for each of `events`."""
-    joined = events[["shard", "event_id"]].merge(predictions, on=["shard", "event_id"], how="left")
-    codes = pd.Categorical(joined["predicted"], categories=list(CLASSES)).codes.astype(np.int64)
-    if (codes < 0).any():
-        event = joined[codes < 0].iloc[0]
-        raise InputError(
-            f"{where}: no class of ours for event {event['event_id']} of shard {event['shard']}. Remove it and rerun."
-        )
-    return codes

@@ -245,10 +245,9 @@ def read_checkpoint(path: Path, fingerprint: str, device: torch.device) -> dict[
     Raises:
         InputError: it is damaged, holds anything but tensors and plain values, or belongs to another training.
     """
-    verify(path, "checkpoint", ours=True)
+    content = verify(path, "checkpoint", ours=True)[: -len(SEAL)]
     try:
-        content = io.BytesIO(path.read_bytes()[: -len(SEAL)])
-        state: dict[str, Any] = torch.load(content, map_location=device, weights_only=True)
+        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         found = state["fingerprint"]
     except Exception as error:
         raise InputError(

@@ -139,8 +139,7 @@ def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[d
 
 def _figure(path: Path) -> Markup:
     """A figure of ours as it is: an SVG whose text matplotlib has escaped."""
-    verify(path, "figure", ours=True)
-    return Markup(path.read_text(encoding="utf-8"))
+    return Markup(verify(path, "figure", ours=True).decode())
 
 
 def _environment() -> Environment:

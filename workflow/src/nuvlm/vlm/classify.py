@@ -1,6 +1,5 @@
 """Classify the events of one part with the fine-tuned vision-language model."""
 
-import json
 import logging
 import time
 from collections.abc import Mapping, Sequence
@@ -19,7 +18,7 @@ from nuvlm.events import read_events
 from nuvlm.logs import track
 from nuvlm.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.predictions import Cost, write_predictions
-from nuvlm.storage import verify_manifest
+from nuvlm.storage import read_json, verify_manifest
 from nuvlm.vlm.batches import FittingBatches, prepared
 from nuvlm.vlm.dataset import to_pictures
 from nuvlm.vlm.model import Quantization, load_model, load_processor
@@ -134,8 +133,7 @@ def classify_vlm(
 
 def is_grounded(adapter: Path) -> bool:
     """Whether the adapter has learnt to go on with a rationale behind its label."""
-    training = json.loads((adapter / "training.json").read_text())
-    return bool(training.get("rationales", "none") == "grounded")
+    return bool(read_json(adapter / "training.json").get("rationales", "none") == "grounded")
 
 
 def load_finetuned(

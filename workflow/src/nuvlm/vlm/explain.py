@@ -16,12 +16,10 @@ from transformers import PreTrainedModel, ProcessorMixin
 from nuvlm.classes import CLASSES
 from nuvlm.conditions import degrade
 from nuvlm.devices import choose_device, peak_memory_mb
-from nuvlm.events import read_events
 from nuvlm.logs import track
 from nuvlm.occlusion import occlude
 from nuvlm.pixelmaps import check_images, image_settings, open_pixel_maps, read_blocks
-from nuvlm.predictions import read_predictions
-from nuvlm.selection import choose_explained
+from nuvlm.selection import read_explained
 from nuvlm.storage import write_table
 from nuvlm.vlm.batches import FittingBatches
 from nuvlm.vlm.classify import is_grounded, load_finetuned
@@ -69,7 +67,7 @@ def explain_vlm(
     Args:
         base, adapter, events, stores, prompts, quantization, bf16: as for :func:`nuvlm.vlm.classify.classify_vlm`.
         predictions: model -> prediction table of this part, `vlm` among them, under `condition`.
-        part, count, seed: which events, see :func:`nuvlm.selection.choose_explained`.
+        part, count, seed: which events, see :func:`nuvlm.selection.read_explained`.
         condition: under which the pictures are shown.
         vocabulary: how truth is put into words and read from them.
         merge_adapter: see :func:`nuvlm.vlm.classify.load_finetuned`.
@@ -81,7 +79,7 @@ def explain_vlm(
     images = image_settings(stores)
     check_views(prompts, texts, images["views"])
     check_images(stores, adapter / "training.json")
-    chosen = _choose(events, predictions, part, count, seed)
+    chosen = read_explained(events, predictions, "vlm", part=part, count=count, seed=seed)
     rows: list[dict[str, Any]] = []
     if len(chosen):
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=choose_device(), merge=merge_adapter)
@@ -143,16 +141,6 @@ class _Explainer:
         else:
             messages, forced = [*conversation(texts, views, texts.answer(label)), user_turn(texts.explain)], ""
         return self._processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False) + forced
-
-
-def _choose(events: Path, predictions: Mapping[str, Path], part: int, count: int, seed: int) -> pd.DataFrame:
-    """The events to be explained, and as what the model takes them."""
-    tables = {model: read_predictions([path]) for model, path in predictions.items()}
-    table = read_events(events)
-    chosen = choose_explained(table[table["part"] == part], tables, count, seed)
-    return chosen.merge(
-        tables["vlm"][["shard", "event_id", "predicted"]], on=["shard", "event_id"], validate="one_to_one"
-    )
 
 
 def _explain_events(
