@@ -1,7 +1,9 @@
 """A small run as the stages before the evaluation leave it on disk, in the real formats."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from types import MappingProxyType
 
 import numpy as np
 import pandas as pd
@@ -35,8 +37,15 @@ def sample_of(truth: np.ndarray, predicted: np.ndarray, probabilities: np.ndarra
     return Sample(truth, predicted, probabilities, np.log(np.maximum(probabilities, 1e-12)))
 
 
-def write_run(folder: Path, n: int = 240, labelled: float = 0.9, seed: int = 1, parts: int = 2) -> Run:
-    """Write two shards of `n` events with predictions of a better and a worse model.
+def write_run(
+    folder: Path,
+    n: int = 240,
+    labelled: float = 0.9,
+    seed: int = 1,
+    parts: int = 2,
+    models: Mapping[str, float] = MappingProxyType({"cnn": 1.6, "vlm": 0.9}),
+) -> Run:
+    """Write two shards of `n` events with predictions of a better and a worse model, or of others.
 
     Args:
         folder: where to.
@@ -44,6 +53,7 @@ def write_run(folder: Path, n: int = 240, labelled: float = 0.9, seed: int = 1, 
         labelled: share of them with truth; the rest has none.
         seed: of everything.
         parts: pieces of each prediction table.
+        models: how well each tells the classes apart, in units of the spread of its answers.
     """
     rng = np.random.default_rng(seed)
     events = _events(rng, n, labelled)
@@ -53,7 +63,7 @@ def write_run(folder: Path, n: int = 240, labelled: float = 0.9, seed: int = 1, 
     displays = {str(shard): _displays(folder, str(shard), rows) for shard, rows in events.groupby("shard")}
     truth = pd.Categorical(events["class"], categories=list(CLASSES)).codes
     predictions: dict[str, dict[str, list[Path]]] = {}
-    for model, skill in (("cnn", 1.6), ("vlm", 0.9)):
+    for model, skill in models.items():
         predictions[model] = {}
         nominal = rng.normal(size=(n, 3)) + skill * np.eye(4)[truth][:, :3]
         blurred = rng.normal(size=(n, 3)) + (skill - 0.3) * np.eye(4)[truth][:, :3]
@@ -74,8 +84,9 @@ def write_run(folder: Path, n: int = 240, labelled: float = 0.9, seed: int = 1, 
     training = {model: folder / "models" / model / "training.json" for model in predictions}
     measured = {"seconds": 61.5, "parameters": 170_000, "device": "cpu"}
     history = [{"train_loss": 1.1 / epoch, "validation_loss": 1.2 / epoch} for epoch in range(1, 6)]
-    write_json(training["cnn"], measured | {"history": history})
-    write_json(training["vlm"], measured | {"losses": [[step, 2.0 / step] for step in range(10, 60, 10)]})
+    losses = [[step, 2.0 / step] for step in range(10, 60, 10)]
+    for model, path in training.items():
+        write_json(path, measured | ({"losses": losses} if model == "vlm" else {"history": history}))
     return Run(folder / "events.parquet", predictions, displays, training)
 
 

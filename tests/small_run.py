@@ -11,7 +11,8 @@ import torch
 from transformers import PreTrainedModel
 
 from nuvlm.cnn.attribution import explain_cnn
-from nuvlm.cnn.classify import classify_cnn, load_cnn
+from nuvlm.cnn.classify import classify_cnn
+from nuvlm.cnn.network import load_cnn
 from nuvlm.cnn.settings import CnnSettings
 from nuvlm.cnn.training import read_checkpoint, train_cnn
 from nuvlm.detector import Detector, Diffusion

@@ -4,7 +4,7 @@ import pytest
 
 from nuvlm.config import Config
 from nuvlm.errors import InputError
-from nuvlm.layout import base_model, list_shards, modules_of, simulated_events, store_files
+from nuvlm.layout import base_model, check_models, list_shards, modules_of, simulated_events, store_files
 from paths import REPOSITORY
 
 SCRIPTS = REPOSITORY / "workflow" / "scripts"
@@ -54,6 +54,23 @@ def test_store_files_name_every_file():
     ]
 
 
+def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = Config(models_from="other", cnn={"classify_backend": "onnx"})
+    models = tmp_path / "results" / "other" / "models"
+    for model in ("cnn", "vlm"):
+        (models / model).mkdir(parents=True)
+        (models / model / "training.json").touch()
+    with pytest.raises(InputError, match=r"no finished model in results/other/models \(tree, cnn_onnx missing\)"):
+        check_models(other)
+    (models / "tree").mkdir()
+    (models / "tree" / "training.json").touch()
+    with pytest.raises(InputError, match=r"no cnn_onnx/model.onnx. Make it .*run=other"):
+        check_models(other)
+    check_models(Config(models_from="other"))
+    check_models(Config())
+
+
 def test_jobs_depend_on_the_modules_they_import_and_no_others():
     smear, crop, cnn, vlm = (
         modules(f"{name}.py") for name in ("smear_and_downsample", "crop_displays", "train_cnn", "finetune_vlm")
@@ -66,6 +83,9 @@ def test_jobs_depend_on_the_modules_they_import_and_no_others():
     assert "vlm/training" in vlm
     assert not {name for name in cnn if name.startswith("vlm/")}
     assert not {name for name in vlm if name.startswith("cnn/")}
+    tree = modules("classify_tree.py")
+    assert {"tree/features", "tree/model", "tree/classify"} <= tree
+    assert not tree & {"tree/training", "tree/settings", "devices"}, "the last would bring torch"
     for script in SCRIPTS.glob("*.py"):
         assert not modules(script.name) & {"logs", "errors"}, "these change no result"
 

@@ -153,4 +153,4 @@ def test_controls_take_the_picture_away_or_leave_it():
 def test_a_model_that_is_told_nothing_has_no_order_of_classes():
     conditions = ["nominal", "labels_permuted", "blank"]
     assert conditions_of("vlm_small", conditions) == conditions
-    assert conditions_of("cnn", conditions) == ["nominal", "blank"]
+    assert conditions_of("cnn", conditions) == conditions_of("tree", conditions) == ["nominal", "blank"]

@@ -9,8 +9,8 @@ import torch
 
 from nuvlm.classes import CLASSES
 from nuvlm.cnn.attribution import cell_pixels, explain_cnn, hires_cam, probability_lost
-from nuvlm.cnn.classify import classify_cnn, load_cnn
-from nuvlm.cnn.network import SiameseCnn, SqueezeExcitation, to_float
+from nuvlm.cnn.classify import classify_cnn
+from nuvlm.cnn.network import SiameseCnn, SqueezeExcitation, load_cnn, to_float
 from nuvlm.cnn.settings import CnnSettings
 from nuvlm.cnn.training import train_cnn
 from nuvlm.errors import InputError

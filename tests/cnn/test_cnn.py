@@ -1,26 +1,28 @@
 """The Siamese CNN: its size, that it learns, stops, resumes exactly, and refuses what it should."""
 
 import json
+import subprocess
+import sys
 
 import numpy as np
 import pandas as pd
 import pytest
 import torch
 
-from nuvlm.cnn.classify import classify_cnn, load_cnn
-from nuvlm.cnn.network import SiameseCnn, count_parameters
+from nuvlm.cnn.classify import classify_cnn
+from nuvlm.cnn.network import SiameseCnn, count_parameters, describe, load_cnn
 from nuvlm.cnn.settings import CnnSettings
 from nuvlm.cnn.training import train_cnn
 from nuvlm.errors import InputError
 from nuvlm.predictions import read_costs, read_predictions
+from paths import REPOSITORY
 from stores import write_pixel_maps
 
 SMALL = {"width": 0.25, "learning_rate": 3e-3, "batch_size": 8, "max_epochs": 3, "dropout": 0.1, "flip": True}
 LABELS = ("nue_cc", "numu_cc", "nc")
 
 
-@pytest.fixture
-def data(tmp_path):
+def write_data(folder):
     """Pixel maps that a glance tells apart: a vertical bar, a horizontal one, a square; and their event table."""
     n = 96
     rng = np.random.default_rng(3)
@@ -29,13 +31,18 @@ def data(tmp_path):
         a, b = rng.integers(4, 28, 2)
         height, width = ((30, 4), (4, 30), (14, 14))[i % 3]
         image[:, a : a + height, b : b + width] = rng.integers(150, 255)
-    ids = write_pixel_maps(tmp_path / "a.zarr", images)
+    ids = write_pixel_maps(folder / "a.zarr", images)
     events = pd.DataFrame({"shard": "a", "row": np.arange(n), "event_id": ids})
     events["class"] = pd.Series([LABELS[i % 3] for i in range(n)], dtype="string")
     events["split"] = pd.Series(["train"] * 72 + ["validation"] * 12 + ["test"] * 12, dtype="string")
     events["part"] = [-1] * 72 + [0] * 24
-    events.to_parquet(tmp_path / "events.parquet")
-    return tmp_path
+    events.to_parquet(folder / "events.parquet")
+    return folder
+
+
+@pytest.fixture
+def data(tmp_path):
+    return write_data(tmp_path)
 
 
 def train(folder, name="cnn", **changes):
@@ -60,6 +67,21 @@ def classify(folder, out="0.parquet", **changes):
 
 def test_full_width_has_the_published_number_of_parameters():
     assert count_parameters(SiameseCnn()) == pytest.approx(3.4e6, rel=0.02)
+
+
+def test_the_table_of_layers_is_that_of_the_docs_and_adds_up():
+    command = [sys.executable, "-m", "nuvlm.cnn.network"]
+    table = subprocess.run(command, capture_output=True, text=True, check=True).stdout
+    assert table in (REPOSITORY / "docs" / "cnn.md").read_text(), "put what the command prints into docs/cnn.md"
+    *layers, total = (int(row.split("|")[4].replace(",", "") or 0) for row in table.replace(" ", "").splitlines()[2:])
+    assert sum(layers) == total == count_parameters(SiameseCnn())
+
+
+def test_the_table_gives_the_shapes_of_other_networks():
+    table = describe(SiameseCnn(views=3, width=0.25), 75)
+    # three times 24 channels; 75 pixels halved four times, each time rounded up
+    assert "| concatenation | of 3 views | 72 x 5 x 5 |" in table
+    assert "320 x 3 x 3" in table
 
 
 @pytest.mark.parametrize(("views", "size"), [(1, 32), (2, 112), (3, 75), (2, 256)])

@@ -31,8 +31,11 @@ JOBS = {
     "list_events": 1,
     "build_base_model": 1,
     "train_cnn": 1,
+    "export_cnn": 1,
+    "train_tree": 1,
     "finetune_vlm": 1,
     "classify_cnn": PARTS * 3,
+    "classify_tree": PARTS * 3,
     "classify_vlm": PARTS * 4,
     "explain_cnn": PARTS,
     "explain_vlm": PARTS,
@@ -46,13 +49,16 @@ JOBS = {
 FEEDS = {
     "simulate_events": "smear_and_downsample list_events",
     "smear_and_downsample": "crop_displays draw_gallery",
-    "crop_displays": "list_events train_cnn finetune_vlm classify_cnn classify_vlm",
-    "list_events": "train_cnn finetune_vlm classify_cnn classify_vlm evaluate draw_gallery",
+    "crop_displays": "list_events train_cnn train_tree finetune_vlm",
+    "list_events": "train_cnn train_tree finetune_vlm evaluate draw_gallery",
     "build_base_model": "finetune_vlm classify_vlm explain_vlm",
-    "train_cnn": "classify_cnn explain_cnn draw_figures write_report",
+    "train_cnn": "export_cnn classify_cnn explain_cnn draw_figures write_report",
+    "export_cnn": "classify_cnn",
+    "train_tree": "classify_tree draw_figures write_report",
     "finetune_vlm": "classify_vlm explain_vlm draw_figures write_report",
     # Which events are explained depends on the predictions of all models.
     "classify_cnn": "explain_cnn explain_vlm evaluate draw_gallery write_report",
+    "classify_tree": "explain_cnn explain_vlm evaluate draw_gallery write_report",
     "classify_vlm": "explain_cnn explain_vlm evaluate draw_gallery write_report",
     "explain_cnn": "evaluate draw_gallery",
     "explain_vlm": "evaluate draw_gallery",
@@ -146,6 +152,7 @@ SECTIONS = {
     "dataset": ("dataset={seed: 8}", "list_events"),
     "conditions": ("conditions=[nominal, half_resolution, blank]", "evaluate draw_gallery"),
     "cnn": ("cnn={learning_rate: 0.002}", "train_cnn"),
+    "tree": ("tree={learning_rate: 0.2}", "train_tree"),
     "vlm": ("vlm={prompts: resources/prompts_dune_cvn.yaml}", "build_base_model finetune_vlm classify_vlm"),
     "vlm.scratch": ("vlm={scratch: {steps: 10}}", "build_base_model"),
     "vlm.hub": ("vlm={hub: {revision: other}}", "write_report"),  # concerns a base model of the hub alone
@@ -183,6 +190,8 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
     ("change", "rules"),
     [
         ("cnn={classify_batch_size: 2}", "classify_cnn"),
+        ("cnn={classify_backend: torch}", "classify_cnn"),
+        ("tree={classify_batch_size: 2}", "classify_tree"),
         ("report={gallery: 3}", "draw_gallery"),
         ("cnn={gpus: 1}", "write_report"),
         ("vlm={finetune: {gpus: 4}}", "write_report"),
@@ -197,19 +206,20 @@ def test_how_jobs_run_is_no_reason_to_repeat_them(finished, change, rules):
 # package (__init__.py) holds no code. What follows from those rules follows from FEEDS.
 CONVERT = "convert_edepsim convert_larndsim"
 MAPS = "convert_png convert_cvn"
-CLASSIFY = "classify_cnn classify_vlm"
+TORCH = "classify_cnn classify_vlm"
+CLASSIFY = f"{TORCH} classify_tree"
 EXPLAIN = "explain_cnn explain_vlm"
 VOXELS = f"simulate_events {CONVERT} smear_and_downsample"
-READ_MAPS = f"list_events train_cnn finetune_vlm {CLASSIFY} {EXPLAIN} evaluate draw_gallery"
+READ_MAPS = f"list_events train_cnn train_tree finetune_vlm {CLASSIFY} {EXPLAIN} evaluate draw_gallery"
 BASE = "build_base_model fetch_base_model"
 MODULES = {
     "__init__": "",
     "charge": f"{VOXELS} explain_vlm",
     "classes": f"{MAPS} build_base_model draw_figures write_report {READ_MAPS}",
-    "conditions": f"{CLASSIFY} {EXPLAIN} draw_figures write_report",
+    "conditions": f"{CLASSIFY} explain_vlm draw_figures write_report",
     "config": "",
     "detector": f"{VOXELS} convert_cvn {READ_MAPS}",
-    "devices": f"train_cnn finetune_vlm {CLASSIFY} {EXPLAIN}",
+    "devices": f"train_cnn finetune_vlm {TORCH} {EXPLAIN}",
     "displays": "smear_and_downsample",
     "errors": "",
     "events": READ_MAPS,
@@ -217,19 +227,22 @@ MODULES = {
     "hdf5": f"{VOXELS} convert_cvn {READ_MAPS}",
     "layout": "",
     "logs": "",
+    "memory": f"train_cnn train_tree finetune_vlm {CLASSIFY} {EXPLAIN}",
     "occlusion": "explain_vlm",
     "pixelmaps": f"crop_displays {READ_MAPS}",
     "plan": "",
     "predictions": f"{CLASSIFY} {EXPLAIN} evaluate draw_figures draw_gallery write_report",
     "selection": EXPLAIN,
     "settings": f"{VOXELS} convert_cvn {READ_MAPS} {BASE}",
-    "storage": f"{VOXELS} {MAPS} crop_displays {READ_MAPS} {BASE} draw_figures write_report",
+    "storage": f"{VOXELS} {MAPS} crop_displays {READ_MAPS} {BASE} export_cnn draw_figures write_report",
     "topology": READ_MAPS,
     "voxels": f"{VOXELS} convert_cvn {READ_MAPS}",
     "cnn.__init__": "",
     "cnn.attribution": "explain_cnn",
-    "cnn.classify": "classify_cnn explain_cnn",
-    "cnn.network": "train_cnn classify_cnn explain_cnn",
+    "cnn.classify": "classify_cnn",
+    "cnn.export": "export_cnn",
+    "cnn.network": "train_cnn export_cnn classify_cnn explain_cnn",
+    "cnn.runtime": "export_cnn classify_cnn",
     "cnn.settings": "train_cnn",
     "cnn.training": "train_cnn",
     "evaluation.__init__": "",
@@ -273,6 +286,12 @@ MODULES = {
     "sources.png": "convert_png",
     "sources.rootfile": "convert_edepsim",
     "sources.segments": CONVERT,
+    "tree.__init__": "",
+    "tree.classify": "classify_tree",
+    "tree.features": "train_tree classify_tree",
+    "tree.model": "train_tree classify_tree",
+    "tree.settings": "train_tree",
+    "tree.training": "train_tree",
     "vlm.__init__": "",
     "vlm.adapter": "finetune_vlm",
     "vlm.arithmetic": "finetune_vlm",

@@ -179,6 +179,26 @@ def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
     assert f"{test['only_second']} go to the VLM and {test['only_first']} to the CNN" in numbers["summary"][0]
 
 
+def test_three_models_are_all_compared(tmp_path: Path) -> None:
+    run = write_run(tmp_path, models={"cnn": 1.6, "vlm": 0.5, "tree": 2.4})
+    html, numbers = _report(run, tmp_path)
+    tests = [test for test in numbers["comparisons"] if test["condition"] == "nominal"]
+    assert {(test["first"], test["second"]) for test in tests} == {("cnn", "vlm"), ("cnn", "tree"), ("vlm", "tree")}
+    scores = {model: of_model["nominal"]["accuracy"] for model, of_model in numbers["scores"].items()}
+    assert scores["tree"] > scores["cnn"] > scores["vlm"]
+    assert numbers["headline"].startswith("The BDT is the best classifier")
+    assert "BDT" in numbers["summary"][0]
+    assert "CNN" in numbers["summary"][0]
+    behind = numbers["summary"][1]
+    assert behind.startswith(f"The VLM is right for {100 * scores['vlm']:.1f} %")
+    assert f"{100 * (scores['tree'] - scores['vlm']):.1f} points behind the BDT" in behind
+    text = " ".join(" ".join(Page(html).text).split())
+    assert "CNN, VLM and BDT compared" in text
+    assert any(sentence.startswith("The BDT, boosted decision trees") for sentence in numbers["summary"])
+    assert all(set(event["models"]) == {"cnn", "vlm", "tree"} for event in numbers["gallery"])
+    assert {(row["model"], row["control"]) for row in numbers["controls"]} >= {("tree", "blank")}
+
+
 def test_equal_models_cannot_be_told_apart(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     same = {"cnn": run.predictions["cnn"], "vlm": run.predictions["cnn"]}

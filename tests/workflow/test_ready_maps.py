@@ -78,7 +78,7 @@ def write_cvn(folder: Path) -> None:
         ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal"),
     ],
 )
-def test_both_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition):
+def test_all_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition):
     maps = checkout / f"{source}_maps"
     maps.mkdir()
     write(maps)
@@ -98,7 +98,7 @@ def test_both_models_are_trained_and_reported_on(checkout, source, write, views,
     assert not (results / "voxels").exists()
     table = read_events(results / "events.parquet")
     assert table["class"].isna().sum() == 2, "tau neutrinos"
-    for model in ("cnn", "vlm"):
+    for model in ("cnn", "tree", "vlm"):
         predicted = pd.read_parquet(results / f"predictions/{model}/{condition}/0.parquet")
         assert sorted(predicted["event_id"]) == sorted(table[table["part"] >= 0]["event_id"])
         assert json.loads((results / f"models/{model}/training.json").read_text())["images"]["views"] == views

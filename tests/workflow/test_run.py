@@ -18,7 +18,7 @@ from nuvlm.voxels import open_shard
 from paths import REPOSITORY, SHARED, copy_workflow
 
 pytestmark = pytest.mark.workflow
-MODELS = ("cnn", "vlm")
+MODELS = ("cnn", "tree", "vlm")
 CONDITIONS = ("nominal", "half_resolution")
 
 
@@ -112,8 +112,9 @@ def test_every_job_has_a_log_and_a_benchmark(results):
         path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
     }
     assert logs == timed
-    assert len(logs) == 2 * 3 + 1 + 3 + 2 * (3 + 4) + 2 * 2 + 4  # of them the explanations, one a part and model
-    assert "events/s" in (results / "logs/train_cnn.log").read_text()
+    assert len(logs) == 2 * 3 + 1 + 5 + 2 * (3 + 3 + 4) + 2 * 2 + 4  # of them the explanations, one a part and model
+    for model in ("cnn", "tree"):
+        assert "events/s" in (results / f"logs/train_{model}.log").read_text()
 
 
 def test_a_second_run_has_nothing_to_do(finished):

@@ -1,5 +1,8 @@
 # The Siamese CNN.
 
+ONNX = CONFIG.cnn.classify_backend == "onnx"
+
+
 if CONFIG.models_from is None:
 
     rule train_cnn:
@@ -25,7 +28,8 @@ if CONFIG.models_from is None:
             gpu=CONFIG.cnn.gpus,
         params:
             settings=CONFIG.cnn.model_dump(
-                mode="json", exclude={"classify_batch_size", "gpus"}
+                mode="json",
+                exclude={"classify_batch_size", "classify_backend", "gpus"},
             ),
             stores=stores("pixelmaps"),
             # Beside the output: Snakemake deletes outputs before a retry.
@@ -34,12 +38,35 @@ if CONFIG.models_from is None:
         script:
             "../scripts/train_cnn.py"
 
+    rule export_cnn:
+        """Write the CNN as ONNX, checked against torch."""
+        input:
+            training="<results>/models/cnn/training.json",
+            weights="<results>/models/cnn/model.safetensors",
+            code=code("export_cnn.py"),
+        output:
+            "<results>/models/cnn_onnx/model.onnx",
+            "<results>/models/cnn_onnx/manifest.json",
+        log:
+            "<results>/logs/export_cnn.log",
+        benchmark:
+            "<results>/benchmarks/export_cnn.tsv"
+        conda:
+            "../envs/gpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=scaled(4000),
+            runtime=scaled(30),
+        script:
+            "../scripts/export_cnn.py"
+
 
 rule classify_cnn:
     """Classify one part of the events with the CNN, under one condition."""
     input:
         model="<models>/cnn/training.json",
         weights="<models>/cnn/model.safetensors",
+        export="<models>/cnn_onnx/model.onnx" if ONNX else [],
         events="<results>/events.parquet",
         pixelmaps=pixel_map_stores(),
         code=code("classify_cnn.py"),
@@ -52,11 +79,11 @@ rule classify_cnn:
         "<results>/benchmarks/classify_cnn/{condition}/{part}.tsv"
     conda:
         "../envs/gpu.yaml"
-    threads: cores(CONFIG.cnn.gpus)
+    threads: cores(0 if ONNX else CONFIG.cnn.gpus)
     resources:
         mem_mb=scaled(8000),
         runtime=scaled(60),
-        gpu=CONFIG.cnn.gpus,
+        gpu=0 if ONNX else CONFIG.cnn.gpus,
     params:
         batch_size=CONFIG.cnn.classify_batch_size,
         stores=stores("pixelmaps"),

@@ -103,7 +103,11 @@ def trained_models():
         return []
     files = ["manifest.json", "training.json"]
     return [
-        *expand("<models>/cnn/{file}", file=["model.safetensors", *files]),
+        *expand(
+            "<models>/{model}/{file}",
+            model=["cnn", "tree"],
+            file=["model.safetensors", *files],
+        ),
         *expand("<models>/vlm/{file}", file=["adapter_model.safetensors", *files]),
         f"{layout.base_model(CONFIG)}/manifest.json",
     ]

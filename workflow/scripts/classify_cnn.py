@@ -13,4 +13,5 @@ classify_cnn(
     part=int(snakemake.wildcards.part),
     batch_size=snakemake.params.batch_size,
     threads=snakemake.threads,
+    export=Path(snakemake.input.export).parent if snakemake.input.export else None,
 )

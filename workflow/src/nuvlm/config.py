@@ -1,6 +1,6 @@
 """The whole configuration: config/config.yaml checked, and its JSON schema.
 
-A stage with many settings keeps them beside its code (``detector``, ``cnn.settings``, ``vlm.settings``); here
+A stage with many settings keeps them beside its code (``detector``, ``cnn.settings``, ...); here
 they are put together with the rest. Nothing heavy is imported: Snakemake reads this while it parses rules.
 """
 
@@ -16,6 +16,7 @@ from nuvlm.conditions import CONTROLS, Condition
 from nuvlm.detector import Detector, Diffusion, fiducial_box_mm
 from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.settings import Settings
+from nuvlm.tree.settings import TreeSettings
 from nuvlm.vlm.settings import VlmSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
@@ -153,6 +154,7 @@ class Config(Settings):
     conditions: tuple[Condition, ...] = ("nominal", "half_resolution", "blank", "labels_permuted")
     """What the classifiers are shown: the images as they are, degraded ones, or what a control asks for."""
     cnn: CnnSettings = CnnSettings()
+    tree: TreeSettings = TreeSettings()
     vlm: VlmSettings = VlmSettings()
     report: ReportSettings = ReportSettings()
 

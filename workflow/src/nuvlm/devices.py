@@ -1,9 +1,8 @@
 """The device a model runs on, and how much memory it took there."""
 
-import resource
-import sys
-
 import torch
+
+from nuvlm.memory import process_peak_mb
 
 
 def choose_device() -> torch.device:
@@ -19,5 +18,4 @@ def peak_memory_mb() -> float:
     """Peak memory so far, MB (10^6 bytes): what torch has reserved on all GPUs, or this process without one."""
     if torch.cuda.is_available():
         return sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count())) / 1e6
-    # ru_maxrss is in KiB on Linux and in bytes on macOS.
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+    return process_peak_mb()

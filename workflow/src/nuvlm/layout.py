@@ -12,7 +12,9 @@ from nuvlm.errors import InputError
 PACKAGE = Path(__file__).parent
 # Edits of these change no result, so they rerun nothing.
 WITHOUT_EFFECT = {PACKAGE / "logs.py", PACKAGE / "errors.py"}
-MODELS = ("cnn", "vlm")
+MODELS = ("cnn", "vlm", "tree")
+# Those that show their reasons.
+EXPLAINED_MODELS = ("cnn", "vlm")
 # Zarr arrays of the stores and how many dimensions they have.
 DISPLAY_ARRAYS = {"xz": 3, "yz": 3, "event_id": 1, "vertex_mm": 2}
 PIXEL_MAP_ARRAYS = {"images": 4, "event_id": 1, "corner_mm": 2}
@@ -104,7 +106,15 @@ def check_models(config: Config) -> None:
     if config.models_from is None:
         return
     folder = Path("results", config.models_from, "models")
-    missing = [model for model in MODELS if not (folder / model / "training.json").is_file()]
+    files = {model: "training.json" for model in MODELS}
+    if config.cnn.classify_backend == "onnx":
+        files["cnn_onnx"] = "model.onnx"
+    missing = [name for name, file in files.items() if not (folder / name / file).is_file()]
+    if missing == ["cnn_onnx"]:
+        raise InputError(
+            f"models_from: {folder} has no cnn_onnx/model.onnx. Make it (snakemake export_cnn --config "
+            f"run={config.models_from}), or set cnn.classify_backend to torch."
+        )
     if missing:
         raise InputError(
             f"models_from: there is no finished model in {folder} ({', '.join(missing)} missing). Finish that run "

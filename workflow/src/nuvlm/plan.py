@@ -113,11 +113,13 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     elif config.models_from is None:
         jobs["build_base_model"] = 1
     if config.models_from is None:
-        jobs |= {"train_cnn": 1, "finetune_vlm": 1}
+        jobs |= {"train_cnn": 1, "export_cnn": 1, "train_tree": 1, "finetune_vlm": 1}
+    if config.cnn.classify_backend != "onnx":
+        jobs.pop("export_cnn", None)
     for model in layout.MODELS:
         jobs[f"classify_{model}"] = len(conditions_of(model, config.conditions)) * config.dataset.parts
     if config.report.explain:
-        jobs |= {f"explain_{model}": config.dataset.parts for model in layout.MODELS}
+        jobs |= {f"explain_{model}": config.dataset.parts for model in layout.EXPLAINED_MODELS}
     return jobs | {"evaluate": 1, "draw_figures": 1, "draw_gallery": 1, "write_report": 1}
 
 
@@ -133,7 +135,7 @@ def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -
     for rule, jobs in jobs_by_rule(config, shards).items():
         gpus = {
             "train_cnn": config.cnn.gpus,
-            "classify_cnn": config.cnn.gpus,
+            "classify_cnn": 0 if config.cnn.classify_backend == "onnx" else config.cnn.gpus,
             "finetune_vlm": config.vlm.finetune.gpus,
             "classify_vlm": config.vlm.classify.gpus,
             "explain_cnn": config.cnn.gpus,
@@ -181,6 +183,7 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
         "list_events": float(events),
         "build_base_model": float(config.vlm.scratch.steps),
         "train_cnn": train * config.cnn.max_epochs,
+        "train_tree": train,
         "finetune_vlm": train * config.vlm.finetune.epochs,
     }.get(rule, 0.0)
 
@@ -193,7 +196,7 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     train = events * (1 - config.dataset.validation - config.dataset.test)
     classified = events if config.models_from else events - train
     jobs = jobs_by_rule(config, shards)
-    tables = jobs["classify_cnn"] + jobs["classify_vlm"]
+    tables = sum(jobs[f"classify_{model}"] for model in layout.MODELS)
     maps = len(layout.store_files("", layout.PIXEL_MAP_ARRAYS))
     disk: dict[str, tuple[float, int]] = {}
     if config.input.has_voxels:

@@ -18,8 +18,7 @@ from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
 from nuvlm.classes import CLASSES
-from nuvlm.cnn.classify import load_cnn
-from nuvlm.cnn.network import SiameseCnn, to_float
+from nuvlm.cnn.network import SiameseCnn, load_cnn, to_float
 from nuvlm.devices import choose_device
 from nuvlm.logs import track
 from nuvlm.pixelmaps import check_images, image_settings, read_blocks

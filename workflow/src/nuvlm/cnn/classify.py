@@ -1,17 +1,16 @@
 """Classifying with a trained CNN."""
 
-import json
 import logging
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
 import torch
-from safetensors.torch import load_file
 
 from nuvlm.classes import CLASSES
-from nuvlm.cnn.network import SiameseCnn, to_float
+from nuvlm.cnn.network import load_cnn, to_float
+from nuvlm.cnn.runtime import load_exported
 from nuvlm.conditions import degrade
 from nuvlm.devices import choose_device, device_name, peak_memory_mb
 from nuvlm.events import read_events
@@ -22,18 +21,8 @@ from nuvlm.storage import verify_manifest
 
 logger = logging.getLogger(__name__)
 
-
-def load_cnn(model: Path, device: torch.device) -> SiameseCnn:
-    """The network of a folder that :func:`nuvlm.cnn.training.train_cnn` wrote, ready to classify.
-
-    Raises:
-        InputError: a file is missing or altered.
-    """
-    verify_manifest(model)
-    card = json.loads((model / "training.json").read_text())
-    network = SiameseCnn(card["views"], len(card["classes"]), card["settings"]["width"], card["settings"]["dropout"])
-    network.load_state_dict(load_file(model / "model.safetensors"))
-    return network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+Network = Callable[[np.ndarray], np.ndarray]
+"""From uint8 images (events, views, height, width) to logits (events, classes)."""
 
 
 def classify_cnn(
@@ -46,35 +35,54 @@ def classify_cnn(
     part: int,
     batch_size: int,
     threads: int,
+    export: Path | None = None,
 ) -> None:
     """Write the CNN's predictions for one part of the event table under one condition.
+
+    Args:
+        model: folder of :func:`nuvlm.cnn.training.train_cnn`.
+        export: folder of :func:`nuvlm.cnn.export.export_cnn`, to classify with onnxruntime on CPU cores; without one,
+            with torch.
 
     Raises:
         InputError: damaged files, or pixel maps made with other settings than those the CNN was trained on.
     """
-    torch.set_num_threads(threads)
-    device = choose_device()
     start = time.perf_counter()
-    network = load_cnn(model, device)
+    network, device = _load_torch(model, threads) if export is None else _load_exported(model, export, threads)
     load_seconds = time.perf_counter() - start
     check_images(stores, model / "training.json")
     table = read_events(events)
     table = table[table["part"] == part]
-    logp = np.zeros((len(table), len(CLASSES)))
+    logits = np.zeros((len(table), len(CLASSES)))
     seconds = np.zeros(len(table))
     warm = False
-    with torch.inference_mode():
-        for rows, block in track(read_blocks(stores, table, batch_size), "batches"):
-            images = torch.from_numpy(degrade(condition, block))
-            if not warm:
-                _classify(network, images, device)  # the first call sets up kernels, which is no event's time
-                warm = True
-            start = time.perf_counter()
-            logp[rows] = _classify(network, images, device)
-            seconds[rows] = (time.perf_counter() - start) / len(rows)
-    cost = Cost(device_name(device), batch_size, len(table), load_seconds, float(seconds.sum()), peak_memory_mb())
-    write_predictions(out, table, logp, 1.0, seconds, {}, cost)
+    for rows, block in track(read_blocks(stores, table, batch_size), "batches"):
+        images = degrade(condition, block)
+        if not warm:
+            network(images)  # the first call sets up kernels, which is no event's time
+            warm = True
+        start = time.perf_counter()
+        logits[rows] = network(images)
+        seconds[rows] = (time.perf_counter() - start) / len(rows)
+    cost = Cost(device, batch_size, len(table), load_seconds, float(seconds.sum()), peak_memory_mb())
+    write_predictions(out, table, logits, 1.0, seconds, {}, cost)
 
 
-def _classify(network: SiameseCnn, images: torch.Tensor, device: torch.device) -> np.ndarray:
-    return network(to_float(images, device)).double().log_softmax(dim=1).cpu().numpy()
+def _load_torch(model: Path, threads: int) -> tuple[Network, str]:
+    """The network in torch, on a GPU where there is one, and the name of the device."""
+    torch.set_num_threads(threads)
+    device = choose_device()
+    network = load_cnn(model, device)
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = network(to_float(torch.from_numpy(images), device)).cpu().numpy()
+        return found
+
+    return logits, device_name(device)
+
+
+def _load_exported(model: Path, export: Path, threads: int) -> tuple[Network, str]:
+    """The same in onnxruntime."""
+    verify_manifest(model)
+    return load_exported(export, model / "model.safetensors", threads), "CPU (ONNX Runtime)"

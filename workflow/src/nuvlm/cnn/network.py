@@ -4,10 +4,16 @@ The paper gives the kinds of blocks and the size (3.4 M parameters), not the tab
 MobileNetV2 (arXiv 1801.04381) and V3 (arXiv 1905.02244), whose blocks it names.
 """
 
+import argparse
+from collections.abc import Iterator
 from dataclasses import dataclass
+from pathlib import Path
 
 import torch
+from safetensors.torch import load_file
 from torch import Tensor, nn
+
+from nuvlm.storage import read_json, verify_manifest
 
 
 @dataclass(frozen=True)
@@ -115,6 +121,7 @@ class SiameseCnn(nn.Module):
 
     def __init__(self, views: int = 2, classes: int = 3, width: float = 1.0, dropout: float = 0.2) -> None:
         super().__init__()
+        self.views = views
         channels = _round_channels(STEM_CHANNELS * width)
         self.stem = nn.Sequential(*_conv(1, channels, 3, 2), nn.ReLU6(inplace=True))
         self.branch, channels = _stack(channels, BRANCH, width)
@@ -142,6 +149,19 @@ def _stack(channels: int, blocks: tuple[Block, ...], width: float) -> tuple[nn.S
     return nn.Sequential(*layers), channels
 
 
+def load_cnn(model: Path, device: torch.device) -> SiameseCnn:
+    """The network of a folder that :func:`nuvlm.cnn.training.train_cnn` wrote, ready to classify.
+
+    Raises:
+        InputError: a file is missing or altered.
+    """
+    verify_manifest(model)
+    card = read_json(model / "training.json")
+    network = SiameseCnn(card["views"], len(card["classes"]), card["settings"]["width"], card["settings"]["dropout"])
+    network.load_state_dict(load_file(model / "model.safetensors"))
+    return network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
 def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
@@ -149,3 +169,70 @@ def count_parameters(network: nn.Module) -> int:
 def to_float(images: Tensor, device: torch.device) -> Tensor:
     """Grey values (uint8) on the device as floats from 0 to 1."""
     return images.to(device, non_blocking=True).float().div_(255)
+
+
+def describe(network: SiameseCnn, size: int = 512) -> str:
+    """The layers of `network` as a Markdown table: output shape (channels, height, width) and parameters of each.
+
+    Args:
+        network: any.
+        size: side of the images, pixels.
+
+    Returns:
+        A row a layer in the order that an event passes them, each view going through the branch, and their sum.
+    """
+    views = network.views
+    shapes: dict[nn.Module, tuple[int, ...]] = {}
+    named = list(_rows(network))
+    handles = [
+        layer.register_forward_hook(lambda layer, _, output: shapes.update({layer: tuple(output.shape[1:])}))
+        for _, layer, _ in named
+    ]
+    training = network.training
+    with torch.inference_mode():
+        network.eval()(torch.zeros(1, views, size, size))
+    network.train(training)
+    for handle in handles:
+        handle.remove()
+    lines = ["| layer | block | output | parameters |", "|---|---|---|---|"]
+    lines.append(f"| images | {views} views, each through the branch | 1 x {size} x {size} | |")
+    for name, layer, what in named:
+        if name == "trunk 1":
+            channels, *sides = shapes[network.branch[-1]]
+            lines.append(f"| concatenation | of {views} views | {_by(channels * views, *sides)} | |")
+        if name == "classes":
+            lines.append(f"| pooling | mean of all pixels, dropout | {_by(shapes[network.head][0])} | |")
+        lines.append(f"| {name} | {what} | {_by(*shapes[layer])} | {count_parameters(layer):,} |")
+    lines.append(f"| all | | | {count_parameters(network):,} |")
+    return "\n".join(lines) + "\n"
+
+
+def _rows(network: SiameseCnn) -> Iterator[tuple[str, nn.Module, str]]:
+    """Name, layer, and what it is."""
+    yield "stem", network.stem, "convolution 3 x 3, stride 2, ReLU6"
+    for part, blocks, layers in (("branch", BRANCH, network.branch), ("trunk", TRUNK, network.trunk)):
+        for i, (block, layer) in enumerate(zip(blocks, layers, strict=True), 1):
+            words = [f"inverted residual {block.kernel} x {block.kernel}", f"expansion {block.expansion:g}"]
+            words += [f"stride {block.stride}"] * (block.stride > 1) + ["squeeze-and-excitation"] * block.squeeze
+            words += ["hard-swish" if block.hard_swish else "ReLU6"]
+            yield f"{part} {i}", layer, ", ".join(words)
+    yield "head", network.head, "convolution 1 x 1, hard-swish"
+    yield "classes", network.classify, "linear"
+
+
+def _by(*lengths: int) -> str:
+    return " x ".join(map(str, lengths))
+
+
+def main() -> None:
+    """Print the table of layers: ``python -m nuvlm.cnn.network``."""
+    parser = argparse.ArgumentParser(description="The layers of the Siamese CNN, their output shapes and parameters.")
+    parser.add_argument("--width", type=float, default=1.0, help="multiplier of all channels (cnn.width)")
+    parser.add_argument("--views", type=int, default=2)
+    parser.add_argument("--size", type=int, default=512, help="side of the pixel maps")
+    arguments = parser.parse_args()
+    print(describe(SiameseCnn(views=arguments.views, width=arguments.width), arguments.size), end="")
+
+
+if __name__ == "__main__":
+    main()

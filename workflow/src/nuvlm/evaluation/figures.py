@@ -203,7 +203,7 @@ def _curves(card: Mapping[str, Any]) -> tuple[str, dict[str, list[tuple[float, f
         return "step", {"train loss": card["losses"]}
     history = card.get("history") or []
     names = dict.fromkeys(name for record in history for name in record if "loss" in name or "accuracy" in name)
-    return "epoch", {
+    return card.get("unit", "epoch"), {
         words(name): [(epoch, record[name]) for epoch, record in enumerate(history, 1) if name in record]
         for name in names
     }

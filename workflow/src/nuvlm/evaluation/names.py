@@ -11,6 +11,8 @@ KINDS = ("confusion", "roc", "energy", "scores", "reliability")
 """Figures drawn for each model under each condition."""
 OVERVIEWS = ("robustness", "training")
 """Figures drawn once, of all models."""
+ACRONYMS = {"tree": "BDT"}
+"""Kinds of models whose name is not its own acronym."""
 
 RATIONALES = "rationales"
 """The figure drawn for each model that gives rationales."""
@@ -34,8 +36,9 @@ def without_controls(conditions: Iterable[str]) -> list[str]:
 
 
 def title(model: str) -> str:
-    """A model's name as in running text: vlm -> VLM, cnn_wide -> CNN wide."""
-    return model[:3].upper() + words(model[3:])
+    """A model's name as in running text: vlm -> VLM, cnn_wide -> CNN wide, tree -> BDT (boosted decision trees)."""
+    kind, _, rest = model.partition("_")
+    return " ".join([ACRONYMS.get(kind, kind.upper()), *([words(rest)] if rest else [])])
 
 
 def words(name: str) -> str:

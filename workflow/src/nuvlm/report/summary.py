@@ -25,6 +25,7 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
     if len(ranked) > 1:
         headline, sentence = _verdict(ranked, scores, results["comparisons"], condition)
         sentences.append(sentence)
+        sentences += [_behind(model, ranked[0], scores, results["comparisons"], condition) for model in ranked[2:]]
     else:
         score = scores[ranked[0]]
         headline = f"Of {score['n']:,} test events, the {title(ranked[0])} is {_right(score)}."
@@ -34,6 +35,11 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
     explained = {model: told for model, told in results["explanations"].items() if told["with_truth"]}
     sentences += [_reasons(model, told) for model, told in explained.items()]
     sentences.append(_speed(cost))
+    if "tree" in scores and len(scores) > 1:
+        sentences.append(
+            f"The {title('tree')}, boosted decision trees on quantities made by hand from each view, is a control: "
+            "what a network is better by is what looking at every pixel buys."
+        )
     missing = [name for name, of_class in scores[ranked[0]]["by_class"].items() if not of_class["n"]]
     if missing:
         names = " and ".join(PLAIN[name] for name in missing)
@@ -45,8 +51,7 @@ def _verdict(
     ranked: list[str], scores: Mapping[str, Any], comparisons: list[dict[str, Any]], condition: str
 ) -> tuple[str, str]:
     best, second = ranked[:2]
-    test = next(c for c in comparisons if c["condition"] == condition and {c["first"], c["second"]} == {best, second})
-    sign = 1 if test["first"] == best else -1
+    test, sign = _comparison(best, second, comparisons, condition)
     low, high = sorted(100 * sign * end for end in test["difference_interval"])
     only_best, only_second = (test["only_first"], test["only_second"])[::sign]
     ours, theirs = _right(scores[best]), _right(scores[second]).removeprefix("right ")
@@ -66,6 +71,24 @@ def _verdict(
         f"(McNemar's exact test, {p_value(test['p_value'])})."
     )
     return f"{headline}the {title(second)} {theirs}.", sentence
+
+
+def _comparison(
+    model: str, other: str, comparisons: list[dict[str, Any]], condition: str
+) -> tuple[dict[str, Any], int]:
+    """The comparison of two models under a condition, and -1 where it takes them the other way round."""
+    test = next(c for c in comparisons if c["condition"] == condition and {c["first"], c["second"]} == {model, other})
+    return test, 1 if test["first"] == model else -1
+
+
+def _behind(model: str, best: str, scores: Mapping[str, Any], comparisons: list[dict[str, Any]], condition: str) -> str:
+    test, sign = _comparison(best, model, comparisons, condition)
+    low, high = sorted(100 * sign * end for end in test["difference_interval"])
+    sure = "" if test["p_value"] < SIGNIFICANT else ", no significant difference"
+    return (
+        f"The {title(model)} is {_right(scores[model])}, {100 * abs(test['difference']):.1f} points behind the "
+        f"{title(best)} (95 % interval {number(low, 1)} to {number(high, 1)}; {p_value(test['p_value'])}{sure})."
+    )
 
 
 def _right(score: Mapping[str, Any]) -> str:
