@@ -3,6 +3,7 @@
 # make fault-test   every fault, also thirty kills of a run: a quarter of an hour
 # make plan   what a run will take: jobs, hours, disk
 # make slurm-test   the workflow on a real Slurm that it installs and starts here: as root, on Debian
+# make compare A=results/x B=results/y   two runs side by side
 # make validate   the simulation beside PDG and NIST values, some minutes
 VENV := .venv
 PYTHON ?= python3
@@ -10,14 +11,14 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test fault-test slurm-test plan validate classify lint format lock schema clean
+.PHONY: demo test fault-test slurm-test plan compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	$(SNAKEMAKE)
 	@echo "The report: results/demo/report/index.html"
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not long"
+	$(BIN)/python -m pytest -m "not long and not slurm" -n 2 --dist loadfile
 
 # Every fault, with the table of docs/running.md at the end.
 fault-test: $(INSTALLED)
@@ -33,6 +34,10 @@ plan: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.plan config/config.yaml $(CONFIG) $(if $(EVENTS),--events $(EVENTS)) \
 	  $(if $(EVENTS_PER_SHARD),--events-per-shard $(EVENTS_PER_SHARD))
 
+# Two finished runs side by side, with a page: make compare A=results/x B=results/y
+compare: $(INSTALLED)
+	@$(BIN)/python -m nuvlm.report.compare $(A) $(B)
+
 # Your own file to predictions, with the models of a finished run:
 #   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]
 RUN ?= mine
@@ -40,7 +45,7 @@ MODELS ?= demo
 OFFSET ?= 0,0,0
 BAD ?= error
 classify: $(INSTALLED)
-	$(SNAKEMAKE) predictions --config run=$(RUN) models_from=$(MODELS) \
+	$(SNAKEMAKE) predictions --config run=$(RUN) models_from=$(MODELS) 'conditions=[nominal]' \
 	  'input={source: $(SOURCE), files: ["$(FILE)"], offset_mm: [$(OFFSET)], on_bad_event: $(BAD)}'
 
 # Known particles through the simulated argon, beside PDG, NIST and GENIE: a table and a figure in docs/simulation.md.
@@ -83,6 +88,7 @@ lock:
 
 schema: $(INSTALLED)
 	$(BIN)/python -c 'from nuvlm.config import json_schema; print(json_schema(), end="")' > config/schema.json
+	$(BIN)/python -c 'from nuvlm.report.schema import json_schema; print(json_schema(), end="")' > resources/report.schema.json
 
 clean:
 	rm -rf $(VENV) .snakemake results/*

@@ -3,7 +3,7 @@
     python benchmarks/storage.py results/demo/voxels/sim00000.h5 results/demo/events.parquet
 
 Display and pixel-map stores are made from the shard's events by the stages themselves, at several sizes of pixels and
-windows; what training holds of the pixel maps is the sparse form of `nuvlm.pixelmaps.read_sparse`. Writes
+windows; what training holds of the pixel maps is the sparse form of `nuvlm.cnn.data`. Writes
 results/storage.json beside this file: `make plan` is reckoned with these numbers.
 """
 
@@ -14,9 +14,10 @@ from pathlib import Path
 
 import pandas as pd
 
+from nuvlm.cnn.data import StoredImages, read_sparse
 from nuvlm.detector import Detector, Diffusion
 from nuvlm.displays import smear_and_downsample
-from nuvlm.pixelmaps import crop_displays, read_sparse
+from nuvlm.pixelmaps import crop_displays
 from nuvlm.voxels import open_shard
 
 CROP = {"centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
@@ -36,8 +37,7 @@ def stores(shard: Path, pixel_mm: float, window: int) -> dict[str, float]:
         with open_shard(shard, Detector()) as voxels:
             n = len(voxels.events)
             rows = pd.DataFrame({"shard": "one", "row": range(n), "event_id": voxels.events["event_id"]})
-        sparse = read_sparse({"one": maps}, rows)
-        memory = sum(value.nbytes for value in vars(sparse).values() if hasattr(value, "nbytes"))
+        memory = read_sparse(StoredImages({"one": maps}, rows)).nbytes
         return {
             "pixel_mm": pixel_mm,
             "size": window,

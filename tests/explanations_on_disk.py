@@ -113,7 +113,7 @@ def write_explanations(run: Run, folder: Path, seed: int = 4, rationale: str = "
     return {"vlm": paths}
 
 
-def write_looks(run: Run, folder: Path) -> tuple[list[Path], dict[str, Path]]:
+def write_looks(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path], dict[str, Path]]:
     """Where a CNN looks in every event, a spot five pixels up and right of the vertex, and the pixel-map stores."""
     events = pd.read_parquet(run.events)
     maps: dict[str, Path] = {}
@@ -121,12 +121,13 @@ def write_looks(run: Run, folder: Path) -> tuple[list[Path], dict[str, Path]]:
         vertex = rows[["vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]].fillna(0).to_numpy()
         corner = (np.floor(vertex / PIXEL_MM) - SIZE // 2) * PIXEL_MM
         maps[str(shard)] = folder / "pixelmaps" / f"{shard}.zarr"
-        attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"]}
+        attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": SIZE}
+        attributes |= {"pixel_mm": PIXEL_MM, "transfer": "log", "white_mev": 200, "knee_mev": 1}
         arrays = {"images": np.zeros((len(rows), 2, SIZE, SIZE), np.uint8), "corner_mm": corner}
         write_store(maps[str(shard)], arrays | {"event_id": rows["event_id"].to_numpy(np.uint64)}, attributes)
     heat = np.zeros((len(events), 2, SIZE, SIZE), np.uint8)
     heat[:, :, SIZE // 2 + 5, SIZE // 2 + 5] = 255
-    path = folder / "explanations" / "cnn" / "0.zarr"
+    path = folder / "explanations" / cnn / "0.zarr"
     attributes = {"format": "nuvlm-cam", "version": 1, "shard": events["shard"].tolist(), "blackened": 0.2}
     attributes |= {"fall": ["map", "random"], "chosen": ["sample", "mistake"] * (len(events) // 2)}
     fall = np.stack([np.linspace(0.2, 0.6, len(events)), np.linspace(0, 0.2, len(events))], axis=1).astype(np.float32)

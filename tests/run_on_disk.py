@@ -18,6 +18,9 @@ CONDITIONS = ("nominal", "half_resolution", "blank", "labels_permuted")
 SHAPE = (40, 40, 140)
 PIXEL_MM = 50.0
 
+FOUR_MODELS = MappingProxyType({"cnn_published": 0.6, "cnn_tuned": 2.6, "tree": 1.2, "vlm": 1.6})
+"""The models of a run by the default configuration, for `models` below."""
+
 
 @dataclass(frozen=True)
 class Run:
@@ -99,6 +102,7 @@ def _events(rng: np.random.Generator, n: int, labelled: float) -> pd.DataFrame:
     )
     vertex = rng.uniform((-900, -900, 100), (900, 900, 6000), (n, 3))
     vertex[~known] = np.nan
+    deposits = np.random.default_rng(n)
     return pd.DataFrame(
         {
             "shard": shard,
@@ -116,6 +120,8 @@ def _events(rng: np.random.Generator, n: int, labelled: float) -> pd.DataFrame:
             "vertex_y_mm": vertex[:, 1],
             "vertex_z_mm": vertex[:, 2],
             "visible_energy": rng.uniform(100, 3000, n),
+            "edge_energy": deposits.exponential(10, n),
+            "pi0_energy": np.where(known, np.maximum(deposits.normal(0.2, 0.5, n), 0), np.nan),
         }
     )
 

@@ -11,15 +11,16 @@ import torch
 from transformers import PreTrainedModel
 
 from nuvlm.cnn.attribution import explain_cnn
+from nuvlm.cnn.checkpoint import read_checkpoint
 from nuvlm.cnn.classify import classify_cnn
 from nuvlm.cnn.network import load_cnn
-from nuvlm.cnn.settings import CnnSettings
-from nuvlm.cnn.training import read_checkpoint, train_cnn
+from nuvlm.cnn.settings import TrainSettings
+from nuvlm.cnn.training import train_cnn
 from nuvlm.detector import Detector, Diffusion
 from nuvlm.displays import smear_and_downsample
+from nuvlm.evaluation.browser import collect_events
 from nuvlm.evaluation.faithfulness import read_explanations
 from nuvlm.evaluation.figures import draw_figures
-from nuvlm.evaluation.gallery import draw_gallery
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.events import list_events, read_events
 from nuvlm.pixelmaps import crop_displays, image_settings, read_blocks
@@ -73,10 +74,10 @@ class SmallRun:
         return self.folder / "events.parquet"
 
     def train_cnn(self, out: Path, **settings: object) -> None:
-        values = {"width": 0.25, "max_epochs": 2, "batch_size": 8, "learning_rate": 1e-3} | settings
+        recipe = {"max_epochs": 2, "batch_size": 8, "learning_rate": 1e-3} | settings
         train_cnn(
             self.events, self.stores, out, self.folder / "checkpoints" / "cnn.pt", self.folder / "tensorboard",
-            settings=CnnSettings.model_validate(values), threads=1,
+            settings=TrainSettings.model_validate({"width": 0.25, "recipe": recipe}), threads=1,
         )  # fmt: skip
 
     def job(self, out: Path, **settings: object) -> Job:
@@ -127,13 +128,14 @@ def make_small_run(folder: Path) -> SmallRun:
         vocabulary=VOCABULARY, settings=ExplainSettings(max_new_tokens=4), merge_adapter=False, quantization="nf4",
         bf16=False, **chosen,
     )  # fmt: skip
-    explain_cnn(cnn, run.events, run.stores, explained, looks, threads=1, **chosen)
-    scores, gallery = folder / "scores.json", folder / "gallery.json"
+    explain_cnn(cnn, run.events, run.stores, explained, looks, name="cnn", threads=1, **chosen)
+    scores, browser = folder / "scores.json", folder / "events.json"
     evaluate(run.events, predictions, scores, resamples=20)
     training = {"cnn": cnn / "training.json", "vlm": vlm / "training.json"}
     draw_figures(scores, training, folder / "figures")
     tables = {model: parts["nominal"] for model, parts in predictions.items()}
-    draw_gallery(run.events, tables, {name: folder / "displays" / f"{name}.zarr" for name in shards}, 2, gallery)
+    stores = {name: folder / "displays" / f"{name}.zarr" for name in shards}
+    collect_events(run.events, tables, stores, 2, browser, seed=7)
     figure = next((folder / "figures").glob("confusion*.svg"))
     fingerprint = read_checkpoint_fingerprint(folder / "left" / "cnn.pt")
     steps = read_json(next((folder / "left" / "vlm").glob(f"*/{FINGERPRINT}")))
@@ -160,7 +162,7 @@ def make_small_run(folder: Path) -> SmallRun:
         "rationales": Product(rationales, lambda: _table(read_explanations([rationales]))),
         "maps of the CNN": Product(looks, lambda: _read_store(looks, "nuvlm-cam")),
         "scores": Product(scores, lambda: read_json(scores)),
-        "gallery": Product(gallery, lambda: read_json(gallery)),
+        "events to browse": Product(browser, lambda: read_json(browser)),
         "figure": Product(figure, lambda: _figure(figure)),
     }
     run.products.update(products)

@@ -10,7 +10,8 @@ from hypothesis import strategies as st
 from nuvlm import displays
 from nuvlm.charge import Readout
 from nuvlm.detector import Detector, Diffusion, drift_distance_mm
-from nuvlm.displays import Smearing, box_shares, smear_and_downsample, smear_reference
+from nuvlm.displays import Smearing, smear_and_downsample, smear_reference
+from nuvlm.smearing import box_shares
 from nuvlm.storage import open_store
 from nuvlm.voxels import Voxels
 

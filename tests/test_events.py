@@ -15,7 +15,7 @@ from nuvlm.predictions import Cost, read_costs, read_predictions, write_predicti
 from nuvlm.simulation.geant4 import DEPOSIT_DTYPE
 from nuvlm.sources.maps import PixelMap, write_maps
 from nuvlm.topology import TOPOLOGY_COLUMNS, TOPOLOGY_TYPES
-from nuvlm.voxels import PARTICLE_DTYPE
+from nuvlm.voxels import PARTICLE_DTYPE, Event, Voxels, write_shard
 from stores import read_pixel_maps
 from test_pixelmaps import make_pixel_maps
 
@@ -71,7 +71,7 @@ def test_what_there_is_to_see_stands_behind_the_other_truth(make_shard, detector
     with h5py.File(known, "r+") as file:
         file["truth/particles"], file["truth/deposits"] = particles, deposits
     table = tabulate({"a": plain, "b": known}, detector, tmp_path, train=False)
-    begin = table.columns.get_loc("visible_energy") + 1
+    begin = table.columns.get_loc("pi0_energy") + 1
     assert table.columns[begin:].tolist() == TOPOLOGY_COLUMNS
     assert {name: str(table[name].dtype) for name in TOPOLOGY_COLUMNS} == TOPOLOGY_TYPES
     of_a, of_b = (table[table["shard"] == shard] for shard in "ab")
@@ -83,6 +83,29 @@ def test_what_there_is_to_see_stands_behind_the_other_truth(make_shard, detector
         file["truth/deposits"] = deposits[1:]
     with pytest.raises(InputError, match=r"b\.h5: the tables /truth/particles and /truth/deposits are not of the same"):
         tabulate({"b": known}, detector, tmp_path, train=False)
+
+
+def test_energy_at_the_edge_and_of_pions(detector, tmp_path):
+    # Voxels of 1 x 5 x 5 mm: their centres are 49.5 and 50.5 mm from a wall in x, 47.5 and 52.5 mm in y and z.
+    def event(number, *voxels):
+        x, y, z = (np.array(axis, dtype=np.uint16) for axis in zip(*voxels, strict=True))
+        return Event(number, Voxels(x, y, z, 2.0 ** np.arange(len(voxels), dtype=np.float32)), 14, True, 2.0)
+
+    inside = (50, 10, 10)
+    write_shard(
+        tmp_path / "a.h5",
+        detector,
+        [
+            event(0, inside, (1949, 389, 1389)),
+            event(1, inside, (49, 10, 10), (1950, 10, 10)),
+            event(2, (50, 9, 10), inside, (50, 390, 10)),
+            event(3, (50, 10, 9), inside, (50, 10, 1390)),
+        ],
+    )
+    table = tabulate({"a": tmp_path / "a.h5"}, detector, tmp_path, train=False)
+    assert table["edge_energy"].tolist() == [0, 6, 5, 5]
+    assert table["visible_energy"].tolist() == [3, 7, 7, 7]
+    assert table["pi0_energy"].isna().all(), "no table of particles"
 
 
 def test_a_bad_event_of_a_shard_is_missing_from_stores_and_table_alike(make_shard, detector, tmp_path):

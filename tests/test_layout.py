@@ -4,7 +4,17 @@ import pytest
 
 from nuvlm.config import Config
 from nuvlm.errors import InputError
-from nuvlm.layout import base_model, check_models, list_shards, modules_of, simulated_events, store_files
+from nuvlm.layout import (
+    base_model,
+    check_models,
+    cnns,
+    explained_models,
+    list_shards,
+    models,
+    modules_of,
+    simulated_events,
+    store_files,
+)
 from paths import REPOSITORY
 
 SCRIPTS = REPOSITORY / "workflow" / "scripts"
@@ -14,7 +24,7 @@ def configured(*files: object) -> Config:
     return Config(input={"source": "voxels", "files": [str(file) for file in files]})
 
 
-def modules(script: str) -> set[str]:
+def imported(script: str) -> set[str]:
     return {path.rpartition("nuvlm/")[2].removesuffix(".py") for path in modules_of(SCRIPTS / script)}
 
 
@@ -57,23 +67,25 @@ def test_store_files_name_every_file():
 def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     other = Config(models_from="other", cnn={"classify_backend": "onnx"})
-    models = tmp_path / "results" / "other" / "models"
-    for model in ("cnn", "vlm"):
-        (models / model).mkdir(parents=True)
-        (models / model / "training.json").touch()
-    with pytest.raises(InputError, match=r"no finished model in results/other/models \(tree, cnn_onnx missing\)"):
+    trained = tmp_path / "results" / "other" / "models"
+    for model in ("cnn_tuned", "vlm", "tree"):
+        (trained / model).mkdir(parents=True)
+        (trained / model / "training.json").touch()
+    with pytest.raises(InputError, match=r"no finished model in results/other/models \(cnn_published missing\)"):
         check_models(other)
-    (models / "tree").mkdir()
-    (models / "tree" / "training.json").touch()
-    with pytest.raises(InputError, match=r"no cnn_onnx/model.onnx. Make it .*run=other"):
-        check_models(other)
+    alone = {"recipes": {"published": None, "tuned": {}}}
+    check_models(Config(models_from="other", cnn=alone))
+    with pytest.raises(InputError, match=r"no (results/other/models/cnn_tuned_onnx/model.onnx). Make .*\1.*run=other"):
+        check_models(Config(models_from="other", cnn=alone | {"classify_backend": "onnx"}))
+    (trained / "cnn_published").mkdir()
+    (trained / "cnn_published" / "training.json").touch()
     check_models(Config(models_from="other"))
     check_models(Config())
 
 
 def test_jobs_depend_on_the_modules_they_import_and_no_others():
     smear, crop, cnn, vlm = (
-        modules(f"{name}.py") for name in ("smear_and_downsample", "crop_displays", "train_cnn", "finetune_vlm")
+        imported(f"{name}.py") for name in ("smear_and_downsample", "crop_displays", "train_cnn", "finetune_vlm")
     )
     assert {"displays", "detector", "voxels", "storage"} <= smear
     assert not smear & {"pixelmaps", "events", "config", "layout", "cnn/network"}
@@ -83,11 +95,19 @@ def test_jobs_depend_on_the_modules_they_import_and_no_others():
     assert "vlm/training" in vlm
     assert not {name for name in cnn if name.startswith("vlm/")}
     assert not {name for name in vlm if name.startswith("cnn/")}
-    tree = modules("classify_tree.py")
+    tree = imported("classify_tree.py")
     assert {"tree/features", "tree/model", "tree/classify"} <= tree
     assert not tree & {"tree/training", "tree/settings", "devices"}, "the last would bring torch"
     for script in SCRIPTS.glob("*.py"):
-        assert not modules(script.name) & {"logs", "errors"}, "these change no result"
+        assert not imported(script.name) & {"logs", "errors"}, "these change no result"
+
+
+def test_each_recipe_is_a_model_in_the_order_of_the_report():
+    assert models(Config()) == ("cnn_published", "cnn_tuned", "tree", "vlm")
+    assert explained_models(Config()) == ("cnn_published", "cnn_tuned", "vlm")
+    one = Config(cnn={"recipes": {"published": None, "tuned": {}, "wide": None}})
+    assert cnns(one) == ("cnn_tuned",)
+    assert models(one) == ("cnn_tuned", "tree", "vlm")
 
 
 def test_fetched_models_of_other_revisions_or_tiles_lie_apart():

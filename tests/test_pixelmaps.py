@@ -6,7 +6,6 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nuvlm.conditions import conditions_of, degrade
 from nuvlm.detector import Diffusion
 from nuvlm.displays import smear_and_downsample
 from nuvlm.errors import InputError
@@ -17,7 +16,6 @@ from nuvlm.pixelmaps import (
     crop_displays,
     grayscale,
     open_pixel_maps,
-    read_sparse,
 )
 from nuvlm.storage import open_store, write_json
 from stores import read_pixel_maps
@@ -87,9 +85,6 @@ def test_reading_keeps_the_order_of_the_table(make_shard, detector):
     stores["b"] = make_pixel_maps(make_shard("b", first=0, n=4), detector)
     order = [("b", 3), ("a", 5), ("a", 0), ("b", 1)]
     images = read_pixel_maps(stores, table_of(order))
-    sparse = read_sparse(stores, table_of(order))
-    assert len(sparse) == len(order)
-    np.testing.assert_array_equal(sparse.dense(np.array([2, 0, 0, 3])), images[[2, 0, 0, 3]])
     for image, (shard, row) in zip(images, order, strict=True):
         np.testing.assert_array_equal(image, open_pixel_maps(stores[shard])["images"][row])
 
@@ -127,30 +122,3 @@ def test_a_model_refuses_pixel_maps_unlike_those_it_has_seen(make_shard, detecto
     write_json(tmp_path / "training.json", {"images": seen | {"source": "png"}})
     with pytest.raises(InputError, match="source is None, the model has seen png"):
         check_images({"a": store}, tmp_path / "training.json")
-
-
-def test_half_resolution_averages_four_pixels():
-    images = np.zeros((1, 2, 4, 4), dtype=np.uint8)
-    images[0, 1, :2, 2:] = [[255, 255], [255, 250]]
-    half = degrade("half_resolution", images)
-    assert half.shape == (1, 2, 2, 2)
-    assert half[0, 1].tolist() == [[0, 254], [0, 0]]
-    assert degrade("nominal", images) is images
-    odd = degrade("half_resolution", np.full((2, 3, 5, 5), 200, np.uint8))
-    assert odd.shape == (2, 3, 3, 3)
-    assert odd[0, 0].tolist() == [[200, 200, 100], [200, 200, 100], [100, 100, 50]]
-
-
-def test_controls_take_the_picture_away_or_leave_it():
-    images = np.full((1, 2, 4, 4), 7, dtype=np.uint8)
-    assert degrade("blank", images).shape == images.shape
-    assert not degrade("blank", images).any()
-    assert degrade("labels_permuted", images) is images
-    with pytest.raises(ValueError, match="unknown condition 'blurred'"):
-        degrade("blurred", images)
-
-
-def test_a_model_that_is_told_nothing_has_no_order_of_classes():
-    conditions = ["nominal", "labels_permuted", "blank"]
-    assert conditions_of("vlm_small", conditions) == conditions
-    assert conditions_of("cnn", conditions) == conditions_of("tree", conditions) == ["nominal", "blank"]

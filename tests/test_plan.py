@@ -62,6 +62,15 @@ def test_hours_follow_from_events_and_rates():
     assert "train_cnn" in render(found).split("? not measured on such a machine: ")[1].splitlines()[0]
 
 
+def test_epochs_of_all_recipes_are_counted():
+    recipes = {"published": {"max_epochs": 2}, "tuned": None, "long": {"max_epochs": 10}}
+    config = Config(**SMALL | {"cnn": {"gpus": 0, "recipes": recipes}}, dataset={"validation": 0.1, "test": 0.1})
+    rates = [Rate(of="train_cnn", value=3.6, unit="core-s an event and epoch", machine="", command="")]
+    training = stage(make_plan(config, 1000, 1, rates), "train_cnn")
+    assert training.jobs == 2
+    assert training.core_hours == pytest.approx(800 * (2 + 10) * 1e-3)
+
+
 def test_gpus_share_the_work_and_count_in_full():
     four = Config(input={"source": "voxels", "files": ["a.h5"]}, dataset={"validation": 0.05, "test": 0.05})
     found = make_plan(four, 190_000, 190, RATES)

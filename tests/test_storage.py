@@ -22,6 +22,7 @@ from nuvlm.detector import Detector
 from nuvlm.errors import InputError
 from nuvlm.storage import (
     SEAL,
+    EventFile,
     atomic_path,
     create_store,
     open_store,
@@ -187,6 +188,32 @@ def test_a_streamed_store_is_byte_for_byte_what_zarr_writes(tmp_path):
     opened = open_store(tmp_path / "ours", "f")
     for name, values in ARRAYS.items():
         np.testing.assert_array_equal(opened[name][:], values)
+
+
+def test_events_are_read_one_by_one_in_any_order(tmp_path):
+    write_store(tmp_path / "a.zarr", ARRAYS, {"format": "f"})
+    store = open_store(tmp_path / "a.zarr", "f")
+    for name in ("images", "empty", "corner_mm"):
+        file, event = EventFile(tmp_path / "a.zarr", store[name]), np.empty_like(ARRAYS[name][0])
+        for row in (3, 6, 0, 3):
+            file.read(row, event)
+            np.testing.assert_array_equal(event, ARRAYS[name][row])
+
+
+def test_a_file_that_changes_after_it_was_opened_is_noticed(tmp_path):
+    write_store(tmp_path / "a.zarr", ARRAYS, {"format": "f"})
+    array = open_store(tmp_path / "a.zarr", "f")["images"]
+    path, event = tmp_path / "a.zarr/images/c/0/0/0/0", np.empty((2, 16, 16), dtype=np.uint8)
+    content = path.read_bytes()
+    file = EventFile(tmp_path / "a.zarr", array)
+    path.write_bytes(content[:20])
+    with pytest.raises(InputError, match=r"a\.zarr: event 6 of it cannot be read any more"):
+        file.read(6, event)
+    with pytest.raises(InputError, match=r"a\.zarr: cannot be read any more"):
+        EventFile(tmp_path / "a.zarr", array)
+    path.unlink()
+    with pytest.raises(InputError, match=r"a\.zarr: cannot be read any more"):
+        EventFile(tmp_path / "a.zarr", array)
 
 
 def test_a_store_may_hold_no_event(tmp_path):

@@ -7,7 +7,7 @@ import pytest
 from nuvlm.detector import Detector
 from nuvlm.simulation.final_states import FinalState, Particle
 from nuvlm.simulation.geant4 import DEPOSIT_DTYPE, Interaction, simulate
-from nuvlm.topology import TOPOLOGY_TYPES, find_topology, is_charged
+from nuvlm.topology import TOPOLOGY_TYPES, find_topology, is_charged, leading_pion_energy
 from nuvlm.voxels import PARTICLE_DTYPE
 
 VERTEX = np.array([0.0, 0.0, 2500.0])
@@ -109,3 +109,14 @@ def test_an_electron_and_a_pion() -> None:
     assert (pion["charged"], pion["track_mm"]) == (0, 0)
     assert 800 < pion["shower_mev"] < 1012
     assert 0 < pion["shower_gap_mm"] < 1500
+
+
+def test_energy_of_the_leading_neutral_pion() -> None:
+    nan = np.nan
+    rows = [(7, 111, 365.02), (7, 111, 65.02), (7, 2212, 900.0), (3, 211, 800.0), (4, 111, 500.0), (4, 111, nan)]
+    particles = np.array([(event, pdg, energy, (0, 0, 1)) for event, pdg, energy in rows], dtype=PARTICLE_DTYPE)
+    # 365.02 + 134.98 MeV; a charged pion alone; one of unknown energy; an event that the table does not have
+    found = leading_pion_energy(np.array([7, 3, 4, 9], dtype=np.uint64), particles)
+    np.testing.assert_allclose(found, [0.5, 0, nan, nan], rtol=1e-6)
+    for unknown in (None, particles[["event_id", "pdg"]]):
+        assert np.isnan(leading_pion_energy(np.array([7, 3]), unknown)).all()

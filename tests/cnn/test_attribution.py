@@ -11,7 +11,7 @@ from nuvlm.classes import CLASSES
 from nuvlm.cnn.attribution import cell_pixels, explain_cnn, hires_cam, probability_lost
 from nuvlm.cnn.classify import classify_cnn
 from nuvlm.cnn.network import SiameseCnn, SqueezeExcitation, load_cnn, to_float
-from nuvlm.cnn.settings import CnnSettings
+from nuvlm.cnn.settings import Recipe, TrainSettings
 from nuvlm.cnn.training import train_cnn
 from nuvlm.errors import InputError
 from nuvlm.storage import open_store
@@ -44,9 +44,8 @@ def run(tmp_path_factory):
     events["split"] = pd.Series(["train"] * 108 + ["validation"] * 12 + ["test"] * 30, dtype="string")
     events["part"] = [-1] * 108 + [0] * 42
     events.to_parquet(folder / "events.parquet")
-    settings = CnnSettings(
-        width=0.25, learning_rate=3e-3, batch_size=12, max_epochs=20, patience=20, dropout=0, flip=True
-    )
+    recipe = Recipe(learning_rate=3e-3, batch_size=12, max_epochs=20, patience=20, flip=True)
+    settings = TrainSettings(width=0.25, dropout=0, recipe=recipe)
     stores = {"a": folder / "a.zarr"}
     train_cnn(
         folder / "events.parquet", stores, folder / "cnn", folder / "checkpoint.pt", folder / "tensorboard",
@@ -60,7 +59,7 @@ def run(tmp_path_factory):
 
 
 def explain(folder: Path, name: str, predictions: str = "0.parquet", **changes) -> Path:
-    keywords = {"part": 0, "count": 30, "seed": 7, "threads": 1} | changes
+    keywords = {"name": "cnn", "part": 0, "count": 30, "seed": 7, "threads": 1} | changes
     tables, stores = {"cnn": folder / predictions}, {"a": folder / "a.zarr"}
     explain_cnn(folder / "cnn", folder / "events.parquet", stores, tables, folder / name, **keywords)
     return folder / name

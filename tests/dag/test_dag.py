@@ -23,48 +23,49 @@ pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
 TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}"]
 PARTS = 2
-# Jobs of a rule in the demo. The CNN is told nothing of the classes, so their order is no condition for it.
+CNNS = 2
+# Jobs of a rule in the demo. A CNN is told nothing of the classes, so their order is no condition for it.
 JOBS = {
     "simulate_events": SHARDS,
     "smear_and_downsample": SHARDS,
     "crop_displays": SHARDS,
     "list_events": 1,
     "build_base_model": 1,
-    "train_cnn": 1,
-    "export_cnn": 1,
+    "train_cnn": CNNS,
+    "export_cnn": CNNS,
     "train_tree": 1,
     "finetune_vlm": 1,
-    "classify_cnn": PARTS * 3,
-    "classify_tree": PARTS * 3,
-    "classify_vlm": PARTS * 4,
-    "explain_cnn": PARTS,
+    "classify_cnn": CNNS * PARTS * 11,
+    "classify_tree": PARTS * 11,
+    "classify_vlm": PARTS * 12,
+    "explain_cnn": CNNS * PARTS,
     "explain_vlm": PARTS,
     "evaluate": 1,
     "draw_figures": 1,
-    "draw_gallery": 1,
+    "collect_events": 1,
     "write_report": 1,
     "all": 1,
 }
 # Rules that read what a rule makes.
 FEEDS = {
     "simulate_events": "smear_and_downsample list_events",
-    "smear_and_downsample": "crop_displays draw_gallery",
+    "smear_and_downsample": "crop_displays collect_events",
     "crop_displays": "list_events train_cnn train_tree finetune_vlm",
-    "list_events": "train_cnn train_tree finetune_vlm evaluate draw_gallery",
+    "list_events": "train_cnn train_tree finetune_vlm evaluate collect_events",
     "build_base_model": "finetune_vlm classify_vlm explain_vlm",
     "train_cnn": "export_cnn classify_cnn explain_cnn draw_figures write_report",
     "export_cnn": "classify_cnn",
     "train_tree": "classify_tree draw_figures write_report",
     "finetune_vlm": "classify_vlm explain_vlm draw_figures write_report",
     # Which events are explained depends on the predictions of all models.
-    "classify_cnn": "explain_cnn explain_vlm evaluate draw_gallery write_report",
-    "classify_tree": "explain_cnn explain_vlm evaluate draw_gallery write_report",
-    "classify_vlm": "explain_cnn explain_vlm evaluate draw_gallery write_report",
-    "explain_cnn": "evaluate draw_gallery",
-    "explain_vlm": "evaluate draw_gallery",
+    "classify_cnn": "explain_cnn explain_vlm evaluate collect_events write_report",
+    "classify_tree": "explain_cnn explain_vlm evaluate collect_events write_report",
+    "classify_vlm": "explain_cnn explain_vlm evaluate collect_events write_report",
+    "explain_cnn": "evaluate collect_events",
+    "explain_vlm": "evaluate collect_events",
     "evaluate": "draw_figures write_report",
     "draw_figures": "write_report",
-    "draw_gallery": "write_report",
+    "collect_events": "write_report",
     "write_report": "all",
 }
 
@@ -79,6 +80,10 @@ def after(rules: str) -> dict[str, int]:
             found.add(rule)
             queue += FEEDS.get(rule, "").split()
     return {rule: JOBS[rule] for rule in found}
+
+
+# What runs when one CNN is trained again; which events are explained depends on the predictions of all models.
+OF_ONE_CNN = {rule: JOBS[rule] // CNNS for rule in ("train_cnn", "export_cnn", "classify_cnn")}
 
 
 def snakemake(folder: Path, *arguments: str, check: bool = True) -> str:
@@ -150,8 +155,8 @@ SECTIONS = {
     "display.readout": ("display={readout: {threshold_mev: 0.1}}", "smear_and_downsample"),
     "pixelmap": ("pixelmap={size: 96}", "crop_displays"),
     "dataset": ("dataset={seed: 8}", "list_events"),
-    "conditions": ("conditions=[nominal, half_resolution, blank]", "evaluate draw_gallery"),
-    "cnn": ("cnn={learning_rate: 0.002}", "train_cnn"),
+    "conditions": ("conditions=[nominal, half_resolution, blank]", "evaluate collect_events"),
+    "cnn": ("cnn={width: 0.5}", "train_cnn"),
     "tree": ("tree={learning_rate: 0.2}", "train_tree"),
     "vlm": ("vlm={prompts: resources/prompts_dune_cvn.yaml}", "build_base_model finetune_vlm classify_vlm"),
     "vlm.scratch": ("vlm={scratch: {steps: 10}}", "build_base_model"),
@@ -192,14 +197,30 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
         ("cnn={classify_batch_size: 2}", "classify_cnn"),
         ("cnn={classify_backend: torch}", "classify_cnn"),
         ("tree={classify_batch_size: 2}", "classify_tree"),
-        ("report={gallery: 3}", "draw_gallery"),
+        ("report={browser: 3}", "collect_events"),
         ("cnn={gpus: 1}", "write_report"),
+        ("cnn={memory_mb: 9000, workers: 3}", "write_report"),
         ("vlm={finetune: {gpus: 4}}", "write_report"),
         ("vlm={classify: {gpus: 1}}", "write_report"),
     ],
 )
 def test_how_jobs_run_is_no_reason_to_repeat_them(finished, change, rules):
     assert planned(finished, *TINY, change) == after(rules)
+
+
+@pytest.mark.parametrize("recipe", ["published", "tuned"])
+def test_a_changed_recipe_trains_its_own_cnn_alone(finished, recipe):
+    change = f"cnn={{recipes: {{{recipe}: {{learning_rate: 0.004}}}}}}"
+    assert planned(finished, *TINY, change) == after("train_cnn") | OF_ONE_CNN
+
+
+def test_a_recipe_left_out_or_added_concerns_no_other_cnn(finished):
+    # with other models other events are explained
+    explain = after("explain_cnn explain_vlm evaluate draw_figures collect_events write_report")
+    without = explain | {"explain_cnn": PARTS}
+    assert planned(finished, *TINY, "cnn={recipes: {published: null}}") == without
+    new = {"train_cnn": 1, "export_cnn": 1, "classify_cnn": PARTS * 11, "explain_cnn": 3 * PARTS}
+    assert planned(finished, *TINY, "cnn={recipes: {wide: {batch_size: 8}}}") == explain | new
 
 
 # Every module of the package: the rules whose jobs an edit of it repeats, in whatever DAG they are. A part of the
@@ -210,59 +231,76 @@ TORCH = "classify_cnn classify_vlm"
 CLASSIFY = f"{TORCH} classify_tree"
 EXPLAIN = "explain_cnn explain_vlm"
 VOXELS = f"simulate_events {CONVERT} smear_and_downsample"
-READ_MAPS = f"list_events train_cnn train_tree finetune_vlm {CLASSIFY} {EXPLAIN} evaluate draw_gallery"
+READ_MAPS = f"list_events train_cnn train_tree finetune_vlm {CLASSIFY} {EXPLAIN} evaluate collect_events"
 BASE = "build_base_model fetch_base_model"
 MODULES = {
     "__init__": "",
     "charge": f"{VOXELS} explain_vlm",
-    "classes": f"{MAPS} build_base_model draw_figures write_report {READ_MAPS}",
-    "conditions": f"{CLASSIFY} explain_vlm draw_figures write_report",
+    "classes": f"{MAPS} build_base_model export_cnn draw_figures write_report {READ_MAPS}",
+    "conditions": f"{CLASSIFY} explain_vlm evaluate draw_figures write_report",
     "config": "",
+    "degradation": f"{CLASSIFY} explain_vlm",
     "detector": f"{VOXELS} convert_cvn {READ_MAPS}",
     "devices": f"train_cnn finetune_vlm {TORCH} {EXPLAIN}",
     "displays": "smear_and_downsample",
+    "energy": f"train_cnn finetune_vlm {CLASSIFY} {EXPLAIN} evaluate draw_figures collect_events write_report",
     "errors": "",
     "events": READ_MAPS,
     "genie": f"simulate_events {CONVERT} {READ_MAPS}",
     "hdf5": f"{VOXELS} convert_cvn {READ_MAPS}",
+    "launch": "train_cnn finetune_vlm",
     "layout": "",
     "logs": "",
     "memory": f"train_cnn train_tree finetune_vlm {CLASSIFY} {EXPLAIN}",
     "occlusion": "explain_vlm",
     "pixelmaps": f"crop_displays {READ_MAPS}",
     "plan": "",
-    "predictions": f"{CLASSIFY} {EXPLAIN} evaluate draw_figures draw_gallery write_report",
-    "selection": EXPLAIN,
+    "predictions": f"{CLASSIFY} {EXPLAIN} evaluate draw_figures collect_events write_report",
+    "selection": f"{EXPLAIN} collect_events",
     "settings": f"{VOXELS} convert_cvn {READ_MAPS} {BASE}",
+    "smearing": f"smear_and_downsample {CLASSIFY} explain_vlm",
     "storage": f"{VOXELS} {MAPS} crop_displays {READ_MAPS} {BASE} export_cnn draw_figures write_report",
     "topology": READ_MAPS,
     "voxels": f"{VOXELS} convert_cvn {READ_MAPS}",
     "cnn.__init__": "",
     "cnn.attribution": "explain_cnn",
+    "cnn.checkpoint": "train_cnn",
     "cnn.classify": "classify_cnn",
+    "cnn.data": "train_cnn",
     "cnn.export": "export_cnn",
     "cnn.network": "train_cnn export_cnn classify_cnn explain_cnn",
+    "cnn.processes": "train_cnn",
+    "cnn.recipes": "train_cnn",
     "cnn.runtime": "export_cnn classify_cnn",
     "cnn.settings": "train_cnn",
+    "cnn.trainer": "train_cnn",
     "cnn.training": "train_cnn",
     "evaluation.__init__": "",
+    "evaluation.browser": "collect_events",
     "evaluation.calibration": "evaluate",
     "evaluation.comparison": "evaluate",
-    "evaluation.faithfulness": "evaluate draw_figures draw_gallery",
+    "evaluation.cuts": "evaluate draw_figures",
+    "evaluation.dependence": "evaluate",
+    "evaluation.faithfulness": "evaluate draw_figures collect_events",
     "evaluation.figures": "draw_figures",
-    "evaluation.gallery": "draw_gallery",
-    "evaluation.intervals": "evaluate draw_figures draw_gallery",
-    "evaluation.mapview": "draw_gallery",
+    "evaluation.intervals": "evaluate draw_figures collect_events",
     "evaluation.metrics": "evaluate",
     "evaluation.names": "draw_figures write_report",
-    "evaluation.samples": "evaluate draw_figures draw_gallery write_report",
-    "evaluation.style": "draw_figures draw_gallery",
+    "evaluation.samples": "evaluate draw_figures collect_events write_report",
+    "evaluation.spectrum": "evaluate",
+    "evaluation.sparse": "collect_events",
+    "evaluation.style": "draw_figures",
     "report.__init__": "",
+    "report.alt": "write_report",
+    "report.browser": "write_report",
+    "report.compare": "",
     "report.controls": "write_report",
     "report.cost": "write_report",
     "report.page": "write_report",
     "report.provenance": "write_report",
+    "report.schema": "write_report",
     "report.summary": "write_report",
+    "report.tables": "write_report",
     "report.wording": "write_report",
     "simulation.__init__": "",
     "simulation.expected": "explain_vlm",
@@ -303,7 +341,6 @@ MODULES = {
     "vlm.explain": "explain_vlm",
     "vlm.families": f"{BASE} finetune_vlm classify_vlm explain_vlm",
     "vlm.hub": "fetch_base_model",
-    "vlm.launch": "finetune_vlm",
     "vlm.mllama": "classify_vlm explain_vlm",
     "vlm.model": "finetune_vlm classify_vlm explain_vlm",
     "vlm.offline": "finetune_vlm classify_vlm explain_vlm",
@@ -366,7 +403,7 @@ def test_an_edited_module_reruns_its_rules_and_what_follows(finished, module):
 
 
 def test_without_explanations_none_are_made(finished):
-    rules = after("evaluate draw_gallery")
+    rules = after("evaluate collect_events")
     assert planned(finished, *TINY, "report={explain: 0}") == rules
 
 
@@ -405,18 +442,18 @@ def test_one_changed_prompt_reruns_the_language_model_alone(finished):
 
 
 @pytest.mark.parametrize(
-    ("file", "rule"),
+    ("file", "jobs"),
     [
-        ("cnn/model.safetensors", "train_cnn"),
-        ("vlm/manifest.json", "finetune_vlm"),
-        ("base/manifest.json", "build_base_model"),
+        ("cnn_tuned/model.safetensors", after("train_cnn") | OF_ONE_CNN),
+        ("vlm/manifest.json", after("finetune_vlm")),
+        ("base/manifest.json", after("build_base_model")),
     ],
 )
-def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, rule):
+def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, jobs):
     path = finished / "results/demo/models" / file
     path.rename(path.with_suffix(".away"))
     try:
-        assert planned(finished, *TINY) == after(rule)
+        assert planned(finished, *TINY) == jobs
     finally:
         path.with_suffix(".away").rename(path)
 
@@ -424,7 +461,7 @@ def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, rule
 def test_more_events_make_new_shards_alone(finished):
     more = planned(finished, "--config", "input={simulate: {events: 60, events_per_shard: 10}}")
     new = {"simulate_events": 2, "smear_and_downsample": 2, "crop_displays": 2}
-    assert more == after("list_events draw_gallery") | new
+    assert more == after("list_events collect_events") | new
 
 
 @pytest.mark.parametrize(
@@ -462,7 +499,7 @@ def test_a_new_input_file_adds_its_own_shard(checkout):
     finish(checkout, *arguments)
     write_native(checkout / "few", range(3, 4))
     new = {"smear_and_downsample": 1, "crop_displays": 1}
-    assert planned(checkout, *arguments) == after("list_events draw_gallery") | new
+    assert planned(checkout, *arguments) == after("list_events collect_events") | new
 
 
 @pytest.fixture(scope="module")
@@ -477,7 +514,7 @@ def test_the_published_setting_on_190_shards(checkout, native):
     assert "simulate_events" not in jobs
     assert "build_base_model" not in jobs
     assert jobs["smear_and_downsample"] == jobs["crop_displays"] == 190
-    assert jobs["classify_vlm"] == 20 * 4
+    assert jobs["classify_vlm"] == 4 * 20
     assert jobs["fetch_base_model"] == 1
 
 
@@ -526,6 +563,19 @@ def test_the_four_gpu_job_asks_for_its_resources(checkout, site):
     assert ("gres" in told, "gpu_model" in told) == ("gres" in str(values), "gpu_model" in values)
 
 
+def test_training_alone_takes_several_gpus(checkout):
+    several = "cnn={processes: 4, gpus: 4, memory_mb: 9000, classify_backend: torch}"
+    plan = snakemake(checkout, "--dry-run", "--cores", "64", *TINY, "run=several", several)
+    for rule, asked in {
+        "train_cnn": {"gpu=4", "mem_mb=41000"},
+        "classify_cnn": {"gpu=1"},
+        "explain_cnn": {"gpu=1"},
+    }.items():
+        job = plan.split(f"rule {rule}:")[1].split("\n\n")[0]
+        assert f"threads: {32 if rule == 'train_cnn' else 8}\n" in job
+        assert asked <= set(re.search(r"resources: (.*)", job)[1].split(", "))
+
+
 def test_every_rule_with_gpus_goes_to_their_partition(checkout):
     rules = [text for file in (checkout / "workflow/rules").glob("*.smk") for text in file.read_text().split("rule ")]
     with_gpus = {rule.split(":")[0] for rule in rules if " gpu=" in rule}
@@ -540,9 +590,9 @@ PARTIAL = {
         "smear_and_downsample": SHARDS, "crop_displays": SHARDS, "list_events": 1,
     },
     "snakemake --force results/demo/pixelmaps/sim00002.zarr/manifest.json": {"crop_displays": 1},
-    "snakemake --forcerun results/demo/voxels/sim00002.h5": after("list_events draw_gallery")
+    "snakemake --forcerun results/demo/voxels/sim00002.h5": after("list_events collect_events")
     | {"simulate_events": 1, "smear_and_downsample": 1, "crop_displays": 1},
-    "snakemake --forcerun results/demo/predictions/vlm/half_resolution/{0,1}.parquet": after("evaluate draw_gallery")
+    "snakemake --forcerun results/demo/predictions/vlm/half_resolution/{0,1}.parquet": after("evaluate collect_events")
     | {"classify_vlm": 2},
     "snakemake predictions --config run=again models_from=demo": {
         **{rule: JOBS[rule] for rule in ("simulate_events", "smear_and_downsample", "crop_displays", "list_events")},
@@ -611,3 +661,12 @@ def test_every_overlay_makes_a_plan(checkout, overlays, monkeypatch):
 
 def test_lint(checkout):
     assert "good condition" in snakemake(checkout, "--lint")
+
+
+def test_a_beam_s_spectrum_concerns_the_scores_and_is_checked_before_anything_runs(finished):
+    beam = finished / "beam.csv"
+    beam.write_text("energy_gev,weight\n0,1\n10,1\n")
+    setting = "report={spectrum: beam.csv}"
+    assert planned(finished, *TINY, setting) == after("evaluate")
+    beam.write_text("energy_gev,weight\n0,1\n10,lots\n")
+    assert "beam.csv, line 3: weight is 'lots'" in snakemake(finished, "--dry-run", *TINY, setting, check=False)

@@ -13,6 +13,7 @@ from nuvlm.evaluation.calibration import (
     expected_calibration_error,
     fit_temperature,
     negative_log_likelihood,
+    reliability,
 )
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.evaluation.samples import Sample
@@ -61,6 +62,27 @@ def test_the_fit_finds_the_temperature_that_the_events_were_drawn_with(temperatu
     assert found == pytest.approx(temperature, rel=0.3)
 
 
+def test_reliability_by_hand() -> None:
+    p = np.array([[0.95, 0.05, 0], [0.91, 0, 0.09], [0.4, 0.35, 0.25], [0.2, 0.5, 0.3]])
+    told = reliability(sample_of(np.array([0, 1, 0, 1]), p.argmax(axis=1), p))
+    assert told["accuracy_n"] == [0, 0, 0, 0, 1, 1, 0, 0, 0, 2]
+    assert told["confidence"][4:6] == pytest.approx([0.4, 0.5])
+    assert told["confidence"][9] == pytest.approx(0.93)
+    assert told["accuracy"][9] == 0.5
+    assert told["accuracy"][0] is told["accuracy_interval"][0] is told["confidence"][0] is None
+
+
+def test_each_temperature_has_its_diagram() -> None:
+    p = np.array([[0.5, 0.25, 0.25]] * 6 + [[0.25, 0.5, 0.25]] * 4)
+    sample = sample_of(np.array([0] * 5 + [1] * 5), p.argmax(axis=1), p)
+    told = calibrate(sample, sample)["temperatures"]
+    # At T = 5 a confidence of 1 / 2 becomes 2^5 / (2^5 + 1 + 1) = 16 / 17.
+    assert told["plain"]["reliability"]["confidence"][5] == 0.5
+    assert told["published"]["reliability"]["confidence"][9] == pytest.approx(16 / 17)
+    (fitted,) = (value for value in told["fitted"]["reliability"]["confidence"] if value is not None)
+    assert fitted == pytest.approx(0.9, abs=1e-3), "9 of 10 are right"
+
+
 def test_a_temperature_that_does_not_exist_is_none() -> None:
     right = sample_of(np.arange(3), np.arange(3), 0.8 * np.eye(3) + 0.2 / 3)
     assert fit_temperature(right) is None
@@ -69,9 +91,10 @@ def test_a_temperature_that_does_not_exist_is_none() -> None:
     nothing = sample_of(np.zeros(0, dtype=int), np.zeros(0, dtype=int), np.zeros((0, 3)))
     assert fit_temperature(nothing) is None
     told = calibrate(nothing, right)["temperatures"]
-    assert told["fitted"] == {"temperature": None, "ece": None, "nll": None}
+    assert told["fitted"] == {"temperature": None, "ece": None, "nll": None, "reliability": None}
     assert told["plain"]["ece"] == pytest.approx(1 - (0.8 + 0.2 / 3))
-    assert calibrate(right, nothing)["temperatures"]["published"] == {"temperature": 5, "ece": None, "nll": None}
+    unmeasured = {"temperature": 5, "ece": None, "nll": None, "reliability": None}
+    assert calibrate(right, nothing)["temperatures"]["published"] == unmeasured
 
 
 def test_the_fit_is_made_on_validation_and_measured_on_test(tmp_path: Path) -> None:

@@ -3,7 +3,8 @@
 import numpy as np
 import pytest
 
-from nuvlm.evaluation.comparison import compare
+from nuvlm.evaluation.comparison import agreement, compare, compare_all
+from nuvlm.evaluation.dependence import Axis
 from nuvlm.evaluation.intervals import binomial_interval
 
 
@@ -41,3 +42,29 @@ def test_clopper_pearson_at_the_ends() -> None:
     assert binomial_interval(0, 10) == pytest.approx([0, 1 - 0.025**0.1])
     assert binomial_interval(10, 10) == pytest.approx([0.025**0.1, 1])
     assert binomial_interval(0, 0) is None
+
+
+def test_many_pairs_are_compared_as_each_alone() -> None:
+    pairs = [_pair(20, 8, 1, 5), _pair(10, 3, 9, 12)]
+    assert compare_all(pairs, seed=4) == [compare(*pair, seed=4) for pair in pairs]
+
+
+def test_where_two_models_disagree_by_hand() -> None:
+    truth = np.array([0, 0, 0, 1, 1, 2])
+    first = np.array([True, True, False, False, True, False])
+    second = np.array([True, False, True, False, False, True])
+    axis = Axis({"edges": [0, 1, 2]}, np.array([0, 1, 1, 0, -1, 1]))
+    found = agreement(truth, first, second, axis)
+    assert found["by_class"] == {
+        "nue_cc": {"both": 1, "only_first": 1, "only_second": 1, "neither": 0},
+        "numu_cc": {"both": 0, "only_first": 1, "only_second": 0, "neither": 1},
+        "nc": {"both": 0, "only_first": 0, "only_second": 1, "neither": 0},
+    }
+    assert found["by_energy"] == {
+        "edges": [0, 1, 2],
+        "both": [1, 0],
+        "only_first": [0, 1],
+        "only_second": [0, 2],
+        "neither": [1, 0],
+    }
+    assert agreement(truth, first, second, None)["by_energy"] is None

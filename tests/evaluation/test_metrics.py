@@ -11,7 +11,7 @@ from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_a
 from nuvlm.classes import CLASSES
 from nuvlm.errors import InputError
 from nuvlm.evaluation.metrics import (
-    energy_edges,
+    describe_sample,
     evaluate,
     score_sample,
     weighted_auc,
@@ -102,7 +102,7 @@ def test_bootstrap_interval_has_the_binomial_width() -> None:
     truth = rng.integers(3, size=2000)
     predicted = np.where(rng.random(2000) < 0.8, truth, (truth + 1) % 3)
     sample = sample_of(truth, predicted, np.eye(3)[predicted])
-    score = score_sample(sample, np.full(2000, 5.0))
+    score = score_sample(sample)
     low, high = score["accuracy_interval"]
     assert low < score["accuracy"] < high
     expected = 2 * 1.96 * np.sqrt(score["accuracy"] * (1 - score["accuracy"]) / 2000)
@@ -111,24 +111,18 @@ def test_bootstrap_interval_has_the_binomial_width() -> None:
 
 def test_efficiency_and_purity_sum_up_to_recall_and_precision(results: dict) -> None:
     for name, of_class in results["scores"]["cnn"]["nominal"]["by_class"].items():
-        energy = of_class["energy"]
+        energy = of_class["dependence"]["energy"]
         right = sum(k * n for k, n in zip(energy["efficiency"], energy["efficiency_n"], strict=True) if n)
         assert sum(energy["efficiency_n"]) == of_class["n"], name
         assert sum(energy["purity_n"]) == of_class["selected"], name
         assert right / of_class["n"] == pytest.approx(of_class["recall"])
 
 
-def test_energy_bins_hold_every_energy() -> None:
-    edges = energy_edges(np.array([0.2, 9.99, np.nan, *np.linspace(1, 9, 298)]))
-    assert edges[0] == 0
-    assert edges[-1] == 10
-    assert len(edges) == 6
-    assert len(energy_edges(np.full(3, np.nan))) == 3
-
-
 def test_roc_rejection_is_reached_at_the_efficiency() -> None:
     sample = _sample()
-    for k, of_class in enumerate(score_sample(sample, np.full(400, np.nan), 10)["by_class"].values()):
+    described = score_sample(sample, 10)
+    describe_sample(described, sample, {})
+    for k, of_class in enumerate(described["by_class"].values()):
         score = sample.probabilities[:, k]
         signal, background = score[sample.truth == k], score[sample.truth != k]
         passing = np.sort(signal)[::-1][int(np.ceil(0.8 * len(signal))) - 1]
@@ -140,7 +134,9 @@ def test_roc_rejection_is_reached_at_the_efficiency() -> None:
 def test_a_class_missing_from_the_test_split_is_left_out_of_the_means() -> None:
     truth = np.array([0, 0, 1, 1])
     predicted = np.array([0, 0, 1, 2])
-    score = score_sample(sample_of(truth, predicted, np.eye(3)[predicted]), np.full(4, 3.0), 50)
+    sample = sample_of(truth, predicted, np.eye(3)[predicted])
+    score = score_sample(sample, 50)
+    describe_sample(score, sample, {})
     assert score["by_class"]["nc"]["recall"] is None
     assert score["by_class"]["nc"]["auc"] is None
     assert score["by_class"]["nc"]["roc"] is None
@@ -151,7 +147,7 @@ def test_a_class_missing_from_the_test_split_is_left_out_of_the_means() -> None:
 def test_a_class_never_predicted_has_no_precision_and_counts_as_zero() -> None:
     truth = np.array([0, 1, 2, 2])
     predicted = np.array([0, 1, 1, 1])
-    score = score_sample(sample_of(truth, predicted, np.eye(3)[predicted]), np.full(4, 3.0), 50)
+    score = score_sample(sample_of(truth, predicted, np.eye(3)[predicted]), 50)
     assert score["by_class"]["nc"]["precision"] is None
     assert score["precision"] == pytest.approx(precision_score(truth, predicted, average="macro", zero_division=0))
 
@@ -165,6 +161,59 @@ def test_without_truth_nothing_is_scored_and_everything_is_counted(tmp_path: Pat
     assert score["accuracy"] is score["auc"] is score["accuracy_interval"] is None
     assert sum(score["predicted_without_truth"].values()) == 20
     assert results["comparisons"][0]["p_value"] is None
+
+
+def test_curves_of_robustness_go_through_pictures_as_they_are(run: Run, results: dict, tmp_path: Path) -> None:
+    assert list(results["robustness"]) == ["resolution"]
+    told = {
+        model: {
+            "nominal": conditions["nominal"],
+            "noise_900": conditions["half_resolution"],
+            "scale_80": conditions["blank"],
+            "noise_50": conditions["nominal"],
+        }
+        for model, conditions in run.predictions.items()
+    }
+    evaluate(run.events, told, tmp_path / "scores.json", resamples=300)
+    found = json.loads((tmp_path / "scores.json").read_text())
+    assert {kind: curve["axis"] for kind, curve in found["robustness"].items()} == {
+        "noise": "noise of each pixel (keV)",
+        "scale": "energy scale (%)",
+    }
+    noise, scale = (found["robustness"][kind]["models"]["vlm"] for kind in ("noise", "scale"))
+    assert [(point["level"], point["condition"]) for point in noise] == [
+        (0, "nominal"),
+        (50, "noise_50"),
+        (900, "noise_900"),
+    ]
+    assert [point["level"] for point in scale] == [80, 100]
+    of = results["scores"]["vlm"]
+    for point, condition in zip((*noise, scale[0]), ("nominal", "nominal", "half_resolution", "blank"), strict=True):
+        assert point["accuracy"] == of[condition]["accuracy"]
+        assert point["accuracy_interval"] == of[condition]["accuracy_interval"]
+
+
+def test_conditions_that_are_not_shown_in_full_have_overall_scores_alone(results: dict) -> None:
+    for condition, score in results["scores"]["vlm"].items():
+        full = condition in ("nominal", "half_resolution")
+        assert ("pi0" in score) == full
+        assert ("roc" in score["by_class"]["nc"]) == full
+        assert score["auc_interval"] is not None
+    for told in results["comparisons"]:
+        assert ("by_class" in told) == (told["condition"] in ("nominal", "half_resolution"))
+
+
+def test_disagreement_is_that_of_the_tables(run: Run, results: dict) -> None:
+    first, second = (_tables(run, model, "nominal").set_index("event_id") for model in ("cnn", "vlm"))
+    right = pd.DataFrame(
+        {"first": first["predicted"] == first["class"], "second": second["predicted"] == second["class"]}
+    )
+    told = results["comparisons"][0]
+    for name in CLASSES:
+        of_class = right[first["class"] == name]
+        assert told["by_class"][name]["only_first"] == int((of_class["first"] & ~of_class["second"]).sum())
+        assert sum(told["by_class"][name].values()) == len(of_class)
+    assert sum(told["by_energy"]["neither"]) == told["neither"]
 
 
 def _rewrite(path: Path, edit: object) -> None:

@@ -13,7 +13,8 @@ from small_run import Product, SmallRun, Tally
 pytestmark = pytest.mark.faults
 PRODUCTS = (
     "voxel shard", "display store", "pixel-map store", "event table", "CNN checkpoint", "VLM checkpoint", "CNN weights",
-    "base model", "adapter", "predictions", "cost", "rationales", "maps of the CNN", "scores", "gallery", "figure",
+    "base model", "adapter", "predictions", "cost", "rationales", "maps of the CNN", "scores", "events to browse",
+    "figure",
 )  # fmt: skip
 FLIPS, CUTS = 40, 12
 """Of each product: 640 flipped bits in all."""

@@ -30,7 +30,7 @@ def test_a_cnn_that_diverges_ends_without_a_model(small_run: SmallRun, tally: Ta
     checkpoint.parent.mkdir(exist_ok=True)
     checkpoint.write_bytes(content.getvalue() + SEAL)
     seal(checkpoint)
-    with pytest.raises(InputError, match=r"loss is not a number in epoch 1 .* lower cnn\.learning_rate"):
+    with pytest.raises(InputError, match=r"loss is not a number in epoch 1.* lower .*learning_rate"):
         small_run.train_cnn(tmp_path / "cnn")
     checkpoint.unlink()
     assert not (tmp_path / "cnn").exists()

@@ -222,7 +222,8 @@ def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = copy_workflow(tmp_path_factory.mktemp("undisturbed"))
     snakemake(folder, "predictions", *CORES, *SMALLEST)
     found = outcome(folder)
-    assert len(found) == 2 * 2 + 1 + 3 + 2 * 2, "two shards with two stores each, a table, three models, four parts"
+    # two shards with two stores each, a table, five models with the base model, two parts of each of four
+    assert len(found) == 2 * 2 + 1 + 5 + 4 * 2
     return found
 
 

@@ -23,7 +23,7 @@ def concluded(control: str, nominal: np.ndarray, shown: np.ndarray) -> str:
     samples = {"nominal": answers(nominal), control: answers(shown)}
     change = compare(samples[control].correct, samples["nominal"].correct, 1, 50)
     change |= {"reference": "nominal", "same_answer": float((nominal == shown).mean())}
-    scores = {name: score_sample(sample, np.full(len(TRUTH), np.nan), 50) for name, sample in samples.items()}
+    scores = {name: score_sample(sample, 50) for name, sample in samples.items()}
     (row,) = conclude({"scores": {"vlm": scores}, "changes": {"vlm": {control: change}}})
     return row["conclusion"]
 

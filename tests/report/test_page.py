@@ -9,20 +9,16 @@ import pandas as pd
 import pytest
 import yaml
 
-from explanations_on_disk import write_explanations, write_looks
+from explanations_on_disk import write_explanations
 from nuvlm.conditions import CONTROLS
 from nuvlm.config import Config
 from nuvlm.errors import InputError
-from nuvlm.evaluation.figures import draw_figures
-from nuvlm.evaluation.gallery import draw_gallery
-from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.page import as_seen, departures, write_report
 from nuvlm.storage import read_json, write_json
 from paths import REPOSITORY
-from run_on_disk import Run, write_run
-
-PUBLISHED = REPOSITORY / "resources" / "published.yaml"
+from report_on_disk import PUBLISHED, make_page, make_report
+from run_on_disk import FOUR_MODELS, Run, write_run
 
 
 class Page(HTMLParser):
@@ -66,32 +62,6 @@ class Page(HTMLParser):
         self.text.append(data)
 
 
-def _report(
-    run: Run, folder: Path, config: dict | None = None, count: int = 4, rationales: dict[str, list[Path]] | None = None
-) -> tuple[str, dict]:
-    rationales = rationales or {}
-    heat, maps = write_looks(run, folder) if rationales else ([], {})
-    scored = {"explanations": rationales, "heat": heat}
-    evaluate(run.events, run.predictions, folder / "scores.json", resamples=200, **scored)
-    draw_figures(folder / "scores.json", run.training, folder / "figures")
-    nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
-    drawn = {"explanations": rationales, "heat": heat, "pixel_maps": maps}
-    draw_gallery(run.events, nominal, run.displays, count, folder / "gallery.json", **drawn)
-    write_report(
-        scores=folder / "scores.json",
-        figures=folder / "figures",
-        gallery=folder / "gallery.json",
-        predictions=run.predictions,
-        training=run.training,
-        published=PUBLISHED,
-        config=config or Config().model_dump(mode="json"),
-        repository=REPOSITORY,
-        page=folder / "report" / "index.html",
-        data=folder / "report" / "report.json",
-    )
-    return (folder / "report" / "index.html").read_text(), json.loads((folder / "report" / "report.json").read_text())
-
-
 @pytest.fixture(scope="module")
 def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return tmp_path_factory.mktemp("run")
@@ -104,7 +74,7 @@ def run(folder: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def report(run: Run, folder: Path) -> tuple[str, dict]:
-    return _report(run, folder)
+    return make_report(run, folder)
 
 
 def test_the_page_needs_nothing_but_itself(report: tuple[str, dict]) -> None:
@@ -119,7 +89,7 @@ def test_the_page_needs_nothing_but_itself(report: tuple[str, dict]) -> None:
 def test_the_page_is_well_formed_and_readable_aloud(report: tuple[str, dict]) -> None:
     page = Page(report[0])
     assert len(page.ids) == len(set(page.ids))
-    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
+    assert {anchor[1:] for anchor in page.anchors if "=" not in anchor} <= set(page.ids)
     assert page.unlabelled == 0
 
 
@@ -173,7 +143,7 @@ def test_temperatures_are_on_the_page(report: tuple[str, dict]) -> None:
 def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     swapped = {"cnn": run.predictions["vlm"], "vlm": run.predictions["cnn"]}
-    _, numbers = _report(Run(run.events, swapped, run.displays, run.training), tmp_path, count=1)
+    _, numbers = make_report(Run(run.events, swapped, run.displays, run.training), tmp_path, count=1)
     test = numbers["comparisons"][0]
     assert numbers["headline"].startswith("The VLM is the better classifier")
     assert f"{test['only_second']} go to the VLM and {test['only_first']} to the CNN" in numbers["summary"][0]
@@ -181,7 +151,7 @@ def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
 
 def test_three_models_are_all_compared(tmp_path: Path) -> None:
     run = write_run(tmp_path, models={"cnn": 1.6, "vlm": 0.5, "tree": 2.4})
-    html, numbers = _report(run, tmp_path)
+    html, numbers = make_report(run, tmp_path)
     tests = [test for test in numbers["comparisons"] if test["condition"] == "nominal"]
     assert {(test["first"], test["second"]) for test in tests} == {("cnn", "vlm"), ("cnn", "tree"), ("vlm", "tree")}
     scores = {model: of_model["nominal"]["accuracy"] for model, of_model in numbers["scores"].items()}
@@ -199,10 +169,32 @@ def test_three_models_are_all_compared(tmp_path: Path) -> None:
     assert {(row["model"], row["control"]) for row in numbers["controls"]} >= {("tree", "blank")}
 
 
+def test_the_four_models_of_a_run_read_well(tmp_path: Path) -> None:
+    run = write_run(tmp_path, models=FOUR_MODELS)
+    html, numbers = make_report(run, tmp_path, rationales=write_explanations(run, tmp_path))
+    summary, text = numbers["summary"], " ".join(" ".join(Page(html).text).split())
+    assert "CNN published, CNN tuned, BDT and VLM compared" in text
+    assert numbers["headline"].startswith("The CNN tuned is the best classifier")
+    behind = [line.split(" is right")[0] for line in summary if "points behind the CNN tuned" in line]
+    assert behind == ["The BDT", "The CNN published"]
+    assert "CNN published and CNN tuned are one network, trained by different recipes" in " ".join(summary)
+    (changed,) = [line for line in summary if line.startswith("From nominal to half resolution, in points")]
+    assert [changed.count(f"the {name} ") for name in ("CNN published", "CNN tuned", "BDT", "VLM")] == [1] * 4
+    assert len(numbers["comparisons"]) == 6 * 3, "every two, under each condition that both have"
+    table = html.split("<h3>Table 1")[1].split("</table>")[0]
+    rows = re.findall(r'<tr class="published"><th scope="row"><span class="hidden">(.*?)</span>', table)
+    assert rows == ["CNN published", "VLM"], "the other CNN is not the published one"
+    for cnn in ("cnn_published", "cnn_tuned"):
+        assert numbers["heat"][cnn]["n"] > 0
+    for cnn in ("CNN published", "CNN tuned"):
+        assert f"{cnn}: is it where it looks?" in text
+    assert {tuple(event["heat"]) for event in numbers["gallery"]} == {("cnn_published", "cnn_tuned")}
+
+
 def test_equal_models_cannot_be_told_apart(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     same = {"cnn": run.predictions["cnn"], "vlm": run.predictions["cnn"]}
-    _, numbers = _report(Run(run.events, same, run.displays, run.training), tmp_path, count=0)
+    _, numbers = make_report(Run(run.events, same, run.displays, run.training), tmp_path, count=0)
     assert "cannot be told apart" in numbers["headline"]
     assert "p = 1)" in numbers["summary"][0]
 
@@ -265,18 +257,18 @@ def test_names_from_files_are_escaped(tmp_path: Path) -> None:
     for path in (run.events, *run.tables()):
         pd.read_parquet(path).replace({"shard": {"first": evil, "second": evil + "2"}}).to_parquet(path, index=False)
     displays = {evil: run.displays["first"], evil + "2": run.displays["second"]}
-    html, numbers = _report(Run(run.events, run.predictions, displays, run.training), tmp_path)
+    html, numbers = make_report(Run(run.events, run.predictions, displays, run.training), tmp_path)
     assert numbers["gallery"][0]["shard"].startswith(evil)
     assert evil not in html
     assert "&lt;script&gt;alert(1)" in html
 
 
 def test_own_files_without_truth_get_a_report(tmp_path: Path) -> None:
-    html, numbers = _report(write_run(tmp_path, n=16, labelled=0), tmp_path)
+    html, numbers = make_report(write_run(tmp_path, n=16, labelled=0), tmp_path, count=4)
     page = Page(html)
     assert "No test event has known truth" in numbers["headline"]
     assert "Of 16 events the CNN takes" in numbers["summary"][0]
-    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
+    assert {anchor[1:] for anchor in page.anchors if "=" not in anchor} <= set(page.ids)
     assert len(numbers["gallery"]) == 4
     assert numbers["gallery"][0]["truth"] is None
 
@@ -286,7 +278,7 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     folder = tmp_path_factory.mktemp("explained")
     run = write_run(folder)
     evil = "A track of <img src=x onerror=alert(1)> & <script>alert(2)</script>"
-    return _report(run, folder, rationales=write_explanations(run, folder, rationale=evil))
+    return make_report(run, folder, rationales=write_explanations(run, folder, rationale=evil))
 
 
 def test_what_rationales_are_worth_is_on_the_page(explained: tuple[str, dict]) -> None:
@@ -294,7 +286,7 @@ def test_what_rationales_are_worth_is_on_the_page(explained: tuple[str, dict]) -
     told = numbers["explanations"]["vlm"]
     page = Page(html)
     assert page.unlabelled == 0
-    assert {anchor[1:] for anchor in page.anchors} <= set(page.ids)
+    assert {anchor[1:] for anchor in page.anchors if "=" not in anchor} <= set(page.ids)
     section = html.split('<section id="explanations">')[1].split("</section>")[0]
     text = " ".join(" ".join(Page(f"<a>{section}</a>").text).split())
     for claim in told["claims"].values():
@@ -306,7 +298,7 @@ def test_what_rationales_are_worth_is_on_the_page(explained: tuple[str, dict]) -
         assert f"{100 * what['difference']:.1f}" in text
     assert f"{100 * told['agreement']['chance']:.1f} %" in text
     assert f"{100 * told['errors']['track_cm']['nominal']['spread']:.0f} %" in text
-    assert f"a difference of {numbers['heat']['difference']:.3f}" in text
+    assert f"a difference of {numbers['heat']['cnn']['difference']:.3f}" in text
 
 
 def test_the_summary_says_whether_rationales_follow_the_picture(explained: tuple[str, dict], tmp_path: Path) -> None:
@@ -322,32 +314,41 @@ def test_the_summary_says_whether_rationales_follow_the_picture(explained: tuple
         nominal = table[table["picture"] == "nominal"]
         same = pd.concat([nominal, nominal.assign(picture="text_only")])
         same.to_parquet(path, index=False)
-    _, numbers = _report(run, tmp_path, count=0, rationales=rationales)
+    _, numbers = make_report(run, tmp_path, count=0, rationales=rationales)
     (sentence,) = [line for line in numbers["summary"] if "rationales" in line]
     assert "do not measurably follow the picture" in sentence
     assert numbers["explanations"]["vlm"]["right"]["difference"] == 0
 
 
-def test_claims_in_the_gallery_are_marked_and_words_are_harmless(explained: tuple[str, dict]) -> None:
+def events_data(html: str) -> dict:
+    """What the page draws events from."""
+    return json.loads(html.split('<script id="events-data" type="application/json">')[1].split("</script>")[0])
+
+
+def test_claims_are_marked_and_words_are_harmless(explained: tuple[str, dict]) -> None:
     html, numbers = explained
     assert "<img src=x" not in html
     assert "<script>alert(2)" not in html
-    assert "&lt;script&gt;alert(2)" in html
-    claims = [claim for event in numbers["gallery"] for one in event["explanations"]["vlm"] for claim in one["claims"]]
-    marks = html.split('<section id="gallery">')[1].split('<ul class="claims"')[1:]
-    marks = "".join(part.split("</ul>")[0] for part in marks)
-    assert marks.count("✓") == sum(claim["right"] is True for claim in claims) > 0
-    assert marks.count("✗") == marks.count("(true: ") == sum(claim["right"] is False for claim in claims) > 0
-    assert html.count("<details>") - 1 == sum(len(event["explanations"]["vlm"]) - 1 for event in numbers["gallery"])
-    assert "where the CNN looks" in html
+    data = events_data(html)
+    assert len(data["events"]) == len(numbers["gallery"])
+    for event, shown in zip(numbers["gallery"], data["events"], strict=True):
+        told, drawn = event["explanations"]["vlm"], shown["told"][0]["rationales"]
+        assert [one["text"] for one in drawn] == [one["rationale"] for one in told]
+        for claims, words in ((one["claims"], two["claims"]) for one, two in zip(told, drawn, strict=True)):
+            assert [claim["right"] for claim in claims] == [right for _, right, _ in words]
+            assert [true is not None for _, _, true in words] == [claim["right"] is False for claim in claims]
+    assert {right for event in data["events"] for _, right, _ in event["told"][0]["rationales"][0]["claims"]} == {
+        True,
+        False,
+    }
+    assert all(event["heat"] == ["cnn"] for event in numbers["gallery"])
 
 
 def test_without_explanations_the_page_is_silent_about_them(report: tuple[str, dict]) -> None:
     html, numbers = report
     assert numbers["explanations"] == {}
     assert "#explanations" not in html
-    assert "blockquote>" not in html
-    assert "where the CNN looks" not in html
+    assert not any(event["told"] or event["heat"] for event in events_data(html)["events"])
 
 
 def test_rationales_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> None:
@@ -357,16 +358,16 @@ def test_rationales_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> Non
         table = pd.read_parquet(path)
         table[[name for name in table if name.startswith("claim_")]] = pd.NA
         table.astype(pd.read_parquet(path).dtypes).to_parquet(path, index=False)
-    html, numbers = _report(run, tmp_path, rationales=rationales)
+    html, numbers = make_report(run, tmp_path, rationales=rationales)
     assert "The rationales of the VLM state nothing that can be read." in numbers["summary"]
     assert numbers["explanations"]["vlm"]["readable"]["nominal"]["value"] == 0
-    assert "Nothing in it can be read as a claim." in html
+    assert not any(event["told"][0]["rationales"][0]["claims"] for event in events_data(html)["events"])
     assert "There is no truth" not in html
 
 
 def test_rationales_of_own_files_without_truth_are_shown_unjudged(tmp_path: Path) -> None:
     run = write_run(tmp_path, n=16, labelled=0)
-    html, numbers = _report(run, tmp_path, rationales=write_explanations(run, tmp_path))
+    html, numbers = make_report(run, tmp_path, rationales=write_explanations(run, tmp_path))
     assert "There is no truth to compare rationales with" in html
     assert not any("rationales" in line for line in numbers["summary"])
     claims = [claim for event in numbers["gallery"] for claim in event["explanations"]["vlm"][1]["claims"]]
@@ -379,7 +380,7 @@ def test_a_missing_figure_is_named(run: Run, folder: Path, report: tuple[str, di
         write_report(
             scores=folder / "scores.json",
             figures=tmp_path,
-            gallery=folder / "gallery.json",
+            browser=folder / "events.json",
             predictions=run.predictions,
             training=run.training,
             published=PUBLISHED,
@@ -387,6 +388,7 @@ def test_a_missing_figure_is_named(run: Run, folder: Path, report: tuple[str, di
             repository=REPOSITORY,
             page=tmp_path / "page.html",
             data=tmp_path / "page.json",
+            tables=tmp_path / "page.tex",
         )
     assert list(tmp_path.iterdir()) == []
 
@@ -395,26 +397,30 @@ def test_pixel_maps_made_elsewhere_are_not_given_lengths(
     run: Run, folder: Path, report: tuple[str, dict], tmp_path: Path
 ) -> None:
     """Their axes count pixels, and the page says nothing of walls, vertices, cm and MeV."""
-    gallery = read_json(folder / "gallery.json")["events"]
-    for entry in gallery:
-        entry |= {"drawn": "pixel map", "views": ["u", "v", "z"], "visible_energy_gev": None}
-        entry |= {"vertex_cm": [None] * 3, "svg": "<svg></svg>"}
-    write_json(tmp_path / "gallery.json", {"events": gallery})
-    write_report(
-        scores=folder / "scores.json",
-        figures=folder / "figures",
-        gallery=tmp_path / "gallery.json",
-        predictions=run.predictions,
-        training=run.training,
-        published=PUBLISHED,
-        config=Config().model_dump(mode="json"),
-        repository=REPOSITORY,
-        page=tmp_path / "page.html",
-        data=tmp_path / "page.json",
-    )
-    html = (tmp_path / "page.html").read_text()
+    collected = read_json(folder / "events.json")
+    for entry in collected["events"]:
+        entry |= {"drawn": "pixel map", "views": ["u"], "visible_energy_gev": None, "vertex_cm": [None] * 3}
+        entry |= {"pixels": entry["pixels"][:1]}
+    view = {"name": "u", "title": "U view", "x": "wire", "y": "time tick", "axes": None, "up": True}
+    collected["frame"] = {"drawn": "pixel map", "pixel": 1, "views": [view | {"origin": [0, 0], "shape": [40, 140]}]}
+    collected["scale"] = {"values": list(range(1, 256)), "step": 1}
+    write_json(tmp_path / "events.json", collected)
+    html, _ = make_page(run, folder, tmp_path / "events.json")
     Page(html)
-    shown = re.sub(r"<[^>]+>", " ", html.split('id="gallery"')[1].split('id="cost"')[0])
-    assert "axes count pixels" in shown
-    assert not re.findall(r"\bcm\b|MeV|visible|vertex|wall", shown)
-    assert f"E ν  {gallery[0]['nu_energy_gev']:.2f} GeV" in shown
+    section = html.split('<section id="events">')[1].split('<section id="cost">')[0]
+    assert "axes count pixels" in section
+    data = events_data(html)
+    told = re.sub(r"<[^>]+>", " ", section) + json.dumps([data["scale"]["label"], data["scale"]["note"], data["frame"]])
+    assert not re.findall(
+        r"\bcm\b|MeV|visible|vertex|wall", told + json.dumps([one["facts"] for one in data["events"]])
+    )
+    assert ["Eν", f"{collected['events'][0]['nu_energy_gev']:.2f} GeV"] in data["events"][0]["facts"]
+
+
+def test_figures_are_described_in_numbers(report: tuple[str, dict]) -> None:
+    html, numbers = report
+    score = numbers["scores"]["cnn"]["nominal"]
+    recall = score["by_class"]["nc"]["recall"]
+    (label,) = re.findall(r'aria-label="CNN, nominal: confusion matrices[^"]*"', html)
+    assert f"NC {recall:.2f}" in label
+    assert f"{100 * score['accuracy']:.1f} %" in label

@@ -22,7 +22,7 @@ from paths import REPOSITORY, copy_workflow
 pytestmark = pytest.mark.slurm
 OVERLAYS = [str(REPOSITORY / "tests" / path) for path in ("workflow/tiny.yaml", "slurm/four_gpus.yaml")]
 RESULTS = Path("results") / "tiny"
-TIMED = {"training.json", "pretraining.json", "manifest.json", "report.json", "index.html", "gallery.json"}
+TIMED = {"training.json", "pretraining.json", "manifest.json", "report.json", "index.html", "tables.tex"}
 """Files of models and the report that hold seconds, or the checksum of one that does."""
 
 
@@ -230,10 +230,10 @@ def test_a_cancelled_job_is_tried_again(run, undisturbed):
 
 def test_a_job_over_its_memory_is_given_more(run, undisturbed):
     """Slurm looks at the memory once a second: half of what torch takes for several cannot be missed."""
-    run.remove("predictions/cnn/nominal/1.parquet")
+    run.remove("predictions/cnn_tuned/nominal/1.parquet")
     # these replace the profile's set-resources as a whole
     run.run(
-        str(RESULTS / "predictions/cnn/nominal/1.parquet"),
+        str(RESULTS / "predictions/cnn_tuned/nominal/1.parquet"),
         "--set-resources", "classify_cnn:mem_mb=400 * attempt", "classify_cnn:slurm_partition='gpu'",
     )  # fmt: skip
     *failed, last = run.jobs("classify_cnn")

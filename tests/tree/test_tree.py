@@ -213,6 +213,9 @@ def test_conditions_and_empty_parts(data):
     nominal, half = classify(data), classify(data, condition="half_resolution")
     assert not np.allclose(nominal["p_nc"], half["p_nc"])
     assert classify(data, condition="blank")["p_nc"].nunique() == 1
+    noisy, one = (classify(data, condition="noise_5000", batch_size=size) for size in (16, 1))
+    assert not np.allclose(nominal["p_nc"], noisy["p_nc"])
+    np.testing.assert_allclose(one["p_nc"], noisy["p_nc"], atol=1e-12)
     assert len(classify(data, part=7)) == 0
 
 

@@ -88,9 +88,12 @@ def test_batches_that_do_not_fit_in_memory_are_cut_and_say_the_same(tuned: Job, 
 
 def test_degraded_images_are_shown(tuned: Job, tmp_path: Path) -> None:
     nominal = classify(tuned, tmp_path / "n.parquet")
-    half = classify(tuned, tmp_path / "h.parquet", condition="half_resolution")
-    assert (half["event_id"] == nominal["event_id"]).all()
-    assert (half["logp_joint_nc"] - nominal["logp_joint_nc"]).abs().max() > 1e-6
+    for condition in ("half_resolution", "dead_20"):
+        worse = classify(tuned, tmp_path / "w.parquet", condition=condition)
+        assert (worse["event_id"] == nominal["event_id"]).all()
+        assert (worse["logp_joint_nc"] - nominal["logp_joint_nc"]).abs().max() > 1e-6
+    again = classify(tuned, tmp_path / "a.parquet", condition="dead_20", batch_size=1)
+    np.testing.assert_allclose(again["logp_joint_nc"], worse["logp_joint_nc"], atol=2e-4)
 
 
 def test_controls_change_what_is_shown_or_told(tuned: Job, tmp_path: Path) -> None:

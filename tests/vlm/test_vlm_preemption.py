@@ -13,10 +13,9 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nuvlm.vlm.launch import launch
-from nuvlm.vlm.training import Job
+from nuvlm.vlm.training import Job, launch
 
-LAUNCH = "import sys; from nuvlm.vlm.launch import launch; from nuvlm.vlm.training import Job; "
+LAUNCH = "import sys; from nuvlm.vlm.training import Job, launch; "
 LAUNCH += "launch(Job.model_validate_json(open(sys.argv[1]).read()))"
 Kill = Callable[[subprocess.Popen], None]
 

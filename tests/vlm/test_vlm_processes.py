@@ -12,10 +12,10 @@ import pytest
 from peft import PeftModel
 from safetensors.torch import load_file
 
-from nuvlm.vlm.launch import launch, torchrun_arguments
+from nuvlm.launch import torchrun_arguments
 from nuvlm.vlm.model import load_model
 from nuvlm.vlm.settings import FinetuneSettings
-from nuvlm.vlm.training import Job, finetune
+from nuvlm.vlm.training import Job, finetune, launch
 from paths import REPOSITORY
 
 GLOBAL_BATCH = 12
@@ -93,7 +93,8 @@ def test_two_torchruns_meet_and_train_as_one(job: Job, alone: np.ndarray, tmp_pa
     with socket.socket() as free:
         free.bind(("", 0))
         rendezvous = f"127.0.0.1:{free.getsockname()[1]}"
-    command = [sys.executable, "-m", "torch.distributed.run", *torchrun_arguments(path, 2, 2, rendezvous)]
+    arguments = torchrun_arguments("nuvlm.vlm.training", path, 2, 2, rendezvous)
+    command = [sys.executable, "-m", "torch.distributed.run", *arguments]
     nodes = [subprocess.Popen(command) for _ in range(2)]
     try:
         assert [node.wait(120) for node in nodes] == [0, 0]

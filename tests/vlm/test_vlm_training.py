@@ -12,10 +12,9 @@ from safetensors.torch import load_file
 from nuvlm.errors import InputError
 from nuvlm.storage import verify_manifest
 from nuvlm.vlm.dataset import conversations
-from nuvlm.vlm.launch import launch
 from nuvlm.vlm.model import load_processor
 from nuvlm.vlm.settings import FinetuneSettings
-from nuvlm.vlm.training import Job, _fingerprint, finetune
+from nuvlm.vlm.training import Job, _fingerprint, finetune, launch
 from stores import write_pixel_maps
 
 

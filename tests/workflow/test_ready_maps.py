@@ -21,7 +21,7 @@ LABELS = {"nuecc": 4, "numucc": 1, "nc": 13, "nutaucc": 10}
 SMALL = [
     # a seed with which every class is in every split, in both forms
     "dataset={validation: 0.3, test: 0.3, parts: 1, seed: 1}",
-    "cnn={width: 0.25, max_epochs: 1, classify_batch_size: 8, flip: false}",
+    "cnn={classify_batch_size: 8, recipes: {published: {max_epochs: 1}, tuned: {max_epochs: 1, flip: false}}}",
 ]
 
 
@@ -98,7 +98,7 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
     assert not (results / "voxels").exists()
     table = read_events(results / "events.parquet")
     assert table["class"].isna().sum() == 2, "tau neutrinos"
-    for model in ("cnn", "tree", "vlm"):
+    for model in ("cnn_published", "cnn_tuned", "tree", "vlm"):
         predicted = pd.read_parquet(results / f"predictions/{model}/{condition}/0.parquet")
         assert sorted(predicted["event_id"]) == sorted(table[table["part"] >= 0]["event_id"])
         assert json.loads((results / f"models/{model}/training.json").read_text())["images"]["views"] == views

@@ -2,11 +2,11 @@
 
 import json
 import shutil
-import subprocess
-import sys
+import zipfile
 from pathlib import Path
 
 import h5py
+import jsonschema
 import numpy as np
 import pandas as pd
 import pytest
@@ -15,27 +15,12 @@ import zarr
 from nuvlm.detector import Detector
 from nuvlm.events import read_events
 from nuvlm.voxels import open_shard
-from paths import REPOSITORY, SHARED, copy_workflow
+from paths import REPOSITORY, SHARED
+from tiny_run import snakemake
 
 pytestmark = pytest.mark.workflow
-MODELS = ("cnn", "tree", "vlm")
+MODELS = ("cnn_published", "cnn_tuned", "tree", "vlm")
 CONDITIONS = ("nominal", "half_resolution")
-
-
-def snakemake(folder: Path, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--show-failed-logs"]
-    tiny = str(REPOSITORY / "tests" / "workflow" / "tiny.yaml")
-    files = ["--configfile", "config/config.yaml", *overlays, tiny]
-    return subprocess.run([*command, *arguments, *files], cwd=folder, capture_output=True, text=True)
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory) -> Path:
-    """A copy of the workflow with a finished tiny run."""
-    folder = copy_workflow(tmp_path_factory.mktemp("run"))
-    result = snakemake(folder, "all", "explanations")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return folder
 
 
 @pytest.fixture
@@ -112,9 +97,33 @@ def test_every_job_has_a_log_and_a_benchmark(results):
         path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
     }
     assert logs == timed
-    assert len(logs) == 2 * 3 + 1 + 5 + 2 * (3 + 3 + 4) + 2 * 2 + 4  # of them the explanations, one a part and model
-    for model in ("cnn", "tree"):
-        assert "events/s" in (results / f"logs/train_{model}.log").read_text()
+    # shards, the event table, models and exports, predictions, explanations (one a part and model), the report
+    assert len(logs) == 2 * 3 + 1 + 7 + 2 * (3 + 3 + 3 + 4) + 2 * 3 + 4
+    for log in ("train_cnn/cnn_published", "train_cnn/cnn_tuned", "train_tree"):
+        assert "events/s" in (results / f"logs/{log}.log").read_text()
+
+
+def test_the_report_of_snakemake_holds_every_figure_with_its_place(finished, results):
+    result = snakemake(finished, "--report", "report.zip")
+    assert result.returncode == 0, result.stderr
+    with zipfile.ZipFile(finished / "report.zip") as archive:
+        told = archive.read("report/report.html").decode()
+        held = {Path(name).name for name in archive.namelist()}
+    figures = {path.name for path in (results / "figures").iterdir() if path.suffix in (".svg", ".pdf")}
+    assert len(figures) > 20
+    assert figures | {"index.html", "report.json", "tables.tex"} <= held
+    for place in ("Figures: confusion", "Figures: roc", "Figures: training", "every number, JSON", "half resolution"):
+        assert place in told
+    assert "the diagonal is the recall" in told, "captions"
+
+
+def test_the_numbers_follow_the_schema_and_the_tables_hold_them(results):
+    report = json.loads((results / "report/report.json").read_text())
+    jsonschema.validate(report, json.loads((REPOSITORY / "resources/report.schema.json").read_text()))
+    tables = (results / "report/tables.tex").read_text()
+    for model in MODELS:
+        assert f"{report['scores'][model]['nominal']['accuracy']:.3f}" in tables
+        assert report["cost"][model]["joules_per_sample"] > 0
 
 
 def test_a_second_run_has_nothing_to_do(finished):
@@ -137,7 +146,8 @@ def test_simulation_does_not_depend_on_how_events_are_cut(finished, results):
 def test_another_detector_is_configuration_alone(finished):
     """The 2x2 module, from simulation to report, with charge drifting along z for good measure."""
     turned = "detector={drift_axis: z, anodes_mm: [-310, 310], cathodes_mm: [0], voxel_mm: [5, 5, 1]}"
-    more = ["vlm={scratch: {steps: 2}}", "cnn={max_epochs: 1}", "conditions=[nominal]"]
+    cnn = "cnn={recipes: {published: null, tuned: {max_epochs: 1}}}"
+    more = ["vlm={scratch: {steps: 2}}", cnn, "conditions=[nominal]"]
     result = snakemake(finished, "--config", "run=module", turned, *more, overlays=("config/module2x2.yaml",))
     assert result.returncode == 0, result.stdout + result.stderr
     results = finished / "results/module"
@@ -147,7 +157,10 @@ def test_another_detector_is_configuration_alone(finished):
     assert displays.attrs["origin_mm"] == [-300, -620, -310]
     with h5py.File(results / "voxels/sim00000.h5") as file:
         assert file.attrs["shape"].tolist() == [120, 248, 620]
-    assert json.loads((results / "report/report.json").read_text())["scores"]["cnn"]["nominal"]["n"] > 0
+    # without one of the recipes, for good measure too
+    scores = json.loads((results / "report/report.json").read_text())["scores"]
+    assert list(scores) == ["cnn_tuned", "tree", "vlm"]
+    assert scores["cnn_tuned"]["nominal"]["n"] > 0
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the sample files")
@@ -164,7 +177,7 @@ def test_own_events_without_truth_go_from_file_to_predictions_and_a_report(finis
     assert explained.filter(like="true_").isna().all(axis=None)
     assert len(explained) == 2 * 20
     report = json.loads((finished / "results/mine/report/report.json").read_text())
-    assert report["scores"]["cnn"]["nominal"]["n"] == 0
+    assert report["scores"]["cnn_tuned"]["nominal"]["n"] == 0
 
 
 @pytest.mark.parametrize("content", [b"", b"not HDF5", None])

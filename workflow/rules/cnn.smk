@@ -1,56 +1,64 @@
-# The Siamese CNN.
+# The Siamese CNN, a model for each recipe that it is trained with.
 
 ONNX = CONFIG.cnn.classify_backend == "onnx"
+# Training shares its batches over all GPUs; what follows has one event in hand, or a few.
+ONE_GPU = min(CONFIG.cnn.gpus, 1)
+# They change no result.
+HOW_DATA_ARE_READ = {"memory_mb", "workers"}
 
 
 if CONFIG.models_from is None:
 
     rule train_cnn:
-        """Train the Siamese CNN, stopping early on the validation loss."""
+        """Train the Siamese CNN by one recipe, stopping early on the validation loss."""
         input:
             events="<results>/events.parquet",
             pixelmaps=pixel_map_stores(),
             code=code("train_cnn.py"),
         output:
-            "<results>/models/cnn/model.safetensors",
-            "<results>/models/cnn/manifest.json",
-            training="<results>/models/cnn/training.json",
+            "<results>/models/{cnn}/model.safetensors",
+            "<results>/models/{cnn}/manifest.json",
+            training="<results>/models/{cnn}/training.json",
         log:
-            "<results>/logs/train_cnn.log",
+            "<results>/logs/train_cnn/{cnn}.log",
         benchmark:
-            "<results>/benchmarks/train_cnn.tsv"
+            "<results>/benchmarks/train_cnn/{cnn}.tsv"
         conda:
             "../envs/gpu.yaml"
         threads: cores(CONFIG.cnn.gpus)
         resources:
-            mem_mb=scaled(16000),
+            # what the pixel maps may take, and the network with its batches in each process
+            mem_mb=scaled(CONFIG.cnn.memory_mb + 8000 * CONFIG.cnn.processes),
             runtime=scaled(720),
             gpu=CONFIG.cnn.gpus,
         params:
-            settings=CONFIG.cnn.model_dump(
-                mode="json",
-                exclude={"classify_batch_size", "classify_backend", "gpus"},
+            settings=lambda wildcards: CONFIG.cnn.training(
+                wildcards.cnn.removeprefix("cnn_")
+            ).model_dump(mode="json", exclude=HOW_DATA_ARE_READ),
+            # A function of resources, so that Snakemake does not count a change as a reason to train again.
+            reading=lambda wildcards, resources: CONFIG.cnn.model_dump(
+                include=HOW_DATA_ARE_READ
             ),
             stores=stores("pixelmaps"),
             # Beside the output: Snakemake deletes outputs before a retry.
-            checkpoint=f"results/{CONFIG.run}/checkpoints/cnn.pt",
-            tensorboard=f"results/{CONFIG.run}/tensorboard/cnn",
+            checkpoint=lambda wildcards: f"results/{CONFIG.run}/checkpoints/{wildcards.cnn}.pt",
+            tensorboard=lambda wildcards: f"results/{CONFIG.run}/tensorboard/{wildcards.cnn}",
         script:
             "../scripts/train_cnn.py"
 
     rule export_cnn:
-        """Write the CNN as ONNX, checked against torch."""
+        """Write a CNN as ONNX, checked against torch."""
         input:
-            training="<results>/models/cnn/training.json",
-            weights="<results>/models/cnn/model.safetensors",
+            training="<results>/models/{cnn}/training.json",
+            weights="<results>/models/{cnn}/model.safetensors",
             code=code("export_cnn.py"),
         output:
-            "<results>/models/cnn_onnx/model.onnx",
-            "<results>/models/cnn_onnx/manifest.json",
+            "<results>/models/{cnn}_onnx/model.onnx",
+            "<results>/models/{cnn}_onnx/manifest.json",
         log:
-            "<results>/logs/export_cnn.log",
+            "<results>/logs/export_cnn/{cnn}.log",
         benchmark:
-            "<results>/benchmarks/export_cnn.tsv"
+            "<results>/benchmarks/export_cnn/{cnn}.tsv"
         conda:
             "../envs/gpu.yaml"
         threads: 1
@@ -62,28 +70,28 @@ if CONFIG.models_from is None:
 
 
 rule classify_cnn:
-    """Classify one part of the events with the CNN, under one condition."""
+    """Classify one part of the events with a CNN, under one condition."""
     input:
-        model="<models>/cnn/training.json",
-        weights="<models>/cnn/model.safetensors",
-        export="<models>/cnn_onnx/model.onnx" if ONNX else [],
+        model="<models>/{cnn}/training.json",
+        weights="<models>/{cnn}/model.safetensors",
+        export="<models>/{cnn}_onnx/model.onnx" if ONNX else [],
         events="<results>/events.parquet",
         pixelmaps=pixel_map_stores(),
         code=code("classify_cnn.py"),
     output:
-        "<results>/predictions/cnn/{condition}/{part}.parquet",
-        "<results>/predictions/cnn/{condition}/{part}.json",
+        "<results>/predictions/{cnn}/{condition}/{part}.parquet",
+        "<results>/predictions/{cnn}/{condition}/{part}.json",
     log:
-        "<results>/logs/classify_cnn/{condition}/{part}.log",
+        "<results>/logs/classify_cnn/{cnn}/{condition}/{part}.log",
     benchmark:
-        "<results>/benchmarks/classify_cnn/{condition}/{part}.tsv"
+        "<results>/benchmarks/classify_cnn/{cnn}/{condition}/{part}.tsv"
     conda:
         "../envs/gpu.yaml"
-    threads: cores(0 if ONNX else CONFIG.cnn.gpus)
+    threads: cores(0 if ONNX else ONE_GPU)
     resources:
         mem_mb=scaled(8000),
         runtime=scaled(60),
-        gpu=0 if ONNX else CONFIG.cnn.gpus,
+        gpu=0 if ONNX else ONE_GPU,
     params:
         batch_size=CONFIG.cnn.classify_batch_size,
         stores=stores("pixelmaps"),
@@ -92,32 +100,34 @@ rule classify_cnn:
 
 
 rule explain_cnn:
-    """Show where the CNN looks in those events of one part that are explained."""
+    """Show where a CNN looks in those events of one part that are explained."""
     input:
         list(explained_predictions("{part}").values()),
-        model="<models>/cnn/training.json",
-        weights="<models>/cnn/model.safetensors",
+        model="<models>/{cnn}/training.json",
+        weights="<models>/{cnn}/model.safetensors",
         events="<results>/events.parquet",
         pixelmaps=pixel_map_stores(),
         code=code("explain_cnn.py"),
     output:
-        layout.store_files("<results>/explanations/cnn/{part}.zarr", layout.CAM_ARRAYS),
+        layout.store_files(
+            "<results>/explanations/{cnn}/{part}.zarr", layout.CAM_ARRAYS
+        ),
     log:
-        "<results>/logs/explain_cnn/{part}.log",
+        "<results>/logs/explain_cnn/{cnn}/{part}.log",
     benchmark:
-        "<results>/benchmarks/explain_cnn/{part}.tsv"
+        "<results>/benchmarks/explain_cnn/{cnn}/{part}.tsv"
     conda:
         "../envs/gpu.yaml"
-    threads: cores(CONFIG.cnn.gpus)
+    threads: cores(ONE_GPU)
     resources:
         mem_mb=scaled(8000),
         runtime=scaled(60),
-        gpu=CONFIG.cnn.gpus,
+        gpu=ONE_GPU,
     params:
         events=EXPLAINED,
         seed=CONFIG.dataset.seed,
         stores=stores("pixelmaps"),
         predictions=lambda wildcards: explained_predictions(wildcards.part),
-        store=lambda wildcards: f"results/{CONFIG.run}/explanations/cnn/{wildcards.part}.zarr",
+        store=lambda wildcards: f"results/{CONFIG.run}/explanations/{wildcards.cnn}/{wildcards.part}.zarr",
     script:
         "../scripts/explain_cnn.py"

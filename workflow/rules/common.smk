@@ -13,11 +13,15 @@ from nuvlm import layout
 from nuvlm.conditions import conditions_of
 from nuvlm.config import parse_config
 from nuvlm.errors import InputError
+from nuvlm.evaluation.names import figure_name, title, words
+from nuvlm.evaluation.spectrum import read_spectrum
 
 try:
     CONFIG = parse_config(config)
     SHARDS = layout.list_shards(CONFIG)
     layout.check_models(CONFIG)
+    if CONFIG.report.spectrum is not None:
+        read_spectrum(CONFIG.report.spectrum)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -29,7 +33,8 @@ onstart:
         raise WorkflowError(str(error)) from None
 
 
-MODELS = layout.MODELS
+MODELS = layout.models(CONFIG)
+CNNS = layout.cnns(CONFIG)
 cores = layout.cores
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 PARTS = range(CONFIG.dataset.parts)
@@ -44,7 +49,8 @@ pathvars:
 
 wildcard_constraints:
     shard="[^/]+",
-    model="[^/]+",
+    # never an exported one, cnn_tuned_onnx
+    cnn="|".join(CNNS),
     condition="[a-z0-9_]+",
     part=r"\d+",
 
@@ -88,6 +94,16 @@ def pixel_map_stores():
     return expand([f"{images}/zarr.json", f"{images}/c/0/0/0/0"], shard=SHARDS)
 
 
+def cam_stores(lists):
+    """Every file of the stores in several lists of them."""
+    return [
+        file
+        for stores in lists
+        for store in stores
+        for file in layout.store_files(store, layout.CAM_ARRAYS)
+    ]
+
+
 def display_store():
     return layout.store_files("<results>/displays/{shard}.zarr", layout.DISPLAY_ARRAYS)
 
@@ -105,7 +121,7 @@ def trained_models():
     return [
         *expand(
             "<models>/{model}/{file}",
-            model=["cnn", "tree"],
+            model=[*CNNS, "tree"],
             file=["model.safetensors", *files],
         ),
         *expand("<models>/vlm/{file}", file=["adapter_model.safetensors", *files]),
@@ -134,3 +150,22 @@ def explained_predictions(part):
         model: f"results/{CONFIG.run}/predictions/{model}/{CONFIG.conditions[0]}/{part}.parquet"
         for model in MODELS
     }
+
+
+def figure_files(figures, format):
+    """Every one of `figures`, with its caption and its place in `snakemake --report`."""
+    files = []
+    for figure in figures:
+        path = Path("<results>/figures", figure_name(*figure)).with_suffix(format)
+        place = {
+            "caption": f"../report/{figure.kind}.rst",
+            "category": f"Figures: {words(figure.kind)}",
+            "labels": {
+                "model": title(figure.model) if figure.model else "all",
+                "condition": words(figure.condition or "all"),
+                "format": format[1:].upper(),
+            },
+        }
+        # Of a line that begins with "report" Snakemake makes another thing.
+        files += [report(str(path), **place)]
+    return files

@@ -1,5 +1,5 @@
 # From predictions to the report.
-from nuvlm.evaluation.names import figure_names
+from nuvlm.evaluation.names import figures_of
 
 PREDICTIONS = {
     model: {
@@ -23,15 +23,12 @@ RATIONALES = {
     for model in MODELS
     if model.startswith("vlm") and CONFIG.report.explain
 }
-HEAT = [
-    f"results/{CONFIG.run}/explanations/cnn/{part}.zarr"
-    for part in PARTS
+HEAT = {
+    cnn: [f"results/{CONFIG.run}/explanations/{cnn}/{part}.zarr" for part in PARTS]
+    for cnn in CNNS
     if CONFIG.report.explain
-]
-FIGURES = expand(
-    "<results>/figures/{name}",
-    name=figure_names(MODELS, CONFIG.conditions, RATIONALES),
-)
+}
+FIGURES = figures_of(MODELS, CONFIG.conditions, RATIONALES)
 
 
 rule evaluate:
@@ -39,8 +36,9 @@ rule evaluate:
     input:
         prediction_tables(),
         list(RATIONALES.values()),
-        [layout.store_files(store, layout.CAM_ARRAYS) for store in HEAT],
+        cam_stores(HEAT.values()),
         events="<results>/events.parquet",
+        spectrum=CONFIG.report.spectrum or [],
         code=code("evaluate.py"),
     output:
         "<results>/evaluation/scores.json",
@@ -63,17 +61,14 @@ rule evaluate:
 
 
 rule draw_figures:
-    """Draw the figures of the report."""
+    """Draw the figures of the report: as SVG for its page, and as PDF for papers."""
     input:
         list(TRAINING.values()),
         scores="<results>/evaluation/scores.json",
         code=code("draw_figures.py"),
     output:
-        report(
-            FIGURES,
-            caption="../report/figures.rst",
-            category="Figures",
-        ),
+        pages=figure_files(FIGURES, ".svg"),
+        papers=figure_files(FIGURES, ".pdf"),
     log:
         "<results>/logs/draw_figures.log",
     benchmark:
@@ -90,12 +85,12 @@ rule draw_figures:
         "../scripts/draw_figures.py"
 
 
-rule draw_gallery:
-    """Draw chosen events, worst failures first: their displays, or pixel maps where these were made elsewhere."""
+rule collect_events:
+    """Collect the events that can be browsed in the report: their displays, or pixel maps made elsewhere."""
     input:
         prediction_tables(),
         list(RATIONALES.values()),
-        [layout.store_files(store, layout.CAM_ARRAYS) for store in HEAT],
+        cam_stores(HEAT.values()),
         (
             expand(
                 "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
@@ -105,16 +100,16 @@ rule draw_gallery:
             if CONFIG.input.has_voxels
             else []
         ),
-        # Where the maps of where the CNN looks lie in a display, or what is drawn itself.
+        # Where the maps of where a CNN looks lie in a display, or what is shown itself.
         pixel_map_stores() if HEAT or not CONFIG.input.has_voxels else [],
         events="<results>/events.parquet",
-        code=code("draw_gallery.py"),
+        code=code("collect_events.py"),
     output:
-        "<results>/figures/gallery.json",
+        "<results>/figures/events.json",
     log:
-        "<results>/logs/draw_gallery.log",
+        "<results>/logs/collect_events.log",
     benchmark:
-        "<results>/benchmarks/draw_gallery.tsv"
+        "<results>/benchmarks/collect_events.tsv"
     conda:
         "../envs/report.yaml"
     threads: 1
@@ -128,26 +123,36 @@ rule draw_gallery:
         },
         stores=stores("displays" if CONFIG.input.has_voxels else "pixelmaps"),
         displays=CONFIG.input.has_voxels,
-        events=CONFIG.report.gallery,
+        events=CONFIG.report.browser,
+        seed=CONFIG.dataset.seed,
         explanations=RATIONALES,
         heat=HEAT,
         pixelmaps=stores("pixelmaps"),
     script:
-        "../scripts/draw_gallery.py"
+        "../scripts/collect_events.py"
 
 
 rule write_report:
-    """Write the report: one self-contained page, and every number on it as JSON."""
+    """Write the report: one self-contained page, every number on it as JSON, and its tables for LaTeX."""
     input:
         prediction_tables(),
         list(TRAINING.values()),
-        FIGURES,
+        figure_files(FIGURES, ".svg"),
         scores="<results>/evaluation/scores.json",
-        gallery="<results>/figures/gallery.json",
+        browser="<results>/figures/events.json",
         published="resources/published.yaml",
         template=[
             f"workflow/src/nuvlm/report/{name}"
-            for name in ("page.html.j2", "page.css", "page.js")
+            for name in (
+                "page.html.j2",
+                "page.css",
+                "elements.js",
+                "state.js",
+                "tables.js",
+                "choices.js",
+                "display.js",
+                "events.js",
+            )
         ],
         code=code("write_report.py"),
     output:
@@ -155,8 +160,20 @@ rule write_report:
             "<results>/report/index.html",
             caption="../report/page.rst",
             category="Report",
+            labels={"file": "the report, one page"},
         ),
-        data="<results>/report/report.json",
+        data=report(
+            "<results>/report/report.json",
+            caption="../report/data.rst",
+            category="Report",
+            labels={"file": "every number, JSON"},
+        ),
+        tables=report(
+            "<results>/report/tables.tex",
+            caption="../report/tables.rst",
+            category="Report",
+            labels={"file": "the tables, LaTeX"},
+        ),
     log:
         "<results>/logs/write_report.log",
     benchmark:

@@ -10,4 +10,5 @@ evaluate(
     Path(snakemake.output[0]),
     explanations=snakemake.params.explanations,
     heat=snakemake.params.heat,
+    spectrum=Path(snakemake.input.spectrum) if snakemake.input.spectrum else None,
 )

@@ -10,6 +10,7 @@ explain_cnn(
     {shard: Path(path) for shard, path in snakemake.params.stores.items()},
     {model: Path(path) for model, path in snakemake.params.predictions.items()},
     Path(snakemake.params.store),
+    name=snakemake.wildcards.cnn,
     part=int(snakemake.wildcards.part),
     count=snakemake.params.events,
     seed=snakemake.params.seed,

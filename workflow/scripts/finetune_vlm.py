@@ -3,8 +3,7 @@ from pathlib import Path
 import nuvlm.vlm.offline  # noqa: F401
 from nuvlm.logs import setup_logging
 from nuvlm.vlm.settings import FinetuneSettings
-from nuvlm.vlm.launch import launch
-from nuvlm.vlm.training import Job
+from nuvlm.vlm.training import Job, launch
 
 setup_logging(snakemake.log[0])
 launch(

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from nuvlm.cnn.settings import CnnSettings
+from nuvlm.cnn.settings import TrainSettings
 from nuvlm.cnn.training import train_cnn
 from nuvlm.logs import setup_logging
 
@@ -11,6 +11,7 @@ train_cnn(
     Path(snakemake.output.training).parent,
     Path(snakemake.params.checkpoint),
     Path(snakemake.params.tensorboard),
-    settings=CnnSettings(**snakemake.params.settings),
+    settings=TrainSettings.model_validate(snakemake.params.settings | snakemake.params.reading),
     threads=snakemake.threads,
+    log=Path(snakemake.log[0]),
 )

@@ -6,8 +6,8 @@ from nuvlm.report.page import write_report
 setup_logging(snakemake.log[0])
 write_report(
     scores=Path(snakemake.input.scores),
-    figures=Path(snakemake.input.gallery).parent,
-    gallery=Path(snakemake.input.gallery),
+    figures=Path(snakemake.input.browser).parent,
+    browser=Path(snakemake.input.browser),
     predictions=snakemake.params.predictions,
     training={model: Path(path) for model, path in snakemake.params.training.items()},
     published=Path(snakemake.input.published),
@@ -15,4 +15,5 @@ write_report(
     repository=Path(snakemake.scriptdir).parents[1],
     page=Path(snakemake.output.page),
     data=Path(snakemake.output.data),
+    tables=Path(snakemake.output.tables),
 )

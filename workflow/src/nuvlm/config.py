@@ -6,13 +6,14 @@ they are put together with the rest. Nothing heavy is imported: Snakemake reads 
 
 import json
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from types import UnionType
+from typing import Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
 
 from nuvlm.charge import Readout, Recombination
 from nuvlm.cnn.settings import CnnSettings
-from nuvlm.conditions import CONTROLS, Condition
+from nuvlm.conditions import CONTROLS, PATTERN, check_condition
 from nuvlm.detector import Detector, Diffusion, fiducial_box_mm
 from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.settings import Settings
@@ -22,6 +23,7 @@ from nuvlm.vlm.settings import VlmSettings
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
+Condition = Annotated[str, AfterValidator(check_condition), WithJsonSchema({"type": "string", "pattern": PATTERN})]
 
 
 class SimulateSettings(Settings):
@@ -133,10 +135,12 @@ class DatasetSettings(Settings):
 
 
 class ReportSettings(Settings):
-    gallery: Annotated[int, Field(ge=0, le=200)] = 12
-    """Event displays shown, worst failures first."""
+    browser: Annotated[int, Field(ge=0, le=2000)] = 600
+    """Events that can be browsed; of more, half are the worst mistakes, the others drawn at random."""
     explain: Annotated[int, Field(ge=0)] = 600
     """Events that are explained: half of them the worst mistakes, the others drawn at random (docs/vlm.md)."""
+    spectrum: str | None = None
+    """CSV file of a beam's spectrum that cuts are weighted by (docs/report.md); null: the sample as it is."""
 
 
 class Config(Settings):
@@ -152,7 +156,8 @@ class Config(Settings):
     pixelmap: PixelMapSettings = PixelMapSettings()
     dataset: DatasetSettings = DatasetSettings()
     conditions: tuple[Condition, ...] = ("nominal", "half_resolution", "blank", "labels_permuted")
-    """What the classifiers are shown: the images as they are, degraded ones, or what a control asks for."""
+    """What the classifiers are shown: the images as they are, degraded ones, or what a control asks for
+    (docs/report.md)."""
     cnn: CnnSettings = CnnSettings()
     tree: TreeSettings = TreeSettings()
     vlm: VlmSettings = VlmSettings()
@@ -181,7 +186,7 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         InputError: one line a mistake, each naming the key and what is expected.
     """
     try:
-        return Config.model_validate(values)
+        return Config.model_validate(_with_nulls(values))
     except ValidationError as error:
         lines = []
         for problem in error.errors():
@@ -195,16 +200,22 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         raise InputError("the configuration cannot be used; mend these keys:\n" + "\n".join(lines)) from None
 
 
+def _with_nulls(value: Any) -> Any:
+    """`value` with None for the word null: what Snakemake takes from its command line is text."""
+    if isinstance(value, Mapping):
+        return {key: _with_nulls(item) for key, item in value.items()}
+    return None if value == "null" else value
+
+
 def json_schema() -> str:
     """The JSON schema of the configuration, as kept in config/schema.json."""
     return json.dumps(Config.model_json_schema(), indent=2) + "\n"
 
 
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:
-    model: type[Settings] = Config
+    model: Any = Config
     for part in location:
-        annotation = model.model_fields[str(part)].annotation
-        assert isinstance(annotation, type)
-        assert issubclass(annotation, Settings)
-        model = annotation
+        model = get_args(model)[1] if get_origin(model) is Mapping else model.model_fields[str(part)].annotation
+        if get_origin(model) is UnionType:  # what may be null
+            model = get_args(model)[0]
     return list(model.model_fields)

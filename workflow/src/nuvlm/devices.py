@@ -1,13 +1,19 @@
-"""The device a model runs on, and how much memory it took there."""
+"""The device a model runs on, and how much memory and energy it took there."""
 
 import torch
 
+from nuvlm.energy import EnergyMeter
 from nuvlm.memory import process_peak_mb
 
 
 def choose_device() -> torch.device:
     """The first GPU where there is one, else the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
+
+
+def energy_meter(device: torch.device) -> EnergyMeter:
+    """For what is computed on `device`."""
+    return EnergyMeter(str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None)
 
 
 def device_name(device: torch.device) -> str:

@@ -15,12 +15,12 @@ from typing import NamedTuple
 
 import numba
 import numpy as np
-from scipy.special import ndtr
 
 from nuvlm.charge import Electronics, Readout
 from nuvlm.detector import Detector, Diffusion, drift_distance_mm
 from nuvlm.errors import OnBadEvent
 from nuvlm.logs import track
+from nuvlm.smearing import box_shares
 from nuvlm.storage import create_store
 from nuvlm.voxels import Voxels, open_shard
 
@@ -31,33 +31,6 @@ REACH = 8.0
 SMALLEST_SHARE = 1e-12
 # Displays of so many bytes are made before they are written.
 BLOCK_BYTES = 2**25
-
-
-def box_shares(low: np.ndarray, high: np.ndarray, width: np.ndarray, edges: np.ndarray) -> np.ndarray:
-    """Share of a uniform box [low, high], convolved with a Gaussian, between consecutive edges.
-
-    With G(u) = u Phi(u) + phi(u), the antiderivative of the normal CDF Phi, the smeared box has the CDF
-    F(t) = w / (high - low) (G((t - low) / w) - G((t - high) / w)); without smearing (w = 0) it is the plain ramp.
-
-    Args:
-        low, high: (boxes,), same unit as the rest.
-        width: (boxes,) standard deviation; 0 is allowed.
-        edges: (boxes, pixels + 1), rising.
-
-    Returns:
-        (boxes, pixels); what lies beyond the outer edges is missing.
-    """
-    low, high, width = low[:, None], high[:, None], width[:, None]
-    # Below a millionth of the box the Gaussian form only loses digits.
-    sharp = width < 1e-6 * (high - low)
-    safe = np.where(sharp, 1.0, width)
-    smeared = safe / (high - low) * (_antiderivative((edges - low) / safe) - _antiderivative((edges - high) / safe))
-    plain = np.clip((edges - low) / (high - low), 0.0, 1.0)
-    return np.diff(np.where(sharp, plain, smeared), axis=1)
-
-
-def _antiderivative(u: np.ndarray) -> np.ndarray:
-    return u * ndtr(u) + np.exp(-0.5 * u * u) / np.sqrt(2 * np.pi)
 
 
 class AxisTable(NamedTuple):

@@ -2,7 +2,7 @@
 
 import hashlib
 import logging
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 
 import numpy as np
@@ -14,8 +14,8 @@ from nuvlm.errors import InputError, OnBadEvent
 from nuvlm.logs import track
 from nuvlm.pixelmaps import open_pixel_maps
 from nuvlm.storage import read_table, write_table
-from nuvlm.topology import TOPOLOGY_COLUMNS, find_topology
-from nuvlm.voxels import open_shard
+from nuvlm.topology import TOPOLOGY_COLUMNS, find_topology, leading_pion_energy
+from nuvlm.voxels import Voxels, open_shard
 
 logger = logging.getLogger(__name__)
 
@@ -23,6 +23,10 @@ SPLITS = ("train", "validation", "test")
 TRUTH_COLUMNS = ["nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode", "n_voxels"]
 TRUTH_COLUMNS += ["vertex_x_mm", "vertex_y_mm", "vertex_z_mm", "visible_energy"]
 """What the event table says of an event beyond its class."""
+DEPOSIT_COLUMNS = ["edge_energy", "pi0_energy"]
+"""What it says where there are voxels, and tables of truth with them; else null."""
+EDGE_MM = 50.0
+"""Energy nearer to a wall of the detector than this is at its edge, mm: a pixel as published."""
 
 
 def assign_split(shard: str, event_id: int, *, seed: int, validation: float, test: float) -> str:
@@ -74,7 +78,7 @@ def list_events(
         ]
         table = pd.DataFrame({"shard": name, "row": np.arange(len(truth))}).join(truth[["event_id", "class"]])
         table["split"] = pd.Series(split, dtype="string")
-        tables.append(table.join(truth[TRUTH_COLUMNS + TOPOLOGY_COLUMNS]))
+        tables.append(table.join(truth[TRUTH_COLUMNS + DEPOSIT_COLUMNS + TOPOLOGY_COLUMNS]))
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class can neither train nor score; it is still classified.
     events_table["split"] = events_table["split"].where(events_table["class"].notna())
@@ -100,16 +104,18 @@ def read_events(path: str | Path) -> pd.DataFrame:
 def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent) -> pd.DataFrame:
     """What a voxel shard knows of its events."""
     with open_shard(path, detector, on_bad_event) as shard:
-        rows, energy = zip(
+        edge = _at_edge(detector)
+        rows, energy, edge_energy = zip(
             *(
-                (rows, np.add.reduceat(block.energy.astype(np.float64), begins[:-1]))
+                (rows, _sums(block.energy, begins), _sums(block.energy * edge(block), begins))
                 for rows, block, begins in shard.blocks()
             ),
             strict=True,
         )
         events = shard.events[np.concatenate(rows)]
+        particles = shard.truth("particles")
         try:
-            topology = find_topology(events["event_id"], shard.truth("particles"), shard.truth("deposits"))
+            topology = find_topology(events["event_id"], particles, shard.truth("deposits"))
         except ValueError as error:
             raise InputError(
                 f"{path}: {error}. Mend the program that wrote the file, or leave out its table /truth/deposits."
@@ -121,7 +127,24 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent) -> pd.
     for axis, label in enumerate("xyz"):
         truth[f"vertex_{label}_mm"] = events["vertex_mm"][:, axis]
     truth["visible_energy"] = np.concatenate(energy)
+    truth["edge_energy"] = np.concatenate(edge_energy)
+    truth["pi0_energy"] = leading_pion_energy(events["event_id"], particles)
     return truth.join(topology)
+
+
+def _at_edge(detector: Detector) -> Callable[[Voxels], np.ndarray]:
+    """Says of each voxel whether its centre is nearer to a wall of the detector than EDGE_MM."""
+    near = []
+    for (low, high), size, n in zip(detector.box_mm, detector.voxel_mm, detector.shape, strict=True):
+        centre = low + (np.arange(n) + 0.5) * size
+        near.append(np.minimum(centre - low, high - centre) < EDGE_MM)
+    return lambda voxels: near[0][voxels.x] | near[1][voxels.y] | near[2][voxels.z]
+
+
+def _sums(values: np.ndarray, begins: np.ndarray) -> np.ndarray:
+    """(events,) sums of what stands between one of `begins` (events + 1,) and the next."""
+    sums: np.ndarray = np.add.reduceat(values.astype(np.float64), begins[:-1])
+    return sums
 
 
 def _read_truth(path: Path) -> pd.DataFrame:
@@ -140,6 +163,7 @@ def _read_truth(path: Path) -> pd.DataFrame:
             f"{path}: event {event['event_id']} is of class {event['class']!r}, none of {', '.join(CLASSES)}. "
             "Remove it and rerun."
         )
+    truth[DEPOSIT_COLUMNS] = np.nan
     return truth.join(find_topology(truth["event_id"].to_numpy(), None, None))
 
 

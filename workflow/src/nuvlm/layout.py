@@ -12,9 +12,6 @@ from nuvlm.errors import InputError
 PACKAGE = Path(__file__).parent
 # Edits of these change no result, so they rerun nothing.
 WITHOUT_EFFECT = {PACKAGE / "logs.py", PACKAGE / "errors.py"}
-MODELS = ("cnn", "vlm", "tree")
-# Those that show their reasons.
-EXPLAINED_MODELS = ("cnn", "vlm")
 # Zarr arrays of the stores and how many dimensions they have.
 DISPLAY_ARRAYS = {"xz": 3, "yz": 3, "event_id": 1, "vertex_mm": 2}
 PIXEL_MAP_ARRAYS = {"images": 4, "event_id": 1, "corner_mm": 2}
@@ -88,6 +85,21 @@ def cores(gpus: int) -> int:
     return max(1, 8 * gpus)
 
 
+def cnns(config: Config) -> tuple[str, ...]:
+    """Models of the CNN, one a recipe."""
+    return tuple(f"cnn_{recipe}" for recipe in config.cnn.recipe_names)
+
+
+def models(config: Config) -> tuple[str, ...]:
+    """All models of a run, in the order in which the report has them."""
+    return (*cnns(config), "tree", "vlm")
+
+
+def explained_models(config: Config) -> tuple[str, ...]:
+    """Those that show their reasons."""
+    return (*cnns(config), "vlm")
+
+
 def base_model(config: Config) -> str:
     """Folder of the base model: of the run where it is made from scratch, shared between runs where it is fetched."""
     if config.vlm.base == "hub":
@@ -106,19 +118,19 @@ def check_models(config: Config) -> None:
     if config.models_from is None:
         return
     folder = Path("results", config.models_from, "models")
-    files = {model: "training.json" for model in MODELS}
-    if config.cnn.classify_backend == "onnx":
-        files["cnn_onnx"] = "model.onnx"
-    missing = [name for name, file in files.items() if not (folder / name / file).is_file()]
-    if missing == ["cnn_onnx"]:
-        raise InputError(
-            f"models_from: {folder} has no cnn_onnx/model.onnx. Make it (snakemake export_cnn --config "
-            f"run={config.models_from}), or set cnn.classify_backend to torch."
-        )
+    missing = [model for model in models(config) if not (folder / model / "training.json").is_file()]
     if missing:
         raise InputError(
             f"models_from: there is no finished model in {folder} ({', '.join(missing)} missing). Finish that run "
-            "first, name another one, or leave models_from out to train."
+            "first, name another one, or leave models_from out to train; a CNN that it was to have none of is left out "
+            "with cnn.recipes.<name>: null."
+        )
+    exports = [folder / f"{cnn}_onnx" / "model.onnx" for cnn in cnns(config)]
+    lacking = [str(path) for path in exports if not path.is_file()]
+    if config.cnn.classify_backend == "onnx" and lacking:
+        raise InputError(
+            f"models_from: there is no {', no '.join(lacking)}. Make it (snakemake {' '.join(lacking)} --config "
+            f"run={config.models_from}), or set cnn.classify_backend to torch."
         )
 
 

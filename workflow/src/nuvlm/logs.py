@@ -9,10 +9,15 @@ from pathlib import Path
 from types import TracebackType
 from typing import TypeVar
 
+from tqdm import tqdm
+
 from nuvlm.errors import InputError
 
 T = TypeVar("T")
 logger = logging.getLogger("nuvlm")
+IN_BAR = {"in_bar": True}
+"""Of log lines that say what the bar shows."""
+tqdm.monitor_interval = 0  # a thread, which processes that fork should not have
 
 
 def setup_logging(path: str | Path) -> None:
@@ -28,7 +33,7 @@ def setup_logging(path: str | Path) -> None:
     # The processes that torchrun starts write to the file of the one that started it.
     file = logging.FileHandler(path, mode="w" if rank is None else "a")
     file.setFormatter(logging.Formatter(f"%(asctime)s %(levelname)s {prefix}%(name)s: %(message)s"))
-    terminal = logging.StreamHandler()
+    terminal = _Terminal()
     terminal.setFormatter(logging.Formatter(f"{prefix}{Path(path).stem}: %(message)s"))
     root = logging.getLogger()
     for handler in root.handlers[:]:
@@ -48,16 +53,29 @@ def setup_logging(path: str | Path) -> None:
     sys.excepthook = hook
 
 
-def track(items: Iterable[T], what: str, total: int | None = None, every: float = 10.0) -> Iterator[T]:
-    """Yield `items`, logging how many of `total` are done, the rate and the time left every `every` seconds.
+class _Terminal(logging.StreamHandler):
+    """Writes above the bar that :func:`track` draws, and leaves out the lines that say the same as it."""
 
-    `what` is the plural of what is counted ("events", "batches"). The last line gives the throughput.
+    def emit(self, record: logging.LogRecord) -> None:
+        if sys.stderr.isatty() and getattr(record, "in_bar", False):
+            return
+        with tqdm.external_write_mode(file=self.stream):
+            super().emit(record)
+
+
+def track(items: Iterable[T], what: str, total: int | None = None, every: float = 10.0) -> Iterator[T]:
+    """Yield `items`, saying how many of `total` are done, the rate and the time left.
+
+    A terminal gets a bar, a log a line every `every` seconds and a last one with the throughput. `what` is the plural
+    of what is counted ("events", "batches").
     """
     if total is None:
         total = len(items) if isinstance(items, Sized) else None
     start = last = time.monotonic()
     done = 0
-    for item in items:
+    # Snakemake runs jobs side by side: each bar clears its line when it is done.
+    bar = tqdm(items, what, total, leave=False, disable=not sys.stderr.isatty(), dynamic_ncols=True)
+    for item in bar:
         yield item
         done += 1
         now = time.monotonic()
@@ -67,9 +85,10 @@ def track(items: Iterable[T], what: str, total: int | None = None, every: float 
             if total:
                 left = (total - done) / rate
                 logger.info(
-                    "%s/%s %s (%.0f %%), %.3g/s, %.0f s left", done, total, what, 100 * done / total, rate, left
-                )
+                    "%s/%s %s (%.0f %%), %.3g/s, %.0f s left", done, total, what, 100 * done / total, rate, left,
+                    extra=IN_BAR,
+                )  # fmt: skip
             else:
-                logger.info("%s %s, %.3g/s", done, what, rate)
+                logger.info("%s %s, %.3g/s", done, what, rate, extra=IN_BAR)
     seconds = max(time.monotonic() - start, 1e-9)
     logger.info("%s %s in %.1f s (%.3g/s)", done, what, seconds, done / seconds)

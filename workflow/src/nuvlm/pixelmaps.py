@@ -3,7 +3,6 @@
 import logging
 import math
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +19,8 @@ logger = logging.getLogger(__name__)
 VIEWS = ("xz", "yz")
 # Displays or pixel maps of so many bytes are in memory at once.
 BLOCK_BYTES = 2**25
+SMALLEST = 16
+"""Side of the smallest maps that are made or read, pixels."""
 
 
 def grayscale(energy_mev: np.ndarray, *, transfer: str, white_mev: float, knee_mev: float) -> np.ndarray:
@@ -40,6 +41,16 @@ def grayscale(energy_mev: np.ndarray, *, transfer: str, white_mev: float, knee_m
     grey = np.zeros(energy_mev.shape, dtype=np.uint8)
     grey.reshape(-1)[lit] = np.rint(255 * np.clip(level, 0, 1))
     return grey
+
+
+def energy_of_grey(*, transfer: str, white_mev: float, knee_mev: float) -> np.ndarray:
+    """(256,) energy in a pixel (MeV) of each grey value: the inverse of :func:`grayscale`, but for rounding."""
+    level = np.arange(256) / 255
+    if transfer == "log":
+        return knee_mev * np.expm1(level * np.log1p(white_mev / knee_mev))
+    if transfer == "linear":
+        return white_mev * level
+    raise ValueError(f"unknown transfer {transfer!r}: log or linear")
 
 
 def crop(view: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
@@ -132,23 +143,29 @@ def crop_displays(
 
 
 def open_pixel_maps(store: str | Path) -> Any:
-    """Open a pixel-map store (zarr.Group) after checking its bytes: ``images``, ``event_id``, ``corner_mm``."""
-    return open_store(store, "nuvlm-pixelmaps")
+    """Open a pixel-map store (zarr.Group) after checking its bytes: ``images``, ``event_id``, ``corner_mm``.
+
+    Raises:
+        InputError: it is damaged, or its images are not what it says of them.
+    """
+    opened = open_store(store, "nuvlm-pixelmaps")
+    _settings_of(store, opened)
+    return opened
 
 
 def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
     """The settings that made the pixel maps, which a model trained on them depends on.
 
     Raises:
-        InputError: the stores were made with different settings, or one is missing or damaged.
+        InputError: the stores were made with different settings, one is missing or damaged, or its images are not what
+            it says of them.
     """
     found: dict[str, Any] | None = None
     for name, path in stores.items():
+        # No more than is read: this is asked before the images are.
         verify_file(path, "zarr.json")
-        attributes = dict(zarr.open_group(path, mode="r", zarr_format=3).attrs)
-        settings = {key: attributes[key] for key in ("views", "size", "pixel_mm", "transfer", "white_mev", "knee_mev")}
-        if "source" in attributes:  # made elsewhere: how is not known, so at least by whom
-            settings["source"] = attributes["source"]
+        verify_file(path, "images/zarr.json")
+        settings = _settings_of(path, zarr.open_group(path, mode="r", zarr_format=3))
         if found is not None and settings != found:
             raise InputError(
                 f"{path} ({name}): pixel maps of {settings}, others of {found}. All of a run must be alike: make them "
@@ -158,22 +175,53 @@ def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
     return found or {}
 
 
+def _settings_of(path: str | Path, store: Any) -> dict[str, Any]:
+    """The settings in the attributes of an open store, whose images agree with them."""
+    attributes, remedy = dict(store.attrs), f"Remove {path} and rerun, or mend the program that wrote it."
+    names = ("views", "size", "pixel_mm", "transfer", "white_mev", "knee_mev")
+    lacking = [name for name in names if name not in attributes]
+    if lacking or "images" not in store:
+        raise InputError(f"{path}: no pixel maps; it lacks {', '.join(lacking) or 'images'}. {remedy}")
+    settings = {name: attributes[name] for name in names}
+    if "source" in attributes:  # made elsewhere: how is not known, so at least by whom
+        settings["source"] = attributes["source"]
+    images, told = store["images"], (len(settings["views"]), settings["size"], settings["size"])
+    if images.dtype != np.uint8 or images.shape[1:] != told:
+        raise InputError(
+            f"{path}: its images are {images.dtype} {images.shape}; it says that they have {told[0]} views of "
+            f"{told[1]} pixels a side, which would be uint8 (events, {', '.join(map(str, told))}). {remedy}"
+        )
+    if settings["size"] < SMALLEST:
+        raise InputError(
+            f"{path}: pixel maps with {settings['size']} pixels a side show nothing; {SMALLEST} are the least. Set "
+            "pixelmap.size, or make larger ones."
+        )
+    return settings
+
+
 def check_images(stores: Mapping[str, Path], training: Path) -> None:
     """Refuse pixel maps unlike those that the model described by `training` (training.json) has learnt from.
 
     Raises:
         InputError: naming what differs.
     """
-    ours, theirs = image_settings(stores), read_json(training)["images"]
+    ours, theirs = image_settings(stores), read_json(training).get("images")
+    if not isinstance(theirs, dict):
+        raise InputError(
+            f"{training}: says nothing of the pixel maps that the model was trained on. Remove {training.parent} and "
+            "rerun: the workflow trains it again."
+        )
     differing = [
         f"{key} is {ours.get(key)}, the model has seen {theirs.get(key)}"
         for key in ours | theirs
         if ours.get(key) != theirs.get(key)
     ]
     if differing:
+        made_elsewhere = "source" in ours
+        mend = "Take maps of the same maker and size, and input.views" if made_elsewhere else "Set display and pixelmap"
         raise InputError(
-            f"{training.parent}: trained on other pixel maps than these: {'; '.join(differing)}. "
-            "Set display and pixelmap as in the run that trained it, or train anew."
+            f"{training.parent}: trained on other pixel maps than these ({next(iter(stores.values()))}): "
+            f"{'; '.join(differing)}. {mend} as in the run that trained it, or train anew."
         )
 
 
@@ -190,51 +238,6 @@ def open_rows(store: Path, events: pd.DataFrame) -> tuple[Any, np.ndarray]:
     return opened["images"], rows
 
 
-@dataclass(frozen=True)
-class SparsePixelMaps:
-    """Pixel maps in memory as the pixels that are not black: a hundredth of their dense size at 5 cm.
-
-    Attributes:
-        shape: (views, size, size) of one event.
-        begin: (events + 1,) int64, where each event's pixels begin.
-        pixel: (pixels,) uint32, index into the flattened event.
-        value: (pixels,) uint8.
-    """
-
-    shape: tuple[int, int, int]
-    begin: np.ndarray
-    pixel: np.ndarray
-    value: np.ndarray
-
-    def __len__(self) -> int:
-        return len(self.begin) - 1
-
-    def dense(self, rows: np.ndarray) -> np.ndarray:
-        """Images of the given events: uint8 (rows, views, size, size)."""
-        images = np.zeros((len(rows), int(np.prod(self.shape))), dtype=np.uint8)
-        for image, row in zip(images, rows, strict=True):
-            span = slice(self.begin[row], self.begin[row + 1])
-            image[self.pixel[span]] = self.value[span]
-        return images.reshape(-1, *self.shape)
-
-
-def read_sparse(stores: Mapping[str, Path], events: pd.DataFrame) -> SparsePixelMaps:
-    """Pixel maps of the rows of an event table, in their order; no more than a block of them is dense at any time.
-
-    Args and errors as for :func:`read_blocks`.
-    """
-    pixels: list[np.ndarray] = [np.empty(0)] * len(events)
-    values: list[np.ndarray] = [np.empty(0)] * len(events)
-    shape = (0, 0, 0)
-    for positions, block in read_blocks(stores, events):
-        shape = block.shape[1:]
-        for position, image in zip(positions, block.reshape(len(block), -1), strict=True):
-            pixels[position] = np.flatnonzero(image).astype(np.uint32)
-            values[position] = image[pixels[position]]
-    begin = np.concatenate([[0], np.cumsum([len(pixel) for pixel in pixels], dtype=np.int64)])
-    return SparsePixelMaps(shape, begin, np.concatenate(pixels), np.concatenate(values))
-
-
 def read_blocks(
     stores: Mapping[str, Path], events: pd.DataFrame, at_once: int | None = None
 ) -> Iterator[tuple[np.ndarray, np.ndarray]]:
@@ -246,21 +249,35 @@ def read_blocks(
         at_once: what fits in :data:`BLOCK_BYTES`, if None.
 
     Raises:
+        InputError: see :func:`open_shards`.
+    """
+    for _, positions, images, rows in open_shards(stores, events):
+        size = at_once or max(1, BLOCK_BYTES // math.prod(images.shape[1:]))
+        for begin in range(0, len(rows), size):
+            yield positions[begin : begin + size], _read_rows(images, rows[begin : begin + size])
+
+
+def open_shards(stores: Mapping[str, Path], events: pd.DataFrame) -> Iterator[tuple[Path, np.ndarray, Any, np.ndarray]]:
+    """Yield the store of each shard in an event table, the shard's positions there, and what :func:`open_rows` gives.
+
+    Args:
+        stores: shard name -> pixel-map store.
+        events: with the columns shard, row and event_id.
+
+    Raises:
         InputError: see :func:`open_rows`; or stores of different sizes.
     """
     expected: tuple[int, ...] | None = None
     for shard, group in events.reset_index(drop=True).groupby("shard", sort=False):
-        images, rows = open_rows(stores[str(shard)], group)
+        store = stores[str(shard)]
+        images, rows = open_rows(store, group)
         shape = images.shape[1:]
         expected = expected or shape
         if shape != expected:
             raise InputError(
-                f"{stores[str(shard)]}: its pixel maps are {shape}, those of other shards {expected}. "
-                "Rerun crop_displays for all."
+                f"{store}: its pixel maps are {shape}, those of other shards {expected}. Rerun crop_displays for all."
             )
-        size = at_once or max(1, BLOCK_BYTES // math.prod(shape))
-        for begin in range(0, len(rows), size):
-            yield group.index.to_numpy()[begin : begin + size], _read_rows(images, rows[begin : begin + size])
+        yield store, group.index.to_numpy(), images, rows
 
 
 def _read_rows(array: Any, rows: np.ndarray) -> np.ndarray:

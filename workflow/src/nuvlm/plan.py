@@ -113,32 +113,42 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     elif config.models_from is None:
         jobs["build_base_model"] = 1
     if config.models_from is None:
-        jobs |= {"train_cnn": 1, "export_cnn": 1, "train_tree": 1, "finetune_vlm": 1}
+        cnns = len(layout.cnns(config))
+        jobs |= {"train_cnn": cnns, "export_cnn": cnns, "train_tree": 1, "finetune_vlm": 1}
     if config.cnn.classify_backend != "onnx":
         jobs.pop("export_cnn", None)
-    for model in layout.MODELS:
-        jobs[f"classify_{model}"] = len(conditions_of(model, config.conditions)) * config.dataset.parts
+    for model in layout.models(config):
+        tables = len(conditions_of(model, config.conditions)) * config.dataset.parts
+        jobs[f"classify_{_kind(model)}"] = jobs.get(f"classify_{_kind(model)}", 0) + tables
     if config.report.explain:
-        jobs |= {f"explain_{model}": config.dataset.parts for model in layout.EXPLAINED_MODELS}
-    return jobs | {"evaluate": 1, "draw_figures": 1, "draw_gallery": 1, "write_report": 1}
+        for model in layout.explained_models(config):
+            jobs[f"explain_{_kind(model)}"] = jobs.get(f"explain_{_kind(model)}", 0) + config.dataset.parts
+    return jobs | {"evaluate": 1, "draw_figures": 1, "collect_events": 1, "write_report": 1}
+
+
+def _kind(model: str) -> str:
+    """What the rules of a model are named after: cnn_tuned -> cnn."""
+    return model.partition("_")[0]
 
 
 def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -> Plan:
     """Reckon what a run over `events` events in `shards` shards takes.
 
     Hours of a job are its events times the rate, over the GPUs that it asks for, plus what starting a job costs. The
-    CNN's epochs are counted in full, although it may stop early.
+    epochs of a CNN are counted in full, although it may stop early; where recipes have different numbers of them, a
+    job's hours are the mean.
     """
     table = list(rates)
     start = _nearest(table, "start", config, gpus=False)
+    one_gpu = min(config.cnn.gpus, 1)
     stages = []
     for rule, jobs in jobs_by_rule(config, shards).items():
         gpus = {
             "train_cnn": config.cnn.gpus,
-            "classify_cnn": 0 if config.cnn.classify_backend == "onnx" else config.cnn.gpus,
+            "classify_cnn": 0 if config.cnn.classify_backend == "onnx" else one_gpu,
             "finetune_vlm": config.vlm.finetune.gpus,
             "classify_vlm": config.vlm.classify.gpus,
-            "explain_cnn": config.cnn.gpus,
+            "explain_cnn": one_gpu,
             "explain_vlm": config.vlm.classify.gpus,
         }.get(rule, 0)
         work = _work(config, rule, events, jobs)
@@ -179,10 +189,11 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
         return classified / config.dataset.parts
     if rule.startswith("explain_"):
         return min(classified, config.report.explain) / config.dataset.parts
+    recipes = [config.cnn.training(name).recipe for name in config.cnn.recipe_names]
     return {
         "list_events": float(events),
         "build_base_model": float(config.vlm.scratch.steps),
-        "train_cnn": train * config.cnn.max_epochs,
+        "train_cnn": train * sum(recipe.max_epochs for recipe in recipes) / len(recipes),
         "train_tree": train,
         "finetune_vlm": train * config.vlm.finetune.epochs,
     }.get(rule, 0.0)
@@ -196,7 +207,7 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     train = events * (1 - config.dataset.validation - config.dataset.test)
     classified = events if config.models_from else events - train
     jobs = jobs_by_rule(config, shards)
-    tables = sum(jobs[f"classify_{model}"] for model in layout.MODELS)
+    tables = sum(number for rule, number in jobs.items() if rule.startswith("classify_"))
     maps = len(layout.store_files("", layout.PIXEL_MAP_ARRAYS))
     disk: dict[str, tuple[float, int]] = {}
     if config.input.has_voxels:
@@ -208,7 +219,7 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     disk["events.parquet"] = (events * size("events.parquet"), 1)
     predicted = classified / config.dataset.parts * tables
     disk["predictions"] = (predicted * size("predictions"), 2 * tables)
-    figures = len(figure_names(layout.MODELS, config.conditions))
+    figures = len(figure_names(layout.models(config), config.conditions))
     # of a megabyte each whatever the events: not worth a rate
     disk["figures, report"] = (2e6, figures + 4)
     disk["logs, benchmarks"] = (1e4 * sum(jobs.values()), 2 * sum(jobs.values()))

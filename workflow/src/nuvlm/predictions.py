@@ -1,13 +1,14 @@
 """Prediction tables: what a classifier says of the events of one part, and what that cost."""
 
 from collections.abc import Iterable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import pandas as pd
 
 from nuvlm.classes import CLASSES
+from nuvlm.energy import Energy
 from nuvlm.errors import InputError
 from nuvlm.storage import read_json, read_table, write_json, write_table
 
@@ -29,6 +30,15 @@ class Cost:
     """Classifying all events, images in memory, model loaded and warm."""
     peak_memory_mb: float
     """Of the device; of the process where the device is the CPU."""
+    energy_j: float | None = None
+    """Spent on what `seconds` are of; None where nothing can be said."""
+    energy_measured: bool = False
+    """By counters; else it is an estimate."""
+    energy_how: str = ""
+    """The counters, and the watts that were assumed."""
+
+    def with_energy(self, energy: Energy) -> "Cost":
+        return replace(self, energy_j=energy.joules, energy_measured=energy.measured, energy_how=energy.how)
 
 
 def at_temperature(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:

@@ -14,6 +14,8 @@ SHOWER_MEV = 50.0
 """Energy in the detector from which on electrons, positrons and photons are a shower, MeV: above the critical energy of
 argon (32.8 MeV), so that it multiplies."""
 ELECTRON, NEUTRON, NUCLEI = 11, 2112, 1_000_000_000
+PION_ZERO, PION_ZERO_MEV = 111, 134.98
+"""PDG code and mass of the neutral pion."""
 PARTICLE_COLUMNS = {"event_id", "pdg", "momentum_mev"}
 DEPOSIT_COLUMNS = {"event_id", "pdg", "length_mm", "electromagnetic_mev", "photon_gap_mm", "leaves"}
 """Of /truth/particles and /truth/deposits, what is read of them here."""
@@ -96,6 +98,27 @@ def find_topology(event_ids: np.ndarray, particles: np.ndarray | None, deposits:
         for axis in "xyz":
             table[f"{what}_direction_{axis}"] = found[axis].to_numpy()
     return table.astype(TOPOLOGY_TYPES).where(pd.Series(known), empty)
+
+
+def leading_pion_energy(event_ids: np.ndarray, particles: np.ndarray | None) -> np.ndarray:
+    """Total energy of the most energetic neutral pion of each event's final state.
+
+    Args:
+        event_ids: (n,) of the events.
+        particles: /truth/particles of a voxel shard, if it has that table.
+
+    Returns:
+        (n,) GeV; 0 without a neutral pion; NaN where the final state is not known.
+    """
+    if not _has(particles, {"event_id", "pdg", "kinetic_mev"}):
+        return np.full(len(event_ids), np.nan)
+    assert particles is not None
+    kinetic = particles["kinetic_mev"].astype(np.float64)
+    energy = np.where(particles["pdg"] == PION_ZERO, (kinetic + PION_ZERO_MEV) / 1e3, 0.0)
+    # pandas' maximum passes over NaN: one pion of unknown energy makes the event's unknown.
+    known = pd.Series(np.where(np.isfinite(energy), energy, np.inf)).groupby(particles["event_id"]).max()
+    found: np.ndarray = known.reindex(event_ids).to_numpy(dtype=np.float64)
+    return np.where(np.isfinite(found), found, np.nan)
 
 
 def _has(table: np.ndarray | None, columns: set[str]) -> bool:

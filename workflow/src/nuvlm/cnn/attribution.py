@@ -41,6 +41,7 @@ def explain_cnn(
     predictions: Mapping[str, Path],
     out: Path,
     *,
+    name: str,
     part: int,
     count: int,
     seed: int,
@@ -52,8 +53,8 @@ def explain_cnn(
         model: folder of the CNN.
         events: the event table.
         stores: shard name -> pixel-map store.
-        predictions: model name -> its prediction table of the part, as the images are; that of ``cnn`` says which
-            class is explained.
+        predictions: model name -> its prediction table of the part, as the images are.
+        name: of this model, whose predictions say which class is explained.
         count, seed: see :func:`nuvlm.selection.read_explained`.
 
     Raises:
@@ -63,7 +64,7 @@ def explain_cnn(
     check_images(stores, model / "training.json")
     device = choose_device()
     network = load_cnn(model, device)
-    chosen = read_explained(events, predictions, "cnn", part=part, count=count, seed=seed)
+    chosen = read_explained(events, predictions, name, part=part, count=count, seed=seed)
     predicted = pd.Categorical(chosen["predicted"], categories=list(CLASSES)).codes.astype(np.int64)
     images = image_settings(stores)
     shape = (len(chosen), len(images["views"]), images["size"], images["size"])

@@ -9,15 +9,14 @@ import numpy as np
 import torch
 
 from nuvlm.classes import CLASSES
-from nuvlm.cnn.network import load_cnn, to_float
+from nuvlm.cnn.network import load_cnn, read_card, to_float
 from nuvlm.cnn.runtime import load_exported
-from nuvlm.conditions import degrade
-from nuvlm.devices import choose_device, device_name, peak_memory_mb
+from nuvlm.degradation import degrade
+from nuvlm.devices import choose_device, device_name, energy_meter, peak_memory_mb
 from nuvlm.events import read_events
 from nuvlm.logs import track
-from nuvlm.pixelmaps import check_images, read_blocks
+from nuvlm.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.predictions import Cost, write_predictions
-from nuvlm.storage import verify_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -47,25 +46,27 @@ def classify_cnn(
     Raises:
         InputError: damaged files, or pixel maps made with other settings than those the CNN was trained on.
     """
+    check_images(stores, model / "training.json")
     start = time.perf_counter()
     network, device = _load_torch(model, threads) if export is None else _load_exported(model, export, threads)
     load_seconds = time.perf_counter() - start
-    check_images(stores, model / "training.json")
+    settings = image_settings(stores)
     table = read_events(events)
     table = table[table["part"] == part]
     logits = np.zeros((len(table), len(CLASSES)))
     seconds = np.zeros(len(table))
-    warm = False
+    meter, warm = energy_meter(choose_device() if export is None else torch.device("cpu")), False
     for rows, block in track(read_blocks(stores, table, batch_size), "batches"):
-        images = degrade(condition, block)
+        images = degrade(condition, block, table.iloc[rows], settings)
         if not warm:
             network(images)  # the first call sets up kernels, which is no event's time
             warm = True
-        start = time.perf_counter()
-        logits[rows] = network(images)
-        seconds[rows] = (time.perf_counter() - start) / len(rows)
+        with meter:
+            start = time.perf_counter()
+            logits[rows] = network(images)
+            seconds[rows] = (time.perf_counter() - start) / len(rows)
     cost = Cost(device, batch_size, len(table), load_seconds, float(seconds.sum()), peak_memory_mb())
-    write_predictions(out, table, logits, 1.0, seconds, {}, cost)
+    write_predictions(out, table, logits, 1.0, seconds, {}, cost.with_energy(meter.energy))
 
 
 def _load_torch(model: Path, threads: int) -> tuple[Network, str]:
@@ -84,5 +85,5 @@ def _load_torch(model: Path, threads: int) -> tuple[Network, str]:
 
 def _load_exported(model: Path, export: Path, threads: int) -> tuple[Network, str]:
     """The same in onnxruntime."""
-    verify_manifest(model)
+    read_card(model)
     return load_exported(export, model / "model.safetensors", threads), "CPU (ONNX Runtime)"

@@ -8,9 +8,9 @@ import onnx
 import torch
 from torch import Tensor, nn
 
-from nuvlm.cnn.network import SiameseCnn, load_cnn, to_float
+from nuvlm.cnn.network import SiameseCnn, load_cnn, read_card, to_float
 from nuvlm.cnn.runtime import INPUT, MODEL, OUTPUT, WEIGHTS_DIGEST, open_session
-from nuvlm.storage import atomic_path, read_json, sha256, write_manifest
+from nuvlm.storage import atomic_path, sha256, write_manifest
 
 logger = logging.getLogger(__name__)
 
@@ -41,7 +41,7 @@ def export_cnn(model: Path, out: Path) -> None:
         RuntimeError: onnxruntime and torch disagree.
     """
     network = load_cnn(model, torch.device("cpu"))
-    card = read_json(model / "training.json")
+    card = read_card(model)
     metadata = {
         "classes": json.dumps(card["classes"]),
         "images": json.dumps(card["images"]),

@@ -8,11 +8,15 @@ import argparse
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
 
+from nuvlm.classes import CLASSES
+from nuvlm.errors import InputError
 from nuvlm.storage import read_json, verify_manifest
 
 
@@ -136,8 +140,11 @@ class SiameseCnn(nn.Module):
         # (events, views, h, w) -> (events * views, 1, h, w): every view goes through the same branch
         x = self.branch(self.stem(images.reshape(events * views, 1, height, width)))
         # (events * views, c, h', w') -> (events, views * c, h', w')
-        x = self.head(self.trunk(x.reshape(events, views * x.shape[1], *x.shape[2:])))
-        return self.classify(x.mean(dim=(2, 3)))
+        x = self.head(self.trunk(x.reshape(events, views * x.shape[1], *x.shape[2:]))).mean(dim=(2, 3))
+        if self.training:
+            # Black maps alone have no spread for batch normalisation to divide by: what flows back would overflow.
+            x = x * images.any()
+        return self.classify(x)
 
 
 def _stack(channels: int, blocks: tuple[Block, ...], width: float) -> tuple[nn.Sequential, int]:
@@ -149,17 +156,68 @@ def _stack(channels: int, blocks: tuple[Block, ...], width: float) -> tuple[nn.S
     return nn.Sequential(*layers), channels
 
 
+def read_card(model: Path) -> dict[str, Any]:
+    """What ``training.json`` says of the CNN in the folder `model`: all that it takes to use it is there.
+
+    Raises:
+        InputError: a file is missing or altered, or the card lacks something or is of other classes.
+    """
+    verify_manifest(model)
+    path = model / "training.json"
+    card = read_json(path)
+    needed = {"views": int, "classes": list, "images": dict, "settings": dict}
+    lacking = [name for name, kind in needed.items() if not isinstance(card.get(name), kind)]
+    if "settings" not in lacking:
+        numbers = ("width", "dropout")
+        lacking += [f"settings.{name}" for name in numbers if not isinstance(card["settings"].get(name), int | float)]
+    if lacking:
+        raise InputError(f"{path}: says nothing of {', '.join(lacking)} that can be used. {_again(model)}")
+    if card["classes"] != list(CLASSES):
+        raise InputError(f"{path}: the classes are {card['classes']}, not {list(CLASSES)}. {_again(model)}")
+    return card
+
+
 def load_cnn(model: Path, device: torch.device) -> SiameseCnn:
     """The network of a folder that :func:`nuvlm.cnn.training.train_cnn` wrote, ready to classify.
 
     Raises:
-        InputError: a file is missing or altered.
+        InputError: a file is missing or altered, the weights are not those of the network that the card describes, or
+            are no numbers.
     """
-    verify_manifest(model)
-    card = read_json(model / "training.json")
-    network = SiameseCnn(card["views"], len(card["classes"]), card["settings"]["width"], card["settings"]["dropout"])
-    network.load_state_dict(load_file(model / "model.safetensors"))
-    return network.to(device).to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+    card, path = read_card(model), model / "model.safetensors"
+    settings = card["settings"]
+    try:
+        weights = load_file(path)
+    except SafetensorError as error:
+        raise InputError(f"{path}: no weights that can be read ({error}). {_again(model)}") from error
+    try:
+        with torch.device("meta"):  # shapes alone, until it is known that the weights have them
+            network = SiameseCnn(card["views"], len(CLASSES), settings["width"], settings["dropout"])
+    except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
+        raise InputError(f"{model / 'training.json'}: describes no network ({error}). {_again(model)}") from error
+    expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
+    found = {name: tuple(value.shape) for name, value in weights.items()}
+    if found != expected:
+        odd = next(name for name in expected | found if expected.get(name) != found.get(name))
+        head = found.get("head.0.weight", (0,))[0]
+        raise InputError(
+            f"{path}: not of the network in training.json, which has width {settings['width']:g} and {card['views']} "
+            f"views: these weights are of width {head / HEAD_CHANNELS:g}, and {odd} is {found.get(odd)}, not "
+            f"{expected.get(odd)}. {_again(model)}"
+        )
+    bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise InputError(
+            f"{path}: {len(bad)} of {len(weights)} arrays of weights (first: {bad[0]}) hold what is no number. The "
+            "training has diverged: train it again with a lower learning rate."
+        )
+    network.load_state_dict(weights, assign=True)
+    network = network.float().to(device)
+    return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
+
+
+def _again(model: Path) -> str:
+    return f"Remove {model} and rerun: the workflow trains it again."
 
 
 def count_parameters(network: nn.Module) -> int:

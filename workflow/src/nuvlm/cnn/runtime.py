@@ -30,7 +30,11 @@ def load_exported(export: Path, weights: Path, threads: int) -> Callable[[np.nda
         InputError: a file is missing or altered, or it was made from other weights.
     """
     verify_manifest(export)
-    made_from = _session(export / MODEL, threads).get_modelmeta().custom_metadata_map.get(WEIGHTS_DIGEST)
+    try:
+        made_from = _session(export / MODEL, threads).get_modelmeta().custom_metadata_map.get(WEIGHTS_DIGEST)
+    except Exception as error:  # onnxruntime's have nothing in common
+        remedy = f"Remove {export} and rerun: the workflow exports it again."
+        raise InputError(f"{export / MODEL}: no ONNX that can be read ({error}). {remedy}") from error
     if made_from != sha256(weights):
         raise InputError(f"{export / MODEL}: was not made from {weights}. Remove it and rerun export_cnn.")
     return open_session(export / MODEL, threads)

@@ -1,36 +1,55 @@
-"""Training the Siamese CNN: Adam, cross-entropy, early stopping on the validation loss, exact resume."""
+"""Training the Siamese CNN by a recipe, in one process or several, with early stopping and exact resume.
+
+``python -m nuvlm.cnn.training job.json`` is what torchrun starts in each process; :func:`train_cnn` decides whether to
+use it.
+"""
 
 import hashlib
-import io
 import json
 import logging
-import math
-import time
-from collections.abc import Iterator, Mapping
+import shutil
+import sys
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pandas as pd
 import torch
+from pydantic import ValidationError
 from safetensors.torch import save_file
-from torch import Tensor, nn
-from torch.utils.tensorboard import SummaryWriter
 
 from nuvlm.classes import CLASSES
-from nuvlm.cnn.network import SiameseCnn, count_parameters, to_float
-from nuvlm.cnn.settings import CnnSettings
-from nuvlm.devices import choose_device, device_name, peak_memory_mb
+from nuvlm.cnn.data import open_images
+from nuvlm.cnn.processes import join
+from nuvlm.cnn.recipes import steps_per_epoch
+from nuvlm.cnn.settings import TrainSettings
+from nuvlm.cnn.trainer import Split, StopOnSigterm, Training
 from nuvlm.errors import InputError
 from nuvlm.events import read_events
-from nuvlm.logs import track
-from nuvlm.pixelmaps import SparsePixelMaps, image_settings, read_sparse
-from nuvlm.storage import SEAL, atomic_path, seal, sha256, verify, write_json, write_manifest
+from nuvlm.launch import torchrun
+from nuvlm.logs import setup_logging
+from nuvlm.pixelmaps import image_settings
+from nuvlm.settings import Settings
+from nuvlm.storage import MANIFEST, atomic_path, sha256, write_json, write_manifest
 
-logger = logging.getLogger(__name__)
+# Not __name__, which is "__main__" where torchrun starts this.
+logger = logging.getLogger("nuvlm.cnn.training")
 
-VALIDATION_BATCH, VALIDATION_PIXELS = 64, 2**22
-"""Events, and their pixels in all views, that are validated at once: large maps would take gigabytes."""
+WITHOUT_EFFECT = {"memory_mb", "workers"}
+"""Settings that a checkpoint may be resumed under with another value."""
+
+
+class Job(Settings):
+    """A training job, as it is handed to each process: the arguments of :func:`train_cnn`."""
+
+    events: Path
+    stores: dict[str, Path]
+    out: Path
+    checkpoint: Path
+    tensorboard: Path
+    settings: TrainSettings
+    threads: int
+    log: Path | None = None
 
 
 def train_cnn(
@@ -40,222 +59,140 @@ def train_cnn(
     checkpoint: Path,
     tensorboard: Path,
     *,
-    settings: CnnSettings,
+    settings: TrainSettings,
     threads: int,
+    log: Path | None = None,
 ) -> None:
     """Train on the split ``train``, stop on ``validation``, and write the best network to the folder `out`.
 
-    `out` holds ``model.safetensors``, ``training.json`` (what was trained, on what, and what it took) and a
-    manifest. After each epoch `checkpoint` holds all that is needed to go on; it is removed at the end.
+    `out` holds ``model.safetensors``, ``training.json`` (what was trained, how, on what, and what it took) and a
+    manifest. Events without a class are left out. Best is the lowest plain cross-entropy, without smoothing, of the
+    validation events as they are, whatever the recipe shows in training: recipes are compared by the same number.
 
-    Raises:
-        InputError: a checkpoint that is damaged, or of other settings or data; a loss that is not a number.
-    """
-    torch.set_num_threads(threads)
-    device = choose_device()
-    table = read_events(events)
-    train, validation = (_load(table, stores, split) for split in ("train", "validation"))
-    counts = {label: int((train[1] == i).sum()) for i, label in enumerate(CLASSES)}
-    logger.info("training on %d events %s, validating on %d", len(train[1]), counts, len(validation[1]))
-
-    torch.manual_seed(settings.seed)
-    network = SiameseCnn(views=train[0].shape[0], width=settings.width, dropout=settings.dropout)
-    network = network.to(device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    logger.info("%d parameters on %s", count_parameters(network), device)
-    optimizer = torch.optim.Adam(network.parameters(), lr=settings.learning_rate)
-    weight = torch.tensor([len(train[1]) / (len(CLASSES) * counts[label]) for label in CLASSES], device=device)
-    loss_function = nn.CrossEntropyLoss(weight=weight.float() if settings.class_weights else None)
-
-    fingerprint = _fingerprint(settings, events, stores)
-    history: list[dict[str, float]] = []
-    best: dict[str, Tensor] = {}
-    if checkpoint.exists():
-        state = read_checkpoint(checkpoint, fingerprint, device)
-        network.load_state_dict(state["network"])
-        optimizer.load_state_dict(state["optimizer"])
-        history, best = json.loads(state["history"]), state["best"]
-        logger.info("resuming after epoch %d from %s", len(history), checkpoint)
-    with SummaryWriter(str(tensorboard), purge_step=len(history)) as writer:
-        for epoch in range(len(history), settings.max_epochs):
-            if _epochs_since_best(history) >= settings.patience:
-                break
-            # Everything random in an epoch follows from its number, so a resumed run repeats it exactly.
-            torch.manual_seed(settings.seed * 1_000_003 + epoch)
-            start = time.perf_counter()
-            train_loss = _train_epoch(network, optimizer, loss_function, train, settings, device)
-            seconds = time.perf_counter() - start
-            loss, accuracy = validate(network, loss_function, *validation, device)
-            if not np.isfinite(train_loss + loss):
-                raise InputError(
-                    f"the CNN's loss is not a number in epoch {epoch + 1} (training {train_loss}, "
-                    f"validation {loss}): lower cnn.learning_rate"
-                )
-            history.append(
-                {"train_loss": train_loss, "validation_loss": loss, "validation_accuracy": accuracy, "seconds": seconds}
-            )
-            for name, value in history[-1].items():
-                writer.add_scalar(name, value, epoch)
-            rate = len(train[1]) / seconds
-            logger.info("epoch %d of at most %d: loss %.4f, validation loss %.4f, accuracy %.3f, %.0f events/s",
-                        epoch + 1, settings.max_epochs, train_loss, loss, accuracy, rate)  # fmt: skip
-            if _epochs_since_best(history) == 0:
-                best = {name: value.detach().clone() for name, value in network.state_dict().items()}
-            _save_checkpoint(checkpoint, fingerprint, network, optimizer, best, history)
-
-    seconds = sum(entry["seconds"] for entry in history)
-    card = {
-        "model": "SiameseCnn",
-        "classes": list(CLASSES),
-        "views": train[0].shape[0],
-        "settings": settings.model_dump(mode="json"),
-        "images": image_settings(stores),
-        "parameters": count_parameters(network),
-        "class_counts": counts,
-        "events": len(train[1]),
-        "epochs": len(history),
-        "best_epoch": len(history) - _epochs_since_best(history),
-        "history": history,
-        "seconds": seconds,
-        "events_per_second": len(train[1]) * len(history) / seconds,
-        "peak_memory_mb": peak_memory_mb(),
-        "device": device_name(device),
-    }
-    with atomic_path(out) as partial:
-        partial.mkdir()
-        save_file({name: value.contiguous() for name, value in best.items()}, partial / "model.safetensors")
-        write_json(partial / "training.json", card, sealed=True)
-        write_manifest(partial)
-    checkpoint.unlink(missing_ok=True)
-
-
-def validate(
-    network: nn.Module,
-    loss_function: nn.Module,
-    images: SparsePixelMaps,
-    labels: Tensor,
-    device: torch.device,
-) -> tuple[float, float]:
-    """Mean loss and accuracy of `network` on `images` with class indices `labels` (events,)."""
-    network.eval()
-    batch = max(1, min(VALIDATION_BATCH, VALIDATION_PIXELS // math.prod(images.shape)))
-    loss, right = 0.0, 0
-    with torch.inference_mode():
-        for begin in range(0, len(labels), batch):
-            rows = torch.arange(begin, min(begin + batch, len(labels)))
-            target = labels[rows].to(device)
-            logits = network(to_float(_dense(images, rows), device))
-            loss += float(loss_function(logits, target)) * len(target)
-            right += int((logits.argmax(dim=1) == target).sum())
-    return loss / len(labels), right / len(labels)
-
-
-def _load(table: pd.DataFrame, stores: Mapping[str, Path], split: str) -> tuple[SparsePixelMaps, Tensor]:
-    """Images and class indices (events,) of a split."""
-    chosen = table[table["split"] == split]
-    labels = pd.Categorical(chosen["class"], categories=list(CLASSES)).codes
-    return read_sparse(stores, chosen), torch.from_numpy(labels.astype(np.int64))
-
-
-def _dense(images: SparsePixelMaps, rows: Tensor) -> Tensor:
-    return torch.from_numpy(images.dense(rows.numpy()))
-
-
-def _batches(labels: Tensor, size: int) -> Iterator[Tensor]:
-    order = torch.randperm(len(labels))
-    for begin in range(0, len(order), size):
-        # A last batch of one event would give batch normalisation no variance.
-        if len(order) - begin > 1:
-            yield order[begin : begin + size]
-
-
-def _train_epoch(
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    loss_function: nn.Module,
-    data: tuple[SparsePixelMaps, Tensor],
-    settings: CnnSettings,
-    device: torch.device,
-) -> float:
-    network.train()
-    images, labels = data
-    total, seen = 0.0, 0
-    for batch in track(_batches(labels, settings.batch_size), "batches", len(labels) // settings.batch_size):
-        x = to_float(_dense(images, batch), device)
-        if settings.flip:
-            x = _flip(x)
-        loss = loss_function(network(x), labels[batch].to(device))
-        optimizer.zero_grad(set_to_none=True)
-        loss.backward()
-        optimizer.step()
-        total += float(loss.detach()) * len(batch)
-        seen += len(batch)
-    return total / seen
-
-
-def _flip(images: Tensor) -> Tensor:
-    """Mirror the rows (x or y, never the beam) of each view of each event with probability one half."""
-    chosen = torch.rand(images.shape[:2]) < 0.5
-    return torch.where(chosen[..., None, None].to(images.device), images.flip(2), images)
-
-
-def _epochs_since_best(history: list[dict[str, float]]) -> int:
-    losses = [entry["validation_loss"] for entry in history]
-    return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
-
-
-def _fingerprint(settings: CnnSettings, events: Path, stores: Mapping[str, Path]) -> str:
-    """What a checkpoint belongs to: the settings, the event table and the pixel maps."""
-    parts = [
-        settings.model_dump_json(),
-        sha256(events),
-        *(sha256(Path(stores[name]) / "manifest.json") for name in sorted(stores)),
-    ]
-    return hashlib.sha256("\n".join(parts).encode()).hexdigest()
-
-
-def _save_checkpoint(
-    path: Path,
-    fingerprint: str,
-    network: nn.Module,
-    optimizer: torch.optim.Optimizer,
-    best: dict[str, Tensor],
-    history: list[dict[str, float]],
-) -> None:
-    state: dict[str, Any] = {
-        "fingerprint": fingerprint,
-        "network": network.state_dict(),
-        "optimizer": optimizer.state_dict(),
-        "best": best,
-        "history": json.dumps(history),
-    }
-    content = io.BytesIO()  # what torch says of a full disk names neither the file nor the reason
-    torch.save(state, content)
-    with atomic_path(path) as partial:
-        # Behind the last byte that torch reads: it does not check what it loads.
-        partial.write_bytes(content.getvalue() + SEAL)
-        seal(partial)
-
-
-def read_checkpoint(path: Path, fingerprint: str, device: torch.device) -> dict[str, Any]:
-    """What a stopped training has left: the states of ``network`` and ``optimizer``, the ``best`` network, ``history``.
+    After each epoch, and on SIGTERM after the step at hand, `checkpoint` holds all that is needed to go on. A training
+    that goes on ends, on CPU cores, with the same losses and weights bit for bit. The checkpoint is removed at the end.
 
     Args:
-        fingerprint: of the settings and data that the training goes on with.
+        threads: of all processes together.
+        log: file that the processes write to which are started beside this one.
 
     Raises:
-        InputError: it is damaged, holds anything but tensors and plain values, or belongs to another training.
+        InputError: no event of a class to train on, or none to validate on; damaged stores; a checkpoint that is
+            damaged, or of other settings or data; a loss that is not a number; more processes than GPUs or events.
+        SystemExit: with status 143 where it was stopped by SIGTERM.
     """
-    content = verify(path, "checkpoint", ours=True)[: -len(SEAL)]
-    try:
-        state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
-        found = state["fingerprint"]
-    except Exception as error:
+    job = Job(
+        events=events, stores=dict(stores), out=out, checkpoint=checkpoint, tensorboard=tensorboard,
+        settings=settings, threads=threads, log=log,
+    )  # fmt: skip
+    if settings.processes == 1:
+        _train(job)
+        return
+    path = checkpoint.with_suffix(".json")
+    with atomic_path(path) as partial:
+        partial.write_text(job.model_dump_json(indent=1))
+    torchrun("nuvlm.cnn.training", path, settings.processes)
+    path.unlink(missing_ok=True)
+
+
+def _train(job: Job) -> None:
+    """What each process does."""
+    settings = job.settings
+    images = image_settings(job.stores)
+    _check_compiler(settings)
+    table = read_events(job.events)
+    table = table[table["class"].isin(CLASSES)]
+    splits = {split: table[table["split"] == split] for split in ("train", "validation")}
+    check_targets(splits, job.events)
+    check_shares(len(splits["train"]), settings)
+    torch.set_num_threads(max(1, job.threads // settings.processes))
+    torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN does for convolutions by itself
+    torch.backends.cudnn.deterministic = True
+    with join(settings.processes) as team, StopOnSigterm() as stop:
+        memory_mb = settings.memory_mb // team.size
+        data = {name: Split(open_images(job.stores, rows, memory_mb), labels_of(rows)) for name, rows in splits.items()}
+        training = Training(settings, job.checkpoint, _fingerprint(job), team, stop, data["train"], data["validation"])
+        training.run(job.tensorboard)
+        training.check_replicas()
+        card = training.card(images)  # all processes have a part in it
+        if team.rank == 0:
+            with atomic_path(job.out) as partial:
+                partial.mkdir()
+                best = {name: value.contiguous() for name, value in training.best.items()}
+                save_file(best, partial / "model.safetensors")
+                write_json(partial / "training.json", card, sealed=True)
+                write_manifest(partial)
+            job.checkpoint.unlink(missing_ok=True)
+
+
+def check_targets(splits: Mapping[str, pd.DataFrame], events: Path) -> None:
+    """Refuse splits that a network cannot learn from, or cannot be chosen on.
+
+    Args:
+        splits: ``train`` and ``validation``, rows of the event table that have a class.
+        events: the table's file, for the message.
+
+    Raises:
+        InputError: a class has no training event, or there is nothing to validate on.
+    """
+    counts = splits["train"]["class"].value_counts()
+    if missing := [label for label in CLASSES if not counts.get(label, 0)]:
         raise InputError(
-            f"{path}: no readable checkpoint ({error}). Remove it and rerun: training starts anew."
-        ) from error
-    if found != fingerprint:
-        raise InputError(
-            f"{path}: the checkpoint was made with other settings or data. Remove it to train anew, or restore the "
-            "configuration it was made with."
+            f"{events}: no event of class {', '.join(missing)} in the split train, which the CNN would never name. "
+            "Add events of it; if there are some, change dataset.seed or the share of the other splits."
         )
-    return state
+    if not len(splits["validation"]):
+        raise InputError(f"{events}: no labelled event in the split validation. Add events, or raise its share.")
+    if missing := sorted({*CLASSES} - {*splits["validation"]["class"]}):
+        logger.warning("no event of class %s in the split validation: the CNN is chosen without it", ", ".join(missing))
+
+
+def check_shares(events: int, settings: TrainSettings) -> None:
+    """Refuse batches of which some process would have no event, or which are too small for batch normalisation.
+
+    Raises:
+        InputError: the smallest batch of an epoch of so many `events` has less than 2, or than there are processes.
+    """
+    smallest = events // steps_per_epoch(events, settings.recipe)
+    if smallest < max(2, settings.processes):
+        raise InputError(
+            f"{events} training events in batches of {settings.recipe.batch_size} leave some batch with {smallest}, "
+            f"too few for cnn.processes {settings.processes}. Add events, or take a larger batch or fewer processes."
+        )
+
+
+def _check_compiler(settings: TrainSettings) -> None:
+    if settings.compile and not any(map(shutil.which, ("c++", "g++", "clang++"))):
+        raise InputError("cnn.compile needs a C++ compiler, and there is none: install one, or set it to false.")
+
+
+def labels_of(rows: pd.DataFrame) -> np.ndarray:
+    """(events,) int64, class indices."""
+    return np.asarray(pd.Categorical(rows["class"], categories=list(CLASSES)).codes, dtype=np.int64)
+
+
+def _fingerprint(job: Job) -> str:
+    """What a checkpoint belongs to, as JSON: each setting, the event table and the pixel maps."""
+    settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    recipe = settings.pop("recipe")
+    images = hashlib.sha256()
+    for shard, store in sorted(job.stores.items()):
+        images.update(f"{shard}\n{sha256(store / MANIFEST)}\n".encode())
+    found = {**settings, **{f"recipe.{key}": value for key, value in recipe.items()}}
+    return json.dumps(found | {"events": sha256(job.events), "pixel maps": images.hexdigest()})
+
+
+def main(arguments: list[str]) -> None:
+    """One process of a job that torchrun started: ``main([path of the job's JSON])``."""
+    path = Path(arguments[0])
+    try:
+        job = Job.model_validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise InputError(f"{path}: not a readable training job ({error}).") from error
+    if job.log is not None:
+        setup_logging(job.log)
+    _train(job)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])

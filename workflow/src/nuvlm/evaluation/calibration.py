@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from scipy.optimize import minimize_scalar
 
+from nuvlm.evaluation.intervals import ratios
 from nuvlm.evaluation.samples import Sample
 from nuvlm.predictions import at_temperature
 
@@ -24,13 +25,15 @@ def calibrate(validation: Sample, test: Sample) -> dict[str, Any]:
 
     Returns:
         `fitted_on` (events of the validation split) and `temperatures`, for each of ``plain``, ``published`` and
-        ``fitted``: `temperature`, and `ece` and `nll` on `test`. All None where there is nothing to fit or to test.
+        ``fitted``: `temperature`, and `ece`, `nll` and `reliability` on `test`. All None where there is nothing to fit
+        or to test.
     """
     temperatures = {"plain": 1.0, "published": PUBLISHED_TEMPERATURE, "fitted": fit_temperature(validation)}
     return {
         "fitted_on": len(validation),
         "temperatures": {
-            name: {"temperature": t} | (_measure(test, t) if t and len(test) else {"ece": None, "nll": None})
+            name: {"temperature": t}
+            | (_measure(test, t) if t and len(test) else {"ece": None, "nll": None, "reliability": None})
             for name, t in temperatures.items()
         },
     }
@@ -82,9 +85,24 @@ def confidence_bins(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
     return confidence, where
 
 
-def _measure(sample: Sample, temperature: float) -> dict[str, float]:
+def reliability(sample: Sample) -> dict[str, Any]:
+    """Accuracy against confidence: `edges` of the bins, and in each the mean `confidence`, and `accuracy`."""
+    confidence, where = confidence_bins(sample)
+    bins = len(CONFIDENCE_EDGES) - 1
+    n = np.bincount(where, minlength=bins)
+    right = np.bincount(where, weights=sample.correct, minlength=bins).astype(int)
+    total = np.bincount(where, weights=confidence, minlength=bins)
+    return {
+        "edges": CONFIDENCE_EDGES.round(6).tolist(),
+        "confidence": [float(total[i] / n[i]) if n[i] else None for i in range(bins)],
+        **ratios("accuracy", right, n),
+    }
+
+
+def _measure(sample: Sample, temperature: float) -> dict[str, Any]:
     told = replace(sample, probabilities=np.exp(at_temperature(sample.log_probabilities, temperature)))
     return {
         "ece": expected_calibration_error(told),
         "nll": negative_log_likelihood(sample, temperature),
+        "reliability": reliability(told),
     }

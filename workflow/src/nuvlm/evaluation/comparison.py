@@ -1,11 +1,14 @@
 """Two classifiers on the same events: whose answers are right more often, and could that be chance?"""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from scipy import stats
 
-from nuvlm.evaluation.intervals import RESAMPLES, bootstrap
+from nuvlm.classes import CLASSES
+from nuvlm.evaluation.dependence import Axis
+from nuvlm.evaluation.intervals import RESAMPLES, bootstrap_means
 
 
 def compare(correct: np.ndarray, other: np.ndarray, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
@@ -22,20 +25,55 @@ def compare(correct: np.ndarray, other: np.ndarray, seed: int, resamples: int = 
         Counts `both`, `only_first`, `only_second`, `neither`; `difference` in accuracy, first minus second, with
         `difference_interval`; `p_value` (None without events).
     """
-    n = len(correct)
-    only_first = int((correct & ~other).sum())
-    only_second = int((~correct & other).sum())
-    discordant = only_first + only_second
-    gain = correct.astype(np.float64) - other
-    intervals = bootstrap(lambda weights: {"difference": weights @ gain / n}, n, seed, resamples)
-    p_value = None if n == 0 else float(stats.binomtest(only_first, discordant).pvalue) if discordant else 1.0
+    return compare_all([(correct, other)], seed, resamples)[0]
+
+
+def compare_all(
+    pairs: Sequence[tuple[np.ndarray, np.ndarray]], seed: int, resamples: int = RESAMPLES
+) -> list[dict[str, Any]]:
+    """:func:`compare` for many pairs on the same events: every difference is of the same resamples."""
+    if not pairs:
+        return []
+    gains = np.stack([first.astype(np.float64) - second for first, second in pairs], axis=1)  # (n, pairs)
+    intervals = bootstrap_means(gains, seed, resamples)
+    return [_test(*pair) | {"difference_interval": i} for pair, i in zip(pairs, intervals, strict=True)]
+
+
+def agreement(truth: np.ndarray, correct: np.ndarray, other: np.ndarray, energy: Axis | None) -> dict[str, Any]:
+    """Where two classifiers disagree: how many events both, one or neither gets right, by class and by energy.
+
+    Args:
+        truth: (n,) index into CLASSES.
+        correct, other: as for :func:`compare`.
+        energy: bins of neutrino energy; None where it is not known.
+
+    Returns:
+        `by_class[class]` with a count under each of `both`, `only_first`, `only_second`, `neither`; `by_energy` with
+        `edges` (GeV) and a list of counts under each, or None.
+    """
+    shares = _shares(correct, other)
     return {
-        "n": n,
-        "both": int((correct & other).sum()),
-        "only_first": only_first,
-        "only_second": only_second,
-        "neither": int((~correct & ~other).sum()),
-        "difference": float(gain.mean()) if n else None,
-        "difference_interval": intervals.get("difference"),
-        "p_value": p_value,
+        "by_class": {
+            name: {which: int((mask & (truth == k)).sum()) for which, mask in shares.items()}
+            for k, name in enumerate(CLASSES)
+        },
+        "by_energy": energy and {**energy.bins, **{which: energy.count(m).tolist() for which, m in shares.items()}},
+    }
+
+
+def _test(correct: np.ndarray, other: np.ndarray) -> dict[str, Any]:
+    n = len(correct)
+    counts = {which: int(mask.sum()) for which, mask in _shares(correct, other).items()}
+    discordant = counts["only_first"] + counts["only_second"]
+    p_value = None if n == 0 else float(stats.binomtest(counts["only_first"], discordant).pvalue) if discordant else 1.0
+    difference = (counts["only_first"] - counts["only_second"]) / n if n else None
+    return {"n": n, **counts, "difference": difference, "p_value": p_value}
+
+
+def _shares(correct: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:
+    return {
+        "both": correct & other,
+        "only_first": correct & ~other,
+        "only_second": ~correct & other,
+        "neither": ~correct & ~other,
     }

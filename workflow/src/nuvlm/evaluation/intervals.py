@@ -1,9 +1,10 @@
 """Intervals at 95 % confidence: exact for counts, bootstrap for everything else."""
 
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
-from scipy import stats
+from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
 RESAMPLES = 2000
@@ -15,10 +16,29 @@ Interval = list[float] | None
 
 def binomial_interval(successes: int, trials: int) -> Interval:
     """Clopper-Pearson interval of an efficiency `successes / trials`; None without a trial."""
-    if trials == 0:
-        return None
-    interval = stats.binomtest(int(successes), int(trials)).proportion_ci(LEVEL, method="exact")
-    return [float(interval.low), float(interval.high)]
+    return binomial_intervals(np.array([successes]), np.array([trials]))[0]
+
+
+def binomial_intervals(successes: np.ndarray, trials: np.ndarray) -> list[Interval]:
+    """The same of (n,) efficiencies."""
+    low, high = proportion_confint(successes, np.maximum(trials, 1), alpha=1 - LEVEL, method="beta")
+    ends = zip(trials, low, high, strict=True)
+    return [[float(lower), float(upper)] if n else None for n, lower, upper in ends]
+
+
+def ratio(name: str, successes: int, trials: int) -> dict[str, Any]:
+    """A share under its `name`, and its interval; None without a trial."""
+    of_one = ratios(name, np.array([successes]), np.array([trials]))
+    return {key: of_one[key][0] for key in (name, f"{name}_interval")}
+
+
+def ratios(name: str, successes: np.ndarray, trials: np.ndarray) -> dict[str, list[Any]]:
+    """(n,) shares under their `name`, their intervals, and the trials of each under ``{name}_n``."""
+    return {
+        name: [float(k / n) if n else None for k, n in zip(successes, trials, strict=True)],
+        f"{name}_interval": binomial_intervals(np.asarray(successes), np.asarray(trials)),
+        f"{name}_n": np.asarray(trials).tolist(),
+    }
 
 
 def bootstrap(
@@ -37,6 +57,14 @@ def bootstrap(
         name: percentile_interval(np.concatenate([block[name] for block in blocks]))
         for name in (blocks[0] if blocks else {})
     }
+
+
+def bootstrap_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -> list[Interval]:
+    """Percentile bootstrap interval of the mean of each column of `values`, (n events, m)."""
+    n, m = values.shape
+    blocks = [weights @ values / n for weights in _draws(n, seed, resamples)]
+    means = np.concatenate(blocks) if blocks else np.empty((0, m))
+    return [percentile_interval(column) for column in means.T]
 
 
 def percentile_interval(values: np.ndarray) -> Interval:

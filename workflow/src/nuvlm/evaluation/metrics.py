@@ -14,17 +14,24 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
+import numba
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
 from nuvlm.classes import CLASSES
-from nuvlm.evaluation.calibration import CONFIDENCE_EDGES, calibrate, confidence_bins, expected_calibration_error
-from nuvlm.evaluation.comparison import compare
+from nuvlm.conditions import KINDS, NOMINAL, degradation, shown_in_full
+from nuvlm.errors import InputError
+from nuvlm.evaluation.calibration import calibrate, expected_calibration_error
+from nuvlm.evaluation.comparison import agreement, compare_all
+from nuvlm.evaluation.cuts import scan_cuts
+from nuvlm.evaluation.dependence import Axis, dependence, pion_axis, pions_mistaken, truth_axes
 from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_heat
-from nuvlm.evaluation.intervals import RESAMPLES, Interval, binomial_interval, bootstrap
-from nuvlm.evaluation.samples import Predictions, Sample, labelled_events, read_sample
+from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, ratio
+from nuvlm.evaluation.samples import KEY, Predictions, Sample, labelled_events, read_sample
+from nuvlm.evaluation.spectrum import read_spectrum, weigh
 from nuvlm.events import read_events
+from nuvlm.logs import track
 from nuvlm.storage import write_json
 
 SEED = 20250908
@@ -41,14 +48,16 @@ def evaluate(
     out: Path,
     resamples: int = RESAMPLES,
     explanations: Explanations = MappingProxyType({}),
-    heat: Sequence[str | Path] = (),
+    heat: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
+    spectrum: Path | None = None,
 ) -> None:
     """Score every model under every condition, compare them, and write it all to `out` (JSON).
 
-    The file holds `classes`; `events`, how many by split and class; `scores[model][condition]`; `calibration[model]`,
-    under the first condition;
+    The file holds `classes`; `events`, how many by split and class; `scores[model][condition]`;
+    `robustness[kind]`, accuracy against the level of each kind of degradation; `calibration[model]` and `cuts[model]`,
+    under the first condition, and `spectrum`, what cuts are weighted by;
     `comparisons`, every two models under each condition; `changes[model][condition]`, each condition against the
-    first one; `explanations[model]`, what its rationales are worth; `heat`, what the CNN loses where it looks. The
+    first one; `explanations[model]`, what its rationales are worth; `heat[model]`, what a CNN loses where it looks. The
     keys are described in docs/report.md. Without truth in the test split `n` is 0, the scores are null, and only what
     was predicted is counted.
 
@@ -58,7 +67,8 @@ def evaluate(
         out: the file to write.
         resamples: of the bootstrap.
         explanations: tables of rationales of each model that gives any.
-        heat: stores of where the CNN looks, of all parts.
+        heat: stores of where each CNN looks, of all parts.
+        spectrum: CSV file of the beam that cuts are weighted by; None: the sample as it is.
 
     Raises:
         InputError: naming the file and event that cannot be used.
@@ -68,64 +78,65 @@ def evaluate(
     validation = labelled_events(table, "validation")
     untold = table[table["class"].isna()]
     logger.info("%d of %d events are scored, %d have no truth", len(scored), len(table), len(untold))
+    beam, weights = _weights(spectrum, table, {"test": scored, "validation": validation})
     samples = {
         model: {condition: read_sample(scored, parts) for condition, parts in conditions.items()}
         for model, conditions in predictions.items()
     }
+    axes = truth_axes(scored)
+    pions = pion_axis(scored), scored["pi0_energy"].to_numpy(np.float64)
     scores: dict[str, dict[str, Any]] = {}
-    for model, conditions in samples.items():
-        scores[model] = {}
-        for condition, sample in conditions.items():
-            score = score_sample(sample, scored["nu_energy"].to_numpy(np.float64), resamples)
-            blind = read_sample(untold, predictions[model][condition])
-            score["predicted_without_truth"] = _counts(blind.predicted)
-            scores[model][condition] = score
-            if len(sample):
-                logger.info("%s, %s: accuracy %.3f, n = %d", model, condition, score["accuracy"], score["n"])
-    calibration = {}
+    cells = [(model, condition, sample) for model, told in samples.items() for condition, sample in told.items()]
+    for model, condition, sample in track(cells, "samples", len(cells)):
+        score = score_sample(sample, resamples)
+        if condition in shown_in_full(samples[model]):
+            describe_sample(score, sample, axes)
+            score["pi0"] = pions_mistaken(sample, *pions)
+        blind = read_sample(untold, predictions[model][condition])
+        score["predicted_without_truth"] = _counts(blind.predicted)
+        scores.setdefault(model, {})[condition] = score
+        if len(sample):
+            logger.info("%s, %s: accuracy %.3f, n = %d", model, condition, score["accuracy"], score["n"])
+    calibration, cuts = {}, {}
     for model, conditions in samples.items():
         main = next(iter(conditions))
-        calibration[model] = calibrate(read_sample(validation, predictions[model][main]), conditions[main])
+        chosen = read_sample(validation, predictions[model][main])
+        calibration[model] = calibrate(chosen, conditions[main])
+        cuts[model] = scan_cuts(chosen, conditions[main], weights["validation"], weights["test"])
         if calibration[model]["temperatures"]["fitted"]["temperature"] is None:
             logger.warning("%s: no temperature fits the %d validation events", model, len(validation))
     faithfulness = measure_faithfulness(table, explanations, SEED, resamples)
     for model, measured in faithfulness.items():
         logger.info("%s: rationales of %d test events drawn at random", model, measured["n"])
-    comparisons = [
-        {"first": first, "second": second, "condition": condition}
-        | compare(samples[first][condition].correct, samples[second][condition].correct, SEED, resamples)
-        for first, second in combinations(samples, 2)
-        for condition in samples[first]
-        if condition in samples[second]
-    ]
     write_json(
         out,
         {
             "classes": list(CLASSES),
             "events": _count_events(table),
             "scores": scores,
+            "robustness": _curves(scores),
             "calibration": calibration,
-            "comparisons": comparisons,
-            "changes": {model: _changes(conditions, resamples) for model, conditions in samples.items()},
+            "spectrum": beam,
+            "cuts": cuts,
+            "comparisons": _comparisons(samples, axes["energy"], resamples),
+            "changes": _changes(samples, resamples),
             "explanations": faithfulness,
-            "heat": measure_heat(table, heat, SEED, resamples),
+            "heat": {model: measure_heat(table, parts, SEED, resamples) for model, parts in heat.items()},
         },
         sealed=True,
     )
 
 
-def score_sample(sample: Sample, energy: np.ndarray, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Every score of one model under one condition.
+def score_sample(sample: Sample, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """The overall scores of one model under one condition.
 
     Args:
         sample: n events with truth.
-        energy: (n,) neutrino energy, GeV; NaN where not known.
         resamples: of the bootstrap.
 
     Returns:
         `n`; `accuracy`, `precision`, `recall`, `auc` and the interval of each; `ece`; `confusion` (rows are the
-        truth); `by_class` with the same for each class, its ROC, efficiency and purity against energy and its score
-        distributions; `reliability`.
+        truth); `by_class` with `n`, `selected` and the same for each class.
     """
     truth, predicted, p = sample.truth, sample.predicted, sample.probabilities
     n = len(sample)
@@ -141,26 +152,36 @@ def score_sample(sample: Sample, energy: np.ndarray, resamples: int = RESAMPLES)
     # No interval: resampling adds to the distance from the diagonal, so a bootstrap of it is biased upwards.
     score["ece"] = _number(expected_calibration_error(sample))
     score["confusion"] = confusion.tolist()
-    edges = energy_edges(energy)
     score["by_class"] = {
         name: {
             "n": int(confusion[k].sum()),
             "selected": int(confusion[:, k].sum()),
-            **_ratio("recall", confusion[k, k], confusion[k].sum()),
-            **_ratio("precision", confusion[k, k], confusion[:, k].sum()),
+            **ratio("recall", confusion[k, k], confusion[k].sum()),
+            **ratio("precision", confusion[k, k], confusion[:, k].sum()),
             "auc": _number(auc[k]),
             "auc_interval": intervals.get(f"auc_{k}"),
+        }
+        for k, name in enumerate(CLASSES)
+    }
+    return score
+
+
+def describe_sample(score: dict[str, Any], sample: Sample, axes: Mapping[str, Axis | None]) -> None:
+    """Add to `score`, of :func:`score_sample`, what is shown of a condition in full.
+
+    That is `score_edges` and, for each class, `roc` and `rejection`; `dependence[quantity]` for each of `axes`; and
+    `scores`, how its probability is distributed for each true class.
+    """
+    truth, p = sample.truth, sample.probabilities
+    score["score_edges"] = SCORE_EDGES.round(6).tolist()
+    for k, name in enumerate(CLASSES):
+        score["by_class"][name] |= {
             **_roc(truth == k, p[:, k]),
-            "energy": _energy_dependence(truth == k, predicted == k, energy, edges),
+            "dependence": {quantity: dependence(sample, k, axis) for quantity, axis in axes.items()},
             "scores": {
                 other: np.histogram(p[truth == j, k], SCORE_EDGES)[0].tolist() for j, other in enumerate(CLASSES)
             },
         }
-        for k, name in enumerate(CLASSES)
-    }
-    score["score_edges"] = SCORE_EDGES.round(6).tolist()
-    score["reliability"] = _reliability(sample)
-    return score
 
 
 def weighted_scores(sample: Sample, weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -195,21 +216,31 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
         (b,) areas; NaN where one side has no weight.
     """
     order = np.argsort(score, kind="stable")
-    starts = np.flatnonzero(np.r_[True, np.diff(score[order]) > 0])  # first event of each group of equal scores
-    sorted_weights = weights[:, order]
-    positives = np.add.reduceat(sorted_weights * positive[order], starts, axis=1)  # (b, groups)
-    negatives = np.add.reduceat(sorted_weights * ~positive[order], starts, axis=1)
-    below = np.cumsum(negatives, axis=1) - negatives / 2
+    ties = np.r_[np.diff(score[order]) == 0, False]  # whether the next event scores the same
     with np.errstate(invalid="ignore"):
-        area: np.ndarray = (positives * below).sum(axis=1) / (positives.sum(axis=1) * negatives.sum(axis=1))
+        area: np.ndarray = _areas(order, ties, positive, weights)
     return area
 
 
-def energy_edges(energy: np.ndarray) -> np.ndarray:
-    """Edges (GeV) of equal bins from 0 to the highest energy, rounded up, with some 60 events each: 2 to 10 bins."""
-    known = energy[np.isfinite(energy)]
-    top = float(np.ceil(known.max())) if len(known) else 1.0
-    return np.linspace(0, max(top, 1.0), int(np.clip(len(known) // 60, 2, 10)) + 1)
+@numba.njit(cache=True)
+def _areas(order, ties, positive, weights):  # type: ignore[no-untyped-def]
+    """One pass over the events of each weighting, in rising order of score."""
+    areas = np.empty(len(weights))
+    for b in range(len(weights)):
+        below, negatives, positives, total, pairs = 0.0, 0.0, 0.0, 0.0, 0.0
+        for i in range(len(order)):
+            weight = weights[b, order[i]]
+            if positive[order[i]]:
+                positives += weight
+            else:
+                negatives += weight
+            if not ties[i]:
+                pairs += positives * (below + negatives / 2)
+                below += negatives
+                total += positives
+                positives = negatives = 0.0
+        areas[b] = pairs / (total * below) if total * below > 0 else np.nan
+    return areas
 
 
 def _summary(confusion: np.ndarray, auc: np.ndarray) -> dict[str, np.ndarray]:
@@ -250,57 +281,86 @@ def _roc(positive: np.ndarray, score: np.ndarray) -> dict[str, Any]:
     }
 
 
-def _energy_dependence(true: np.ndarray, selected: np.ndarray, energy: np.ndarray, edges: np.ndarray) -> dict[str, Any]:
-    """Efficiency and purity of one class in bins of true neutrino energy, with exact intervals."""
-
-    def fill(mask: np.ndarray) -> np.ndarray:
-        return np.histogram(energy[mask & np.isfinite(energy)], edges)[0]
-
-    right, all_true, all_selected = fill(true & selected), fill(true), fill(selected)
-    return {
-        "edges_gev": edges.tolist(),
-        **_ratios("efficiency", right, all_true),
-        **_ratios("purity", right, all_selected),
-    }
-
-
-def _reliability(sample: Sample) -> dict[str, Any]:
-    confidence, where = confidence_bins(sample)
-    bins = len(CONFIDENCE_EDGES) - 1
-    n = np.bincount(where, minlength=bins)
-    right = np.bincount(where, weights=sample.correct, minlength=bins).astype(int)
-    total = np.bincount(where, weights=confidence, minlength=bins)
-    return {
-        "edges": CONFIDENCE_EDGES.round(6).tolist(),
-        "confidence": [_number(total[i] / n[i]) if n[i] else None for i in range(bins)],
-        **_ratios("accuracy", right, n),
-    }
-
-
-def _ratio(name: str, successes: int, trials: int) -> dict[str, Any]:
-    return {
-        name: float(successes / trials) if trials else None,
-        f"{name}_interval": binomial_interval(successes, trials),
-    }
+def _weights(
+    spectrum: Path | None, table: pd.DataFrame, splits: Mapping[str, pd.DataFrame]
+) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
+    """What is told of the beam, and what the events of each split count for: 1 where there is no spectrum."""
+    if spectrum is None:
+        return None, {split: np.ones(len(rows)) for split, rows in splits.items()}
+    beam = read_spectrum(spectrum)
+    labelled = table[table["class"].notna()]
+    # The sample's own spectrum is that of all splits, which are drawn alike.
+    weight = weigh(beam, labelled["nu_pdg"].to_numpy(), labelled["nu_energy"].to_numpy(np.float64))
+    by_row = pd.Series(weight, index=pd.MultiIndex.from_frame(labelled[KEY]))
+    weights = {split: by_row.reindex(pd.MultiIndex.from_frame(rows[KEY])).to_numpy() for split, rows in splits.items()}
+    test = weights["test"]
+    if len(test) and not test.any():
+        raise InputError(
+            f"{spectrum}: gives no test event a weight. Check that its energies are in GeV, and its nu_pdg those of "
+            "the sample, or set report.spectrum to null."
+        )
+    effective = float(test.sum() ** 2 / (test**2).sum()) if len(test) else 0.0
+    told = {"file": str(spectrum), "effective_events": effective, "left_out": int((test == 0).sum())}
+    logger.info(
+        "%s: the %d test events count as %.0f, %d for nothing", spectrum, len(test), effective, told["left_out"]
+    )
+    return told, weights
 
 
-def _ratios(name: str, successes: np.ndarray, trials: np.ndarray) -> dict[str, list[Any]]:
-    pairs = [_ratio(name, int(k), int(n)) for k, n in zip(successes, trials, strict=True)]
-    intervals: list[Interval] = [pair[f"{name}_interval"] for pair in pairs]
-    return {name: [pair[name] for pair in pairs], f"{name}_interval": intervals, f"{name}_n": trials.tolist()}
+def _curves(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
+    """Accuracy against the level of each kind of degradation that a run has, from pictures as they are."""
+    curves: dict[str, dict[str, Any]] = {}
+    for model, by_condition in scores.items():
+        points: dict[str, list[tuple[int, str]]] = {}
+        for condition in by_condition:
+            if found := degradation(condition):
+                points.setdefault(found[0], []).append((found[1], condition))
+        for kind, levels in points.items():
+            if NOMINAL in by_condition:
+                levels.append((KINDS[kind].nominal, NOMINAL))
+            curve = curves.setdefault(kind, {"axis": KINDS[kind].axis, "models": {}})
+            curve["models"][model] = [
+                {"condition": condition, "level": level}
+                | {key: by_condition[condition][key] for key in ("n", "accuracy", "accuracy_interval")}
+                for level, condition in sorted(levels)
+            ]
+    return curves
 
 
-def _changes(conditions: Mapping[str, Sample], resamples: int) -> dict[str, Any]:
+def _comparisons(
+    samples: Mapping[str, Mapping[str, Sample]], energy: Axis | None, resamples: int
+) -> list[dict[str, Any]]:
+    """Every two models under each condition; where it is shown in full also where they disagree."""
+    cases = [
+        (first, second, condition)
+        for first, second in combinations(samples, 2)
+        for condition in samples[first]
+        if condition in samples[second]
+    ]
+    pairs = [(samples[first][condition], samples[second][condition]) for first, second, condition in cases]
+    tests = compare_all([(a.correct, b.correct) for a, b in pairs], SEED, resamples)
+    return [
+        {"first": first, "second": second, "condition": condition, **test}
+        | (agreement(a.truth, a.correct, b.correct, energy) if condition in shown_in_full(samples[first]) else {})
+        for (first, second, condition), (a, b), test in zip(cases, pairs, tests, strict=True)
+    ]
+
+
+def _changes(samples: Mapping[str, Mapping[str, Sample]], resamples: int) -> dict[str, dict[str, Any]]:
     """Every condition against the first one, for the same model, and the share of answers that stay."""
-    reference, *others = conditions
-    return {
-        condition: {
-            "reference": reference,
-            "same_answer": _number(_share(conditions[condition].predicted == conditions[reference].predicted)),
-        }
-        | compare(conditions[condition].correct, conditions[reference].correct, SEED, resamples)
-        for condition in others
-    }
+    cases = [
+        (model, condition, sample, next(iter(conditions)))
+        for model, conditions in samples.items()
+        for condition, sample in list(conditions.items())[1:]
+    ]
+    references = [samples[model][reference] for model, _, _, reference in cases]
+    pairs = [(case[2], reference) for case, reference in zip(cases, references, strict=True)]
+    tests = compare_all([(a.correct, b.correct) for a, b in pairs], SEED, resamples)
+    changes: dict[str, dict[str, Any]] = {model: {} for model in samples}
+    for (model, condition, sample, name), reference, test in zip(cases, references, tests, strict=True):
+        same = _number(_share(sample.predicted == reference.predicted))
+        changes[model][condition] = {"reference": name, "same_answer": same, **test}
+    return changes
 
 
 def _count_events(table: pd.DataFrame) -> dict[str, dict[str, int]]:

@@ -1,4 +1,4 @@
-"""How figures look: one style, one set of colours and names, one way to write an SVG."""
+"""How figures look: one style, one set of colours and names, one way to write them, SVG for a page, PDF for a paper."""
 
 import io
 import re
@@ -8,11 +8,10 @@ from pathlib import Path
 from typing import Any
 
 import matplotlib
-import numpy as np
 
 matplotlib.use("svg")
 import matplotlib.pyplot as plt
-from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 from nuvlm.storage import SEAL, atomic_path, seal
@@ -23,10 +22,7 @@ MODEL_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
 MARKERS = {"nue_cc": "o", "numu_cc": "s", "nc": "^"}
 LABELS = {"nue_cc": r"$\nu_e$ CC", "numu_cc": r"$\nu_\mu$ CC", "nc": "NC"}
 
-# Where a model looks, over a dark event display whose charge is drawn from violet to yellow.
-HEAT, HEAT_LEVELS = "#ff6b4a", (0.25, 0.5, 0.75)
-
-# Lines and text are written in this colour and saved as currentColor: they take the colour of the page's text.
+# Lines and text are written in this colour. An SVG has currentColor in its place, that of the page's text; a PDF black.
 INK = "#010203"
 STYLE: dict[Any, Any] = {
     "axes.edgecolor": INK,
@@ -51,6 +47,8 @@ STYLE: dict[Any, Any] = {
     "lines.linewidth": 1.6,
     "lines.markersize": 4.5,
     "mathtext.fontset": "dejavusans",
+    "pdf.compression": 0,  # to_pdf() looks for the ink in it
+    "pdf.fonttype": 42,  # TrueType, whole outlines: journals refuse Type 3
     "svg.fonttype": "none",
     "text.color": INK,
     "xtick.color": INK,
@@ -69,24 +67,6 @@ def new_figure(
             yield figure, axes
         finally:
             plt.close(figure)
-
-
-def draw_heat(ax: Axes, heat: np.ndarray, extent: tuple[float, float, float, float]) -> None:
-    """Draw where a model looks over an event, as contours.
-
-    Args:
-        ax: axes of the event, dark.
-        heat: uint8 (rows, columns), 255 where it looks most.
-        extent: left, right, and the ends of the first and the last row.
-    """
-    left, right, first, last = extent
-    rows, columns = heat.shape
-    x = left + (np.arange(columns) + 0.5) * (right - left) / columns
-    y = first + (np.arange(rows) + 0.5) * (last - first) / rows
-    levels = [level for level in HEAT_LEVELS if heat.min() < 255 * level < heat.max()]
-    if levels:
-        widths = [0.8 + 0.8 * HEAT_LEVELS.index(level) for level in levels]
-        ax.contour(x, y, heat, [255 * level for level in levels], colors=HEAT, linewidths=widths)
 
 
 def to_svg(figure: Figure, name: str) -> str:
@@ -111,8 +91,27 @@ def to_svg(figure: Figure, name: str) -> str:
     return svg.replace(INK, "currentColor")
 
 
-def save_svg(figure: Figure, path: Path) -> None:
-    """Write the figure to `path`, whole or not at all, with a digest (:func:`nuvlm.storage.seal`) in a comment."""
+def to_pdf(figure: Figure, name: str) -> bytes:
+    """The figure as a PDF for print: vectors, its fonts embedded, lines and text black, the ground left open.
+
+    The same figure gives the same bytes, as no date is in them. Its keywords have room for a digest
+    (:func:`nuvlm.storage.seal`).
+    """
+    buffer = io.BytesIO()
+    about = {"Title": name, "Keywords": SEAL.decode(), "Creator": None, "Producer": None, "CreationDate": None}
+    with plt.rc_context(STYLE):
+        figure.savefig(buffer, format="pdf", metadata=about)
+    ink = rb"\s".join(f"{part:.10f}".encode() for part in to_rgb(INK))
+    # As long as before: a PDF says at which byte each of its parts begins.
+    return re.sub(ink, lambda found: b"0 0 0".ljust(len(found[0])), buffer.getvalue())
+
+
+def save_figure(figure: Figure, path: Path) -> None:
+    """Write the figure to `path` as an SVG, and beside it as a PDF; each whole or not at all, with a digest in it."""
     with atomic_path(path) as partial:
         partial.write_text(f"{to_svg(figure, path.stem)}<!-- {SEAL.decode()} -->\n", encoding="utf-8")
+        seal(partial)
+    figure.set_layout_engine("none")  # what the SVG was laid out to stays
+    with atomic_path(path.with_suffix(".pdf")) as partial:
+        partial.write_bytes(to_pdf(figure, path.stem))
         seal(partial)

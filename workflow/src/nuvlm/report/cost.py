@@ -18,15 +18,20 @@ def summarise_cost(parts: Sequence[str | Path], training: Path) -> dict[str, Any
         training: its training.json; keys that it lacks become None.
 
     Returns:
-        `ms_per_sample` (all parts together, model loaded and warm), `peak_memory_mb` (of the largest part),
-        `load_seconds` (mean of the parts), `events`, `device`, `batch_size`, and `training`.
+        `ms_per_sample` (all parts together, model loaded and warm), `joules_per_sample` (None where a part lacks it),
+        whether that is measured in all of them (`energy_measured`) and how (`energy_how`), `peak_memory_mb` (of the
+        largest part), `load_seconds` (mean of the parts), `events`, `device`, `batch_size`, and `training`.
     """
     costs = read_costs(parts)
     events = sum(cost.events for cost in costs)
     measured = read_json(training)
+    joules = [cost.energy_j for cost in costs if cost.energy_j is not None]
     return {
         "events": events,
         "ms_per_sample": 1000 * sum(cost.seconds for cost in costs) / events if events else None,
+        "joules_per_sample": sum(joules) / events if events and len(joules) == len(costs) else None,
+        "energy_measured": all(cost.energy_measured for cost in costs),
+        "energy_how": ", or ".join(sorted({cost.energy_how for cost in costs})),
         "peak_memory_mb": max(cost.peak_memory_mb for cost in costs),
         "load_seconds": sum(cost.load_seconds for cost in costs) / len(costs),
         "device": ", ".join(sorted({cost.device for cost in costs})),

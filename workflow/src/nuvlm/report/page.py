@@ -1,8 +1,11 @@
 """The report: one self-contained page, and every number on it as JSON."""
 
+import base64
+import hashlib
 import json
 import logging
 from collections.abc import Mapping
+from importlib import resources
 from pathlib import Path
 from typing import Any
 
@@ -10,14 +13,24 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nuvlm.evaluation.names import figure_name, title, without_controls, words
+from nuvlm.conditions import shown_in_full
+from nuvlm.evaluation.names import figure_name, title, words
 from nuvlm.evaluation.samples import Predictions
 from nuvlm.report import wording
+from nuvlm.report.alt import describe
+from nuvlm.report.browser import as_script, page_data
 from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.provenance import provenance
+from nuvlm.report.schema import VERSION, check_report
 from nuvlm.report.summary import summarise
+from nuvlm.report.tables import latex_tables
 from nuvlm.storage import atomic_path, read_json, verify, write_json
+
+SCRIPTS = ("elements.js", "state.js", "tables.js", "choices.js", "display.js", "events.js")
+"""What the page runs, in this order."""
+SHOWN = 12
+"""Events, the worst mistakes, that the page has in a table too: in print, and where there is no JavaScript."""
 
 logger = logging.getLogger(__name__)
 
@@ -26,7 +39,7 @@ def write_report(
     *,
     scores: Path,
     figures: Path,
-    gallery: Path,
+    browser: Path,
     predictions: Predictions,
     training: Mapping[str, Path],
     published: Path,
@@ -34,36 +47,38 @@ def write_report(
     repository: Path,
     page: Path,
     data: Path,
+    tables: Path,
 ) -> None:
-    """Write the report: `page` (HTML, one self-contained file) and `data` (JSON; docs/report.md describes it).
+    """Write the report: `page` (HTML, one self-contained file), its numbers, and its tables for a paper.
 
     Args:
         scores: what ``evaluate`` wrote.
         figures: folder of ``draw_figures``.
-        gallery: what ``draw_gallery`` wrote.
+        browser: what ``collect_events`` wrote.
         predictions: prediction tables of each model under each condition, with their costs beside them.
         training: training.json of each model.
         published: resources/published.yaml.
         config: the configuration as run, all keys.
         repository: the git checkout.
         page: the page to write.
-        data: the JSON file to write.
+        data: the JSON file to write, a :class:`nuvlm.report.schema.Report`.
+        tables: the LaTeX file to write.
 
     Raises:
         InputError: a file that the report needs is missing or damaged.
     """
     results = read_json(scores)
-    events = read_json(gallery)["events"]
+    collected = read_json(browser)
     reference = yaml.safe_load(published.read_text())
     models = list(results["scores"])
-    conditions = without_controls(results["scores"][models[0]])
+    conditions = shown_in_full(results["scores"][models[0]])
     main = conditions[0]
     cost = {model: summarise_cost(predictions[model][main], training[model]) for model in models}
     headline, sentences = summarise(results, cost, main)
     seen = read_json(next(iter(training.values()))).get("images", {})
     numbers = {
         "format": "nuvlm-report",
-        "version": 1,
+        "version": VERSION,
         "run": config.get("run"),
         "headline": headline,
         "summary": sentences,
@@ -72,11 +87,11 @@ def write_report(
         "cost": cost,
         "departures": departures(reference["setup"], as_seen(config, seen)),
         "published": reference,
-        "gallery": [{key: value for key, value in event.items() if key != "svg"} for event in events],
+        "gallery": [_facts(event) for event in collected["events"]],
         "provenance": provenance(config, repository) | {"events": results["events"]},
     }
     html = (
-        _environment()
+        environment()
         .get_template("page.html.j2")
         .render(
             numbers,
@@ -84,14 +99,20 @@ def write_report(
             conditions=conditions,
             main=main,
             scored=all(results["scores"][model][main]["n"] for model in models),
-            displays=[Markup(event["svg"]) for event in events],
+            worst=collected["events"][:SHOWN],
+            data=page_data(collected, models),
+            script=(script := _script()),
+            digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             figure=lambda kind, model=None, condition=None: _figure(figures / figure_name(kind, model, condition)),
+            alt=lambda kind, model=None, condition=None: describe(kind, results, model, condition),
             statements=wording.STATEMENTS,
-            published_row=lambda rows, model: next((rows[key] for key in rows if model.startswith(key)), None),
             config_yaml=yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True),
         )
     )
+    check_report(numbers)
     write_json(data, numbers)
+    with atomic_path(tables) as partial:
+        partial.write_text(latex_tables(numbers), encoding="utf-8")
     with atomic_path(page) as partial:
         partial.write_text(html, encoding="utf-8")
     logger.info("%s", headline)
@@ -137,13 +158,25 @@ def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[d
     return found
 
 
+def _facts(event: Mapping[str, Any]) -> dict[str, Any]:
+    """An event without its picture."""
+    return {key: value for key, value in event.items() if key != "pixels"} | {"heat": list(event["heat"])}
+
+
+def _script() -> Markup:
+    """All scripts of the page as one."""
+    folder = resources.files("nuvlm.report")
+    return Markup("\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS))
+
+
 def _figure(path: Path) -> Markup:
     """A figure of ours as it is: an SVG whose text matplotlib has escaped."""
     return Markup(verify(path, "figure", ours=True).decode())
 
 
-def _environment() -> Environment:
-    environment = Environment(
+def environment() -> Environment:
+    """For the templates beside this module: what they are given is escaped, and written by nuvlm.report.wording."""
+    templates = Environment(
         loader=PackageLoader("nuvlm", "report"),
         autoescape=True,
         undefined=StrictUndefined,
@@ -161,8 +194,9 @@ def _environment() -> Environment:
         wording.percents,
         wording.p_value,
         wording.duration,
+        as_script,
         wording.stated,
         wording.picture,
     ):
-        environment.filters[function.__name__] = function
-    return environment
+        templates.filters[function.__name__] = function
+    return templates

@@ -5,7 +5,8 @@ from typing import Any
 
 import numpy as np
 
-from nuvlm.evaluation.names import title, without_controls, words
+from nuvlm.conditions import shown_in_full
+from nuvlm.evaluation.names import title, words
 from nuvlm.report.wording import PLAIN, SIGNIFICANT, number, p_value, percent, significant
 
 
@@ -30,11 +31,23 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
         score = scores[ranked[0]]
         headline = f"Of {score['n']:,} test events, the {title(ranked[0])} is {_right(score)}."
     sentences += [_habits(model, scores[model]) for model in ranked]
-    for model, changes in results["changes"].items():
-        sentences += [_change(model, name, changes[name]) for name in without_controls(changes)]
+    changes = results["changes"]
+    conditions = dict.fromkeys(
+        name for of_model in changes.values() for name in shown_in_full([condition, *of_model])[1:]
+    )
+    sentences += [
+        _changes(name, {model: of_model[name] for model, of_model in changes.items() if name in of_model})
+        for name in conditions
+    ]
     explained = {model: told for model, told in results["explanations"].items() if told["with_truth"]}
     sentences += [_reasons(model, told) for model, told in explained.items()]
     sentences.append(_speed(cost))
+    cnns = [title(model) for model in scores if model.startswith("cnn_")]
+    if len(cnns) > 1:
+        sentences.append(
+            f"{', '.join(cnns[:-1])} and {cnns[-1]} are one network, trained by different recipes: what lies between "
+            "them is the training alone."
+        )
     if "tree" in scores and len(scores) > 1:
         sentences.append(
             f"The {title('tree')}, boosted decision trees on quantities made by hand from each view, is a control: "
@@ -112,16 +125,19 @@ def _habits(model: str, score: Mapping[str, Any]) -> str:
     )
 
 
-def _change(model: str, condition: str, change: Mapping[str, Any]) -> str:
-    low, high = (100 * end for end in change["difference_interval"])
-    points = 100 * change["difference"]
-    verb = "loses" if points < 0 else "gains"
-    sure = "" if change["p_value"] < SIGNIFICANT else ", no significant change"
-    return (
-        f"From {words(change['reference'])} to {words(condition)} the {title(model)} {verb} "
-        f"{abs(points):.1f} points of accuracy (95 % interval {number(low, 1)} to {number(high, 1)}; "
-        f"{p_value(change['p_value'])}{sure})."
-    )
+def _changes(condition: str, changes: Mapping[str, Mapping[str, Any]]) -> str:
+    """What each model makes of another condition."""
+    clauses = []
+    for model, change in changes.items():
+        sign = -1 if change["difference"] < 0 else 1
+        low, high = sorted(100 * sign * end for end in change["difference_interval"])
+        sure = "" if change["p_value"] < SIGNIFICANT else ", no significant change"
+        clauses.append(
+            f"the {title(model)} {'loses' if sign < 0 else 'gains'} {100 * abs(change['difference']):.1f} "
+            f"(95 % interval {number(low, 1)} to {number(high, 1)}; {p_value(change['p_value'])}{sure})"
+        )
+    reference = next(iter(changes.values()))["reference"]
+    return f"From {words(reference)} to {words(condition)}, in points of accuracy: {'; '.join(clauses)}."
 
 
 def _reasons(model: str, told: Mapping[str, Any]) -> str:

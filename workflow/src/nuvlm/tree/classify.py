@@ -8,7 +8,8 @@ from pathlib import Path
 import numpy as np
 
 from nuvlm.classes import CLASSES
-from nuvlm.conditions import degrade
+from nuvlm.degradation import degrade
+from nuvlm.energy import EnergyMeter
 from nuvlm.events import read_events
 from nuvlm.logs import track
 from nuvlm.memory import process_peak_mb
@@ -39,17 +40,20 @@ def classify_tree(
     trees = load_trees(model)
     load_seconds = time.perf_counter() - start
     check_images(stores, model / "training.json")
-    scale = Scale.of(image_settings(stores))
+    settings = image_settings(stores)
+    scale = Scale.of(settings)
     table = read_events(events)
     table = table[table["part"] == part]
     logits = np.zeros((len(table), len(CLASSES)))
     seconds = np.zeros(len(table))
+    meter = EnergyMeter()
     for rows, block in track(read_blocks(stores, table, batch_size), "batches"):
-        images = degrade(condition, block)
-        start = time.perf_counter()
-        logits[rows] = trees.logits(features(images, scale))
-        seconds[rows] = (time.perf_counter() - start) / len(rows)
+        images = degrade(condition, block, table.iloc[rows], settings)
+        with meter:
+            start = time.perf_counter()
+            logits[rows] = trees.logits(features(images, scale))
+            seconds[rows] = (time.perf_counter() - start) / len(rows)
     if len(table):
         logger.info("%.0f events/s, features and trees", len(table) / seconds.sum())
     cost = Cost("CPU", batch_size, len(table), load_seconds, float(seconds.sum()), process_peak_mb())
-    write_predictions(out, table, logits, 1.0, seconds, {}, cost)
+    write_predictions(out, table, logits, 1.0, seconds, {}, cost.with_energy(meter.energy))

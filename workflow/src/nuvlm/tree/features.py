@@ -12,6 +12,8 @@ import numpy as np
 from scipy.sparse import coo_array
 from scipy.sparse.csgraph import connected_components
 
+from nuvlm.pixelmaps import energy_of_grey
+
 MIP_MEV_CM = 2.1
 """What a minimum-ionising particle loses in liquid argon (PDG: 1.508 MeV cm2/g x 1.396 g/cm3)."""
 LIT = 0.05
@@ -72,13 +74,10 @@ class Scale:
     @classmethod
     def of(cls, images: Mapping[str, Any]) -> Self:
         """From the settings of pixel maps (:func:`nuvlm.pixelmaps.image_settings`)."""
-        level = np.arange(256) / 255
-        if images["transfer"] == "log":  # the inverse of nuvlm.pixelmaps.grayscale
-            charge = images["knee_mev"] * np.expm1(level * np.log1p(images["white_mev"] / images["knee_mev"]))
-        elif images["transfer"] == "linear":
-            charge = images["white_mev"] * level
-        else:
-            charge = level
+        transfer = {name: images[name] for name in ("transfer", "white_mev", "knee_mev")}
+        if transfer["transfer"] is None:
+            transfer = {"transfer": "linear", "white_mev": 1.0, "knee_mev": 1.0}
+        charge = energy_of_grey(**transfer)
         pixel_mm = images["pixel_mm"]
         return cls(images["size"], None if pixel_mm is None else pixel_mm / 10, charge, "source" not in images)
 

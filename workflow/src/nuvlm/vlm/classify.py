@@ -3,6 +3,7 @@
 import logging
 import time
 from collections.abc import Mapping, Sequence
+from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
@@ -12,8 +13,8 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from nuvlm.classes import CLASSES
-from nuvlm.conditions import degrade
-from nuvlm.devices import choose_device, device_name, peak_memory_mb
+from nuvlm.degradation import degrade
+from nuvlm.devices import choose_device, device_name, energy_meter, peak_memory_mb
 from nuvlm.events import read_events
 from nuvlm.logs import track
 from nuvlm.pixelmaps import check_images, image_settings, read_blocks
@@ -55,7 +56,7 @@ def classify_vlm(
         base, adapter: folders of the base model and of its fine-tuned adapter.
         events: the event table.
         stores: shard name -> pixel-map store.
-        condition: see :func:`nuvlm.conditions.degrade`; ``labels_permuted`` tells of the classes in another order.
+        condition: see :func:`nuvlm.degradation.degrade`; ``labels_permuted`` tells of the classes in another order.
         quantization, bf16: as in the fine-tuning, so that the adapter meets the weights that it was trained on.
 
     Raises:
@@ -63,7 +64,8 @@ def classify_vlm(
             `decision: first_token` cannot tell apart.
     """
     texts = load_prompts(prompts)
-    check_views(prompts, texts, image_settings(stores)["views"])
+    maps = image_settings(stores)
+    check_views(prompts, texts, maps["views"])
     if condition == "labels_permuted":
         texts = permuted(texts)
     processor = load_processor(base)
@@ -80,12 +82,15 @@ def classify_vlm(
     load_seconds = time.perf_counter() - start
 
     method = Scorer(model, answers) if settings.method == "score" else partial(beam, model, answers=answers)
+    meter = energy_meter(device)
     encode = Encoder(processor, texts, torch.bfloat16 if bf16 else torch.float32)
 
     def prepare(block: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, torch.Tensor], float]:
         rows, images = block
         start = time.perf_counter()
-        inputs = encode([to_pictures(views) for views in degrade(condition, images)])
+        # Beside a GPU this is done while that is metered.
+        with meter if device.type == "cpu" else nullcontext():
+            inputs = encode([to_pictures(views) for views in degrade(condition, images, table.iloc[rows], maps)])
         if device.type == "cuda":
             inputs = {name: value.pin_memory() for name, value in inputs.items()}
         return rows, inputs, time.perf_counter() - start
@@ -111,9 +116,10 @@ def classify_vlm(
         if not warm:
             # The first pass allocates and tunes, which is no event's time.
             warm = bool(list(batches.run(work, range(len(rows)))))
-        for where, (joint_part, first_part, took) in batches.run(work, range(len(rows))):
-            joint[rows[where]], first[rows[where]] = joint_part, first_part
-            seconds[rows[where]] += took / len(joint_part)
+        with meter:
+            for where, (joint_part, first_part, took) in batches.run(work, range(len(rows))):
+                joint[rows[where]], first[rows[where]] = joint_part, first_part
+                seconds[rows[where]] += took / len(joint_part)
         start = time.perf_counter()
     extra = {f"logp_joint_{name}": joint[:, i] for i, name in enumerate(CLASSES)}
     extra |= {f"logp_first_{name}": first[:, i] for i, name in enumerate(CLASSES)}
@@ -128,7 +134,7 @@ def classify_vlm(
     each = 1e3 * cost.seconds / max(len(table), 1)
     logger.info("%d events, %.1f ms each, peak memory %.0f MB", len(table), each, cost.peak_memory_mb)
     decisive = joint if settings.decision == "joint" else first
-    write_predictions(out, table, decisive, settings.temperature, seconds, extra, cost)
+    write_predictions(out, table, decisive, settings.temperature, seconds, extra, cost.with_energy(meter.energy))
 
 
 def is_grounded(adapter: Path) -> bool:

@@ -14,7 +14,7 @@ from PIL import Image
 from transformers import PreTrainedModel, ProcessorMixin
 
 from nuvlm.classes import CLASSES
-from nuvlm.conditions import degrade
+from nuvlm.degradation import degrade
 from nuvlm.devices import choose_device, peak_memory_mb
 from nuvlm.logs import track
 from nuvlm.occlusion import occlude
@@ -84,7 +84,7 @@ def explain_vlm(
     if len(chosen):
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=choose_device(), merge=merge_adapter)
         explainer = _Explainer(model, load_processor(base), texts, settings, grounded=is_grounded(adapter))
-        answers = _explain_events(explainer, chosen, stores, condition, images["pixel_mm"])
+        answers = _explain_events(explainer, chosen, stores, condition, images)
         rows = [row for found in track(answers, "events", len(chosen)) for row in found]
         logger.info("peak memory %.0f MB", peak_memory_mb())
     _write(out, chosen, pd.DataFrame(rows, columns=list(ANSWER)), words)
@@ -144,7 +144,11 @@ class _Explainer:
 
 
 def _explain_events(
-    explainer: _Explainer, chosen: pd.DataFrame, stores: Mapping[str, Path], condition: str, pixel_mm: float | None
+    explainer: _Explainer,
+    chosen: pd.DataFrame,
+    stores: Mapping[str, Path],
+    condition: str,
+    settings: Mapping[str, Any],
 ) -> Iterator[list[dict[str, Any]]]:
     """The answers about each event, a row a picture; class by class, as texts with one label have one length."""
     corners = pd.DataFrame(index=chosen.index, columns=list("xyz"), dtype=np.float64)
@@ -160,8 +164,12 @@ def _explain_events(
             shown = [(event, NOMINAL, views) for event, views in zip(block.index, maps, strict=True)]
             for picture, what in WITHOUT.items():
                 corner_mm = corners.loc[block.index].to_numpy()
-                shown += [(event, picture, views) for event, views in _occluded(block, maps, what, corner_mm, pixel_mm)]
-            degraded = degrade(condition, np.stack([views for *_, views in shown]))
+                shown += [
+                    (event, picture, views)
+                    for event, views in _occluded(block, maps, what, corner_mm, settings["pixel_mm"])
+                ]
+            events = block.loc[[event for event, *_ in shown]]
+            degraded = degrade(condition, np.stack([views for *_, views in shown]), events, settings)
             answers = explainer.explain(label, list(degraded))
             told = [(event, picture, *answer) for (event, picture, _), answer in zip(shown, answers, strict=True)]
             for event in block.index:

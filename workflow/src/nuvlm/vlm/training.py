@@ -1,7 +1,7 @@
 """Fine-tune the vision-language model on pixel maps: QLoRA with TRL's SFTTrainer, on one process or several.
 
-``python -m nuvlm.vlm.training job.json`` is what torchrun starts in each process; `nuvlm.vlm.launch` decides
-whether to use it.
+``python -m nuvlm.vlm.training job.json`` is what torchrun starts in each process; :func:`launch` decides whether to use
+it.
 """
 
 import hashlib
@@ -32,6 +32,7 @@ from nuvlm.classes import CLASSES
 from nuvlm.devices import choose_device, device_name, peak_memory_mb
 from nuvlm.errors import InputError
 from nuvlm.events import read_events
+from nuvlm.launch import torchrun
 from nuvlm.logs import setup_logging
 from nuvlm.pixelmaps import image_settings
 from nuvlm.settings import Settings
@@ -75,6 +76,25 @@ class Job(Settings):
     """DeepSpeed's own configuration, for the strategy of that name."""
     log: Path | None = None
     settings: FinetuneSettings = FinetuneSettings()
+
+
+def launch(job: Job) -> None:
+    """Run the job in this process, or in as many as it asks for with torchrun.
+
+    Raises:
+        InputError: from the job in this process.
+        SystemExit: see :func:`nuvlm.launch.torchrun`.
+    """
+    settings = job.settings
+    # One process that sees several GPUs would become nn.DataParallel: torchrun, for one too.
+    alone = settings.strategy == "balanced" or torch.cuda.device_count() <= 1
+    if settings.processes == 1 and settings.strategy != "deepspeed" and alone:
+        finetune(job)
+        return
+    path = job.checkpoints / "job.json"
+    with atomic_path(path) as partial:
+        partial.write_text(job.model_dump_json(indent=1))
+    torchrun("nuvlm.vlm.training", path, settings.processes, settings.nodes)
 
 
 def finetune(job: Job) -> None:

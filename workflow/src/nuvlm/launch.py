@@ -1,4 +1,4 @@
-"""Start a fine-tuning in as many processes as it asks for."""
+"""Start a training in as many processes as it asks for, with torchrun."""
 
 import logging
 import os
@@ -8,13 +8,9 @@ import subprocess
 import sys
 from pathlib import Path
 
-import torch
-from torch.distributed import run as torchrun
+from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
-
-from nuvlm.storage import atomic_path
-from nuvlm.vlm.training import Job, finetune
 
 logger = logging.getLogger(__name__)
 
@@ -23,35 +19,34 @@ SECONDS_TO_STOP = 270
 Slurm profile sends its signal 300 s before the time limit."""
 
 
-def launch(job: Job) -> None:
-    """Run the job in this process, or in as many as it asks for with torchrun.
+def torchrun(module: str, job: Path, processes: int, nodes: int = 1) -> None:
+    """Run ``python -m module job`` in `processes` processes, which torchrun starts and connects.
+
+    Args:
+        module: of this package; told the path of the job's file.
+        job: file of the job.
+        processes: of all nodes together.
+        nodes: of the Slurm job that this process is in.
 
     Raises:
-        InputError: from the job in this process.
         SystemExit: with status 143 where it was stopped by SIGTERM, 1 where a process failed, after that has said why.
     """
-    settings = job.settings
-    # One process that sees several GPUs would become nn.DataParallel: torchrun, for one too.
-    alone = settings.strategy == "balanced" or torch.cuda.device_count() <= 1
-    if settings.processes == 1 and settings.strategy != "deepspeed" and alone:
-        finetune(job)
-        return
-    path = job.checkpoints / "job.json"
-    with atomic_path(path) as partial:
-        partial.write_text(job.model_dump_json(indent=1))
     # The processes find the package where this one did, installed or not.
-    source = str(Path(__file__).parents[2])
+    source = str(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
-    if settings.nodes == 1:
-        _run_here(torchrun_arguments(path, settings.processes))
+    if nodes == 1:
+        _run_here(torchrun_arguments(module, job, processes))
     else:
-        _run_on_nodes(path, settings.processes, settings.nodes)
+        _run_on_nodes(module, job, processes, nodes)
 
 
-def torchrun_arguments(job: Path, processes: int, nodes: int = 1, rendezvous: str | None = None) -> list[str]:
+def torchrun_arguments(
+    module: str, job: Path, processes: int, nodes: int = 1, rendezvous: str | None = None
+) -> list[str]:
     """The arguments of torchrun, the same on every node.
 
     Args:
+        module: that each process runs.
         job: the file of the job.
         processes: of all nodes together.
         nodes: how many torchruns meet.
@@ -67,7 +62,7 @@ def torchrun_arguments(job: Path, processes: int, nodes: int = 1, rendezvous: st
         f"--nproc-per-node={processes // nodes}",
         f"--shutdown-timeout={SECONDS_TO_STOP}",
         "-m",
-        "nuvlm.vlm.training",
+        module,
         str(job),
     ]
 
@@ -79,7 +74,7 @@ def _run_here(arguments: list[str]) -> None:
     handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     previous = {number: signal.getsignal(number) for number in handled}
     try:
-        torchrun.run(torchrun.parse_args(arguments))
+        run.run(run.parse_args(arguments))
     except SignalException as stopped:
         raise SystemExit(128 + stopped.sigval) from None
     except ChildFailedError as failed:
@@ -90,7 +85,7 @@ def _run_here(arguments: list[str]) -> None:
             signal.signal(number, handler)
 
 
-def _run_on_nodes(job: Path, processes: int, nodes: int) -> None:
+def _run_on_nodes(module: str, job: Path, processes: int, nodes: int) -> None:
     """One torchrun a node of the Slurm job that this process is in, started with srun."""
     # A port that is free here, on the node where the batch script runs, which is the first of the job.
     with socket.socket() as free:
@@ -106,7 +101,7 @@ def _run_on_nodes(job: Path, processes: int, nodes: int) -> None:
         "--kill-on-bad-exit=0",
     ]
     command += [sys.executable, "-m", "torch.distributed.run"]
-    command += torchrun_arguments(job, processes, nodes, rendezvous)
+    command += torchrun_arguments(module, job, processes, nodes, rendezvous)
     logger.info("starting %s", " ".join(command))
     with subprocess.Popen(command) as srun:
         # srun passes SIGTERM on to its tasks.

@@ -1,15 +1,16 @@
 from pathlib import Path
 
-from nuvlm.evaluation.gallery import draw_gallery
+from nuvlm.evaluation.browser import collect_events
 from nuvlm.logs import setup_logging
 
 setup_logging(snakemake.log[0])
-draw_gallery(
+collect_events(
     Path(snakemake.input.events),
     snakemake.params.predictions,
     {shard: Path(path) for shard, path in snakemake.params.stores.items()},
     snakemake.params.events,
     Path(snakemake.output[0]),
+    seed=snakemake.params.seed,
     displays=snakemake.params.displays,
     explanations=snakemake.params.explanations,
     heat=snakemake.params.heat,

@@ -1,0 +1,58 @@
+"""The report of a run of `run_on_disk`, made by the real stages."""
+
+import json
+from pathlib import Path
+
+from explanations_on_disk import write_looks
+from nuvlm.config import Config
+from nuvlm.evaluation.browser import collect_events
+from nuvlm.evaluation.figures import draw_figures
+from nuvlm.evaluation.metrics import evaluate
+from nuvlm.report.page import write_report
+from paths import REPOSITORY
+from run_on_disk import Run
+
+PUBLISHED = REPOSITORY / "resources" / "published.yaml"
+
+
+def make_report(
+    run: Run,
+    folder: Path,
+    config: dict | None = None,
+    count: int = 600,
+    rationales: dict[str, list[Path]] | None = None,
+) -> tuple[str, dict]:
+    """Score a run, collect `count` events and write its page; with rationales, where the CNNs look is shown too.
+
+    Returns:
+        The page, ``report/index.html`` in `folder`, and what ``report.json`` says.
+    """
+    rationales = rationales or {}
+    heat: dict[str, list[Path]] = {}
+    maps: dict[str, Path] = {}
+    for cnn in [model for model in run.predictions if model.startswith("cnn")] if rationales else []:
+        heat[cnn], maps = write_looks(run, folder, cnn)
+    evaluate(run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, heat=heat)
+    draw_figures(folder / "scores.json", run.training, folder / "figures")
+    nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
+    shown = {"explanations": rationales, "heat": heat, "pixel_maps": maps}
+    collect_events(run.events, nominal, run.displays, count, folder / "events.json", seed=7, **shown)
+    return make_page(run, folder, folder / "events.json", config)
+
+
+def make_page(run: Run, folder: Path, events: Path, config: dict | None = None) -> tuple[str, dict]:
+    """Write the page of a run that is scored and drawn, with these events."""
+    write_report(
+        scores=folder / "scores.json",
+        figures=folder / "figures",
+        browser=events,
+        predictions=run.predictions,
+        training=run.training,
+        published=PUBLISHED,
+        config=config or Config().model_dump(mode="json"),
+        repository=REPOSITORY,
+        page=folder / "report" / "index.html",
+        data=folder / "report" / "report.json",
+        tables=folder / "report" / "tables.tex",
+    )
+    return (folder / "report" / "index.html").read_text(), json.loads((folder / "report" / "report.json").read_text())

@@ -1,0 +1,140 @@
+"""Every command that the documentation shows: run in a finished tiny run, planned there, or excused with a reason."""
+
+import re
+import shlex
+import shutil
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from paths import REPOSITORY
+from tiny_run import SETTINGS
+
+pytestmark = pytest.mark.workflow
+PAGES = [REPOSITORY / "README.md", REPOSITORY / "config" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+BIN = Path(sys.executable).parent
+MAKE = ["make", "INSTALLED=.installed", f"BIN={BIN}"]
+
+# What is not run here, and why. That the target or the script is there is checked all the same.
+EXCUSED = {
+    r"make (demo|test|slurm-test|fault-test)\b": "what continuous integration runs itself",
+    r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls has tests of its own",
+    r"python (benchmarks/\S+|workflow/envs/pin\.py)": "takes minutes or writes into the checkout",
+    r"export GEANT4_DATA_DIR=": "sets a variable to the reader's own folder",
+    r"tensorboard ": "a server that does not end",
+}
+# Options with which Snakemake runs no job, so that it can be let do what it is asked for.
+HARMLESS = {"-n", "--report", "--rulegraph", "--lint", "--unlock", "--touch"}
+INLINE = re.compile(r"`((?:snakemake|make|python|tensorboard) [^`]+)`")
+FILES = ["mine.h5", "mine.root", "genie.gtrac.root", "pixel_maps.h5", "data/voxels/a.h5", "genie/a.gtrac.root"]
+
+
+def commands(page: Path) -> Iterator[str]:
+    """Of its blocks of shell, line by line, and those between the words of its text."""
+    text = page.read_text()
+    for block in re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL):
+        if re.search(r"^\w+=", block, flags=re.MULTILINE):  # a variable: its lines belong together
+            yield block.strip()
+            continue
+        for line in block.replace("\\\n", " ").splitlines():
+            command = re.sub(r"\s+#.*|^#.*", "", line).strip()
+            if command:
+                yield " ".join(command.split())
+    yield from INLINE.findall(re.sub(r"```.*?```", "", text, flags=re.DOTALL))
+
+
+COMMANDS = list(dict.fromkeys(command for page in PAGES for command in commands(page)))
+EXPECTED = sorted(command for command in COMMANDS if not any(re.match(rule, command) for rule in EXCUSED))
+
+
+@pytest.fixture(scope="module")
+def checkout(finished: Path) -> Path:
+    """The finished run under the names that the documentation uses, with files where it has the reader's."""
+    for name in ("Makefile", "pyproject.toml", "requirements.lock"):
+        shutil.copy(REPOSITORY / name, finished)
+    (finished / ".installed").touch()
+    for name in FILES:
+        (finished / name).parent.mkdir(parents=True, exist_ok=True)
+        (finished / name).touch()
+    for folder in ("maps/batch1", "maps/batch2"):
+        (finished / folder).mkdir(parents=True, exist_ok=True)
+    return finished
+
+
+def tiny(command: str) -> str:
+    """A command about the demo, its variants or a reader's files, about the tiny run instead."""
+    command = re.sub(r"results/(demo|wide)\b", "results/tiny", command)
+    command = re.sub(r"(models_from|run|MODELS)=demo\b", r"\1=tiny", command)
+    return command.replace("sim00002", "sim00001").replace("/data/", "data/")
+
+
+def run(command: list[str] | str, folder: Path) -> str:
+    arguments = ["bash", "-c", command] if isinstance(command, str) else command
+    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+    assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    return done.stdout + done.stderr
+
+
+def snakemake(command: str, folder: Path) -> str:
+    """Run a command of Snakemake with the tiny settings; where it would run jobs, plan them.
+
+    The published setting is planned as it is: four processes do not go with the tiny batches.
+    """
+    words = shlex.split(run(f"printf '%q ' {command}", folder))[1:] if "{0,1}" in command else shlex.split(command)[1:]
+    if "config/paper.yaml" in words:
+        pass
+    elif "--configfile" in words:
+        end = words.index("--configfile") + 1
+        while end < len(words) and not words[end].startswith("-"):
+            end += 1
+        words.insert(end, str(SETTINGS))
+    else:
+        words += ["--configfile", "config/config.yaml", str(SETTINGS)]
+    if not HARMLESS & set(words):
+        words.append("-n")
+    if not {"--cores", "--profile"} & set(words):
+        words += ["--cores", "1"]
+    return run([sys.executable, "-m", "snakemake", *words], folder)
+
+
+@pytest.mark.parametrize("command", EXPECTED)
+def test_a_command_of_the_documentation_works(checkout: Path, command: str) -> None:
+    told = tiny(command)
+    if told.startswith("snakemake "):
+        snakemake(told, checkout)
+    elif told.startswith("make classify"):
+        planning = f"SNAKEMAKE={BIN}/snakemake -n --profile profiles/local"
+        plan = run([*MAKE, planning, "classify", "MODELS=tiny", *shlex.split(told)[2:]], checkout)
+        assert "classify_vlm" in plan
+    elif told.startswith(("make plan", "make compare")):
+        assert len(run([*MAKE, *shlex.split(told)[1:]], checkout).splitlines()) > 5
+    elif told.startswith("python -m nuvlm."):
+        assert run([sys.executable, *shlex.split(told)[1:]], checkout)
+    elif "nuvlm-sha256" in told:
+        written, computed = run(told, checkout).splitlines()
+        assert written.removeprefix("nuvlm-sha256:") == computed.split()[0]
+    else:
+        pytest.fail(f"no rule here says how to run `{command}`, and EXCUSED gives no reason not to")
+
+
+@pytest.mark.parametrize("command", sorted(set(COMMANDS) - set(EXPECTED)))
+def test_what_an_excused_command_calls_is_there(checkout: Path, command: str) -> None:
+    words = shlex.split(command)
+    if words[0] == "make":
+        run([*MAKE, "--dry-run", *words[1:]], checkout)
+    elif words[0] == "python":
+        assert (REPOSITORY / words[1]).is_file()
+
+
+def test_commands_are_found_in_every_form(tmp_path: Path) -> None:
+    page = tmp_path / "page.md"
+    page.write_text(
+        "Do `make this` or `snakemake`.\n"
+        "```sh\nsnakemake --cores all \\\n  one   # why\n# no command\n\nmake that\n```\n"
+        "```sh\nf=x\ncat $f\n```\n```yaml\nmake: no\n```\n"
+    )
+    assert list(commands(page)) == ["snakemake --cores all one", "make that", "f=x\ncat $f", "make this"]
+    assert len(EXPECTED) > 25

@@ -1,0 +1,146 @@
+"""Efficiency and purity against what truth knows of an event: energy, y, visible energy, containment, mode."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.classes import CLASSES
+from nuvlm.evaluation.intervals import ratio, ratios
+from nuvlm.evaluation.samples import Sample
+from nuvlm.voxels import MODES
+
+CONTAINED_MEV = 5.0
+"""An event with less energy at the edge of the detector is contained, MeV: half of what a minimum-ionising particle
+leaves there, 5 cm at 2.1 MeV/cm."""
+PER_BIN = 60
+"""Events that a bin should hold."""
+NC = CLASSES.index("nc")
+NUE_CC = CLASSES.index("nue_cc")
+
+
+@dataclass(frozen=True)
+class Axis:
+    """A quantity of truth, cut in bins."""
+
+    bins: dict[str, list[Any]]
+    """`edges`, rising, the last one inclusive; or `categories`, names."""
+    where: np.ndarray
+    """(n,) bin of each event, -1 where it has none."""
+
+    def __len__(self) -> int:
+        return len(self.bins["edges"]) - 1 if "edges" in self.bins else len(self.bins["categories"])
+
+    def count(self, mask: np.ndarray) -> np.ndarray:
+        """(bins,) events of `mask`, (n,) bool, in each bin."""
+        counts: np.ndarray = np.bincount(self.where[mask & (self.where >= 0)], minlength=len(self))
+        return counts
+
+
+def truth_axes(events: pd.DataFrame) -> dict[str, Axis | None]:
+    """The quantities that efficiency and purity are drawn against; None where no event's is known.
+
+    Args:
+        events: rows of the event table.
+
+    Returns:
+        `energy` and `visible_energy` (GeV), `inelasticity`; `containment` and `mode`, in categories.
+    """
+    energy, y = (events[name].to_numpy(np.float64) for name in ("nu_energy", "inelasticity"))
+    visible = events["visible_energy"].to_numpy(np.float64) / 1000
+    edge = events["edge_energy"].to_numpy(np.float64)
+    leaving = np.where(np.isfinite(edge), (edge >= CONTAINED_MEV).astype(int), -1)
+    mode = events["mode"].to_numpy(np.int64)
+    return {
+        "energy": _along(energy, energy_edges(energy)),
+        "inelasticity": _along(y, np.linspace(0, 1, bins_for(y) + 1)),
+        "visible_energy": _along(visible, quantile_edges(visible)),
+        "containment": _among(["contained", "leaving"], leaving),
+        "mode": _among(list(MODES), np.where(mode == MODES["unknown"], -1, mode)),
+    }
+
+
+def pion_axis(events: pd.DataFrame) -> Axis | None:
+    """Energy (GeV) of the leading neutral pion of neutral-current events that have one; None where it is not known."""
+    energy = events["pi0_energy"].to_numpy(np.float64)
+    energy = np.where((events["class"] == "nc").to_numpy(bool) & (energy > 0), energy, np.nan)
+    return _along(energy, quantile_edges(energy, PER_BIN // 3))
+
+
+def dependence(sample: Sample, k: int, axis: Axis | None) -> dict[str, Any] | None:
+    """Efficiency and purity of class `k` in the bins of `axis`, with exact intervals."""
+    if axis is None:
+        return None
+    true, selected = sample.truth == k, sample.predicted == k
+    right = axis.count(true & selected)
+    return {
+        **axis.bins,
+        **ratios("efficiency", right, axis.count(true)),
+        **ratios("purity", right, axis.count(selected)),
+    }
+
+
+def pions_mistaken(sample: Sample, axis: Axis | None, pi0_energy: np.ndarray) -> dict[str, Any] | None:
+    """How many neutral-current events are taken for nu_e CC: against the energy of their neutral pion, and without one.
+
+    Args:
+        sample: n events with truth.
+        axis: of :func:`pion_axis`.
+        pi0_energy: (n,) GeV, 0 without a neutral pion, NaN where it is not known.
+
+    Returns:
+        `edges` (GeV) and `mistaken`, a share of the events in each bin; `without`, the same of those without a neutral
+        pion. None where no event with one is known.
+    """
+    if axis is None:
+        return None
+    mistaken = sample.predicted == NUE_CC
+    none = (sample.truth == NC) & (pi0_energy == 0)
+    everything = np.ones(len(sample), dtype=bool)
+    return {
+        **axis.bins,
+        **ratios("mistaken", axis.count(mistaken), axis.count(everything)),
+        "without": ratio("mistaken", int((none & mistaken).sum()), int(none.sum())) | {"mistaken_n": int(none.sum())},
+    }
+
+
+def energy_edges(energy: np.ndarray, most: int = 10) -> np.ndarray:
+    """Edges (GeV) of equal bins from 0 to the highest energy, rounded up."""
+    known = energy[np.isfinite(energy)]
+    top = float(np.ceil(known.max())) if len(known) else 1.0
+    return np.linspace(0, max(top, 1.0), bins_for(energy, most=most) + 1)
+
+
+def quantile_edges(values: np.ndarray, per_bin: int = PER_BIN) -> np.ndarray:
+    """Edges of bins with equally many events each; fewer bins where values repeat, none without a value."""
+    known = values[np.isfinite(values)]
+    if not len(known):
+        return np.empty(0)
+    edges = np.unique(np.quantile(known, np.linspace(0, 1, bins_for(values, per_bin) + 1)))
+    return edges if len(edges) > 1 else edges[0] + np.array([0.0, 1.0])
+
+
+def bins_for(values: np.ndarray, per_bin: int = PER_BIN, most: int = 10) -> int:
+    """How many bins give each about `per_bin` of the values that are known: 2 to `most`."""
+    return int(np.clip(np.isfinite(values).sum() // per_bin, 2, most))
+
+
+def _along(values: np.ndarray, edges: np.ndarray) -> Axis | None:
+    """An axis with numbers; a value on an edge belongs to the bin above it, one on the last edge to the last bin."""
+    known = np.isfinite(values)
+    if not known.any():
+        return None
+    where = np.searchsorted(edges, values, side="right") - 1
+    where = np.where(values == edges[-1], len(edges) - 2, where)
+    where = np.where(known & (where < len(edges) - 1), where, -1)
+    return Axis({"edges": edges.tolist()}, where)
+
+
+def _among(names: list[str], codes: np.ndarray) -> Axis | None:
+    """An axis with those of `names` that occur."""
+    present = np.unique(codes[codes >= 0])
+    if not len(present):
+        return None
+    where = np.where(codes >= 0, np.searchsorted(present, codes), -1)
+    return Axis({"categories": [names[code] for code in present]}, where)

@@ -1,0 +1,68 @@
+"""What a figure shows, in a sentence of numbers, for those who do not see it."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from nuvlm.evaluation.names import title, words
+from nuvlm.report.wording import PLAIN, number, percent
+
+
+def describe(kind: str, results: Mapping[str, Any], model: str | None = None, condition: str | None = None) -> str:
+    """What is seen in a figure, "" where the caption must do.
+
+    Args:
+        kind: of figure (nuvlm.evaluation.names).
+        results: what ``evaluate`` wrote.
+        model, condition: what the figure is about, if it is about one.
+    """
+    if kind == "robustness":
+        return "; ".join(f"{title(name)}: {_accuracies(scores)}" for name, scores in results["scores"].items())
+    of_model = results["scores"].get(model, {})
+    # A figure of a model alone is about the first condition.
+    score = of_model.get(condition or next(iter(of_model), None))
+    if kind not in _OF_SCORE or not score or not score["n"]:
+        return ""
+    return _OF_SCORE[kind](score)
+
+
+def _accuracies(scores: Mapping[str, Any]) -> str:
+    return ", ".join(f"{words(condition)} {percent(score['accuracy'])}" for condition, score in scores.items())
+
+
+def _confusion(score: Mapping[str, Any]) -> str:
+    return (
+        f"Recall: {_of_classes(score, 'recall')}. Precision: {_of_classes(score, 'precision')}. "
+        f"{score['n']} events, {percent(score['accuracy'])} of them on the diagonal"
+    )
+
+
+def _roc(score: Mapping[str, Any]) -> str:
+    return f"Area under the curve: {_of_classes(score, 'auc')}"
+
+
+def _energy(score: Mapping[str, Any]) -> str:
+    sentences = []
+    for name, of_class in score["by_class"].items():
+        energy = of_class["dependence"]["energy"]
+        known = [value for value in energy["efficiency"] if value is not None] if energy else []
+        if known:
+            edges = energy["edges"]
+            sentences.append(
+                f"{PLAIN[name]}: efficiency {number(known[0], 2)} in the lowest and {number(known[-1], 2)} in the "
+                f"highest of {len(edges) - 1} bins from {number(edges[0], 1)} to {number(edges[-1], 1)} GeV"
+            )
+    return "; ".join(sentences)
+
+
+def _reliability(score: Mapping[str, Any]) -> str:
+    return (
+        f"Accuracy {percent(score['accuracy'])}, expected calibration error {number(score['ece'])}: the curve's mean "
+        "distance from the diagonal"
+    )
+
+
+def _of_classes(score: Mapping[str, Any], quantity: str) -> str:
+    return ", ".join(f"{PLAIN[name]} {number(of_class[quantity], 2)}" for name, of_class in score["by_class"].items())
+
+
+_OF_SCORE = {"confusion": _confusion, "roc": _roc, "energy": _energy, "reliability": _reliability}

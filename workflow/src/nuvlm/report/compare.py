@@ -1,0 +1,267 @@
+"""Two finished runs side by side: python -m nuvlm.report.compare results/x results/y."""
+
+import argparse
+import sys
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from markupsafe import Markup
+
+from nuvlm.errors import InputError
+from nuvlm.evaluation.comparison import compare
+from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, percentile_interval
+from nuvlm.evaluation.metrics import SEED, weighted_scores
+from nuvlm.evaluation.names import title, words
+from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
+from nuvlm.evaluation.style import new_figure, to_svg
+from nuvlm.events import read_events
+from nuvlm.report.page import environment
+from nuvlm.report.wording import interval, number, p_value
+from nuvlm.storage import atomic_path, read_json, write_json
+
+QUANTITIES = ("accuracy", "precision", "recall", "auc")
+TRUTH = ["class", "nu_energy", "inelasticity", "vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]
+"""What tells whether two events of one name are one event."""
+COSTS = ("ms_per_sample", "joules_per_sample", "peak_memory_mb")
+
+
+@dataclass(frozen=True)
+class FinishedRun:
+    """A run with its report."""
+
+    folder: Path
+    report: dict[str, Any]
+    events: pd.DataFrame
+    """Those of the test split with known truth."""
+    predictions: dict[str, dict[str, list[Path]]]
+    """Tables of each model under each condition."""
+
+    @property
+    def name(self) -> str:
+        return self.folder.name
+
+
+def read_run(folder: str | Path) -> FinishedRun:
+    """A finished run, results/{run}.
+
+    Raises:
+        InputError: it has no report, no event table or no predictions.
+    """
+    folder = Path(folder)
+    if not (folder / "report" / "report.json").is_file():
+        raise InputError(f"{folder}: no finished run (it has no report/report.json). Finish it, or name another one.")
+    report = read_json(folder / "report" / "report.json")
+    if report.get("format") != "nuvlm-report":
+        raise InputError(f"{folder}/report/report.json: no report of NuVLM. Remove it and rerun.")
+    predictions: dict[str, dict[str, list[Path]]] = {}
+    # The report names what belongs to the run; a folder may hold what an earlier one has left.
+    for model, conditions in report["scores"].items():
+        for condition in conditions:
+            parts = sorted((folder / "predictions" / model / condition).glob("*.parquet"))
+            if not parts:
+                raise InputError(f"{folder}/predictions/{model}/{condition}: no predictions. Finish the run again.")
+            predictions.setdefault(model, {})[condition] = parts
+    return FinishedRun(folder, report, labelled_events(read_events(folder / "events.parquet"), "test"), predictions)
+
+
+def compare_runs(first: FinishedRun, second: FinishedRun, resamples: int = RESAMPLES) -> dict[str, Any]:
+    """Every model and condition that both runs have, the second less the first.
+
+    Where at least half of the smaller test split is in the other run too, only those events count: differences are
+    paired, and McNemar's exact test says whether they could be chance. Else all events of both count, each run is
+    resampled by itself, and there is no test.
+
+    Returns:
+        `runs` (name, date, commit, events), `paired`, `n` of each side, `differences` (model, condition, and of each
+        quantity its value in both, `difference` and `difference_interval`; with `paired` the counts of
+        :func:`nuvlm.evaluation.comparison.compare`), `only_first` and `only_second` (what one run alone has),
+        `cost`, `settings` (those that differ).
+
+    Raises:
+        InputError: no test event with known truth in one of them, or predictions that cannot be used.
+    """
+    for run in (first, second):
+        if not len(run.events):
+            raise InputError(f"{run.folder}: no test event has known truth, so there is nothing to compare.")
+    shared = first.events.merge(second.events, on=[*KEY, *TRUTH], how="inner")[KEY]  # unknown truth equals unknown
+    paired = 2 * len(shared) >= min(len(first.events), len(second.events))
+    runs = {"first": first, "second": second}
+    tables = {side: shared.merge(run.events, on=KEY) if paired else run.events for side, run in runs.items()}
+    differences = []
+    for model, condition in _in_both(first, second):
+        samples = {side: read_sample(tables[side], run.predictions[model][condition]) for side, run in runs.items()}
+        differences.append({"model": model, "condition": condition} | _differ(samples, paired, resamples))
+    has = {
+        side: {(model, condition) for model, conditions in run.predictions.items() for condition in conditions}
+        for side, run in runs.items()
+    }
+    return {
+        "format": "nuvlm-comparison",
+        "runs": {side: _describe(run) for side, run in runs.items()},
+        "paired": paired,
+        "n": {side: len(table) for side, table in tables.items()},
+        "differences": differences,
+        "only_first": [list(pair) for pair in sorted(has["first"] - has["second"])],
+        "only_second": [list(pair) for pair in sorted(has["second"] - has["first"])],
+        "cost": {
+            model: {side: {name: run.report["cost"][model].get(name) for name in COSTS} for side, run in runs.items()}
+            for model in first.report["cost"]
+            if model in second.report["cost"]
+        },
+        "settings": settings_that_differ(
+            *({**run.report["provenance"]["config"], "run": None} for run in runs.values())
+        ),
+    }
+
+
+def settings_that_differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """`key`, and its value in the `first` and the `second` configuration, of each that is not the same in both."""
+    flat = [dict(_flatten(settings)) for settings in (first, second)]
+    return [
+        {"key": key, "first": flat[0].get(key), "second": flat[1].get(key)}
+        for key in dict.fromkeys([*flat[0], *flat[1]])
+        if flat[0].get(key) != flat[1].get(key)
+    ]
+
+
+def render_text(found: Mapping[str, Any]) -> str:
+    """For a terminal."""
+    names = {side: run["name"] for side, run in found["runs"].items()}
+    lines = [f"{names['second']} less {names['first']}, {_events(found)}", ""]
+    lines.append(f"{'':34}{names['first']:>12.12}{names['second']:>12.12}  difference, 95 % interval")
+    for item in found["differences"]:
+        for quantity in QUANTITIES:
+            told = item[quantity]
+            label = f"{title(item['model'])}, {words(item['condition'])}: {quantity}"
+            test = f"  {p_value(item['mcnemar']['p_value'])}" if quantity == "accuracy" and item["mcnemar"] else ""
+            change = f"{number(told['difference'])} {interval(told['difference_interval'])}"
+            lines.append(f"{label:34}{number(told['first']):>12}{number(told['second']):>12}  {change}{test}")
+    for side in ("first", "second"):
+        alone = [f"{title(model)} under {words(condition)}" for model, condition in found[f"only_{side}"]]
+        if alone:
+            lines += ["", f"only in {names[side]}: {', '.join(alone)}"]
+    if found["settings"]:
+        lines += ["", f"settings that differ ({names['first']} -> {names['second']}):"]
+        lines += [f"  {item['key']}: {item['first']} -> {item['second']}" for item in found["settings"]]
+    else:
+        lines += ["", "all settings are the same"]
+    return "\n".join(lines)
+
+
+def render_page(found: Mapping[str, Any]) -> str:
+    """One self-contained HTML page."""
+    figure = Markup(_draw(found)) if found["differences"] else ""
+    template = environment().get_template("compare.html.j2")
+    return template.render(found, events=_events(found), quantities=QUANTITIES, figure=figure)
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m nuvlm.report.compare", description=__doc__)
+    parser.add_argument("first", type=Path, help="folder of a finished run, results/x")
+    parser.add_argument("second", type=Path, help="folder of another one")
+    parser.add_argument("--out", type=Path, help="folder to write to; results/compare/x_y without")
+    options = parser.parse_args(arguments)
+    try:
+        runs = read_run(options.first), read_run(options.second)
+        found = compare_runs(*runs)
+        out = options.out or Path("results", "compare", f"{runs[0].name}_{runs[1].name}")
+        write_json(out / "compare.json", found)
+        with atomic_path(out / "index.html") as partial:
+            partial.write_text(render_page(found), encoding="utf-8")
+    except InputError as error:
+        sys.exit(str(error))
+    print(render_text(found))
+    print(f"\nThe page: {out / 'index.html'}")
+
+
+def _in_both(first: FinishedRun, second: FinishedRun) -> Iterator[tuple[str, str]]:
+    for model, conditions in first.predictions.items():
+        for condition in conditions:
+            if condition in second.predictions.get(model, {}):
+                yield model, condition
+
+
+def _differ(samples: Mapping[str, Sample], paired: bool, resamples: int) -> dict[str, Any]:
+    """Every quantity of two samples: of the same events in the same order if they are paired."""
+    values = {side: weighted_scores(sample, np.ones((1, len(sample)))) for side, sample in samples.items()}
+    # One seed gives both sides the same resamples.
+    seeds = {"first": SEED, "second": SEED if paired else SEED + 1}
+    drawn = {side: _resampled(sample, seeds[side], resamples) for side, sample in samples.items()}
+    told: dict[str, Any] = {}
+    for name in QUANTITIES:
+        one, other = (_number(values[side][name][0]) for side in ("first", "second"))
+        told[name] = {
+            "first": one,
+            "second": other,
+            "difference": None if one is None or other is None else other - one,
+            "difference_interval": percentile_interval(drawn["second"][name] - drawn["first"][name]),
+        }
+    right = samples["second"].correct, samples["first"].correct
+    told["mcnemar"] = compare(*right, SEED, resamples) if paired else None
+    return told
+
+
+def _resampled(sample: Sample, seed: int, resamples: int) -> dict[str, np.ndarray]:
+    """(resamples,) values of every score, in the order in which they are drawn."""
+    blocks: list[dict[str, np.ndarray]] = []
+
+    def keep(weights: np.ndarray) -> dict[str, np.ndarray]:
+        blocks.append(weighted_scores(sample, weights))
+        return blocks[-1]
+
+    bootstrap(keep, len(sample), seed, resamples)
+    return {name: np.concatenate([block[name] for block in blocks]) for name in QUANTITIES}
+
+
+def _number(value: float) -> float | None:
+    return float(value) if np.isfinite(value) else None
+
+
+def _describe(run: FinishedRun) -> dict[str, Any]:
+    about = run.report["provenance"]
+    return {
+        "name": run.name,
+        "date": about["date"],
+        "commit": about["commit"],
+        "uncommitted_changes": about["uncommitted_changes"],
+        "test_events": len(run.events),
+    }
+
+
+def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from _flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
+
+
+def _events(found: Mapping[str, Any]) -> str:
+    n, runs = found["n"], found["runs"]
+    if not found["paired"]:
+        return f"on different events: {n['first']:,} and {n['second']:,} of the test splits"
+    left = [f"{run['test_events'] - n[side]:,} of {run['name']}" for side, run in runs.items()]
+    return f"on the same {n['first']:,} test events (left out: {' and '.join(left)})"
+
+
+def _draw(found: Mapping[str, Any]) -> str:
+    """Every difference in accuracy with its interval."""
+    items = [item for item in found["differences"] if item["accuracy"]["difference_interval"]]
+    with new_figure(6.4, 0.8 + 0.24 * len(items)) as (figure, ax):
+        ax.axvline(0, color="#888888", linewidth=1, linestyle=":")
+        for row, item in enumerate(items):
+            low, high = item["accuracy"]["difference_interval"]
+            ax.plot([low, high], [row, row], color="#0072b2")
+            ax.plot(item["accuracy"]["difference"], row, "o", color="#0072b2")
+        names = [f"{title(item['model'])}, {words(item['condition'])}" for item in items]
+        ax.set(yticks=range(len(items)), ylim=(len(items) - 0.5, -0.5), xlabel="difference in accuracy")
+        ax.set_yticklabels(names)
+        return to_svg(figure, "difference")
+
+
+if __name__ == "__main__":
+    main()
