@@ -20,7 +20,6 @@ without a GPU, and only traces what is to be compiled; those numbers mean nothin
 """
 
 import argparse
-import gc
 import importlib.metadata
 import json
 import logging
@@ -41,6 +40,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
+from gpu import attempt, free, logger
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
@@ -52,7 +52,6 @@ from nuvlm.cnn.network import SiameseCnn, count_parameters, load_cnn
 from nuvlm.cnn.settings import Recipe, TrainSettings
 from nuvlm.cnn.training import train_cnn
 from nuvlm.devices import choose_device, device_name
-from nuvlm.errors import InputError
 from nuvlm.events import read_events
 from nuvlm.pixelmaps import image_settings, read_blocks
 from nuvlm.storage import create_store, write_json
@@ -63,8 +62,6 @@ TARGETS = {"events_per_second": 1500.0, "ms_per_event": 1.0}
 """On an H100: training with the loader, and classifying, each in the best mode and with the best batch."""
 LIT = 0.01
 """Share of the pixels that are lit in maps made here: a muon of 5 m crosses 1,000 of 262,144 pixels of 5 mm."""
-
-logger = logging.getLogger("gpu_cnn")
 
 
 @dataclass(frozen=True)
@@ -165,26 +162,6 @@ def maps_of(run: Path) -> Maps:
     events = read_events(run / "events.parquet")
     stores = {name: run / "pixelmaps" / f"{name}.zarr" for name in events["shard"].unique()}
     return Maps(stores, events[events["class"].notna()][["shard", "row", "event_id", "class"]])
-
-
-def free() -> None:
-    """Give back what is no longer used on a GPU, so that peaks are those of what comes next."""
-    torch.compiler.reset()
-    if torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
-def attempt(work: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:
-    """What `work` measures, or what it fails with."""
-    logger.info("%s", what)
-    free()
-    try:
-        return work()
-    except (RuntimeError, MemoryError, InputError) as error:
-        logger.warning("%s: %s", what, error)
-        return {"failed": str(error).splitlines()[0]}
 
 
 @contextmanager

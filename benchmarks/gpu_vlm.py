@@ -18,7 +18,6 @@ code in half a minute, also without a GPU; those numbers mean nothing and are pr
 """
 
 import argparse
-import gc
 import importlib.metadata
 import json
 import logging
@@ -28,7 +27,7 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -39,6 +38,7 @@ import pandas as pd
 import torch
 import yaml
 from accelerate.utils.memory import should_reduce_batch_size
+from gpu import attempt, free, logger
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
@@ -81,8 +81,6 @@ TOKENS = 258
 ADAPTED = {"beside nf4": ("nf4", False), "beside bf16": ("none", False), "merged into bf16": ("nf4", True)}
 SHARES = {"unpacking": r"dequant|4bit|nf4", "attention": r"attention|flash|fmha|sdpa|softmax"}
 """Kernels by their name."""
-
-logger = logging.getLogger("gpu_vlm")
 
 
 @dataclass(frozen=True)
@@ -141,14 +139,6 @@ class RandomWeights:
         return model
 
 
-def free() -> None:
-    """Give back what is no longer used on a GPU, so that peaks are those of what comes next."""
-    if torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
-
-
 def make_prompts(out: Path, base: Path) -> Path:
     """The project's texts with a longer question, for a conversation of so many tokens as with Llama 3's tokenizer."""
     texts = load_prompts(PROMPTS)
@@ -192,17 +182,6 @@ def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
     table["part"] = [-1] * train + [0] * test
     table.to_parquet(folder / "events.parquet")
     return folder / "events.parquet", {"a": folder / "a.zarr"}
-
-
-def attempt(work: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:
-    """What `work` measures, or what it fails with."""
-    logger.info("%s", what)
-    free()
-    try:
-        return work()
-    except (RuntimeError, MemoryError, InputError) as error:
-        logger.warning("%s: %s", what, error)
-        return {"failed": str(error).splitlines()[0]}
 
 
 def train(job: Job, folder: Path) -> dict[str, Any]:

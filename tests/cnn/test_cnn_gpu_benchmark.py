@@ -1,6 +1,5 @@
 """The benchmark of the CNN on a GPU, at tiny scale: the same code, on whatever device there is."""
 
-import importlib.util
 import json
 import math
 import subprocess
@@ -13,29 +12,16 @@ import pytest
 import torch
 from test_cnn import train, write_data
 
+from benchmark_scripts import BENCHMARKS, load_benchmark, numbers
 from nuvlm.cnn.network import SiameseCnn
-from paths import REPOSITORY
 
-SCRIPT = REPOSITORY / "benchmarks" / "gpu_cnn.py"
+SCRIPT = BENCHMARKS / "gpu_cnn.py"
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """benchmarks/gpu_cnn.py; benchmarks are no package."""
-    spec = importlib.util.spec_from_file_location("gpu_cnn", SCRIPT)
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gpu_cnn", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def numbers(value: Any) -> list[float]:
-    """All numbers in a result."""
-    if isinstance(value, dict):
-        return [number for item in value.values() for number in numbers(item)]
-    return [value] if isinstance(value, float) else []
+    """benchmarks/gpu_cnn.py."""
+    return load_benchmark("gpu_cnn", monkeypatch)
 
 
 def test_everything_is_measured_in_every_mode(benchmark: ModuleType) -> None:

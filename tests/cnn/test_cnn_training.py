@@ -24,6 +24,7 @@ from nuvlm.cnn.training import check_shares
 from nuvlm.degradation import degrade
 from nuvlm.errors import InputError
 from nuvlm.predictions import read_costs
+from signals import all_of_its_processes
 from tiny_cnn import classify, job, settings, train, write_data
 
 FULL = {
@@ -286,20 +287,6 @@ LAUNCH += "run(Job.model_validate_json(open(sys.argv[1]).read()))"
 
 def kill(process: subprocess.Popen) -> None:
     process.kill()
-
-
-def all_of_its_processes(process: subprocess.Popen) -> None:
-    """SIGTERM to every process of the session, as Slurm signals every process of a job step."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _session(entry) == process.pid:
-            os.kill(int(entry.name), signal.SIGTERM)
-
-
-def _session(process: Path) -> int:
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[3])
-    except OSError:  # it has ended meanwhile
-        return -1
 
 
 @pytest.mark.parametrize(

@@ -1,6 +1,5 @@
 """What a pass costs, counted on shapes, against a count of the real pass and against arithmetic on paper."""
 
-import importlib.util
 from functools import partial
 
 import pytest
@@ -9,6 +8,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from benchmark_scripts import load_benchmark
 from nuvlm.events import read_events
 from nuvlm.vlm.adapter import lora_config
 from nuvlm.vlm.arithmetic import count_arithmetic, matmul_rate, meta_model, weight_bytes
@@ -18,7 +18,6 @@ from nuvlm.vlm.model import load_model, load_processor
 from nuvlm.vlm.prompts import load_prompts
 from nuvlm.vlm.settings import LoraSettings
 from nuvlm.vlm.training import Job
-from paths import REPOSITORY
 
 
 @pytest.fixture
@@ -85,13 +84,9 @@ def test_rate_is_that_of_a_processor() -> None:
     assert 1e8 < matmul_rate(torch.device("cpu"), torch.float32, seconds=0.05) < 1e13
 
 
-def test_published_shape_has_the_published_counts() -> None:
+def test_published_shape_has_the_published_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The 11B model: 10.67 B parameters, 29,491,200 in the published adapters; 11.35 and 44.65 TFLOP forward."""
-    spec = importlib.util.spec_from_file_location("vlm_floor", REPOSITORY / "benchmarks" / "vlm_floor.py")
-    assert spec is not None
-    assert spec.loader is not None
-    benchmark = importlib.util.module_from_spec(spec)
-    spec.loader.exec_module(benchmark)
+    benchmark = load_benchmark("vlm_floor", monkeypatch)
     for tiles, forward in ((1, 11.35e12), (4, 44.65e12)):
         config = benchmark.with_tiles(benchmark.eleven_b(), tiles)
         event = benchmark.one_event(config, tokens=258, views=2)

@@ -1,27 +1,19 @@
 """The benchmark of scoring against beams, on the tiny model."""
 
-import importlib.util
-import sys
 from collections.abc import Callable
 from typing import Any
 
 import pandas as pd
 import pytest
 
+from benchmark_scripts import load_benchmark
 from nuvlm.vlm.training import Job, finetune
-from paths import REPOSITORY
 
 
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:
-    """What benchmarks/vlm_scoring.py measures; benchmarks are no package."""
-    spec = importlib.util.spec_from_file_location("vlm_scoring", REPOSITORY / "benchmarks" / "vlm_scoring.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "vlm_scoring", module)
-    spec.loader.exec_module(module)
-    found: Callable[..., dict[str, Any]] = module.measure
+    """What benchmarks/vlm_scoring.py measures."""
+    found: Callable[..., dict[str, Any]] = load_benchmark("vlm_scoring", monkeypatch).measure
     return found
 
 

@@ -1,8 +1,6 @@
 """The benchmark of the 11-billion-parameter model, at tiny scale: the same code, on whatever device there is."""
 
-import importlib.util
 import math
-import sys
 from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
@@ -12,30 +10,14 @@ import pytest
 import torch
 from torch.nn.modules.module import register_module_forward_pre_hook
 
+from benchmark_scripts import load_benchmark, numbers
 from memory import MB, at_most
-from paths import REPOSITORY
-
-BENCHMARKS = REPOSITORY / "benchmarks"
 
 
 @pytest.fixture
 def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    """benchmarks/gpu_vlm.py; benchmarks are no package."""
-    monkeypatch.syspath_prepend(str(BENCHMARKS))
-    spec = importlib.util.spec_from_file_location("gpu_vlm", BENCHMARKS / "gpu_vlm.py")
-    assert spec is not None
-    assert spec.loader is not None
-    module = importlib.util.module_from_spec(spec)
-    monkeypatch.setitem(sys.modules, "gpu_vlm", module)
-    spec.loader.exec_module(module)
-    return module
-
-
-def numbers(value: Any) -> list[float]:
-    """All numbers in a result."""
-    if isinstance(value, dict):
-        return [number for item in value.values() for number in numbers(item)]
-    return [value] if isinstance(value, float) else []
+    """benchmarks/gpu_vlm.py."""
+    return load_benchmark("gpu_vlm", monkeypatch)
 
 
 def test_everything_is_measured_with_four_tiles(benchmark: ModuleType, tmp_path: Path) -> None:

@@ -14,6 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from nuvlm.vlm.training import Job, launch
+from signals import all_of_its_processes
 
 LAUNCH = "import sys; from nuvlm.vlm.training import Job, launch; "
 LAUNCH += "launch(Job.model_validate_json(open(sys.argv[1]).read()))"
@@ -48,20 +49,6 @@ def stop(job: Job, folder: Path, at_step: int, kill: Kill) -> int:
 
 def only_the_job(process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGTERM)
-
-
-def all_of_its_processes(process: subprocess.Popen) -> None:
-    """As Slurm does: `sbatch --signal`, the time limit and preemption all signal every process of a job step."""
-    for entry in Path("/proc").iterdir():
-        if entry.name.isdigit() and _session(entry) == process.pid:
-            os.kill(int(entry.name), signal.SIGTERM)
-
-
-def _session(process: Path) -> int:
-    try:
-        return int((process / "stat").read_text().rpartition(")")[2].split()[3])
-    except OSError:  # it has ended meanwhile
-        return -1
 
 
 @pytest.mark.parametrize(("processes", "kill"), [(1, only_the_job), (2, all_of_its_processes)])

@@ -37,7 +37,7 @@ KINDS = {
     "scale": Kind(100, 1000, "energy scale (%)"),
 }
 """Kinds of degradation; their levels are in the unit that `axis` names."""
-_LEVELLED = "noise|dead|diffusion|scale"
+_LEVELLED = "|".join(kind for kind in KINDS if kind != "resolution")
 PATTERN = rf"^({'|'.join((NOMINAL, *RESOLUTIONS, *CONTROLS))}|({_LEVELLED})_[1-9][0-9]*)$"
 """Of the names of conditions."""
 

@@ -199,8 +199,8 @@ def _settings_of(path: str | Path, store: Any) -> dict[str, Any]:
     return settings
 
 
-def check_images(stores: Mapping[str, Path], training: Path) -> None:
-    """Refuse pixel maps unlike those that the model described by `training` (training.json) has learnt from.
+def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
+    """The settings that made the pixel maps, which must be those that the model of `training` (training.json) has seen.
 
     Raises:
         InputError: naming what differs.
@@ -223,6 +223,7 @@ def check_images(stores: Mapping[str, Path], training: Path) -> None:
             f"{training.parent}: trained on other pixel maps than these ({next(iter(stores.values()))}): "
             f"{'; '.join(differing)}. {mend} as in the run that trained it, or train anew."
         )
+    return ours
 
 
 def open_rows(store: Path, events: pd.DataFrame) -> tuple[Any, np.ndarray]:

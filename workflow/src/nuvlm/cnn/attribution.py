@@ -21,7 +21,7 @@ from nuvlm.classes import CLASSES
 from nuvlm.cnn.network import SiameseCnn, load_cnn, to_float
 from nuvlm.devices import choose_device
 from nuvlm.logs import track
-from nuvlm.pixelmaps import check_images, image_settings, read_blocks
+from nuvlm.pixelmaps import check_images, read_blocks
 from nuvlm.selection import read_explained
 from nuvlm.storage import create_store
 
@@ -61,12 +61,11 @@ def explain_cnn(
         InputError: damaged files, or pixel maps made with other settings than those the CNN was trained on.
     """
     torch.set_num_threads(threads)
-    check_images(stores, model / "training.json")
+    images = check_images(stores, model / "training.json")
     device = choose_device()
     network = load_cnn(model, device)
     chosen = read_explained(events, predictions, name, part=part, count=count, seed=seed)
     predicted = pd.Categorical(chosen["predicted"], categories=list(CLASSES)).codes.astype(np.int64)
-    images = image_settings(stores)
     shape = (len(chosen), len(images["views"]), images["size"], images["size"])
     maps = np.zeros(shape, dtype=np.uint8)
     peak = np.zeros(len(chosen), dtype=np.float32)

@@ -15,7 +15,7 @@ from nuvlm.degradation import degrade
 from nuvlm.devices import choose_device, device_name, energy_meter, peak_memory_mb
 from nuvlm.events import read_events
 from nuvlm.logs import track
-from nuvlm.pixelmaps import check_images, image_settings, read_blocks
+from nuvlm.pixelmaps import check_images, read_blocks
 from nuvlm.predictions import Cost, write_predictions
 
 logger = logging.getLogger(__name__)
@@ -46,11 +46,10 @@ def classify_cnn(
     Raises:
         InputError: damaged files, or pixel maps made with other settings than those the CNN was trained on.
     """
-    check_images(stores, model / "training.json")
+    settings = check_images(stores, model / "training.json")
     start = time.perf_counter()
     network, device = _load_torch(model, threads) if export is None else _load_exported(model, export, threads)
     load_seconds = time.perf_counter() - start
-    settings = image_settings(stores)
     table = read_events(events)
     table = table[table["part"] == part]
     logits = np.zeros((len(table), len(CLASSES)))

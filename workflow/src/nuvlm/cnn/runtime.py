@@ -31,13 +31,13 @@ def load_exported(export: Path, weights: Path, threads: int) -> Callable[[np.nda
     """
     verify_manifest(export)
     try:
-        made_from = _session(export / MODEL, threads).get_modelmeta().custom_metadata_map.get(WEIGHTS_DIGEST)
+        session = _session(export / MODEL, threads)
     except Exception as error:  # onnxruntime's have nothing in common
         remedy = f"Remove {export} and rerun: the workflow exports it again."
         raise InputError(f"{export / MODEL}: no ONNX that can be read ({error}). {remedy}") from error
-    if made_from != sha256(weights):
+    if session.get_modelmeta().custom_metadata_map.get(WEIGHTS_DIGEST) != sha256(weights):
         raise InputError(f"{export / MODEL}: was not made from {weights}. Remove it and rerun export_cnn.")
-    return open_session(export / MODEL, threads)
+    return _logits_of(session)
 
 
 def open_session(path: Path, threads: int, optimise: bool = True) -> Callable[[np.ndarray], np.ndarray]:
@@ -48,8 +48,10 @@ def open_session(path: Path, threads: int, optimise: bool = True) -> Callable[[n
         threads: to compute with.
         optimise: whether to fuse layers and to lay channels out in blocks.
     """
-    session = _session(path, threads, optimise)
+    return _logits_of(_session(path, threads, optimise))
 
+
+def _logits_of(session: onnxruntime.InferenceSession) -> Callable[[np.ndarray], np.ndarray]:
     def logits(images: np.ndarray) -> np.ndarray:
         found: np.ndarray = session.run([OUTPUT], {INPUT: images})[0]
         return found

@@ -13,7 +13,7 @@ from nuvlm.energy import EnergyMeter
 from nuvlm.events import read_events
 from nuvlm.logs import track
 from nuvlm.memory import process_peak_mb
-from nuvlm.pixelmaps import check_images, image_settings, read_blocks
+from nuvlm.pixelmaps import check_images, read_blocks
 from nuvlm.predictions import Cost, write_predictions
 from nuvlm.tree.features import Scale, features
 from nuvlm.tree.model import load_trees
@@ -39,8 +39,7 @@ def classify_tree(
     start = time.perf_counter()
     trees = load_trees(model)
     load_seconds = time.perf_counter() - start
-    check_images(stores, model / "training.json")
-    settings = image_settings(stores)
+    settings = check_images(stores, model / "training.json")
     scale = Scale.of(settings)
     table = read_events(events)
     table = table[table["part"] == part]
