@@ -31,7 +31,7 @@ slurm-test: $(INSTALLED)
 
 # Before anything is submitted: make plan [CONFIG="config/paper.yaml ..."] [EVENTS=190000] [EVENTS_PER_SHARD=1000]
 plan: $(INSTALLED)
-	@$(BIN)/python -m nuvlm.plan config/config.yaml $(CONFIG) $(if $(EVENTS),--events $(EVENTS)) \
+	@$(BIN)/python -m nuvlm.workflow.plan config/config.yaml $(CONFIG) $(if $(EVENTS),--events $(EVENTS)) \
 	  $(if $(EVENTS_PER_SHARD),--events-per-shard $(EVENTS_PER_SHARD))
 
 # Two finished runs side by side, with a page: make compare A=results/x B=results/y
@@ -87,7 +87,7 @@ lock:
 	  $(BIN)/pip freeze --all | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements.lock
 
 schema: $(INSTALLED)
-	$(BIN)/python -c 'from nuvlm.config import json_schema; print(json_schema(), end="")' > config/schema.json
+	$(BIN)/python -c 'from nuvlm.workflow.config import json_schema; print(json_schema(), end="")' > config/schema.json
 	$(BIN)/python -c 'from nuvlm.report.schema import json_schema; print(json_schema(), end="")' > resources/report.schema.json
 
 clean:

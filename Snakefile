@@ -16,7 +16,7 @@ include: "workflow/rules/input.smk"
 include: "workflow/rules/images.smk"
 include: "workflow/rules/events.smk"
 include: "workflow/rules/cnn.smk"
-include: "workflow/rules/tree.smk"
+include: "workflow/rules/bdt.smk"
 include: "workflow/rules/vlm.smk"
 include: "workflow/rules/report.smk"
 

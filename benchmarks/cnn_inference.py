@@ -25,9 +25,9 @@ import numpy as np
 import onnxruntime
 import torch
 
-from nuvlm.cnn.export import write_onnx
-from nuvlm.cnn.network import SiameseCnn, count_parameters, to_float
-from nuvlm.cnn.runtime import open_session
+from nuvlm.models.cnn.export import write_onnx
+from nuvlm.models.cnn.network import SiameseCnn, count_parameters, to_float
+from nuvlm.models.cnn.runtime import open_session
 
 VIEWS = 2
 EAGER = "torch, eager"

@@ -8,8 +8,8 @@ that whatever else the machine does slows down all of them. Given are microsecon
 `wall`, and `cpu`, the CPU time of the process that trains, which does not depend on what else runs:
 
     floor                     black images are written to memory that is there already (memset): none can take less
-    numpy, kernel             images from coordinates, to that memory: by plain numpy, and as `nuvlm.cnn.data` does it
-    memory, stored            batches of images in memory, or read from disk for each batch
+    numpy, kernel             images from coordinates, to that memory: by plain numpy, and as `nuvlm.models.cnn.data`
+    does it memory, stored            batches of images in memory, or read from disk for each batch
     memory_1, stored_1        the same, made ahead by one worker process: `cpu` is what is left for the one that trains
     network                   forward, backward and a step of Adam, on one thread
 
@@ -30,12 +30,12 @@ import numpy as np
 import pandas as pd
 import torch
 
-from nuvlm.cnn.data import Images, SparseImages, StoredImages, batches, read_sparse
-from nuvlm.cnn.network import SiameseCnn, to_float
-from nuvlm.detector import Detector, Diffusion
-from nuvlm.displays import smear_and_downsample
-from nuvlm.pixelmaps import crop_displays
-from nuvlm.voxels import open_shard
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Detector, Diffusion
+from nuvlm.detector.voxels import open_shard
+from nuvlm.models.cnn.data import Images, SparseImages, StoredImages, batches, read_sparse
+from nuvlm.models.cnn.network import SiameseCnn, to_float
 
 CROP = {"centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 # pixel side (mm), window (pixels), width of the network, events a batch, and of the network's

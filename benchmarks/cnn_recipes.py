@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from nuvlm.classes import CLASSES
-from nuvlm.cnn.data import open_images
-from nuvlm.cnn.network import load_cnn
-from nuvlm.cnn.processes import Team
-from nuvlm.cnn.settings import Recipe, TrainSettings
-from nuvlm.cnn.trainer import Split, validate
-from nuvlm.cnn.training import labels_of, train_cnn
-from nuvlm.events import read_events
-from nuvlm.logs import setup_logging
-from nuvlm.storage import read_json, sha256
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.files import read_json, sha256
+from nuvlm.base.logs import setup_logging
+from nuvlm.dataset.event_table import read_events
+from nuvlm.models.cnn.data import open_images
+from nuvlm.models.cnn.network import load_cnn
+from nuvlm.models.cnn.processes import Team
+from nuvlm.models.cnn.settings import Recipe, TrainSettings
+from nuvlm.models.cnn.trainer import Split, validate
+from nuvlm.models.cnn.training import labels_of, train_cnn
 
 RESULT = Path(__file__).parent / "results" / "cnn_recipes.json"
 COLUMNS = ("accuracy", "loss", "half_accuracy", "half_loss")

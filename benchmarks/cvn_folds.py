@@ -1,6 +1,6 @@
 """How often each model is right on real DUNE CVN maps: five folds, so that every labelled event is tested once.
 
-    python benchmarks/cvn_folds.py pixel_maps.h5 [--models tree vlm] [--threads 2] [--work results/cvn_folds]
+    python benchmarks/cvn_folds.py pixel_maps.h5 [--models bdt vlm] [--threads 2] [--work results/cvn_folds]
 
 For each fold, as large as the others and with the same share of each class, models are trained as a run with
 config/dune_cvn.yaml trains them, on what is not in the fold; a share of that (dataset.validation of all events) is kept
@@ -35,26 +35,29 @@ from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from snakemake.utils import update_config
 
-import nuvlm.vlm.offline  # noqa: F401
-from nuvlm import layout
-from nuvlm.classes import CLASSES
-from nuvlm.cnn.classify import classify_cnn
-from nuvlm.cnn.training import train_cnn
-from nuvlm.config import Config, parse_config
-from nuvlm.degradation import degrade
-from nuvlm.errors import InputError
+import nuvlm.models.vlm.offline  # noqa: F401
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_json, sha256, write_json, write_table
+from nuvlm.base.manifest import MANIFEST
+from nuvlm.base.stores import create_store
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.list_events import list_events
+from nuvlm.dataset.pixelmaps import open_pixel_maps
 from nuvlm.evaluation.comparison import compare
 from nuvlm.evaluation.intervals import binomial_interval
-from nuvlm.events import list_events, read_events
-from nuvlm.pixelmaps import open_pixel_maps
-from nuvlm.predictions import read_predictions
+from nuvlm.models.bdt.classify import classify_bdt
+from nuvlm.models.bdt.training import train_bdt
+from nuvlm.models.cnn.classify import classify_cnn
+from nuvlm.models.cnn.training import train_cnn
+from nuvlm.models.degradations import degrade
+from nuvlm.models.predictions import read_predictions
+from nuvlm.models.vlm.classify import classify_vlm
+from nuvlm.models.vlm.pretraining import build_base_model
+from nuvlm.models.vlm.training import Job, finetune
 from nuvlm.sources.cvn import convert_cvn
-from nuvlm.storage import MANIFEST, create_store, read_json, sha256, write_json, write_table
-from nuvlm.tree.classify import classify_tree
-from nuvlm.tree.training import train_tree
-from nuvlm.vlm.base import build_base_model
-from nuvlm.vlm.classify import classify_vlm
-from nuvlm.vlm.training import Job, finetune
+from nuvlm.workflow import paths
+from nuvlm.workflow.config import Config, parse_config
 
 REPOSITORY = Path(__file__).parents[1]
 FOLDS, SEED = 5, 7
@@ -185,8 +188,8 @@ class Folds:
         return True
 
     def _settings(self, model: str) -> dict[str, Any]:
-        if model == "tree":
-            return self.config.tree.model_dump(mode="json")
+        if model == "bdt":
+            return self.config.bdt.model_dump(mode="json")
         if model == "vlm":
             return self.config.vlm.model_dump(mode="json", include={"scratch", "finetune", "classify"})
         return self.config.cnn.training(model.removeprefix("cnn_")).model_dump(mode="json")
@@ -197,10 +200,10 @@ class Folds:
         checkpoint, tensorboard = out.with_name(f"checkpoint{fold}"), out.with_name(f"tensorboard{fold}")
         events, trained = self.events(fold), (out / MANIFEST).exists()
         told: dict[str, Any] = {"condition": "nominal", "part": 0}
-        if model == "tree":
+        if model == "bdt":
             if not trained:
-                train_tree(events, self.stores, out, settings=self.config.tree)
-            classify_tree(out, events, self.stores, table, batch_size=self.config.tree.classify_batch_size, **told)
+                train_bdt(events, self.stores, out, settings=self.config.bdt)
+            classify_bdt(out, events, self.stores, table, batch_size=self.config.bdt.classify_batch_size, **told)
         elif model == "vlm":
             self._finetune_and_classify(fold, out, checkpoint, tensorboard, table, told, trained=trained)
         else:
@@ -336,7 +339,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = read_config(REPOSITORY / "config" / "config.yaml", REPOSITORY / "config" / "dune_cvn.yaml")
-    models = arguments.models or list(layout.models(config))
+    models = arguments.models or list(paths.models(config))
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),

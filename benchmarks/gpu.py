@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
 
 logger = logging.getLogger("gpu")
 

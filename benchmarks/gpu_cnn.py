@@ -44,18 +44,19 @@ from gpu import attempt, free, logger
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
-import nuvlm.cnn.classify as classify_module
-import nuvlm.cnn.trainer as trainer_module
-from nuvlm.classes import CLASSES
-from nuvlm.cnn.classify import classify_cnn
-from nuvlm.cnn.network import SiameseCnn, count_parameters, load_cnn
-from nuvlm.cnn.settings import Recipe, TrainSettings
-from nuvlm.cnn.training import train_cnn
-from nuvlm.devices import choose_device, device_name
-from nuvlm.events import read_events
-from nuvlm.pixelmaps import image_settings, read_blocks
-from nuvlm.storage import create_store, write_json
-from nuvlm.vlm.arithmetic import matmul_rate
+import nuvlm.models.cnn.classify as classify_module
+import nuvlm.models.cnn.trainer as trainer_module
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.files import write_json
+from nuvlm.base.stores import create_store
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import image_settings, read_blocks
+from nuvlm.models.cnn.classify import classify_cnn
+from nuvlm.models.cnn.network import SiameseCnn, count_parameters, load_cnn
+from nuvlm.models.cnn.settings import Recipe, TrainSettings
+from nuvlm.models.cnn.training import train_cnn
+from nuvlm.models.devices import choose_device, device_name
+from nuvlm.models.vlm.arithmetic import matmul_rate
 
 REPOSITORY = Path(__file__).parents[1]
 TARGETS = {"events_per_second": 1500.0, "ms_per_event": 1.0}

@@ -51,25 +51,27 @@ from transformers import (
 )
 from vlm_floor import eleven_b, with_tiles
 
-import nuvlm.vlm.classify as classify_module
-import nuvlm.vlm.model as model_module
-from nuvlm.classes import CLASSES
-from nuvlm.devices import choose_device, device_name
-from nuvlm.errors import InputError
-from nuvlm.pixelmaps import read_blocks
-from nuvlm.storage import write_json, write_manifest, write_store
-from nuvlm.vlm.arithmetic import count_arithmetic, matmul_rate, meta_model
-from nuvlm.vlm.base import _train_tokenizer
-from nuvlm.vlm.classify import classify_vlm, load_finetuned
-from nuvlm.vlm.dataset import to_pictures
-from nuvlm.vlm.families import FAMILIES
-from nuvlm.vlm.model import load_processor
-from nuvlm.vlm.prompts import answer_tokens, load_prompts
-from nuvlm.vlm.rationales import load_rationales
-from nuvlm.vlm.scoring import Encoder, Scorer
-from nuvlm.vlm.settings import ClassifySettings, FinetuneSettings, LoraSettings
-from nuvlm.vlm.shapes import draw_scene
-from nuvlm.vlm.training import Job, finetune
+import nuvlm.models.vlm.classify as classify_module
+import nuvlm.models.vlm.model as model_module
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import write_json
+from nuvlm.base.manifest import write_manifest
+from nuvlm.base.stores import write_store
+from nuvlm.dataset.pixelmaps import read_blocks
+from nuvlm.models.devices import choose_device, device_name
+from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate, meta_model
+from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
+from nuvlm.models.vlm.dataset import to_pictures
+from nuvlm.models.vlm.families import FAMILIES
+from nuvlm.models.vlm.model import load_processor
+from nuvlm.models.vlm.pretraining import _train_tokenizer
+from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
+from nuvlm.models.vlm.rationales import load_rationales
+from nuvlm.models.vlm.scoring import Encoder, Scorer
+from nuvlm.models.vlm.settings import ClassifySettings, FinetuneSettings, LoraSettings
+from nuvlm.models.vlm.shapes import draw_scene
+from nuvlm.models.vlm.training import Job, finetune
 
 REPOSITORY = Path(__file__).parents[1]
 PROMPTS = REPOSITORY / "resources" / "prompts.yaml"

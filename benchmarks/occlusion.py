@@ -3,8 +3,8 @@
     python benchmarks/occlusion.py [--events 800] [--pixel 50]
 
 Voxels do not say which particle left them, but GEANT4 does: events are simulated anew, of another seed than any run's,
-and the energy of the shower, of the track and of everything else is followed through the pixels that nuvlm.occlusion
-blackens. Prints a table and writes results/occlusion.json beside this file.
+and the energy of the shower, of the track and of everything else is followed through the pixels that
+nuvlm.models.vlm.occlusion blackens. Prints a table and writes results/occlusion.json beside this file.
 """
 
 import argparse
@@ -18,12 +18,12 @@ from typing import NamedTuple
 import numpy as np
 import pandas as pd
 
-from nuvlm.detector import Detector, fiducial_box_mm
-from nuvlm.occlusion import occlude
+from nuvlm.dataset.topology import find_topology
+from nuvlm.detector.geometry import Detector, fiducial_box_mm
+from nuvlm.models.vlm.occlusion import occlude
 from nuvlm.simulation.final_states import ELECTRON, MUON, PION_PLUS, PION_ZERO, PROTON
 from nuvlm.simulation.geant4 import deposit_rows, particle_rows, sampled
 from nuvlm.simulation.transport import Deposits, argon_box
-from nuvlm.topology import find_topology
 
 DETECTOR = Detector()
 SEED = 20251122

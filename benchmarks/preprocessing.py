@@ -28,10 +28,10 @@ import zarr
 from scipy.ndimage import gaussian_filter
 from zarr.codecs import ZstdCodec
 
-from nuvlm.detector import Detector, Diffusion
-from nuvlm.displays import Smearing, smear_and_downsample
-from nuvlm.pixelmaps import crop_displays
-from nuvlm.voxels import Event, Voxels, open_shard, write_shard
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import Smearing, smear_and_downsample
+from nuvlm.detector.geometry import Detector, Diffusion
+from nuvlm.detector.voxels import Event, Voxels, open_shard, write_shard
 
 DETECTOR = Detector()
 PLAIN = "zarr.core.codec_pipeline.BatchedCodecPipeline"

@@ -2,8 +2,8 @@
 
     python benchmarks/vlm_floor.py [--config results/hub/.../config.json] [--tokens 258] [--views 2]
 
-Counts floating-point operations of an event (nuvlm.vlm.arithmetic), trainable parameters and bytes of weights, for one
-and four tiles and for what the configuration can change: rank, modules, adapters on the vision tower or not,
+Counts floating-point operations of an event (nuvlm.models.vlm.arithmetic), trainable parameters and bytes of weights,
+for one and four tiles and for what the configuration can change: rank, modules, adapters on the vision tower or not,
 checkpointing, quantisation. Without --config, the shape of Llama 3.2 11B Vision. Needs neither weights nor a GPU;
 prints tables and writes results/vlm_floor.json beside this file.
 """
@@ -16,9 +16,9 @@ from pathlib import Path
 import torch
 from transformers import AutoConfig, MllamaConfig
 
-from nuvlm.vlm.arithmetic import count_arithmetic, meta_model, weight_bytes
-from nuvlm.vlm.families import family
-from nuvlm.vlm.settings import LoraSettings
+from nuvlm.models.vlm.arithmetic import count_arithmetic, meta_model, weight_bytes
+from nuvlm.models.vlm.families import family
+from nuvlm.models.vlm.settings import LoraSettings
 
 RATES = {"H100, 800 TFLOP/s": 800e12, "A6000, 155 TFLOP/s": 155e12}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")

@@ -7,8 +7,8 @@ sizes 1 and 8: do they agree on every event, and how long does each take? Prints
 results/vlm_scoring.json beside this file. The ratios are what carries over to other machines.
 
 Beam search reads images and prompt once for each of its three beams and then takes a step a token; scoring reads them
-once, and computes neither what is the same for all events nor what no one reads (nuvlm.vlm.mllama). What comes before,
-the image processor and the text, is the same for both, and is measured by itself.
+once, and computes neither what is the same for all events nor what no one reads (nuvlm.models.vlm.mllama). What comes
+before, the image processor and the text, is the same for both, and is measured by itself.
 """
 
 import argparse
@@ -28,15 +28,15 @@ import torch
 import transformers
 import yaml
 
-from nuvlm.devices import choose_device, device_name
-from nuvlm.events import read_events
-from nuvlm.pixelmaps import read_blocks
-from nuvlm.predictions import at_temperature
-from nuvlm.vlm.classify import is_grounded, load_finetuned
-from nuvlm.vlm.dataset import to_pictures
-from nuvlm.vlm.model import Quantization, load_processor
-from nuvlm.vlm.prompts import answer_tokens, load_prompts
-from nuvlm.vlm.scoring import Encoder, Scorer, beam
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import read_blocks
+from nuvlm.models.devices import choose_device, device_name
+from nuvlm.models.predictions import at_temperature
+from nuvlm.models.vlm.classify import is_grounded, load_finetuned
+from nuvlm.models.vlm.dataset import to_pictures
+from nuvlm.models.vlm.model import Quantization, load_processor
+from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
+from nuvlm.models.vlm.scoring import Encoder, Scorer, beam
 
 METHODS = ("score", "beam")
 

@@ -22,10 +22,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from nuvlm.charge import Recombination
-from nuvlm.detector import Detector, fiducial_box_mm
+from nuvlm.detector.geometry import Detector, fiducial_box_mm
+from nuvlm.detector.readout import Recombination
+from nuvlm.detector.voxels import Voxels, voxelize
 from nuvlm.sources.larndsim import convert_larndsim
-from nuvlm.voxels import Voxels, voxelize
 
 Segments = tuple[np.ndarray, np.ndarray, np.ndarray]
 

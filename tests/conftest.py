@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nuvlm.detector import Detector
-from nuvlm.voxels import Event, Voxels, voxelize, write_shard
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
 
 
 @pytest.fixture

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from nuvlm.base.stores import write_store
 from nuvlm.evaluation.faithfulness import STATEMENTS
-from nuvlm.storage import write_store
 from run_on_disk import PIXEL_MM, Run
 
 SIZE = 48

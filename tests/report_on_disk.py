@@ -4,11 +4,11 @@ import json
 from pathlib import Path
 
 from explanations_on_disk import write_looks
-from nuvlm.config import Config
-from nuvlm.evaluation.browser import collect_events
-from nuvlm.evaluation.figures import draw_figures
 from nuvlm.evaluation.metrics import evaluate
+from nuvlm.report.collect_events import collect_events
+from nuvlm.report.figures import draw_figures
 from nuvlm.report.page import write_report
+from nuvlm.workflow.config import Config
 from paths import REPOSITORY
 from run_on_disk import Run
 

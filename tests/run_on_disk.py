@@ -8,17 +8,18 @@ from types import MappingProxyType
 import numpy as np
 import pandas as pd
 
-from nuvlm.classes import CLASSES
-from nuvlm.conditions import conditions_of
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.files import write_json
+from nuvlm.base.stores import write_store
 from nuvlm.evaluation.samples import Sample
-from nuvlm.predictions import Cost, write_predictions
-from nuvlm.storage import write_json, write_store
+from nuvlm.models.conditions import conditions_of
+from nuvlm.models.predictions import Cost, write_predictions
 
 CONDITIONS = ("nominal", "half_resolution", "blank", "labels_permuted")
 SHAPE = (40, 40, 140)
 PIXEL_MM = 50.0
 
-FOUR_MODELS = MappingProxyType({"cnn_published": 0.6, "cnn_tuned": 2.6, "tree": 1.2, "vlm": 1.6})
+FOUR_MODELS = MappingProxyType({"cnn_published": 0.6, "cnn_tuned": 2.6, "bdt": 1.2, "vlm": 1.6})
 """The models of a run by the default configuration, for `models` below."""
 
 

@@ -10,30 +10,33 @@ import pytest
 import torch
 from transformers import PreTrainedModel
 
-from nuvlm.cnn.attribution import explain_cnn
-from nuvlm.cnn.checkpoint import read_checkpoint
-from nuvlm.cnn.classify import classify_cnn
-from nuvlm.cnn.network import load_cnn
-from nuvlm.cnn.settings import TrainSettings
-from nuvlm.cnn.training import train_cnn
-from nuvlm.detector import Detector, Diffusion
-from nuvlm.displays import smear_and_downsample
-from nuvlm.evaluation.browser import collect_events
+from nuvlm.base.files import read_json, verify
+from nuvlm.base.stores import open_store
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.list_events import list_events
+from nuvlm.dataset.pixelmaps import image_settings, read_blocks
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Detector, Diffusion
+from nuvlm.detector.voxels import Event, open_shard, voxelize, write_shard
 from nuvlm.evaluation.faithfulness import read_explanations
-from nuvlm.evaluation.figures import draw_figures
 from nuvlm.evaluation.metrics import evaluate
-from nuvlm.events import list_events, read_events
-from nuvlm.pixelmaps import crop_displays, image_settings, read_blocks
-from nuvlm.predictions import read_costs, read_predictions
-from nuvlm.storage import open_store, read_json, verify
-from nuvlm.vlm.base import build_base_model
-from nuvlm.vlm.callbacks import FINGERPRINT
-from nuvlm.vlm.classify import classify_vlm, load_finetuned
-from nuvlm.vlm.explain import explain_vlm
-from nuvlm.vlm.model import load_model, load_processor
-from nuvlm.vlm.settings import ClassifySettings, ExplainSettings, FinetuneSettings, ScratchSettings
-from nuvlm.vlm.training import Job, finetune, newest_checkpoint
-from nuvlm.voxels import Event, open_shard, voxelize, write_shard
+from nuvlm.models.cnn.checkpoint import read_checkpoint
+from nuvlm.models.cnn.classify import classify_cnn
+from nuvlm.models.cnn.network import load_cnn
+from nuvlm.models.cnn.saliency import explain_cnn
+from nuvlm.models.cnn.settings import TrainSettings
+from nuvlm.models.cnn.training import train_cnn
+from nuvlm.models.predictions import read_costs, read_predictions
+from nuvlm.models.vlm.callbacks import FINGERPRINT
+from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
+from nuvlm.models.vlm.explain import explain_vlm
+from nuvlm.models.vlm.model import load_model, load_processor
+from nuvlm.models.vlm.pretraining import build_base_model
+from nuvlm.models.vlm.settings import ClassifySettings, ExplainSettings, FinetuneSettings, ScratchSettings
+from nuvlm.models.vlm.training import Job, finetune, newest_checkpoint
+from nuvlm.report.collect_events import collect_events
+from nuvlm.report.figures import draw_figures
 from paths import REPOSITORY
 
 PROMPTS = REPOSITORY / "resources" / "prompts.yaml"

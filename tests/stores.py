@@ -6,8 +6,8 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nuvlm.pixelmaps import read_blocks
-from nuvlm.storage import write_store
+from nuvlm.base.stores import write_store
+from nuvlm.dataset.pixelmaps import read_blocks
 
 
 def write_pixel_maps(

@@ -7,11 +7,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nuvlm.classes import CLASSES
-from nuvlm.cnn.classify import classify_cnn
-from nuvlm.cnn.settings import Recipe, TrainSettings
-from nuvlm.cnn.training import Job, train_cnn
-from nuvlm.predictions import read_predictions
+from nuvlm.base.classes import CLASSES
+from nuvlm.models.cnn.classify import classify_cnn
+from nuvlm.models.cnn.settings import Recipe, TrainSettings
+from nuvlm.models.cnn.training import Job, train_cnn
+from nuvlm.models.predictions import read_predictions
 from stores import write_pixel_maps
 
 SMALL = {"learning_rate": 3e-3, "batch_size": 8, "max_epochs": 3, "flip": True}

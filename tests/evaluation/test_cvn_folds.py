@@ -10,8 +10,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nuvlm.classes import CLASSES
-from nuvlm.errors import InputError
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
 from nuvlm.evaluation.intervals import binomial_interval
 from paths import REPOSITORY
 
@@ -52,7 +52,7 @@ def folds(benchmark, maps, tmp_path):
     files = [REPOSITORY / "config" / name for name in ("config.yaml", "dune_cvn.yaml")]
     tiny = tmp_path / "tiny.yaml"
     tiny.write_text(
-        "tree: {min_events_leaf: 2, patience: 3}\n"
+        "bdt: {min_events_leaf: 2, patience: 3}\n"
         "vlm: {scratch: {steps: 2, vision_layers: 1, text_layers: 2, image_size: 56}, finetune: {epochs: 1}}\n"
     )
     return benchmark.Folds(maps, tmp_path / "work", benchmark.read_config(*files, tiny), folds=2)
@@ -75,9 +75,9 @@ def test_every_labelled_event_is_tested_once_and_never_trained_on_in_its_fold(be
 
 
 def test_all_models_answer_for_every_event_and_only_what_is_lacking_is_made(benchmark, folds):
-    result = benchmark.measure(folds, ["tree", "vlm"])
+    result = benchmark.measure(folds, ["bdt", "vlm"])
     assert result["events"] == {"nue_cc": 16, "numu_cc": 16, "nc": 16}
-    tree, vlm = result["models"]["tree"], result["models"]["vlm"]
+    tree, vlm = result["models"]["bdt"], result["models"]["vlm"]
     assert tree["accuracy"] > 0.9, "a glance tells these apart"
     assert np.sum(tree["confusion"]) == np.sum(vlm["confusion"]) == 48
     assert tree["interval"] == binomial_interval(tree["right"], 48)
@@ -85,25 +85,25 @@ def test_all_models_answer_for_every_event_and_only_what_is_lacking_is_made(benc
     (pair,) = result["comparisons"]
     assert pair["both"] + pair["only_first"] == tree["right"]
     assert pair["both"] + pair["only_second"] == vlm["right"]
-    assert "| tree | " in benchmark.table_of(result)
+    assert "| bdt | " in benchmark.table_of(result)
 
     kept = {path: path.stat().st_mtime_ns for path in folds.work.rglob("*.parquet")}
-    lost = folds.work / "tree" / "1.parquet"
+    lost = folds.work / "bdt" / "1.parquet"
     lost.unlink()
-    assert benchmark.measure(folds, ["tree", "vlm"])["models"] == result["models"]
+    assert benchmark.measure(folds, ["bdt", "vlm"])["models"] == result["models"]
     made = {path for path, time in kept.items() if path.stat().st_mtime_ns != time}
     assert made == {lost}
 
 
 def test_answers_of_another_file_or_of_other_settings_are_refused(benchmark, folds, tmp_path):
-    benchmark.measure(folds, ["tree"])
+    benchmark.measure(folds, ["bdt"])
     other = benchmark.Folds(folds.file, folds.work, folds.config, folds=3)
     with pytest.raises(InputError, match="work: was made of another file or with other settings"):
-        benchmark.measure(other, ["tree"])
-    tree = folds.config.tree.model_copy(update={"max_leaves": 4})
-    changed = benchmark.Folds(folds.file, folds.work, folds.config.model_copy(update={"tree": tree}), folds=2)
-    with pytest.raises(InputError, match="work/tree: was made of"):
-        benchmark.measure(changed, ["tree"])
+        benchmark.measure(other, ["bdt"])
+    tree = folds.config.bdt.model_copy(update={"max_leaves": 4})
+    changed = benchmark.Folds(folds.file, folds.work, folds.config.model_copy(update={"bdt": tree}), folds=2)
+    with pytest.raises(InputError, match="work/bdt: was made of"):
+        benchmark.measure(changed, ["bdt"])
 
 
 def test_scores_are_those_counted_by_hand(benchmark):

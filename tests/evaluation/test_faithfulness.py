@@ -7,8 +7,8 @@ import pandas as pd
 import pytest
 
 from explanations_on_disk import claims, rationale_table, topology, write_explanations, write_looks
-from nuvlm.classes import CLASSES
-from nuvlm.errors import InputError
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
 from nuvlm.evaluation.faithfulness import (
     classify,
     count,

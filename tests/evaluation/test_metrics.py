@@ -8,15 +8,9 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 
-from nuvlm.classes import CLASSES
-from nuvlm.errors import InputError
-from nuvlm.evaluation.metrics import (
-    describe_sample,
-    evaluate,
-    score_sample,
-    weighted_auc,
-    weighted_scores,
-)
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.evaluation.metrics import describe_sample, evaluate, score_sample, weighted_auc, weighted_scores
 from nuvlm.evaluation.samples import Sample
 from run_on_disk import Run, sample_of, write_run
 

@@ -5,10 +5,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_json
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.evaluation.spectrum import read_spectrum, weigh
-from nuvlm.storage import read_json
 from run_on_disk import write_run
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
 from small_run import Product, SmallRun, Tally
 
 pytestmark = pytest.mark.faults

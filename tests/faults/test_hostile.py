@@ -16,18 +16,21 @@ from numcodecs import Zstd
 from PIL import Image
 
 from memory import MB, at_most
-from nuvlm.config import Config, parse_config
-from nuvlm.detector import Detector
-from nuvlm.errors import InputError
-from nuvlm.layout import base_model, list_shards
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import SEAL, read_table, seal
+from nuvlm.base.manifest import write_manifest
+from nuvlm.base.stores import open_store
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import EVENT_DTYPE, MOST_VOXELS, open_shard
+from nuvlm.models.vlm.callbacks import FINGERPRINT
+from nuvlm.models.vlm.classify import load_finetuned
+from nuvlm.models.vlm.model import load_model
+from nuvlm.models.vlm.training import finetune
 from nuvlm.sources.cvn import convert_cvn
 from nuvlm.sources.png import convert_png
-from nuvlm.storage import SEAL, open_store, read_table, seal, write_manifest
-from nuvlm.vlm.callbacks import FINGERPRINT
-from nuvlm.vlm.classify import load_finetuned
-from nuvlm.vlm.model import load_model
-from nuvlm.vlm.training import finetune
-from nuvlm.voxels import EVENT_DTYPE, MOST_VOXELS, open_shard
+from nuvlm.workflow.config import Config, parse_config
+from nuvlm.workflow.paths import base_model
+from nuvlm.workflow.shards import list_shards
 from paths import REPOSITORY
 from small_run import CPU, SmallRun, Tally
 

@@ -8,12 +8,13 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from nuvlm.errors import InputError
-from nuvlm.events import read_events
-from nuvlm.predictions import Cost, write_predictions
-from nuvlm.storage import SEAL, seal, write_manifest
-from nuvlm.vlm.base import build_base_model
-from nuvlm.vlm.training import finetune
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import SEAL, seal
+from nuvlm.base.manifest import write_manifest
+from nuvlm.dataset.event_table import read_events
+from nuvlm.models.predictions import Cost, write_predictions
+from nuvlm.models.vlm.pretraining import build_base_model
+from nuvlm.models.vlm.training import finetune
 from small_run import CHAT_TEMPLATE, PROMPTS, SCRATCH, VOCABULARY, SmallRun, Tally
 
 pytestmark = pytest.mark.faults

@@ -14,7 +14,8 @@ import pandas as pd
 import psutil
 import pytest
 
-from nuvlm.storage import MANIFEST, sha256
+from nuvlm.base.files import sha256
+from nuvlm.base.manifest import MANIFEST
 from paths import REPOSITORY, copy_workflow
 from small_run import SmallRun, Tally
 

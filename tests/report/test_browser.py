@@ -12,16 +12,16 @@ import pytest
 
 from explanations_on_disk import write_explanations
 from headless import chromium, needs_chromium, opened
-from nuvlm.evaluation.browser import collect_events
-from nuvlm.evaluation.sparse import decode
+from nuvlm.base.files import read_json
+from nuvlm.report.collect_events import collect_events
+from nuvlm.report.sparse import decode
 from nuvlm.sources.maps import PixelMap, write_maps
-from nuvlm.storage import read_json
 from report_on_disk import make_page, make_report
 from run_on_disk import Run, write_run
 
 pytestmark = needs_chromium
 
-MODELS = {"cnn_published": 1.0, "cnn_tuned": 1.8, "tree": 0.8, "vlm": 1.2}
+MODELS = {"cnn_published": 1.0, "cnn_tuned": 1.8, "bdt": 0.8, "vlm": 1.2}
 EVIL = "<img src=x onerror=alert(1)> & \"quoted\" 'text' </script><script>alert(2)</script>"
 SHARD = "<script>alert(3)</script>"
 BRIGHTEST = """async (image) => {
@@ -107,8 +107,8 @@ def test_every_filter_finds_what_it_says(page: Any, numbers: dict) -> None:
         ({"truth": "nc"}, lambda e: e["truth"] == "nc"),
         ({"model.vlm": "wrong"}, lambda e: says(e, "vlm") != e["truth"]),
         ({"model.cnn_tuned": "right"}, lambda e: says(e, "cnn_tuned") == e["truth"]),
-        ({"model.tree": "numu_cc"}, lambda e: says(e, "tree") == "numu_cc"),
-        ({"model.tree": "wrong-numu_cc"}, lambda e: says(e, "tree") == "numu_cc" != e["truth"]),
+        ({"model.bdt": "numu_cc"}, lambda e: says(e, "bdt") == "numu_cc"),
+        ({"model.bdt": "wrong-numu_cc"}, lambda e: says(e, "bdt") == "numu_cc" != e["truth"]),
         ({"differ": "some"}, lambda e: len({says(e, model) for model in MODELS}) > 1),
         ({"differ": "cnn_tuned~vlm"}, lambda e: says(e, "cnn_tuned") != says(e, "vlm")),
         ({"truth": "nue_cc", "model.vlm": "right"}, lambda e: e["truth"] == says(e, "vlm") == "nue_cc"),

@@ -8,10 +8,10 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nuvlm.config import Config
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import write_json
 from nuvlm.report.compare import compare_runs, main, read_run, settings_that_differ
-from nuvlm.storage import write_json
+from nuvlm.workflow.config import Config
 from run_on_disk import write_run
 
 SKILLS = {"cnn_tuned": 1.6, "vlm": 0.9}
@@ -131,7 +131,7 @@ def test_settings_that_differ_are_named() -> None:
 
 def test_the_page_and_the_text_say_the_same(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     evil = {**CONFIG, "vlm": {**CONFIG["vlm"], "prompts": "<script>alert(1)</script>"}}
-    one = finished(tmp_path / "one", skills=SKILLS | {"tree": 1.0})
+    one = finished(tmp_path / "one", skills=SKILLS | {"bdt": 1.0})
     other = finished(tmp_path / "other", config=evil)
     main([str(one), str(other), "--out", str(tmp_path / "out")])
     text, page = capsys.readouterr().out, (tmp_path / "out" / "index.html").read_text()

@@ -5,7 +5,7 @@ import re
 import numpy as np
 import pytest
 
-from nuvlm.classes import CLASSES
+from nuvlm.base.classes import CLASSES
 from nuvlm.evaluation.comparison import compare
 from nuvlm.evaluation.metrics import score_sample
 from nuvlm.evaluation.samples import Sample

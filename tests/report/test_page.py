@@ -10,12 +10,12 @@ import pytest
 import yaml
 
 from explanations_on_disk import write_explanations
-from nuvlm.conditions import CONTROLS
-from nuvlm.config import Config
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_json, write_json
+from nuvlm.models.conditions import CONTROLS
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.page import as_seen, departures, write_report
-from nuvlm.storage import read_json, write_json
+from nuvlm.workflow.config import Config
 from paths import REPOSITORY
 from report_on_disk import PUBLISHED, make_page, make_report
 from run_on_disk import FOUR_MODELS, Run, write_run
@@ -150,23 +150,23 @@ def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
 
 
 def test_three_models_are_all_compared(tmp_path: Path) -> None:
-    run = write_run(tmp_path, models={"cnn": 1.6, "vlm": 0.5, "tree": 2.4})
+    run = write_run(tmp_path, models={"cnn": 1.6, "vlm": 0.5, "bdt": 2.4})
     html, numbers = make_report(run, tmp_path)
     tests = [test for test in numbers["comparisons"] if test["condition"] == "nominal"]
-    assert {(test["first"], test["second"]) for test in tests} == {("cnn", "vlm"), ("cnn", "tree"), ("vlm", "tree")}
+    assert {(test["first"], test["second"]) for test in tests} == {("cnn", "vlm"), ("cnn", "bdt"), ("vlm", "bdt")}
     scores = {model: of_model["nominal"]["accuracy"] for model, of_model in numbers["scores"].items()}
-    assert scores["tree"] > scores["cnn"] > scores["vlm"]
+    assert scores["bdt"] > scores["cnn"] > scores["vlm"]
     assert numbers["headline"].startswith("The BDT is the best classifier")
     assert "BDT" in numbers["summary"][0]
     assert "CNN" in numbers["summary"][0]
     behind = numbers["summary"][1]
     assert behind.startswith(f"The VLM is right for {100 * scores['vlm']:.1f} %")
-    assert f"{100 * (scores['tree'] - scores['vlm']):.1f} points behind the BDT" in behind
+    assert f"{100 * (scores['bdt'] - scores['vlm']):.1f} points behind the BDT" in behind
     text = " ".join(" ".join(Page(html).text).split())
     assert "CNN, VLM and BDT compared" in text
     assert any(sentence.startswith("The BDT, boosted decision trees") for sentence in numbers["summary"])
-    assert all(set(event["models"]) == {"cnn", "vlm", "tree"} for event in numbers["gallery"])
-    assert {(row["model"], row["control"]) for row in numbers["controls"]} >= {("tree", "blank")}
+    assert all(set(event["models"]) == {"cnn", "vlm", "bdt"} for event in numbers["gallery"])
+    assert {(row["model"], row["control"]) for row in numbers["controls"]} >= {("bdt", "blank")}
 
 
 def test_the_four_models_of_a_run_read_well(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ SCHEMA = json.loads(json_schema())
 
 def write(folder: Path, labelled: float) -> dict:
     """A report with rationales and heat, in the way of the workflow."""
-    run = write_run(folder, n=60, labelled=labelled, models={"cnn_tuned": 1.6, "tree": 1.0, "vlm": 0.9})
+    run = write_run(folder, n=60, labelled=labelled, models={"cnn_tuned": 1.6, "bdt": 1.0, "vlm": 0.9})
     _, numbers = make_report(run, folder, count=4, rationales=write_explanations(run, folder))
     return numbers
 
@@ -60,7 +60,7 @@ def test_every_key_is_in_the_documentation() -> None:
         (("scores", "vlm", "nominal", "n"), 3.5),
         (("comparisons", 0, "p_value"), -0.1),
         (("gallery", 0, "drawn"), "photograph"),
-        (("cost", "tree", "energy_measured"), None),
+        (("cost", "bdt", "energy_measured"), None),
         (("version",), 1),
     ],
 )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
 from nuvlm.simulation import geant4_tables
 from nuvlm.simulation.geant4_tables import READ, ROOT, bremsstrahlung_mb, provide_data
 

@@ -12,12 +12,12 @@ import pytest
 import uproot
 from uproot.writing._cascadetree import Tree
 
-from nuvlm.detector import Detector
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import MODES
 from nuvlm.simulation.final_states import Particle
 from nuvlm.simulation.geant4 import simulate_shard
 from nuvlm.simulation.genie import read_genie
-from nuvlm.voxels import MODES
 
 MASS_GEV = {11: 0.000511, 13: 0.10566, 2112: 0.93957, 2212: 0.93827, 211: 0.13957, 111: 0.13498, 321: 0.49368}
 ARGON = 1000180400

@@ -3,7 +3,7 @@
 import numpy as np
 import pytest
 
-from nuvlm.detector import Detector
+from nuvlm.detector.geometry import Detector
 from nuvlm.simulation.final_states import MASS_MEV, Particle
 from nuvlm.simulation.recorder import STEP_DTYPE, PlainRecorder, Recorder
 from nuvlm.simulation.transport import ArgonBox, Deposits, argon_box

@@ -262,7 +262,7 @@ def test_jobs_that_reach_their_time_limit(fork, undisturbed):
     training.start(str(RESULTS / "models/vlm/training.json"))
     training.wait_for_checkpoint(3)
     # held until Slurm, which looks every 30 s, sends SIGTERM, and SIGCONT with it
-    job, _ = training.hold("finetune_vlm", "nuvlm.vlm.training", 4)
+    job, _ = training.hold("finetune_vlm", "nuvlm.models.vlm.training", 4)
     assert job["TresPerNode"] == "gres:gpu:a100:4"
     training.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=5")
 
@@ -301,7 +301,7 @@ def test_a_killed_snakemake_leaves_a_job_that_harms_nobody(run, undisturbed):
     target = str(RESULTS / "models/vlm/training.json")
     run.start(target)
     run.wait_for_checkpoint(1)
-    _, ranks = run.hold("finetune_vlm", "nuvlm.vlm.training", 4)
+    _, ranks = run.hold("finetune_vlm", "nuvlm.models.vlm.training", 4)
     assert run.process is not None
     run.process.kill()
     run.finish()

@@ -8,8 +8,8 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nuvlm.errors import InputError
-from nuvlm.pixelmaps import open_pixel_maps
+from nuvlm.base.errors import InputError
+from nuvlm.dataset.pixelmaps import open_pixel_maps
 from nuvlm.sources.cvn import convert_cvn
 from nuvlm.sources.maps import event_number
 from paths import SHARED

@@ -6,11 +6,11 @@ import h5py
 import numpy as np
 import pytest
 
-from nuvlm.charge import Recombination
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
+from nuvlm.detector.readout import Recombination
+from nuvlm.detector.voxels import open_shard
 from nuvlm.sources import edepsim
 from nuvlm.sources.edepsim import convert_edepsim
-from nuvlm.voxels import open_shard
 
 edepsim_file = pytest.importorskip("edepsim_file")
 from edepsim_file import SAMPLE, FileEvent, Particle, Vertex, add_record, hit_list, write_edepsim  # noqa: E402

@@ -8,11 +8,11 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from numpy.lib.recfunctions import repack_fields
 
-from nuvlm.charge import Recombination
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
+from nuvlm.detector.readout import Recombination
+from nuvlm.detector.voxels import open_shard
 from nuvlm.sources import larndsim_segments
 from nuvlm.sources.larndsim import convert_larndsim
-from nuvlm.voxels import open_shard
 from paths import SHARED
 
 OLD = {"event": "eventID", "vertex": None, "header": "genie_hdr", "stack": "genie_stack"}

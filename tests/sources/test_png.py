@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from PIL import Image
 
-from nuvlm.errors import InputError
-from nuvlm.pixelmaps import image_settings, open_pixel_maps
+from nuvlm.base.errors import InputError
+from nuvlm.dataset.pixelmaps import image_settings, open_pixel_maps
 from nuvlm.sources.maps import class_of, event_number
 from nuvlm.sources.png import convert_png
 

@@ -3,10 +3,10 @@
 import numpy as np
 import pytest
 
-from nuvlm.charge import Recombination
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
+from nuvlm.detector.readout import Recombination
+from nuvlm.detector.voxels import open_shard
 from nuvlm.sources.segments import Interaction, Truth, event_ids, particle_rows, write_interactions
-from nuvlm.voxels import open_shard
 
 
 def interaction(number, at=(0, 0, 3000), energy=(1.0, 2.0), **changes):

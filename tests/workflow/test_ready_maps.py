@@ -12,7 +12,7 @@ import pytest
 import zarr
 from PIL import Image
 
-from nuvlm.events import read_events
+from nuvlm.dataset.event_table import read_events
 from paths import REPOSITORY, copy_workflow
 
 pytestmark = pytest.mark.workflow
@@ -98,7 +98,7 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
     assert not (results / "voxels").exists()
     table = read_events(results / "events.parquet")
     assert table["class"].isna().sum() == 2, "tau neutrinos"
-    for model in ("cnn_published", "cnn_tuned", "tree", "vlm"):
+    for model in ("cnn_published", "cnn_tuned", "bdt", "vlm"):
         predicted = pd.read_parquet(results / f"predictions/{model}/{condition}/0.parquet")
         assert sorted(predicted["event_id"]) == sorted(table[table["part"] >= 0]["event_id"])
         assert json.loads((results / f"models/{model}/training.json").read_text())["images"]["views"] == views

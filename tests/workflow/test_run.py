@@ -12,14 +12,14 @@ import pandas as pd
 import pytest
 import zarr
 
-from nuvlm.detector import Detector
-from nuvlm.events import read_events
-from nuvlm.voxels import open_shard
+from nuvlm.dataset.event_table import read_events
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import open_shard
 from paths import REPOSITORY, SHARED
 from tiny_run import snakemake
 
 pytestmark = pytest.mark.workflow
-MODELS = ("cnn_published", "cnn_tuned", "tree", "vlm")
+MODELS = ("cnn_published", "cnn_tuned", "bdt", "vlm")
 CONDITIONS = ("nominal", "half_resolution")
 
 
@@ -99,7 +99,7 @@ def test_every_job_has_a_log_and_a_benchmark(results):
     assert logs == timed
     # shards, the event table, models and exports, predictions, explanations (one a part and model), the report
     assert len(logs) == 2 * 3 + 1 + 7 + 2 * (3 + 3 + 3 + 4) + 2 * 3 + 4
-    for log in ("train_cnn/cnn_published", "train_cnn/cnn_tuned", "train_tree"):
+    for log in ("train_cnn/cnn_published", "train_cnn/cnn_tuned", "train_bdt"):
         assert "events/s" in (results / f"logs/{log}.log").read_text()
 
 
@@ -159,7 +159,7 @@ def test_another_detector_is_configuration_alone(finished):
         assert file.attrs["shape"].tolist() == [120, 248, 620]
     # without one of the recipes, for good measure too
     scores = json.loads((results / "report/report.json").read_text())["scores"]
-    assert list(scores) == ["cnn_tuned", "tree", "vlm"]
+    assert list(scores) == ["cnn_tuned", "bdt", "vlm"]
     assert scores["cnn_tuned"]["nominal"]["n"] > 0
 
 

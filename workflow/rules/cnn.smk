@@ -14,7 +14,6 @@ if CONFIG.models_from is None:
         input:
             events="<results>/events.parquet",
             pixelmaps=pixel_map_stores(),
-            code=code("train_cnn.py"),
         output:
             "<results>/models/{cnn}/model.safetensors",
             "<results>/models/{cnn}/manifest.json",
@@ -32,6 +31,7 @@ if CONFIG.models_from is None:
             runtime=scaled(720),
             gpu=CONFIG.cnn.gpus,
         params:
+            code=code("train_cnn.py"),
             settings=lambda wildcards: CONFIG.cnn.training(
                 wildcards.cnn.removeprefix("cnn_")
             ).model_dump(mode="json", exclude=HOW_DATA_ARE_READ),
@@ -51,7 +51,6 @@ if CONFIG.models_from is None:
         input:
             training="<results>/models/{cnn}/training.json",
             weights="<results>/models/{cnn}/model.safetensors",
-            code=code("export_cnn.py"),
         output:
             "<results>/models/{cnn}_onnx/model.onnx",
             "<results>/models/{cnn}_onnx/manifest.json",
@@ -65,6 +64,8 @@ if CONFIG.models_from is None:
         resources:
             mem_mb=scaled(4000),
             runtime=scaled(30),
+        params:
+            code=code("export_cnn.py"),
         script:
             "../scripts/export_cnn.py"
 
@@ -77,7 +78,6 @@ rule classify_cnn:
         export="<models>/{cnn}_onnx/model.onnx" if ONNX else [],
         events="<results>/events.parquet",
         pixelmaps=pixel_map_stores(),
-        code=code("classify_cnn.py"),
     output:
         "<results>/predictions/{cnn}/{condition}/{part}.parquet",
         "<results>/predictions/{cnn}/{condition}/{part}.json",
@@ -93,6 +93,7 @@ rule classify_cnn:
         runtime=scaled(60),
         gpu=0 if ONNX else ONE_GPU,
     params:
+        code=code("classify_cnn.py"),
         batch_size=CONFIG.cnn.classify_batch_size,
         stores=stores("pixelmaps"),
     script:
@@ -107,11 +108,8 @@ rule explain_cnn:
         weights="<models>/{cnn}/model.safetensors",
         events="<results>/events.parquet",
         pixelmaps=pixel_map_stores(),
-        code=code("explain_cnn.py"),
     output:
-        layout.store_files(
-            "<results>/explanations/{cnn}/{part}.zarr", layout.CAM_ARRAYS
-        ),
+        paths.store_files("<results>/explanations/{cnn}/{part}.zarr", paths.CAM_ARRAYS),
     log:
         "<results>/logs/explain_cnn/{cnn}/{part}.log",
     benchmark:
@@ -124,6 +122,7 @@ rule explain_cnn:
         runtime=scaled(60),
         gpu=ONE_GPU,
     params:
+        code=code("explain_cnn.py"),
         events=EXPLAINED,
         seed=CONFIG.dataset.seed,
         stores=stores("pixelmaps"),

@@ -1,25 +1,26 @@
 # The checked configuration, and what several rules ask for.
-import os
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 
 SOURCE = Path(workflow.basedir) / "workflow" / "src"
+SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
 # Jobs find the package in this checkout, installed or not.
 sys.path.insert(0, str(SOURCE))
 
-from nuvlm import layout
-from nuvlm.conditions import conditions_of
-from nuvlm.config import parse_config
-from nuvlm.errors import InputError
-from nuvlm.evaluation.names import figure_name, title, words
+from nuvlm.workflow import paths, shards
+from nuvlm.workflow.code_digest import code_digest
+from nuvlm.models.conditions import conditions_of
+from nuvlm.workflow.config import parse_config
+from nuvlm.base.errors import InputError
+from nuvlm.report.names import figure_name, title, words
 from nuvlm.evaluation.spectrum import read_spectrum
 
 try:
     CONFIG = parse_config(config)
-    SHARDS = layout.list_shards(CONFIG)
-    layout.check_models(CONFIG)
+    SHARDS = shards.list_shards(CONFIG)
+    paths.check_models(CONFIG)
     if CONFIG.report.spectrum is not None:
         read_spectrum(CONFIG.report.spectrum)
 except InputError as error:
@@ -28,14 +29,14 @@ except InputError as error:
 
 onstart:
     try:
-        layout.check_writable(CONFIG)
+        paths.check_writable(CONFIG)
     except InputError as error:
         raise WorkflowError(str(error)) from None
 
 
-MODELS = layout.models(CONFIG)
-CNNS = layout.cnns(CONFIG)
-cores = layout.cores
+MODELS = paths.models(CONFIG)
+CNNS = paths.cnns(CONFIG)
+cores = paths.cores
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 PARTS = range(CONFIG.dataset.parts)
 # Of each part.
@@ -55,13 +56,9 @@ wildcard_constraints:
     part=r"\d+",
 
 
-def code(script):
-    """The modules that a rule's script depends on."""
-    modules = layout.modules_of(
-        Path(workflow.basedir) / "workflow" / "scripts" / script
-    )
-    # Relative, so that moving the checkout reruns nothing.
-    return [os.path.relpath(module) for module in modules]
+def code(script, *entries):
+    """Digest of the code that a rule computes with; `entries` are definitions that its script looks up by name."""
+    return code_digest(SCRIPTS / script, *entries)
 
 
 def scaled(amount):
@@ -83,9 +80,7 @@ def voxel_shards(wildcards=None):
 
 
 def pixel_map_store():
-    return layout.store_files(
-        "<results>/pixelmaps/{shard}.zarr", layout.PIXEL_MAP_ARRAYS
-    )
+    return paths.store_files("<results>/pixelmaps/{shard}.zarr", paths.PIXEL_MAP_ARRAYS)
 
 
 def pixel_map_stores():
@@ -100,12 +95,12 @@ def cam_stores(lists):
         file
         for stores in lists
         for store in stores
-        for file in layout.store_files(store, layout.CAM_ARRAYS)
+        for file in paths.store_files(store, paths.CAM_ARRAYS)
     ]
 
 
 def display_store():
-    return layout.store_files("<results>/displays/{shard}.zarr", layout.DISPLAY_ARRAYS)
+    return paths.store_files("<results>/displays/{shard}.zarr", paths.DISPLAY_ARRAYS)
 
 
 def stores(kind):
@@ -121,11 +116,11 @@ def trained_models():
     return [
         *expand(
             "<models>/{model}/{file}",
-            model=[*CNNS, "tree"],
+            model=[*CNNS, "bdt"],
             file=["model.safetensors", *files],
         ),
         *expand("<models>/vlm/{file}", file=["adapter_model.safetensors", *files]),
-        f"{layout.base_model(CONFIG)}/manifest.json",
+        f"{paths.base_model(CONFIG)}/manifest.json",
     ]
 
 

@@ -10,7 +10,6 @@ rule list_events:
             else expand("<results>/truth/{shard}.parquet", shard=SHARDS)
         ),
         pixelmaps=pixel_map_stores(),
-        code=code("list_events.py"),
     output:
         "<results>/events.parquet",
     log:
@@ -24,6 +23,7 @@ rule list_events:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
+        code=code("list_events.py"),
         shards=list(SHARDS),
         stores=stores("pixelmaps"),
         detector=CONFIG.detector.model_dump(mode="json"),

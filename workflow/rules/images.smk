@@ -6,7 +6,6 @@ if CONFIG.input.has_voxels:
         """Smear a shard's voxels by diffusion and sum them into event displays, in one exact pass."""
         input:
             shard=voxel_shard,
-            code=code("smear_and_downsample.py"),
         output:
             display_store(),
         log:
@@ -20,6 +19,7 @@ if CONFIG.input.has_voxels:
             mem_mb=scaled(2000),
             runtime=scaled(30),
         params:
+            code=code("smear_and_downsample.py"),
             detector=CONFIG.detector.model_dump(mode="json"),
             display=CONFIG.display.model_dump(mode="json"),
             on_bad_event=CONFIG.input.on_bad_event,
@@ -30,7 +30,6 @@ if CONFIG.input.has_voxels:
         """Cut each event display to a window around the interaction and turn energy into grey values."""
         input:
             display_store(),
-            code=code("crop_displays.py"),
         output:
             pixel_map_store(),
         log:
@@ -44,6 +43,7 @@ if CONFIG.input.has_voxels:
             mem_mb=scaled(2000),
             runtime=scaled(30),
         params:
+            code=code("crop_displays.py"),
             pixelmap=CONFIG.pixelmap.model_dump(mode="json"),
         script:
             "../scripts/crop_displays.py"

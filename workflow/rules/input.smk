@@ -5,8 +5,7 @@ if CONFIG.input.source == "simulate":
     rule simulate_events:
         """Simulate neutrino events with GEANT4 and write their energy deposits as a voxel shard."""
         input:
-            files=layout.genie_files(CONFIG),
-            code=code("simulate_events.py"),
+            files=shards.genie_files(CONFIG),
         output:
             "<results>/voxels/{shard}.h5",
         log:
@@ -20,8 +19,9 @@ if CONFIG.input.source == "simulate":
             mem_mb=scaled(2000),
             runtime=scaled(60),
         params:
+            code=code("simulate_events.py"),
             detector=CONFIG.detector.model_dump(mode="json"),
-            events=lambda wildcards: layout.simulated_events(CONFIG, wildcards.shard),
+            events=lambda wildcards: shards.simulated_events(CONFIG, wildcards.shard),
             settings=CONFIG.input.simulate.model_dump(
                 include={"seed", "margin_mm", "margin_downstream_mm", "vertices"}
             ),
@@ -38,7 +38,6 @@ if CONFIG.input.source == "edepsim":
         """Convert an edep-sim ROOT file to a voxel shard."""
         input:
             file=lambda wildcards: SHARDS[wildcards.shard],
-            code=code("convert_edepsim.py"),
         output:
             "<results>/voxels/{shard}.h5",
         log:
@@ -52,6 +51,7 @@ if CONFIG.input.source == "edepsim":
             mem_mb=scaled(2000),
             runtime=scaled(60),
         params:
+            code=code("convert_edepsim.py"),
             detector=CONFIG.detector.model_dump(mode="json"),
             offset_mm=list(CONFIG.input.offset_mm),
             on_bad_event=CONFIG.input.on_bad_event,
@@ -66,7 +66,6 @@ if CONFIG.input.source == "larndsim":
         """Convert a larnd-sim or 2x2_sim file to a voxel shard."""
         input:
             file=lambda wildcards: SHARDS[wildcards.shard],
-            code=code("convert_larndsim.py"),
         output:
             "<results>/voxels/{shard}.h5",
         log:
@@ -80,6 +79,7 @@ if CONFIG.input.source == "larndsim":
             mem_mb=scaled(2000),
             runtime=scaled(60),
         params:
+            code=code("convert_larndsim.py"),
             detector=CONFIG.detector.model_dump(mode="json"),
             offset_mm=list(CONFIG.input.offset_mm),
             on_bad_event=CONFIG.input.on_bad_event,
@@ -94,7 +94,6 @@ if CONFIG.input.source == "png":
         """Take over the pixel maps of a folder of PNG files."""
         input:
             file=lambda wildcards: SHARDS[wildcards.shard],
-            code=code("convert_png.py"),
         output:
             pixel_map_store(),
             truth="<results>/truth/{shard}.parquet",
@@ -109,6 +108,7 @@ if CONFIG.input.source == "png":
             mem_mb=scaled(2000),
             runtime=scaled(60),
         params:
+            code=code("convert_png.py"),
             views=CONFIG.input.views,
             on_bad_event=CONFIG.input.on_bad_event,
         script:
@@ -121,7 +121,6 @@ if CONFIG.input.source == "cvn":
         """Take over DUNE CVN pixel maps."""
         input:
             file=lambda wildcards: SHARDS[wildcards.shard],
-            code=code("convert_cvn.py"),
         output:
             pixel_map_store(),
             truth="<results>/truth/{shard}.parquet",
@@ -136,6 +135,7 @@ if CONFIG.input.source == "cvn":
             mem_mb=scaled(2000),
             runtime=scaled(60),
         params:
+            code=code("convert_cvn.py"),
             views=CONFIG.input.views,
             on_bad_event=CONFIG.input.on_bad_event,
         script:

@@ -1,5 +1,5 @@
 # From predictions to the report.
-from nuvlm.evaluation.names import figures_of
+from nuvlm.report.names import figures_of
 
 PREDICTIONS = {
     model: {
@@ -39,7 +39,6 @@ rule evaluate:
         cam_stores(HEAT.values()),
         events="<results>/events.parquet",
         spectrum=CONFIG.report.spectrum or [],
-        code=code("evaluate.py"),
     output:
         "<results>/evaluation/scores.json",
     log:
@@ -53,6 +52,7 @@ rule evaluate:
         mem_mb=scaled(4000),
         runtime=scaled(60),
     params:
+        code=code("evaluate.py"),
         predictions=PREDICTIONS,
         explanations=RATIONALES,
         heat=HEAT,
@@ -65,7 +65,6 @@ rule draw_figures:
     input:
         list(TRAINING.values()),
         scores="<results>/evaluation/scores.json",
-        code=code("draw_figures.py"),
     output:
         pages=figure_files(FIGURES, ".svg"),
         papers=figure_files(FIGURES, ".pdf"),
@@ -80,6 +79,7 @@ rule draw_figures:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
+        code=code("draw_figures.py"),
         training=TRAINING,
     script:
         "../scripts/draw_figures.py"
@@ -103,7 +103,6 @@ rule collect_events:
         # Where the maps of where a CNN looks lie in a display, or what is shown itself.
         pixel_map_stores() if HEAT or not CONFIG.input.has_voxels else [],
         events="<results>/events.parquet",
-        code=code("collect_events.py"),
     output:
         "<results>/figures/events.json",
     log:
@@ -117,6 +116,7 @@ rule collect_events:
         mem_mb=scaled(4000),
         runtime=scaled(30),
     params:
+        code=code("collect_events.py"),
         predictions={
             model: tables[CONFIG.conditions[0]]
             for model, tables in PREDICTIONS.items()
@@ -154,7 +154,6 @@ rule write_report:
                 "events.js",
             )
         ],
-        code=code("write_report.py"),
     output:
         page=report(
             "<results>/report/index.html",
@@ -185,6 +184,7 @@ rule write_report:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
+        code=code("write_report.py"),
         predictions=PREDICTIONS,
         training=TRAINING,
         config=CONFIG.model_dump(mode="json"),

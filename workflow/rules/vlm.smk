@@ -1,7 +1,7 @@
 # The vision-language model.
 
 SCRATCH_FILES = ["config.json", "manifest.json", "model.safetensors", "tokenizer.json"]
-BASE = layout.base_model(CONFIG)
+BASE = paths.base_model(CONFIG)
 
 
 if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
@@ -20,7 +20,6 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
                     f"<results>/pixelmaps/{next(iter(SHARDS))}.zarr/zarr.json"
                 )
             ),
-            code=code("build_base_model.py"),
         output:
             [f"{BASE}/{name}" for name in SCRATCH_FILES],
         log:
@@ -36,6 +35,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
             mem_mb=scaled(8000),
             runtime=scaled(120),
         params:
+            code=code("build_base_model.py"),
             settings=CONFIG.vlm.scratch.model_dump(mode="json"),
             tensorboard=f"results/{CONFIG.run}/tensorboard/base",
         script:
@@ -50,7 +50,6 @@ if CONFIG.vlm.base == "hub":
             chat_templates=sorted(
                 map(str, Path("resources/chat_templates").glob("*.jinja"))
             ),
-            code=code("fetch_base_model.py"),
         output:
             f"{BASE}/manifest.json",
         log:
@@ -65,6 +64,7 @@ if CONFIG.vlm.base == "hub":
             mem_mb=scaled(4000),
             runtime=scaled(240),
         params:
+            code=code("fetch_base_model.py"),
             settings=CONFIG.vlm.hub.model_dump(mode="json"),
         script:
             "../scripts/fetch_base_model.py"
@@ -89,7 +89,6 @@ if CONFIG.models_from is None:
                 if CONFIG.vlm.finetune.strategy == "deepspeed"
                 else []
             ),
-            code=code("finetune_vlm.py"),
         output:
             "<results>/models/vlm/adapter_model.safetensors",
             "<results>/models/vlm/manifest.json",
@@ -108,6 +107,7 @@ if CONFIG.models_from is None:
             gpu=CONFIG.vlm.finetune.gpus,
             nodes=CONFIG.vlm.finetune.nodes,
         params:
+            code=code("finetune_vlm.py"),
             settings=CONFIG.vlm.finetune.model_dump(mode="json", exclude={"gpus"}),
             stores=stores("pixelmaps"),
             # Beside the output: Snakemake deletes outputs before a retry.
@@ -126,7 +126,6 @@ rule classify_vlm:
         events="<results>/events.parquet",
         pixelmaps=pixel_map_stores(),
         prompts=CONFIG.vlm.prompts,
-        code=code("classify_vlm.py"),
     output:
         "<results>/predictions/vlm/{condition}/{part}.parquet",
         "<results>/predictions/vlm/{condition}/{part}.json",
@@ -142,6 +141,7 @@ rule classify_vlm:
         runtime=scaled(480),
         gpu=CONFIG.vlm.classify.gpus,
     params:
+        code=code("classify_vlm.py"),
         settings=CONFIG.vlm.classify.model_dump(mode="json", exclude={"gpus"}),
         quantization=CONFIG.vlm.finetune.quantization,
         bf16=CONFIG.vlm.finetune.bf16,
@@ -161,7 +161,6 @@ rule explain_vlm:
         pixelmaps=pixel_map_stores(),
         prompts=CONFIG.vlm.prompts,
         vocabulary=CONFIG.vlm.vocabulary,
-        code=code("explain_vlm.py"),
     output:
         "<results>/explanations/vlm/{part}.parquet",
     log:
@@ -176,6 +175,7 @@ rule explain_vlm:
         runtime=scaled(480),
         gpu=CONFIG.vlm.classify.gpus,
     params:
+        code=code("explain_vlm.py"),
         settings=CONFIG.vlm.explain.model_dump(mode="json"),
         events=EXPLAINED,
         seed=CONFIG.dataset.seed,

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from nuvlm.logs import setup_logging
-from nuvlm.vlm.base import build_base_model
-from nuvlm.vlm.settings import ScratchSettings
+from nuvlm.base.logs import setup_logging
+from nuvlm.models.vlm.pretraining import build_base_model
+from nuvlm.models.vlm.settings import ScratchSettings
 
 setup_logging(snakemake.log[0])
 build_base_model(

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-import nuvlm.vlm.offline  # noqa: F401
-from nuvlm.logs import setup_logging
-from nuvlm.vlm.classify import classify_vlm
-from nuvlm.vlm.settings import ClassifySettings
+import nuvlm.models.vlm.offline  # noqa: F401
+from nuvlm.base.logs import setup_logging
+from nuvlm.models.vlm.classify import classify_vlm
+from nuvlm.models.vlm.settings import ClassifySettings
 
 setup_logging(snakemake.log[0])
 classify_vlm(

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from nuvlm.evaluation.browser import collect_events
-from nuvlm.logs import setup_logging
+from nuvlm.report.collect_events import collect_events
+from nuvlm.base.logs import setup_logging
 
 setup_logging(snakemake.log[0])
 collect_events(

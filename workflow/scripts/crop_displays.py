@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from nuvlm.logs import setup_logging
-from nuvlm.pixelmaps import crop_displays
+from nuvlm.base.logs import setup_logging
+from nuvlm.detector.crop import crop_displays
 
 setup_logging(snakemake.log[0])
 crop_displays(Path(snakemake.input[0]).parent, Path(snakemake.output[0]).parent, **snakemake.params.pixelmap)

@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from nuvlm.evaluation.figures import draw_figures
-from nuvlm.logs import setup_logging
+from nuvlm.report.figures import draw_figures
+from nuvlm.base.logs import setup_logging
 
 setup_logging(snakemake.log[0])
 training = {model: Path(path) for model, path in snakemake.params.training.items()}

@@ -1,7 +1,7 @@
 from pathlib import Path
 
 from nuvlm.evaluation.metrics import evaluate
-from nuvlm.logs import setup_logging
+from nuvlm.base.logs import setup_logging
 
 setup_logging(snakemake.log[0])
 evaluate(

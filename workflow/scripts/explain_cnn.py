@@ -1,7 +1,7 @@
 from pathlib import Path
 
-from nuvlm.cnn.attribution import explain_cnn
-from nuvlm.logs import setup_logging
+from nuvlm.models.cnn.saliency import explain_cnn
+from nuvlm.base.logs import setup_logging
 
 setup_logging(snakemake.log[0])
 explain_cnn(

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-import nuvlm.vlm.offline  # noqa: F401
-from nuvlm.logs import setup_logging
-from nuvlm.vlm.explain import explain_vlm
-from nuvlm.vlm.settings import ExplainSettings
+import nuvlm.models.vlm.offline  # noqa: F401
+from nuvlm.base.logs import setup_logging
+from nuvlm.models.vlm.explain import explain_vlm
+from nuvlm.models.vlm.settings import ExplainSettings
 
 setup_logging(snakemake.log[0])
 explain_vlm(

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from nuvlm.logs import setup_logging
-from nuvlm.vlm.hub import fetch_base_model
-from nuvlm.vlm.settings import HubSettings
+from nuvlm.base.logs import setup_logging
+from nuvlm.models.vlm.hub import fetch_base_model
+from nuvlm.models.vlm.settings import HubSettings
 
 setup_logging(snakemake.log[0])
 fetch_base_model(

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-import nuvlm.vlm.offline  # noqa: F401
-from nuvlm.logs import setup_logging
-from nuvlm.vlm.settings import FinetuneSettings
-from nuvlm.vlm.training import Job, launch
+import nuvlm.models.vlm.offline  # noqa: F401
+from nuvlm.base.logs import setup_logging
+from nuvlm.models.vlm.settings import FinetuneSettings
+from nuvlm.models.vlm.training import Job, launch
 
 setup_logging(snakemake.log[0])
 launch(

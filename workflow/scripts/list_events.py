@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from nuvlm.detector import Detector
-from nuvlm.events import list_events
-from nuvlm.logs import setup_logging
+from nuvlm.detector.geometry import Detector
+from nuvlm.dataset.list_events import list_events
+from nuvlm.base.logs import setup_logging
 
 setup_logging(snakemake.log[0])
 list_events(

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from nuvlm.charge import Recombination
-from nuvlm.detector import Detector
-from nuvlm.logs import setup_logging
+from nuvlm.detector.readout import Recombination
+from nuvlm.detector.geometry import Detector
+from nuvlm.base.logs import setup_logging
 from nuvlm.simulation.geant4 import simulate_shard
 
 setup_logging(snakemake.log[0])

@@ -1,9 +1,9 @@
 from pathlib import Path
 
-from nuvlm.charge import Readout
-from nuvlm.detector import Detector, Diffusion
-from nuvlm.displays import smear_and_downsample
-from nuvlm.logs import setup_logging
+from nuvlm.detector.readout import Readout
+from nuvlm.detector.geometry import Detector, Diffusion
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.base.logs import setup_logging
 
 setup_logging(snakemake.log[0])
 smear_and_downsample(

@@ -1,8 +1,8 @@
 from pathlib import Path
 
-from nuvlm.cnn.settings import TrainSettings
-from nuvlm.cnn.training import train_cnn
-from nuvlm.logs import setup_logging
+from nuvlm.models.cnn.settings import TrainSettings
+from nuvlm.models.cnn.training import train_cnn
+from nuvlm.base.logs import setup_logging
 
 setup_logging(snakemake.log[0])
 train_cnn(

@@ -1,6 +1,6 @@
 from pathlib import Path
 
-from nuvlm.logs import setup_logging
+from nuvlm.base.logs import setup_logging
 from nuvlm.report.page import write_report
 
 setup_logging(snakemake.log[0])

@@ -12,7 +12,7 @@ from scipy.optimize import minimize_scalar
 
 from nuvlm.evaluation.intervals import ratios
 from nuvlm.evaluation.samples import Sample
-from nuvlm.predictions import at_temperature
+from nuvlm.models.predictions import at_temperature
 
 PUBLISHED_TEMPERATURE = 5.0
 CONFIDENCE_EDGES = np.linspace(0, 1, 11)

@@ -6,7 +6,7 @@ from typing import Any
 import numpy as np
 from scipy import stats
 
-from nuvlm.classes import CLASSES
+from nuvlm.base.classes import CLASSES
 from nuvlm.evaluation.dependence import Axis
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap_means
 

@@ -4,7 +4,7 @@ from typing import Any
 
 import numpy as np
 
-from nuvlm.classes import CLASSES
+from nuvlm.base.classes import CLASSES
 from nuvlm.evaluation.samples import Sample
 
 CUTS = np.linspace(0, 0.99, 100)

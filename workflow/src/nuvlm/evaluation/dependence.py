@@ -6,10 +6,10 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from nuvlm.classes import CLASSES
+from nuvlm.base.classes import CLASSES
+from nuvlm.detector.voxels import MODES
 from nuvlm.evaluation.intervals import ratio, ratios
 from nuvlm.evaluation.samples import Sample
-from nuvlm.voxels import MODES
 
 CONTAINED_MEV = 5.0
 """An event with less energy at the edge of the detector is contained, MeV: half of what a minimum-ionising particle

@@ -15,11 +15,12 @@ import numpy as np
 import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
-from nuvlm.classes import CLASSES
-from nuvlm.errors import InputError
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_table
+from nuvlm.base.stores import open_store
 from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap
 from nuvlm.evaluation.samples import KEY
-from nuvlm.storage import open_store, read_table
 
 Explanations = Mapping[str, Sequence[str | Path]]
 """Tables of rationales (one a part) of each model that gives any."""

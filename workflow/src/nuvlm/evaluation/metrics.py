@@ -19,9 +19,11 @@ import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 
-from nuvlm.classes import CLASSES
-from nuvlm.conditions import KINDS, NOMINAL, degradation, shown_in_full
-from nuvlm.errors import InputError
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import write_json
+from nuvlm.base.logs import track
+from nuvlm.dataset.event_table import read_events
 from nuvlm.evaluation.calibration import calibrate, expected_calibration_error
 from nuvlm.evaluation.comparison import agreement, compare_all
 from nuvlm.evaluation.cuts import scan_cuts
@@ -30,9 +32,7 @@ from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, me
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, ratio
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, labelled_events, read_sample
 from nuvlm.evaluation.spectrum import read_spectrum, weigh
-from nuvlm.events import read_events
-from nuvlm.logs import track
-from nuvlm.storage import write_json
+from nuvlm.models.conditions import KINDS, NOMINAL, degradation, shown_in_full
 
 SEED = 20250908
 ROC_POINTS = 200

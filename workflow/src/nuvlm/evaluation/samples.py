@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nuvlm.classes import CLASSES
-from nuvlm.errors import InputError
-from nuvlm.predictions import LOG_PROBABILITIES, PROBABILITIES, read_predictions
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.models.predictions import LOG_PROBABILITIES, PROBABILITIES, read_predictions
 
 KEY = ["shard", "event_id"]
 

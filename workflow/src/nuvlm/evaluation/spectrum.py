@@ -10,7 +10,7 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
 
 BINS, PER_BIN = 50, 60
 """Bins, at most, and events in each, of the histogram that tells the sample's own spectrum."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nuvlm.evaluation.names import title, words
+from nuvlm.report.names import title, words
 from nuvlm.report.wording import PLAIN, number, percent
 
 
@@ -11,7 +11,7 @@ def describe(kind: str, results: Mapping[str, Any], model: str | None = None, co
     """What is seen in a figure, "" where the caption must do.
 
     Args:
-        kind: of figure (nuvlm.evaluation.names).
+        kind: of figure (nuvlm.report.names).
         results: what ``evaluate`` wrote.
         model, condition: what the figure is about, if it is about one.
     """

@@ -9,8 +9,8 @@ import numpy as np
 from markupsafe import Markup
 from matplotlib.colors import to_hex
 
-from nuvlm.classes import CLASSES
-from nuvlm.evaluation.names import title
+from nuvlm.base.classes import CLASSES
+from nuvlm.report.names import title
 from nuvlm.report.wording import PLAIN, number, percent, picture, stated
 
 COLOURS = "viridis"

@@ -11,17 +11,17 @@ import numpy as np
 import pandas as pd
 from markupsafe import Markup
 
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import atomic_path, read_json, write_json
+from nuvlm.dataset.event_table import read_events
 from nuvlm.evaluation.comparison import compare
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, percentile_interval
 from nuvlm.evaluation.metrics import SEED, weighted_scores
-from nuvlm.evaluation.names import title, words
 from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
-from nuvlm.evaluation.style import new_figure, to_svg
-from nuvlm.events import read_events
+from nuvlm.report.names import title, words
 from nuvlm.report.page import environment
+from nuvlm.report.style import new_figure, to_svg
 from nuvlm.report.wording import interval, number, p_value
-from nuvlm.storage import atomic_path, read_json, write_json
 
 QUANTITIES = ("accuracy", "precision", "recall", "auc")
 TRUTH = ["class", "nu_energy", "inelasticity", "vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nuvlm.conditions import CONTROLS
-from nuvlm.evaluation.names import title
+from nuvlm.models.conditions import CONTROLS
+from nuvlm.report.names import title
 from nuvlm.report.wording import PLAIN, SIGNIFICANT, percent
 
 MOST = 0.9

@@ -4,8 +4,8 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from nuvlm.predictions import read_costs
-from nuvlm.storage import read_json
+from nuvlm.base.files import read_json
+from nuvlm.models.predictions import read_costs
 
 TRAINING_KEYS = ("seconds", "events", "epochs", "parameters", "trainable_parameters", "peak_memory_mb", "device")
 

@@ -13,19 +13,19 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nuvlm.conditions import shown_in_full
-from nuvlm.evaluation.names import figure_name, title, words
+from nuvlm.base.files import atomic_path, read_json, verify, write_json
 from nuvlm.evaluation.samples import Predictions
+from nuvlm.models.conditions import shown_in_full
 from nuvlm.report import wording
 from nuvlm.report.alt import describe
 from nuvlm.report.browser import as_script, page_data
 from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
+from nuvlm.report.names import figure_name, title, words
 from nuvlm.report.provenance import provenance
 from nuvlm.report.schema import VERSION, check_report
 from nuvlm.report.summary import summarise
 from nuvlm.report.tables import latex_tables
-from nuvlm.storage import atomic_path, read_json, verify, write_json
 
 SCRIPTS = ("elements.js", "state.js", "tables.js", "choices.js", "display.js", "events.js")
 """What the page runs, in this order."""

@@ -9,7 +9,7 @@ S. Striganov, At. Data Nucl. Data Tables 78 (2001) 183; PSTAR is NIST's database
 import numpy as np
 from scipy import integrate
 
-from nuvlm.charge import ARGON_DENSITY
+from nuvlm.detector.readout import ARGON_DENSITY
 from nuvlm.simulation.final_states import ELECTRON, MASS_MEV, MUON
 
 DENSITY = ARGON_DENSITY

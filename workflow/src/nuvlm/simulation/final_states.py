@@ -11,7 +11,7 @@ from typing import NamedTuple
 import numpy as np
 from scipy import special
 
-from nuvlm.voxels import MODES
+from nuvlm.detector.voxels import MODES
 
 PROTON, NEUTRON, PION_PLUS, PION_MINUS, PION_ZERO = 2212, 2112, 211, -211, 111
 ELECTRON, MUON = 11, 13
@@ -101,7 +101,7 @@ class FinalState(NamedTuple):
     """GeV."""
     inelasticity: float
     mode: int
-    """A label of :data:`nuvlm.voxels.MODES`, as the kinematics suggest."""
+    """A label of :data:`nuvlm.detector.voxels.MODES`, as the kinematics suggest."""
     particles: tuple[Particle, ...]
     """What leaves the nucleus. The sampler leaves an outgoing neutrino out."""
 

@@ -9,13 +9,13 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
-from nuvlm.charge import Recombination
-from nuvlm.detector import Detector, fiducial_box_mm
-from nuvlm.errors import InputError, OnBadEvent
-from nuvlm.logs import track
+from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.logs import track
+from nuvlm.detector.geometry import Detector, fiducial_box_mm
+from nuvlm.detector.readout import Recombination
+from nuvlm.detector.voxels import PARTICLE_DTYPE, Event, voxelize, write_shard
 from nuvlm.simulation.final_states import FinalState, Particle, sample_final_state
 from nuvlm.simulation.genie import GenieEvent, read_genie
-from nuvlm.voxels import PARTICLE_DTYPE, Event, voxelize, write_shard
 
 if TYPE_CHECKING:
     from nuvlm.simulation.transport import ArgonBox, Deposits

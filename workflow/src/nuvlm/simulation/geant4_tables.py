@@ -14,7 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
 
 logger = logging.getLogger(__name__)
 

@@ -1,7 +1,7 @@
 """Neutrino interactions from GENIE's gRooTracker files, in place of the sampler.
 
-The tree `gRooTracker` holds one interaction an entry: its particles and its description (:mod:`nuvlm.genie`), and
-EvtVtx (x, y, z, t; m). The beam is along z.
+The tree `gRooTracker` holds one interaction an entry: its particles and its description
+(:mod:`nuvlm.simulation.stdhep`), and EvtVtx (x, y, z, t; m). The beam is along z.
 """
 
 from collections.abc import Iterator, Sequence
@@ -13,9 +13,9 @@ from typing import Any
 import numpy as np
 import uproot
 
-from nuvlm.errors import InputError
-from nuvlm.genie import FINAL, GEV, INITIAL, METRE, NEUTRINOS, StdHep, scattering_mode
+from nuvlm.base.errors import InputError
 from nuvlm.simulation.final_states import MASS_MEV, FinalState, Particle
+from nuvlm.simulation.stdhep import FINAL, GEV, INITIAL, METRE, NEUTRINOS, StdHep, scattering_mode
 
 TREE = "gRooTracker"
 BRANCHES = ("StdHepN", "StdHepPdg", "StdHepStatus", "StdHepP4", "EvtVtx")

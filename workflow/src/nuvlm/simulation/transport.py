@@ -11,10 +11,10 @@ from typing import NamedTuple
 
 import numpy as np
 
-from nuvlm.detector import Detector
-from nuvlm.genie import NEUTRINOS
+from nuvlm.detector.geometry import Detector
 from nuvlm.simulation.final_states import ELECTRON, MASS_MEV, Particle
 from nuvlm.simulation.recorder import PlainRecorder, Recorded, Recorder
+from nuvlm.simulation.stdhep import NEUTRINOS
 from nuvlm.simulation.toolkit import g4
 
 logger = logging.getLogger(__name__)

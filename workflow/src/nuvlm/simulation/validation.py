@@ -21,7 +21,9 @@ from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from scipy import optimize
 
-from nuvlm.detector import Detector
+from nuvlm.base.files import atomic_path, write_json
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import voxelize
 from nuvlm.simulation import expected
 from nuvlm.simulation.final_states import (
     ELECTRON,
@@ -38,8 +40,6 @@ from nuvlm.simulation.final_states import (
 from nuvlm.simulation.recorder import Recorded
 from nuvlm.simulation.toolkit import DATA
 from nuvlm.simulation.transport import Deposits, argon_box
-from nuvlm.storage import atomic_path, write_json
-from nuvlm.voxels import voxelize
 
 logger = logging.getLogger("nuvlm.simulation.validation")  # it runs as __main__
 

@@ -18,18 +18,10 @@ import h5py
 import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
-from nuvlm.errors import InputError, OnBadEvent
-from nuvlm.hdf5 import check_dataset
-from nuvlm.sources.maps import (
-    LARGEST,
-    BadEvent,
-    PixelMap,
-    choose_views,
-    event_number,
-    require_distinct,
-    write_maps,
-)
-from nuvlm.voxels import MODES
+from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.hdf5 import check_dataset
+from nuvlm.detector.voxels import MODES
+from nuvlm.sources.maps import LARGEST, BadEvent, PixelMap, choose_views, event_number, require_distinct, write_maps
 
 logger = logging.getLogger(__name__)
 

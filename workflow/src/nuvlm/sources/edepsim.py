@@ -15,9 +15,9 @@ import awkward as ak
 import numpy as np
 import uproot
 
-from nuvlm.charge import Recombination
-from nuvlm.detector import Detector
-from nuvlm.errors import InputError, OnBadEvent
+from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.readout import Recombination
 from nuvlm.sources.edepsim_truth import GenieRecord, reaction_truth
 from nuvlm.sources.memberwise import LAYOUTS, Hits, LayoutError, Particles, decode_hits, decode_particles
 from nuvlm.sources.rootfile import class_members, find_tree, open_root, read_branch

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from nuvlm.errors import InputError
-from nuvlm.genie import GEV, METRE, StdHep, scattering_mode
+from nuvlm.base.errors import InputError
+from nuvlm.simulation.stdhep import GEV, METRE, StdHep, scattering_mode
 from nuvlm.sources.memberwise import Particles
 from nuvlm.sources.rootfile import find_tree, read_branch
 from nuvlm.sources.segments import Truth, particle_rows

@@ -11,9 +11,9 @@ import h5py
 import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
-from nuvlm.charge import Recombination
-from nuvlm.detector import Detector
-from nuvlm.errors import InputError, OnBadEvent
+from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.readout import Recombination
 from nuvlm.sources.larndsim_segments import Groups, SegmentTable
 from nuvlm.sources.larndsim_truth import TruthTables
 from nuvlm.sources.segments import Interaction, event_ids, write_interactions

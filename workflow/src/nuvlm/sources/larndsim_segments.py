@@ -8,10 +8,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
-from nuvlm.errors import InputError
-from nuvlm.hdf5 import check_dataset
+from nuvlm.base.errors import InputError
+from nuvlm.base.hdf5 import check_dataset
+from nuvlm.detector.voxels import MOST_EVENTS
 from nuvlm.sources.larndsim_truth import CM, EVENT, VERTEX, Key, column, find_table
-from nuvlm.voxels import MOST_EVENTS
 
 SEGMENTS = ("segments", "tracks")
 ROWS = 2**18  # read at a time

@@ -9,10 +9,10 @@ from typing import Any
 import h5py
 import numpy as np
 
-from nuvlm.errors import InputError
-from nuvlm.hdf5 import check_dataset
+from nuvlm.base.errors import InputError
+from nuvlm.base.hdf5 import check_dataset
+from nuvlm.detector.voxels import MODES, PARTICLE_DTYPE
 from nuvlm.sources.segments import Truth, particle_rows
-from nuvlm.voxels import MODES, PARTICLE_DTYPE
 
 logger = logging.getLogger(__name__)
 

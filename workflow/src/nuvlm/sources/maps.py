@@ -12,10 +12,11 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nuvlm.classes import CLASSES
-from nuvlm.errors import InputError, OnBadEvent
-from nuvlm.logs import track
-from nuvlm.storage import create_store, write_table
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.files import write_table
+from nuvlm.base.logs import track
+from nuvlm.base.stores import create_store
 
 logger = logging.getLogger(__name__)
 

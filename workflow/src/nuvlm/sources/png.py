@@ -10,7 +10,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nuvlm.errors import InputError, OnBadEvent
+from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.sources.maps import (
     LARGEST,
     BadEvent,

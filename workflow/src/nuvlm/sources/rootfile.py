@@ -7,7 +7,7 @@ from typing import Any
 
 import uproot
 
-from nuvlm.errors import InputError
+from nuvlm.base.errors import InputError
 
 
 @contextmanager

@@ -7,12 +7,12 @@ from pathlib import Path
 
 import numpy as np
 
-from nuvlm.charge import Recombination
-from nuvlm.detector import Detector
-from nuvlm.errors import InputError, OnBadEvent
-from nuvlm.genie import NEUTRINOS
-from nuvlm.logs import track
-from nuvlm.voxels import PARTICLE_DTYPE, Event, Voxels, voxelize, write_shard
+from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.logs import track
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.readout import Recombination
+from nuvlm.detector.voxels import PARTICLE_DTYPE, Event, Voxels, voxelize, write_shard
+from nuvlm.simulation.stdhep import NEUTRINOS
 
 logger = logging.getLogger(__name__)
 
@@ -32,7 +32,7 @@ class Truth:
     """In the file's coordinates."""
     mode: int = 0
     particles: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=PARTICLE_DTYPE))
-    """The final state, rows of :data:`nuvlm.voxels.PARTICLE_DTYPE`, their event_id not yet set."""
+    """The final state, rows of :data:`nuvlm.detector.voxels.PARTICLE_DTYPE`, their event_id not yet set."""
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,257 @@
+"""The event table: classes, splits that never move, parts, and events without truth."""
+
+import h5py
+import numpy as np
+import pandas as pd
+import pytest
+from test_pixelmaps import make_pixel_maps
+
+from nuvlm.base.classes import classify_truth
+from nuvlm.base.errors import InputError
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.list_events import assign_split, list_events
+from nuvlm.dataset.topology import TOPOLOGY_COLUMNS, TOPOLOGY_TYPES
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Diffusion
+from nuvlm.detector.voxels import PARTICLE_DTYPE, Event, Voxels, write_shard
+from nuvlm.models.predictions import Cost, read_costs, read_predictions, write_predictions
+from nuvlm.simulation.geant4 import DEPOSIT_DTYPE
+from nuvlm.sources.maps import PixelMap, write_maps
+from stores import read_pixel_maps
+
+SPLIT = {"validation": 0.3, "test": 0.3, "seed": 1}
+COST = Cost("CPU", 1, 2, 0.5, 0.1, 100.0)
+
+
+def tabulate(shards, detector, tmp_path, **changes):
+    stores = {name: make_pixel_maps(path, detector) for name, path in shards.items()}
+    list_events(
+        shards,
+        stores,
+        tmp_path / "events.parquet",
+        detector=detector,
+        **(SPLIT | {"parts": 3, "train": True} | changes),
+    )
+    return read_events(tmp_path / "events.parquet")
+
+
+def test_classes_from_truth():
+    pdg = np.array([12, -12, 14, -14, 16, 12, 14, -16, 0])
+    cc = np.array([1, 1, 1, 1, 1, 0, 0, 0, 0])
+    expected = ["nue_cc", "nue_cc", "numu_cc", "numu_cc", None, "nc", "nc", "nc", None]
+    assert classify_truth(pdg, cc).tolist() == expected
+
+
+def test_shares_of_the_splits_and_their_independence_of_other_events():
+    splits = pd.Series([assign_split("a", i, seed=7, validation=0.1, test=0.2) for i in range(20_000)])
+    share = splits.value_counts(normalize=True)
+    assert share["test"] == pytest.approx(0.2, abs=0.01)
+    assert share["validation"] == pytest.approx(0.1, abs=0.01)
+    moved = pd.Series([assign_split("a", i, seed=8, validation=0.1, test=0.2) for i in range(20_000)])
+    assert (moved != splits).mean() > 0.3, "another seed, another split"
+
+
+def test_table_has_every_event_once_with_its_truth(make_shard, make_voxels, detector, tmp_path):
+    table = tabulate({"a": make_shard("a", 60), "b": make_shard("b", 30, first=100)}, detector, tmp_path)
+    assert len(table) == 90
+    assert table.columns[:6].tolist() == ["shard", "row", "event_id", "class", "split", "part"]
+    row = table[(table["shard"] == "b") & (table["row"] == 5)].iloc[0]
+    assert (row["event_id"], row["class"], row["nu_energy"]) == (105, "nue_cc", 106.0)
+    assert row["visible_energy"] == pytest.approx(make_voxels(105).energy.sum(), rel=1e-6)
+    assert (table[table["split"] == "train"]["part"] == -1).all()
+    others = table[table["split"] != "train"]["part"]
+    assert sorted(set(others)) == [0, 1, 2]
+    assert others.value_counts().max() - others.value_counts().min() <= 1
+
+
+def test_what_there_is_to_see_stands_behind_the_other_truth(make_shard, detector, tmp_path):
+    plain, known = make_shard("a", 6), make_shard("b", 6)
+    particles = np.array([(i, 13, 500.0, (0, 0, 600)) for i in range(6)], dtype=PARTICLE_DTYPE)
+    deposits = np.array([(i, 13, 100.0 * i, 300.0, 0.0, np.nan, 1) for i in range(6)], dtype=DEPOSIT_DTYPE)
+    with h5py.File(known, "r+") as file:
+        file["truth/particles"], file["truth/deposits"] = particles, deposits
+    table = tabulate({"a": plain, "b": known}, detector, tmp_path, train=False)
+    begin = table.columns.get_loc("pi0_energy") + 1
+    assert table.columns[begin:].tolist() == TOPOLOGY_COLUMNS
+    assert {name: str(table[name].dtype) for name in TOPOLOGY_COLUMNS} == TOPOLOGY_TYPES
+    of_a, of_b = (table[table["shard"] == shard] for shard in "ab")
+    assert of_a[TOPOLOGY_COLUMNS].isna().all(axis=None)
+    assert of_b["track_mm"].tolist() == [0, 100, 200, 300, 400, 500]
+    assert of_b["charged"].tolist() == [0, 1, 1, 1, 1, 1]
+    with h5py.File(known, "r+") as file:
+        del file["truth/deposits"]
+        file["truth/deposits"] = deposits[1:]
+    with pytest.raises(InputError, match=r"b\.h5: the tables /truth/particles and /truth/deposits are not of the same"):
+        tabulate({"b": known}, detector, tmp_path, train=False)
+
+
+def test_energy_at_the_edge_and_of_pions(detector, tmp_path):
+    # Voxels of 1 x 5 x 5 mm: their centres are 49.5 and 50.5 mm from a wall in x, 47.5 and 52.5 mm in y and z.
+    def event(number, *voxels):
+        x, y, z = (np.array(axis, dtype=np.uint16) for axis in zip(*voxels, strict=True))
+        return Event(number, Voxels(x, y, z, 2.0 ** np.arange(len(voxels), dtype=np.float32)), 14, True, 2.0)
+
+    inside = (50, 10, 10)
+    write_shard(
+        tmp_path / "a.h5",
+        detector,
+        [
+            event(0, inside, (1949, 389, 1389)),
+            event(1, inside, (49, 10, 10), (1950, 10, 10)),
+            event(2, (50, 9, 10), inside, (50, 390, 10)),
+            event(3, (50, 10, 9), inside, (50, 10, 1390)),
+        ],
+    )
+    table = tabulate({"a": tmp_path / "a.h5"}, detector, tmp_path, train=False)
+    assert table["edge_energy"].tolist() == [0, 6, 5, 5]
+    assert table["visible_energy"].tolist() == [3, 7, 7, 7]
+    assert table["pi0_energy"].isna().all(), "no table of particles"
+
+
+def test_a_bad_event_of_a_shard_is_missing_from_stores_and_table_alike(make_shard, detector, tmp_path):
+    shard, store = make_shard("a", 60), tmp_path / "a.zarr"
+    with h5py.File(shard, "r+") as file:
+        first = int(file["events"]["first_voxel"][7])
+        file["voxels/energy"][first] = np.nan
+    before = shard.read_bytes()
+    smear_and_downsample(
+        shard, tmp_path / "d", detector=detector, diffusion=Diffusion(), pixel_mm=50, on_bad_event="skip"
+    )
+    crop_displays(tmp_path / "d", store, size=64, centre="vertex", transfer="log", white_mev=200, knee_mev=1)
+    arguments = {**SPLIT, "parts": 1, "train": True, "detector": detector}
+    list_events({"a": shard}, {"a": store}, tmp_path / "e.parquet", **arguments, on_bad_event="skip")
+    table = read_events(tmp_path / "e.parquet")
+    assert table["event_id"].tolist() == [event for event in range(60) if event != 7]
+    assert table["row"].tolist() == list(range(59))
+    assert table["nu_energy"].tolist() == [1.0 + event for event in table["event_id"]]
+    assert len(read_pixel_maps({"a": store}, table)) == 59, "which checks the ids"
+    with pytest.raises(InputError, match=r"event 7 has an energy that is not a number .*input.on_bad_event to skip"):
+        list_events({"a": shard}, {"a": store}, tmp_path / "f.parquet", **arguments)
+    assert shard.read_bytes() == before
+
+
+def test_splits_stay_when_data_is_added(make_shard, detector, tmp_path):
+    a, b = make_shard("a", 60), make_shard("b", 60)
+    alone = tabulate({"a": a}, detector, tmp_path)
+    both = tabulate({"b": b, "a": a}, detector, tmp_path)
+    pd.testing.assert_series_equal(both[both["shard"] == "a"]["split"].reset_index(drop=True), alone["split"])
+
+
+def test_events_without_truth_are_classified_but_not_scored(make_shard, detector, tmp_path):
+    shards = {"a": make_shard("a", 60), "mine": make_shard("mine", 8, truth=False)}
+    mine = tabulate(shards, detector, tmp_path).query("shard == 'mine'")
+    assert mine["class"].isna().all()
+    assert mine["split"].isna().all()
+    assert (mine["part"] >= 0).all()
+    assert np.isnan(mine["nu_energy"]).all()
+
+
+def test_with_models_of_another_run_every_event_is_for_testing(make_shard, detector, tmp_path):
+    table = tabulate({"a": make_shard("a", 6)}, detector, tmp_path, train=False)
+    assert (table["split"] == "test").all()
+    assert sorted(table["part"]) == [0, 0, 1, 1, 2, 2]
+
+
+def test_too_few_events_of_a_class_are_named_with_the_remedy(make_shard, detector, tmp_path):
+    with pytest.raises(InputError, match=r"split has no \w+ event.*dataset\.\w+"):
+        tabulate({"a": make_shard("a", 6)}, detector, tmp_path)
+    assert not (tmp_path / "events.parquet").exists()
+
+
+def test_stores_and_shards_that_do_not_belong_together_are_refused(make_shard, detector, tmp_path):
+    store = make_pixel_maps(make_shard("a", 6), detector)
+    shard = make_shard("b", 6, first=1)
+    with pytest.raises(InputError, match="holds other events"):
+        list_events({"b": shard}, {"b": store}, tmp_path / "e", detector=detector, parts=1, train=False, **SPLIT)
+
+
+def made_elsewhere(folder, classes, **columns):
+    """A pixel-map store and its table of truth, as a source of ready pixel maps writes them."""
+    n = len(classes)
+    maps = [PixelMap(str(i), i, np.full((3, 16, 16), i, np.uint8), c, nu_energy=1.5) for i, c in enumerate(classes)]
+    store, truth = folder / "a.zarr", folder / "a.parquet"
+    write_maps(folder, store, truth, maps, n, source="cvn", views=["u", "v", "z"], on_bad_event="error")
+    if columns:
+        pd.read_parquet(truth).assign(**columns).to_parquet(truth)
+    return {"shards": {"a": truth}, "pixel_maps": {"a": store}}
+
+
+def test_pixel_maps_made_elsewhere_bring_their_own_truth(detector, tmp_path):
+    paths = made_elsewhere(tmp_path, ["nue", "numu", "nc", "nutau", None] * 20)
+    list_events(**paths, out=tmp_path / "e", detector=detector, parts=2, train=True, **SPLIT)
+    table = read_events(tmp_path / "e")
+    assert table.columns[:6].tolist() == ["shard", "row", "event_id", "class", "split", "part"]
+    assert table["class"].value_counts(dropna=False).to_dict() == {"nue_cc": 20, "numu_cc": 20, "nc": 20, pd.NA: 40}
+    assert table["split"].isna().tolist() == table["class"].isna().tolist()
+    assert (table[table["class"].isna()]["part"] >= 0).all(), "without class: classified, not scored"
+    assert (table["nu_energy"] == 1.5).all()
+    assert table[["visible_energy", "vertex_z_mm", "n_voxels", *TOPOLOGY_COLUMNS]].isna().all(axis=None)
+
+
+@pytest.mark.parametrize(
+    ("columns", "message"),
+    [
+        ({"event_id": np.zeros(3, np.uint64)}, "event 0 occurs twice"),
+        ({"event_id": np.arange(1, 4).astype(np.uint64)}, "holds other events"),
+        ({"class": ["nue_cc", "nue", "nc"]}, "event 1 is of class 'nue', none of nue_cc"),
+        ({"class": None}, "split has no nue_cc event"),
+    ],
+)
+def test_a_table_of_truth_that_cannot_be_used_is_named(detector, tmp_path, columns, message):
+    paths = made_elsewhere(tmp_path, ["nue", "numu", "nc"], **columns)
+    with pytest.raises(InputError, match=message):
+        list_events(**paths, out=tmp_path / "e", detector=detector, parts=1, train=True, **SPLIT)
+    for damaged in (b"", b"PAR1"):
+        paths["shards"]["a"].write_bytes(damaged)
+        with pytest.raises(InputError, match=r"a\.parquet: no readable table of truth"):
+            list_events(**paths, out=tmp_path / "e", detector=detector, parts=1, train=True, **SPLIT)
+
+
+@pytest.fixture
+def events() -> pd.DataFrame:
+    table = pd.DataFrame({"shard": ["a", "b"], "row": [0, 3], "event_id": [5, 6]})
+    table["class"] = pd.Series(["nc", None], dtype="string")
+    return table
+
+
+def test_prediction_table_round_trip(events, tmp_path):
+    p = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
+    path = tmp_path / "0.parquet"
+    # A constant in the logarithm of each event's, here a huge one, is no information.
+    told = np.log(p) - np.array([[4000.0], [0.0]])
+    write_predictions(path, events, told, 5.0, np.array([0.05, 0.05]), {"extra": np.arange(2)}, COST)
+    table = read_predictions([path])
+    assert table["predicted"].tolist() == ["numu_cc", "nc"]
+    sharp = p**5 / (p**5).sum(axis=1, keepdims=True)
+    np.testing.assert_allclose(table[["p_nue_cc", "p_numu_cc", "p_nc"]], sharp)
+    np.testing.assert_allclose(table[["logp_nue_cc", "logp_numu_cc", "logp_nc"]], np.log(p), rtol=1e-9)
+    assert table["class"].isna().tolist() == [False, True]
+    assert read_costs([path]) == [COST]
+
+
+def test_a_table_without_log_probabilities_is_named(events, tmp_path):
+    path = tmp_path / "0.parquet"
+    write_predictions(path, events, np.zeros((2, 3)), 1.0, np.zeros(2), {}, COST)
+    pd.read_parquet(path).drop(columns="logp_nc").to_parquet(path)
+    with pytest.raises(InputError, match=r"0\.parquet: has no column logp_nc"):
+        read_predictions([path])
+
+
+def test_probabilities_that_are_no_numbers_and_events_in_two_parts_are_refused(events, tmp_path):
+    bad = np.array([[0.2, 0.5, 0.3], [np.nan, 0.1, 0.8]])
+    with pytest.raises(InputError, match="event 6 of shard b"):
+        write_predictions(tmp_path / "0.parquet", events, bad, 1.0, np.zeros(2), {}, COST)
+    assert not list(tmp_path.iterdir())
+    for part in "01":
+        write_predictions(tmp_path / f"{part}.parquet", events, np.zeros((2, 3)), 1.0, np.zeros(2), {}, COST)
+    with pytest.raises(InputError, match="event 5 of shard a is in two"):
+        read_predictions([tmp_path / "0.parquet", tmp_path / "1.parquet"])
+
+
+def test_damaged_tables_are_named(tmp_path):
+    (tmp_path / "0.parquet").write_bytes(b"PAR1 and then nothing")
+    for read in (read_events, lambda path: read_predictions([path])):
+        for path in (tmp_path / "0.parquet", tmp_path / "none.parquet"):
+            with pytest.raises(InputError, match=path.name):
+                read(path)

@@ -1,0 +1,116 @@
+"""Scores of the answers: teacher forcing against beam search and against the plain forward pass."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from transformers import MllamaForConditionalGeneration, MllamaProcessor
+
+from nuvlm.models.vlm.dataset import to_pictures
+from nuvlm.models.vlm.model import load_model, load_processor
+from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation, load_prompts
+from nuvlm.models.vlm.scoring import Encoder, beam, encode, score
+from nuvlm.models.vlm.shapes import draw_scene
+
+CPU = torch.device("cpu")
+LABELS = {
+    "published": (" nue CC", " numu CC", " NC"),
+    "of one first token, and of different lengths": (" NC nue", " NC numu CC with a long track", " NC"),
+}
+
+
+@pytest.fixture(scope="module")
+def model(base: Path) -> MllamaForConditionalGeneration:
+    return load_model(base, "nf4", bf16=False, device_map={"": "cpu"}).eval()
+
+
+@pytest.fixture(scope="module")
+def processor(base: Path) -> MllamaProcessor:
+    return load_processor(base)
+
+
+@pytest.fixture(scope="module")
+def pictures() -> list[Any]:
+    rng = np.random.default_rng(11)
+    return [to_pictures(draw_scene(rng, 56)[0]) for _ in range(5)]
+
+
+@pytest.fixture(params=list(LABELS))
+def prompts(request: pytest.FixtureRequest, prompts_file: Path) -> Prompts:
+    plain = load_prompts(prompts_file)
+    return plain.model_copy(update={"labels": dict(zip(plain.labels, LABELS[request.param], strict=True))})
+
+
+def by_hand(
+    model: Any, processor: Any, prompts: Prompts, answers: AnswerTokens, pictures: list[Any], rationale: str | None
+) -> tuple[np.ndarray, np.ndarray]:
+    """The slow reference: each event with each whole answer, one at a time, as training reads it, without a cache.
+
+    With a `rationale` the answer goes on with it, and what counts ends before.
+    """
+    joint, first = np.zeros((2, len(pictures), 3))
+    for i, views in enumerate(pictures):
+        for k, name in enumerate(prompts.labels):
+            text = processor.apply_chat_template(
+                conversation(prompts, len(views), prompts.answer(name, rationale)), tokenize=False
+            )
+            inputs = processor(images=[views], text=[text], add_special_tokens=False, return_tensors="pt")
+            label = answers.labels[k]
+            begin = inputs["input_ids"].shape[1] - len(label)
+            if rationale is not None:
+                begin -= len(processor.tokenizer(f" {rationale}<|eot_id|>", add_special_tokens=False)["input_ids"])
+            assert tuple(inputs["input_ids"][0, begin : begin + len(label)].tolist()) == label
+            with torch.inference_mode():
+                logp = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
+            told = [logp[begin - 1 + j, token].item() for j, token in enumerate(label)]
+            joint[i, k], first[i, k] = sum(told), told[0]
+    return joint, first
+
+
+@pytest.mark.parametrize("rationale", [None, "The longest track is 120 cm long. It has 3 ends."])
+def test_teacher_forcing_and_beams_agree_with_the_plain_pass(
+    model: Any, processor: Any, prompts: Prompts, pictures: list[Any], rationale: str | None
+) -> None:
+    answers = answer_tokens(processor.tokenizer, prompts, separated=rationale is not None)
+    expected = by_hand(model, processor, prompts, answers, pictures, rationale)
+    inputs = encode(processor, prompts, pictures, CPU)
+    for method in (score, beam):
+        joint, first = method(model, dict(inputs), answers)
+        np.testing.assert_allclose(joint, expected[0], atol=2e-4)
+        np.testing.assert_allclose(first, expected[1], atol=2e-4)
+        assert np.array_equal(joint.argmax(axis=1), expected[0].argmax(axis=1))
+
+
+def test_scores_do_not_depend_on_the_batch(model: Any, processor: Any, prompts_file: Path, pictures: list[Any]) -> None:
+    prompts = load_prompts(prompts_file)
+    answers = answer_tokens(processor.tokenizer, prompts)
+    together, _ = score(model, encode(processor, prompts, pictures, CPU), answers)
+    alone = np.concatenate([score(model, encode(processor, prompts, [p], CPU), answers)[0] for p in pictures])
+    np.testing.assert_allclose(together, alone, atol=2e-4)
+
+
+def test_both_views_reach_the_answer(model: Any, processor: Any, prompts_file: Path, pictures: list[Any]) -> None:
+    """Closed gates, or text between the images, would leave the answer blind to one view or both."""
+    prompts = load_prompts(prompts_file)
+    answers = answer_tokens(processor.tokenizer, prompts)
+    (xz, yz), (other, _) = pictures[0], pictures[1]
+    scores, _ = score(model, encode(processor, prompts, [[xz, yz], [other, yz], [xz, other]], CPU), answers)
+    assert np.abs(scores[1] - scores[0]).max() > 1e-3
+    assert np.abs(scores[2] - scores[0]).max() > 1e-3
+
+
+def test_what_is_encoded_once_is_what_the_processor_makes_of_each_event(
+    processor: Any, prompts_file: Path, pictures: list[Any]
+) -> None:
+    prompts = load_prompts(prompts_file)
+    encode_all = Encoder(processor, prompts)
+    opening = processor.apply_chat_template(conversation(prompts, 2), add_generation_prompt=True, tokenize=False)
+    for events in (pictures[:3], pictures[3:], [[view.resize((28, 28)) for view in views] for views in pictures]):
+        text = [opening + prompts.prefix] * len(events)
+        expected = processor(images=events, text=text, add_special_tokens=False, return_tensors="pt")
+        found = encode_all(events)
+        assert found.keys() == expected.keys()
+        for name, value in expected.items():
+            assert torch.equal(found[name], value), name

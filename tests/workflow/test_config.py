@@ -1,0 +1,138 @@
+"""The configuration: strict, complete, and in step with its schema."""
+
+import json
+import subprocess
+import sys
+
+import jsonschema
+import pytest
+import yaml
+
+from nuvlm.base.errors import InputError
+from nuvlm.workflow.config import Config, json_schema, parse_config
+from paths import REPOSITORY
+
+CONFIG = REPOSITORY / "config"
+
+
+def load(name: str) -> dict:
+    return yaml.safe_load((CONFIG / name).read_text())
+
+
+def merge(base: dict, overlay: dict) -> dict:
+    both = base.keys() & overlay.keys()
+    merged = {key: merge(base[key], overlay[key]) if isinstance(base[key], dict) else overlay[key] for key in both}
+    return base | overlay | merged
+
+
+def keys_of(values: dict, prefix: str = "") -> set[str]:
+    found = set()
+    for key, value in values.items():
+        found |= keys_of(value, f"{prefix}{key}.") if isinstance(value, dict) else {f"{prefix}{key}"}
+    return found
+
+
+def test_default_config_is_valid_and_names_every_setting():
+    config = parse_config(load("config.yaml"))
+    assert keys_of(load("config.yaml")) == keys_of(config.model_dump())
+
+
+@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml"])
+def test_overlays_are_valid(overlay):
+    parse_config(merge(load("config.yaml"), load(overlay)))
+
+
+def test_defaults_of_the_models_are_the_published_ones_that_the_paper_overlay_sets():
+    paper = parse_config(merge(load("config.yaml"), load("paper.yaml")))
+    published = Config(input={"source": "voxels", "files": ["x"]})
+    same = dict.fromkeys(("detector", "display", "cnn", "conditions"), True)
+    rest = {"cnn": {"workers"}}  # a matter of the machine
+    assert paper.model_dump(include=same, exclude=rest) == published.model_dump(include=same, exclude=rest)
+    assert paper.vlm.finetune == published.vlm.finetune
+    assert (paper.vlm.base, paper.pixelmap.size) == ("hub", 512)
+
+
+def test_schema_is_in_step():
+    assert (CONFIG / "schema.json").read_text() == json_schema(), "run 'make schema'"
+    jsonschema.validate(load("config.yaml"), json.loads(json_schema()))
+
+
+MISTAKES = {
+    "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: run,"),
+    "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: width"),
+    "unknown key in a recipe": (
+        {"cnn": {"recipes": {"tuned": {"rate": 1}}}},
+        r"cnn.recipes.tuned.rate: unknown key; known here: optimizer, learning_rate",
+    ),
+    "key from before recipes": (
+        {"cnn": {"learning_rate": 0.01, "flip": True}},
+        r"cnn: learning_rate, flip: moved to cnn.recipes.<name>.*recipes: {tuned: {learning_rate: 0.01}}",
+    ),
+    "weights from before recipes": ({"cnn": {"class_weights": True}}, "cnn: class_weights .*: set balanced in"),
+    "decay of Adam": (
+        {"cnn": {"recipes": {"tuned": {"optimizer": "adam", "weight_decay": 0.1}}}},
+        "weight_decay has no effect with optimizer 'adam'",
+    ),
+    "no recipe left": ({"cnn": {"recipes": {"published": None}}}, "cnn: recipes: none is left"),
+    "recipe of no name": ({"cnn": {"recipes": {"With-Dash": {}}}}, r"cnn.recipes.With-Dash.*a-z0-9_"),
+    "recipe named as an export": ({"cnn": {"recipes": {"tuned_onnx": {}}}}, "'tuned_onnx' ends in _onnx"),
+    "processes without GPUs of their own": ({"cnn": {"gpus": 4}}, r"cnn: gpus \(4\) must be processes \(1\)"),
+    "wrong type": ({"cnn": {"width": "wide"}}, "cnn.width: .*valid number.*'wide'"),
+    "impossible value": ({"cnn": {"dropout": 1.5}}, "cnn.dropout: .*less than 1"),
+    "unknown choice": ({"input": {"source": "root"}}, "input.source: .*'simulate', 'voxels'"),
+    "no files": ({"input": {"source": "voxels"}}, "files is empty: list the files"),
+    "files unused": ({"input": {"files": ["a.h5"]}}, "set source to what the files are"),
+    "pixel between voxels": ({"display": {"pixel_mm": 8}}, "multiple of the voxel size along y"),
+    "pixel that leaves a rest": ({"display": {"pixel_mm": 33}}, "no multiple of the voxel size along y"),
+    "voxel that leaves a rest": ({"detector": {"voxel_mm": [3, 5, 5]}}, "does not divide x_mm"),
+    "anode outside": ({"detector": {"anodes_mm": [-1200]}}, "anodes_mm has -1200 mm, outside x_mm"),
+    "nothing to train on": ({"dataset": {"validation": 0.6, "test": 0.5}}, "leaves nothing to train on"),
+    "batch that does not divide": (
+        {"vlm": {"finetune": {"global_batch_size": 6, "device_batch_size": 4, "processes": 1}}},
+        r"global_batch_size \(6\) must be a multiple",
+    ),
+    "run name that is a path": ({"run": "../elsewhere"}, "run: .*pattern"),
+    "own models": ({"run": "a", "models_from": "a"}, "models_from is this run itself"),
+    "control first": ({"conditions": ["blank", "nominal"]}, "conditions: blank is a control"),
+    "unknown condition": ({"conditions": ["nominal", "blurred"]}, "conditions.1: unknown condition 'blurred'"),
+    "level beyond all": (
+        {"conditions": ["nominal", "dead_200"]},
+        "conditions.1: condition 'dead_200': 100 is the most",
+    ),
+    "condition twice": ({"conditions": ["nominal", "nominal"]}, "name each once"),
+}
+
+
+def test_a_recipe_makes_what_one_training_job_is_told():
+    cnn = parse_config({"cnn": {"width": 0.5, "recipes": {"published": None, "wide": {"batch_size": 8}}}}).cnn
+    assert cnn.recipe_names == ("wide",)
+    told = cnn.training("wide")
+    assert (told.width, told.recipe.batch_size, told.recipe.max_epochs) == (0.5, 8, 300)
+
+
+def test_null_may_come_as_a_word_as_from_the_command_line():
+    values = {"models_from": "null", "cnn": {"recipes": {"published": "null", "tuned": {"max_grad_norm": "null"}}}}
+    config = parse_config(values)
+    assert config.models_from is None
+    assert config.cnn.recipe_names == ("tuned",)
+    assert config.cnn.training("tuned").recipe.max_grad_norm is None
+
+
+@pytest.mark.parametrize("mistake", MISTAKES)
+def test_mistakes_name_the_key_and_the_remedy(mistake):
+    values, message = MISTAKES[mistake]
+    with pytest.raises(InputError, match=message):
+        parse_config(values)
+
+
+def test_all_mistakes_are_named_at_once():
+    with pytest.raises(InputError, match=r"(?s)cnn\.width.*report\.browser"):
+        parse_config({"cnn": {"width": -1}, "report": {"browser": -1}})
+
+
+def test_parsing_rules_imports_nothing_heavy():
+    program = "import sys, nuvlm.workflow.paths; print(*sys.modules)"
+    modules = set(
+        subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
+    )
+    assert not modules & {"torch", "transformers", "zarr", "h5py", "numba", "pandas", "matplotlib", "scipy", "sklearn"}

@@ -1,0 +1,521 @@
+"""Which jobs run after which change. Dry-runs and touches of the real workflow: no job is executed."""
+
+import ast
+import re
+import subprocess
+import sys
+import time
+from collections import Counter
+from pathlib import Path
+
+import h5py
+import numpy as np
+import pytest
+import yaml
+from pydantic import BaseModel
+from snakemake.utils import update_config
+
+from nuvlm.workflow.config import Config
+from nuvlm.workflow.plan import jobs_by_rule
+from nuvlm.workflow.shards import list_shards
+from paths import REPOSITORY, copy_workflow
+
+pytestmark = pytest.mark.workflow
+SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
+TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}"]
+PARTS = 2
+CNNS = 2
+# Jobs of a rule in the demo. A CNN is told nothing of the classes, so their order is no condition for it.
+JOBS = {
+    "simulate_events": SHARDS,
+    "smear_and_downsample": SHARDS,
+    "crop_displays": SHARDS,
+    "list_events": 1,
+    "build_base_model": 1,
+    "train_cnn": CNNS,
+    "export_cnn": CNNS,
+    "train_bdt": 1,
+    "finetune_vlm": 1,
+    "classify_cnn": CNNS * PARTS * 11,
+    "classify_bdt": PARTS * 11,
+    "classify_vlm": PARTS * 12,
+    "explain_cnn": CNNS * PARTS,
+    "explain_vlm": PARTS,
+    "evaluate": 1,
+    "draw_figures": 1,
+    "collect_events": 1,
+    "write_report": 1,
+    "all": 1,
+}
+# Rules that read what a rule makes.
+FEEDS = {
+    "simulate_events": "smear_and_downsample list_events",
+    "smear_and_downsample": "crop_displays collect_events",
+    "crop_displays": "list_events train_cnn train_bdt finetune_vlm",
+    "list_events": "train_cnn train_bdt finetune_vlm evaluate collect_events",
+    "build_base_model": "finetune_vlm classify_vlm explain_vlm",
+    "train_cnn": "export_cnn classify_cnn explain_cnn draw_figures write_report",
+    "export_cnn": "classify_cnn",
+    "train_bdt": "classify_bdt draw_figures write_report",
+    "finetune_vlm": "classify_vlm explain_vlm draw_figures write_report",
+    # Which events are explained depends on the predictions of all models.
+    "classify_cnn": "explain_cnn explain_vlm evaluate collect_events write_report",
+    "classify_bdt": "explain_cnn explain_vlm evaluate collect_events write_report",
+    "classify_vlm": "explain_cnn explain_vlm evaluate collect_events write_report",
+    "explain_cnn": "evaluate collect_events",
+    "explain_vlm": "evaluate collect_events",
+    "evaluate": "draw_figures write_report",
+    "draw_figures": "write_report",
+    "collect_events": "write_report",
+    "write_report": "all",
+}
+
+
+def after(rules: str) -> dict[str, int]:
+    """Rule -> jobs of what runs when the given rules do: themselves, and all that follows from them."""
+    found: set[str] = set()
+    queue = [rule for rule in rules.split() if rule in JOBS]
+    while queue:
+        rule = queue.pop()
+        if rule not in found:
+            found.add(rule)
+            queue += FEEDS.get(rule, "").split()
+    return {rule: JOBS[rule] for rule in found}
+
+
+# What runs when one CNN is trained again; which events are explained depends on the predictions of all models.
+OF_ONE_CNN = {rule: JOBS[rule] // CNNS for rule in ("train_cnn", "export_cnn", "classify_cnn")}
+
+
+def snakemake(folder: Path, *arguments: str, check: bool = True) -> str:
+    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    output = result.stdout + result.stderr
+    assert not check or result.returncode == 0, output
+    return output
+
+
+def planned(folder: Path, *arguments: str) -> dict[str, int]:
+    """Rule -> number of jobs that would run."""
+    output = snakemake(folder, "--dry-run", *arguments)
+    if "Nothing to be done" in output:
+        return {}
+    rows = output.split("Job stats:")[1].split("\n\n")[0].splitlines()
+    jobs = Counter(
+        {row.split()[0]: int(row.split()[1]) for row in rows if len(row.split()) == 2 and row.split()[1].isdigit()}
+    )
+    del jobs["total"]
+    return dict(jobs)
+
+
+def finish(folder: Path, *arguments: str) -> None:
+    """Make a run whose outputs are all there (empty: what is in them does not matter to the DAG)."""
+    for line in snakemake(folder, "--summary", *arguments).splitlines():
+        path = folder / line.split("\t")[0]
+        if line.startswith("results/"):
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    # --touch records them as made by the code and settings of now
+    snakemake(folder, "--touch", "--forceall", *arguments)
+    assert planned(folder, *arguments) == {}
+
+
+@pytest.fixture(scope="module")
+def checkout(tmp_path_factory) -> Path:
+    """A copy of the workflow."""
+    return copy_workflow(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module")
+def finished(checkout) -> Path:
+    finish(checkout, *TINY)
+    return checkout
+
+
+def edit(file: Path) -> bytes:
+    """Change a file for the time of a test."""
+    original = file.read_bytes()
+    file.write_bytes(original + b"\n# changed\n")
+    return original
+
+
+def test_nothing_is_there_so_everything_runs(checkout):
+    assert planned(checkout, *TINY, "run=nothing") == JOBS
+
+
+# Every section of the configuration: a change there, and what it concerns. The report shows all of them.
+SECTIONS = {
+    "run": ("run=other", " ".join(JOBS)),
+    "models_from": ("models_from=demo", None),  # another DAG: see below
+    "input": ("input={on_bad_event: skip}", "simulate_events smear_and_downsample list_events"),
+    "input.recombination": ("input={recombination: {model: birks}}", "simulate_events"),
+    "input.simulate": ("input={simulate: {seed: 8}}", "simulate_events"),
+    "detector": ("detector={cathodes_mm: [0]}", "simulate_events smear_and_downsample list_events"),
+    "display": ("display={pixel_mm: 25}", "smear_and_downsample"),
+    "display.diffusion": ("display={diffusion: {scaling: sqrt}}", "smear_and_downsample"),
+    "display.readout": ("display={readout: {threshold_mev: 0.1}}", "smear_and_downsample"),
+    "pixelmap": ("pixelmap={size: 96}", "crop_displays"),
+    "dataset": ("dataset={seed: 8}", "list_events"),
+    "conditions": ("conditions=[nominal, half_resolution, blank]", "evaluate collect_events"),
+    "cnn": ("cnn={width: 0.5}", "train_cnn"),
+    "bdt": ("bdt={learning_rate: 0.2}", "train_bdt"),
+    "vlm": ("vlm={prompts: resources/prompts_dune_cvn.yaml}", "build_base_model finetune_vlm classify_vlm"),
+    "vlm.scratch": ("vlm={scratch: {steps: 10}}", "build_base_model"),
+    "vlm.hub": ("vlm={hub: {revision: other}}", "write_report"),  # concerns a base model of the hub alone
+    "vlm.finetune": ("vlm={finetune: {epochs: 2}}", "finetune_vlm"),
+    "vlm.finetune.lora": ("vlm={finetune: {lora: {r: 4}}}", "finetune_vlm"),
+    "vlm.classify": ("vlm={classify: {temperature: 1.0}}", "classify_vlm"),
+    "vlm.explain": ("vlm={explain: {max_new_tokens: 9}}", "explain_vlm"),
+    "report": ("report={explain: 9}", "explain_cnn explain_vlm"),
+}
+
+
+def sections(model: type[BaseModel], prefix: str = "") -> set[str]:
+    """The sections of the configuration; of its top level, single keys too."""
+    found = set()
+    for name, field in model.model_fields.items():
+        nested = isinstance(field.annotation, type) and issubclass(field.annotation, BaseModel)
+        if nested or not prefix:
+            found.add(prefix + name)
+        if nested:
+            found |= sections(field.annotation, f"{prefix}{name}.")
+    return found
+
+
+def test_no_section_is_forgotten():
+    assert SECTIONS.keys() == sections(Config)
+
+
+@pytest.mark.parametrize("section", [section for section, (_, rules) in SECTIONS.items() if rules])
+def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
+    change, rules = SECTIONS[section]
+    assert planned(finished, *TINY, change) == after(f"{rules} write_report")
+
+
+@pytest.mark.parametrize(
+    ("change", "rules"),
+    [
+        ("cnn={classify_batch_size: 2}", "classify_cnn"),
+        ("cnn={classify_backend: torch}", "classify_cnn"),
+        ("bdt={classify_batch_size: 2}", "classify_bdt"),
+        ("report={browser: 3}", "collect_events"),
+        ("cnn={gpus: 1}", "write_report"),
+        ("cnn={memory_mb: 9000, workers: 3}", "write_report"),
+        ("vlm={finetune: {gpus: 4}}", "write_report"),
+        ("vlm={classify: {gpus: 1}}", "write_report"),
+    ],
+)
+def test_how_jobs_run_is_no_reason_to_repeat_them(finished, change, rules):
+    assert planned(finished, *TINY, change) == after(rules)
+
+
+@pytest.mark.parametrize("recipe", ["published", "tuned"])
+def test_a_changed_recipe_trains_its_own_cnn_alone(finished, recipe):
+    change = f"cnn={{recipes: {{{recipe}: {{learning_rate: 0.004}}}}}}"
+    assert planned(finished, *TINY, change) == after("train_cnn") | OF_ONE_CNN
+
+
+def test_a_recipe_left_out_or_added_concerns_no_other_cnn(finished):
+    # with other models other events are explained
+    explain = after("explain_cnn explain_vlm evaluate draw_figures collect_events write_report")
+    without = explain | {"explain_cnn": PARTS}
+    assert planned(finished, *TINY, "cnn={recipes: {published: null}}") == without
+    new = {"train_cnn": 1, "export_cnn": 1, "classify_cnn": PARTS * 11, "explain_cnn": 3 * PARTS}
+    assert planned(finished, *TINY, "cnn={recipes: {wide: {batch_size: 8}}}") == explain | new
+
+
+CLASSIFY = "classify_cnn classify_bdt classify_vlm"
+PACKAGE = Path("workflow/src/nuvlm")
+
+
+@pytest.mark.parametrize(
+    ("module", "function", "rules"),
+    [
+        ("detector/displays", "smear_and_downsample", "smear_and_downsample"),
+        ("detector/crop", "crop_displays", "crop_displays"),
+        ("models/cnn/saliency", "explain_cnn", "explain_cnn"),
+        ("evaluation/metrics", "evaluate", "evaluate"),
+        ("models/power", "EnergyMeter", ""),
+    ],
+)
+def test_an_edited_definition_reruns_the_rules_that_use_it(finished, module, function, rules):
+    file = (finished / PACKAGE / module).with_suffix(".py")
+    original = file.read_text()
+    node = next(node for node in ast.parse(original).body if getattr(node, "name", None) == function)
+    lines = original.splitlines(keepends=True)
+    edited = "".join([*lines[: node.end_lineno], "    edited = True\n", *lines[node.end_lineno :]])
+    file.write_text(edited)
+    try:
+        assert planned(finished, *TINY) == after(rules)
+    finally:
+        file.write_text(original)
+
+
+def test_without_explanations_none_are_made(finished):
+    rules = after("evaluate collect_events")
+    assert planned(finished, *TINY, "report={explain: 0}") == rules
+
+
+def test_a_comment_or_a_touched_file_reruns_nothing(finished):
+    for file in (finished / PACKAGE).rglob("*.py"):
+        edit(file)
+    assert planned(finished, *TINY) == {}
+
+
+@pytest.mark.parametrize(
+    ("file", "rules"),
+    [
+        ("resources/prompts.yaml", "build_base_model finetune_vlm classify_vlm"),
+        ("resources/rationales.yaml", "build_base_model finetune_vlm explain_vlm"),
+        ("resources/published.yaml", "write_report"),
+        ("workflow/src/nuvlm/report/page.css", "write_report"),
+    ],
+)
+def test_an_edited_resource_reruns_what_reads_it(finished, file, rules):
+    original = edit(finished / file)
+    try:
+        assert planned(finished, *TINY) == after(rules)
+    finally:
+        (finished / file).write_bytes(original)
+
+
+def test_one_changed_prompt_reruns_the_language_model_alone(finished):
+    file = finished / "resources/prompts.yaml"
+    original = file.read_text()
+    file.write_text(original.replace("neutrino", "antineutrino", 1))
+    assert file.read_text() != original
+    try:
+        assert planned(finished, *TINY) == after("build_base_model finetune_vlm classify_vlm")
+    finally:
+        file.write_text(original)
+
+
+@pytest.mark.parametrize(
+    ("file", "jobs"),
+    [
+        ("cnn_tuned/model.safetensors", after("train_cnn") | OF_ONE_CNN),
+        ("vlm/manifest.json", after("finetune_vlm")),
+        ("base/manifest.json", after("build_base_model")),
+    ],
+)
+def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, jobs):
+    path = finished / "results/demo/models" / file
+    path.rename(path.with_suffix(".away"))
+    try:
+        assert planned(finished, *TINY) == jobs
+    finally:
+        path.with_suffix(".away").rename(path)
+
+
+def test_more_events_make_new_shards_alone(finished):
+    more = planned(finished, "--config", "input={simulate: {events: 60, events_per_shard: 10}}")
+    new = {"simulate_events": 2, "smear_and_downsample": 2, "crop_displays": 2}
+    assert more == after("list_events collect_events") | new
+
+
+@pytest.mark.parametrize(
+    ("deleted", "target", "remade"),
+    [
+        ("pixelmaps/sim00002.zarr/images/c/0/0/0/0", "pixelmaps", "crop_displays list_events pixelmaps"),
+        ("pixelmaps/sim00002.zarr/manifest.json", "pixelmaps", "crop_displays list_events pixelmaps"),
+        ("displays/sim00002.zarr/xz/c/0/0/0", "results/demo/displays/sim00002.zarr/xz/c/0/0/0", "smear_and_downsample"),
+        ("voxels/sim00002.h5", "results/demo/voxels/sim00002.h5", "simulate_events"),
+        ("predictions/vlm/blank/1.parquet", "predictions", "classify_vlm predictions"),
+        # what was needed to make the report, which is there, is not missed
+        ("voxels/sim00002.h5", "all", ""),
+        ("predictions/vlm/blank/1.parquet", "all", ""),
+    ],
+)
+def test_a_deleted_file_is_made_again_alone(finished, deleted, target, remade):
+    path = finished / "results/demo" / deleted
+    path.rename(path.with_suffix(".away"))
+    try:
+        assert planned(finished, target, *TINY) == {rule: 1 for rule in remade.split()}
+    finally:
+        path.with_suffix(".away").rename(path)
+
+
+def write_native(folder: Path, names: range) -> None:
+    folder.mkdir(exist_ok=True)
+    for i in names:
+        with h5py.File(folder / f"beam{i:03d}.h5", "w") as file:
+            file["events"] = np.zeros(1)
+
+
+def test_a_new_input_file_adds_its_own_shard(checkout):
+    write_native(checkout / "few", range(3))
+    arguments = ["--config", "run=few", "input={source: voxels, files: ['few/*.h5']}"]
+    finish(checkout, *arguments)
+    write_native(checkout / "few", range(3, 4))
+    new = {"smear_and_downsample": 1, "crop_displays": 1}
+    assert planned(checkout, *arguments) == after("list_events collect_events") | new
+
+
+@pytest.fixture(scope="module")
+def native(checkout) -> list[str]:
+    """190 listed shard files."""
+    write_native(checkout / "data", range(190))
+    return ["--configfile", "config/config.yaml", "config/paper.yaml", "--config", "input={files: ['data/*.h5']}"]
+
+
+def test_the_published_setting_on_190_shards(checkout, native):
+    jobs = planned(checkout, *native)
+    assert "simulate_events" not in jobs
+    assert "build_base_model" not in jobs
+    assert jobs["smear_and_downsample"] == jobs["crop_displays"] == 190
+    assert jobs["classify_vlm"] == 4 * 20
+    assert jobs["fetch_base_model"] == 1
+
+
+def test_a_thousand_shards_are_planned_in_seconds(checkout):
+    start = time.monotonic()
+    jobs = planned(checkout, "--config", "run=large", "input={simulate: {events: 500000, events_per_shard: 500}}")
+    assert sum(jobs.values()) > 3000
+    # 8 s on an idle core; machines differ, and the tests of others run beside this one
+    assert time.monotonic() - start < 60
+
+
+# What docs/running.md says how to fill in the profile's site block for, and what Slurm is then asked for.
+SITES = {
+    "gpus: gres": ({"gpus": "gres"}, {"slurm_partition=gpu", "gpu=0", "gres=gpu:4"}),
+    "gpu_model: a100": ({"gpu_model": "a100"}, {"slurm_partition=gpu", "gpu=4", "gpu_model=a100"}),
+    "gpus: none": ({"gpus": "none"}, {"slurm_partition=cpu", "gpu=0"}),
+    "account: neutrino": ({"account": "neutrino"}, {"slurm_partition=gpu", "gpu=4", "slurm_account=neutrino"}),
+    "as it is": ({}, {"slurm_partition=gpu", "gpu=4"}),
+}
+
+
+FOUR_GPUS = [*TINY, "run=four", "vlm={finetune: {gpus: 4}}"]
+
+
+@pytest.mark.parametrize("site", SITES)
+def test_the_four_gpu_job_asks_for_its_resources(checkout, site):
+    values, expected = SITES[site]
+    profile = checkout / "profiles" / "slurm" / "config.yaml"
+    original = profile.read_text()
+    text = original
+    for key, value in values.items():
+        text, found = re.subn(rf"(?m)^(  {key}: +)\S+", rf"\g<1>{value}", text)
+        assert found == 1
+    profile.write_text(text)
+    try:
+        # cores, as a dry-run caps the threads of a job by those of this machine
+        arguments = ["--profile", "profiles/slurm", "--cores", "64", "--until", "finetune_vlm", *FOUR_GPUS]
+        plan = snakemake(checkout, "--dry-run", *arguments)
+    finally:
+        profile.write_text(original)
+    job = plan.split("rule finetune_vlm:")[1].split("\n\n")[0]
+    assert "threads: 32" in job
+    asked = set(re.search(r"resources: (.*)", job)[1].split(", "))
+    assert expected | {"mem_mb=144000", "runtime=1440", "nodes=1", "slurm_extra=--signal=TERM@300"} <= asked
+    told = {pair.split("=")[0] for pair in asked}
+    assert ("gres" in told, "gpu_model" in told) == ("gres" in str(values), "gpu_model" in values)
+
+
+def test_training_alone_takes_several_gpus(checkout):
+    several = "cnn={processes: 4, gpus: 4, memory_mb: 9000, classify_backend: torch}"
+    plan = snakemake(checkout, "--dry-run", "--cores", "64", *TINY, "run=several", several)
+    for rule, asked in {
+        "train_cnn": {"gpu=4", "mem_mb=41000"},
+        "classify_cnn": {"gpu=1"},
+        "explain_cnn": {"gpu=1"},
+    }.items():
+        job = plan.split(f"rule {rule}:")[1].split("\n\n")[0]
+        assert f"threads: {32 if rule == 'train_cnn' else 8}\n" in job
+        assert asked <= set(re.search(r"resources: (.*)", job)[1].split(", "))
+
+
+def test_every_rule_with_gpus_goes_to_their_partition(checkout):
+    rules = [text for file in (checkout / "workflow/rules").glob("*.smk") for text in file.read_text().split("rule ")]
+    with_gpus = {rule.split(":")[0] for rule in rules if " gpu=" in rule}
+    profile = (checkout / "profiles/slurm/config.yaml").read_text()
+    assert set(re.search(r"gpu_rules: \[(.*)\]", profile)[1].split(", ")) == with_gpus
+
+
+# docs/running.md shows these.
+PARTIAL = {
+    "snakemake --forcerun train_cnn": after("train_cnn"),
+    "snakemake --forcerun smear_and_downsample --until list_events": {
+        "smear_and_downsample": SHARDS, "crop_displays": SHARDS, "list_events": 1,
+    },
+    "snakemake --force results/demo/pixelmaps/sim00002.zarr/manifest.json": {"crop_displays": 1},
+    "snakemake --forcerun results/demo/voxels/sim00002.h5": after("list_events collect_events")
+    | {"simulate_events": 1, "smear_and_downsample": 1, "crop_displays": 1},
+    "snakemake --forcerun results/demo/predictions/vlm/half_resolution/{0,1}.parquet": after("evaluate collect_events")
+    | {"classify_vlm": 2},
+    "snakemake predictions --config run=again models_from=demo": {
+        **{rule: JOBS[rule] for rule in ("simulate_events", "smear_and_downsample", "crop_displays", "list_events")},
+        **{rule: JOBS[rule] for rule in CLASSIFY.split()},
+        "predictions": 1,
+    },
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("command", PARTIAL)
+def test_partial_reruns_do_what_the_documentation_says(finished, command):
+    assert command in (REPOSITORY / "docs" / "running.md").read_text()
+    expanded = subprocess.run(["bash", "-c", f"echo {command}"], capture_output=True, text=True, check=True).stdout
+    arguments = expanded.split()[1:]
+    # --config is given once, and takes all that follows it
+    small = TINY[1:] if "--config" in arguments else TINY
+    assert planned(finished, *arguments, *small) == PARTIAL[command]
+
+
+def test_own_files_with_the_models_of_another_run_train_nothing(finished):
+    (finished / "mine.h5").touch()
+    arguments = ["--config", "run=mine", "models_from=demo", "input={source: larndsim, files: [mine.h5]}"]
+    jobs = planned(finished, "predictions", *arguments)
+    prepared = {"convert_larndsim": 1, "smear_and_downsample": 1, "crop_displays": 1, "list_events": 1}
+    assert jobs == prepared | {rule: JOBS[rule] for rule in CLASSIFY.split()} | {"predictions": 1}
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (["--config", "cnn={widht: 1}"], "cnn.widht: unknown key; known here: width"),
+        (["--config", "display={pixel_mm: 33}"], "no multiple of the voxel size"),
+        (["--config", "input={source: voxels, files: ['none/*.h5']}"], "'none/*.h5' matches no file"),
+        (["--config", "run=new", "models_from=never"], "models_from: there is no finished model in results/never"),
+    ],
+)
+def test_a_setting_that_cannot_be_used_fails_before_any_job(checkout, arguments, message):
+    output = snakemake(checkout, *arguments, check=False)
+    assert message in output
+    assert "rule " not in output
+    assert "Traceback" not in output
+
+
+OVERLAYS = sorted(path.name for path in (REPOSITORY / "config").glob("*.yaml") if path.name != "config.yaml")
+
+
+@pytest.mark.parametrize(
+    "overlays", [(), *((name,) for name in OVERLAYS), ("paper.yaml", "pixel5mm.yaml")], ids="+".join
+)
+def test_every_overlay_makes_a_plan(checkout, overlays, monkeypatch):
+    files = [f"config/{name}" for name in overlays]
+    for file in files:
+        for pattern in yaml.safe_load((checkout / file).read_text()).get("input", {}).get("files", []):
+            path = checkout / pattern.replace("*", "one")
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.touch()
+    jobs = planned(checkout, "--configfile", "config/config.yaml", *files, "--config", "run=overlaid")
+    values: dict = {}
+    for file in ("config/config.yaml", *files):
+        update_config(values, yaml.safe_load((checkout / file).read_text()))
+    config = Config(**values)
+    monkeypatch.chdir(checkout)
+    # nuvlm.workflow.plan counts without Snakemake what Snakemake would run
+    assert jobs == jobs_by_rule(config, len(list_shards(config))) | {"all": 1}
+
+
+def test_lint(checkout):
+    assert "good condition" in snakemake(checkout, "--lint")
+
+
+def test_a_beam_s_spectrum_concerns_the_scores_and_is_checked_before_anything_runs(finished):
+    beam = finished / "beam.csv"
+    beam.write_text("energy_gev,weight\n0,1\n10,1\n")
+    setting = "report={spectrum: beam.csv}"
+    assert planned(finished, *TINY, setting) == after("evaluate")
+    beam.write_text("energy_gev,weight\n0,1\n10,lots\n")
+    assert "beam.csv, line 3: weight is 'lots'" in snakemake(finished, "--dry-run", *TINY, setting, check=False)

@@ -1,0 +1,72 @@
+"""The conda environments: pinned from the one lock, and complete for the scripts that run in them."""
+
+import ast
+import importlib.metadata
+import re
+import runpy
+import sys
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nuvlm.workflow.code_digest import modules_of
+from paths import REPOSITORY
+
+WORKFLOW = REPOSITORY / "workflow"
+PIN = runpy.run_path(str(WORKFLOW / "envs" / "pin.py"))
+DISTRIBUTIONS = importlib.metadata.packages_distributions()
+ENVIRONMENTS = sorted((WORKFLOW / "envs").glob("*.yaml"))
+RULE = re.compile(
+    r'conda:\s+"\.\./envs/(?P<environment>\w+)\.yaml".*?script:\s+"\.\./scripts/(?P<script>\w+)\.py"', re.S
+)
+
+
+def packages(environment: Path) -> set[str]:
+    content = yaml.safe_load(environment.read_text())
+    (pins,) = (entry["pip"] for entry in content["dependencies"] if isinstance(entry, dict))
+    return {PIN["normalise"](pin.split("==")[0]) for pin in pins}
+
+
+def third_party(file: Path) -> set[str]:
+    """Distributions of the packages that a file imports when it is loaded or run."""
+    found = set()
+    for node in ast.walk(ast.parse(file.read_text())):
+        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
+        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
+        for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"nuvlm"}:
+            found |= {PIN["normalise"](distribution) for distribution in DISTRIBUTIONS[name]}
+    return found
+
+
+@pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
+def test_versions_are_those_of_the_lock(environment):
+    text = environment.read_text()
+    assert PIN["pinned"](text, PIN["locked"]()) == text, "run python workflow/envs/pin.py"
+
+
+def test_every_rule_has_an_environment_with_all_that_its_script_imports():
+    rules = [match for file in (WORKFLOW / "rules").glob("*.smk") for match in RULE.finditer(file.read_text())]
+    assert {match["script"] for match in rules} == {script.stem for script in (WORKFLOW / "scripts").glob("*.py")}
+    for match in rules:
+        script = WORKFLOW / "scripts" / f"{match['script']}.py"
+        needed = set().union(*(third_party(Path(module)) for module in modules_of(script)))
+        missing = needed - packages(WORKFLOW / "envs" / f"{match['environment']}.yaml")
+        assert not missing, f"{match['environment']}.yaml lacks {missing} for {match['script']}"
+
+
+def test_the_lock_is_what_is_installed():
+    for name, version in PIN["locked"]().items():
+        assert importlib.metadata.version(name).split("+")[0] == version, f"{name}: run 'make demo' or 'make test' anew"
+
+
+def test_the_image_installs_the_lock_as_make_does():
+    definition = (WORKFLOW / "envs" / "gpu.def").read_text()
+    installed = re.findall(r"^    pip (install .*)$", definition, re.M)
+    made = re.findall(r"^\t\$\(BIN\)/pip (install .*)$", (REPOSITORY / "Makefile").read_text(), re.M)
+    assert [line.replace("/opt/nuvlm/", "") for line in installed] == made[: len(installed)]
+    assert any("--requirement requirements.lock" in line for line in made[: len(installed)])
+    version = re.search(r"^From: python:([\d.]+)-", definition, re.M)
+    assert version
+    for environment in ENVIRONMENTS:
+        assert f"python={version[1]}" in yaml.safe_load(environment.read_text())["dependencies"]

@@ -1,0 +1,82 @@
+"""Names of shards and files."""
+
+import pytest
+
+from nuvlm.base.errors import InputError
+from nuvlm.workflow.config import Config
+from nuvlm.workflow.paths import base_model, check_models, cnns, explained_models, models, store_files
+from nuvlm.workflow.shards import list_shards, simulated_events
+
+
+def configured(*files: object) -> Config:
+    return Config(input={"source": "voxels", "files": [str(file) for file in files]})
+
+
+def test_simulated_shards_keep_their_name_and_events_when_more_are_made():
+    few = Config(input={"simulate": {"events": 700, "events_per_shard": 300}})
+    many = Config(input={"simulate": {"events": 9000, "events_per_shard": 300}})
+    assert list(list_shards(few)) == ["sim00000", "sim00001", "sim00002"]
+    assert list(list_shards(many))[:3] == list(list_shards(few))
+    assert [simulated_events(few, shard) for shard in list_shards(few)] == [(0, 300), (300, 300), (600, 100)]
+
+
+def test_files_and_globs_become_shards_in_order(tmp_path):
+    for name in ("b.h5", "a.h5", "odd[1].x.h5"):
+        (tmp_path / name).touch()
+    with pytest.raises(InputError, match=r"odd\[1\].x.h5' cannot name a shard"):
+        list_shards(configured(tmp_path / "odd[1].x.h5"))
+    (tmp_path / "odd[1].x.h5").rename(tmp_path / "odd.x.h5")
+    assert list(list_shards(configured(tmp_path / "b.h5", tmp_path / "*.h5"))) == ["b", "a", "odd.x"]
+
+
+def test_missing_files_and_names_used_twice_are_refused(tmp_path):
+    (tmp_path / "sub").mkdir()
+    for path in (tmp_path / "a.h5", tmp_path / "sub" / "a.h5"):
+        path.touch()
+    with pytest.raises(InputError, match=r"none\.h5' matches no file"):
+        list_shards(configured(tmp_path / "none.h5"))
+    with pytest.raises(InputError, match="would both be shard 'a'"):
+        list_shards(configured(tmp_path / "**/*.h5"))
+
+
+def test_store_files_name_every_file():
+    assert store_files("s.zarr", {"images": 4}) == [
+        "s.zarr/zarr.json",
+        "s.zarr/manifest.json",
+        "s.zarr/images/zarr.json",
+        "s.zarr/images/c/0/0/0/0",
+    ]
+
+
+def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    other = Config(models_from="other", cnn={"classify_backend": "onnx"})
+    trained = tmp_path / "results" / "other" / "models"
+    for model in ("cnn_tuned", "vlm", "bdt"):
+        (trained / model).mkdir(parents=True)
+        (trained / model / "training.json").touch()
+    with pytest.raises(InputError, match=r"no finished model in results/other/models \(cnn_published missing\)"):
+        check_models(other)
+    alone = {"recipes": {"published": None, "tuned": {}}}
+    check_models(Config(models_from="other", cnn=alone))
+    with pytest.raises(InputError, match=r"no (results/other/models/cnn_tuned_onnx/model.onnx). Make .*\1.*run=other"):
+        check_models(Config(models_from="other", cnn=alone | {"classify_backend": "onnx"}))
+    (trained / "cnn_published").mkdir()
+    (trained / "cnn_published" / "training.json").touch()
+    check_models(Config(models_from="other"))
+    check_models(Config())
+
+
+def test_each_recipe_is_a_model_in_the_order_of_the_report():
+    assert models(Config()) == ("cnn_published", "cnn_tuned", "bdt", "vlm")
+    assert explained_models(Config()) == ("cnn_published", "cnn_tuned", "vlm")
+    one = Config(cnn={"recipes": {"published": None, "tuned": {}, "wide": None}})
+    assert cnns(one) == ("cnn_tuned",)
+    assert models(one) == ("cnn_tuned", "bdt", "vlm")
+
+
+def test_fetched_models_of_other_revisions_or_tiles_lie_apart():
+    hubs = [{}, {"max_tiles": 1}, {"max_tiles": None}, {"revision": "v1"}, {"model": "lab/other"}]
+    folders = [base_model(Config.model_validate({"vlm": {"base": "hub", "hub": hub}})) for hub in hubs]
+    assert len(set(folders)) == len(folders)
+    assert folders[2] == "results/hub/meta-llama--Llama-3.2-11B-Vision-Instruct/main-as-published"

@@ -1,0 +1,138 @@
+"""What a run will take: the table of rates beside the measurements, and what is reckoned from it."""
+
+import json
+import math
+from pathlib import Path
+
+import pytest
+import yaml
+
+from nuvlm.base.errors import InputError
+from nuvlm.workflow import plan
+from nuvlm.workflow.config import Config
+from nuvlm.workflow.plan import Rate, make_plan, plan_of, read_rates, render
+from paths import REPOSITORY
+
+RATES = read_rates(REPOSITORY / plan.RATES)
+SMALL = {
+    "vlm": {"base": "scratch", "finetune": {"gpus": 0, "processes": 1}, "classify": {"gpus": 0}},
+    "cnn": {"gpus": 0},
+}
+STORED = {"start", "voxels", "displays", "pixelmaps", "events.parquet", "predictions", "event table", "training images"}
+
+
+@pytest.mark.parametrize("rate", [rate for rate in RATES if rate.file], ids=lambda rate: f"{rate.of} {rate.at}")
+def test_a_rate_is_what_its_benchmark_wrote(rate: Rate):
+    value = json.loads((REPOSITORY / str(rate.file)).read_text())
+    for step in str(rate.key).split("."):
+        value = value[int(step) if step.isdigit() else step]
+    if "_ms_" in str(rate.key):
+        value /= 1e3
+    assert rate.value == pytest.approx(value, rel=0.02)
+    assert not rate.published
+
+
+def test_every_rate_is_used():
+    sources = [{"source": "simulate"}, {"source": "larndsim", "files": ["a.h5"]}]
+    rules = {rule for source in sources for rule in plan.jobs_by_rule(Config(**SMALL, input=source), 1)}
+    assert {rate.of for rate in RATES} <= rules | STORED
+    assert {rate.of for rate in RATES} >= STORED
+
+
+def stage(found: plan.Plan, rule: str) -> plan.Stage:
+    (one,) = [stage for stage in found.stages if stage.rule == rule]
+    return one
+
+
+def test_hours_follow_from_events_and_rates():
+    values = SMALL | {"input": {"simulate": {"events": 6000, "events_per_shard": 1000}}}
+    rates = [
+        Rate(of="start", value=36, unit="core-s a job", machine="", command=""),
+        Rate(of="simulate_events", value=0.36, unit="core-s an event", machine="", command=""),
+        Rate(of="voxels", value=100, unit="bytes an event", machine="", command=""),
+    ]
+    found = plan_of(values, None, None, rates)
+    assert (found.events, found.shards) == (6000, 6)
+    simulated = stage(found, "simulate_events")
+    assert (simulated.jobs, simulated.threads, simulated.gpus) == (6, 1, 0)
+    assert simulated.hours == pytest.approx(0.01 + 0.1)  # 36 s, and 1,000 events of 0.36 s
+    assert simulated.core_hours == pytest.approx(6 * 0.11)
+    assert stage(found, "train_cnn").hours is None, "nobody has measured it here"
+    assert found.disk["voxels"] == (600_000, 6)
+    assert "train_cnn" in render(found).split("? not measured on such a machine: ")[1].splitlines()[0]
+
+
+def test_epochs_of_all_recipes_are_counted():
+    recipes = {"published": {"max_epochs": 2}, "tuned": None, "long": {"max_epochs": 10}}
+    config = Config(**SMALL | {"cnn": {"gpus": 0, "recipes": recipes}}, dataset={"validation": 0.1, "test": 0.1})
+    rates = [Rate(of="train_cnn", value=3.6, unit="core-s an event and epoch", machine="", command="")]
+    training = stage(make_plan(config, 1000, 1, rates), "train_cnn")
+    assert training.jobs == 2
+    assert training.core_hours == pytest.approx(800 * (2 + 10) * 1e-3)
+
+
+def test_gpus_share_the_work_and_count_in_full():
+    four = Config(input={"source": "voxels", "files": ["a.h5"]}, dataset={"validation": 0.05, "test": 0.05})
+    found = make_plan(four, 190_000, 190, RATES)
+    training = stage(found, "finetune_vlm")
+    # the paper: about one week on four GPUs
+    assert training.hours == pytest.approx(7 * 24, rel=0.01)
+    assert training.gpu_hours == pytest.approx(4 * 7 * 24, rel=0.01)
+    assert training.published
+    assert "not measured here" in render(found)
+    assert found.node_hours == pytest.approx(sum(stage.gpu_hours for stage in found.stages) / 4, rel=0.01)
+
+
+def test_the_rate_of_the_nearest_size_is_taken():
+    def display_bytes(pixel_mm: float) -> float:
+        config = Config(**SMALL, display={"pixel_mm": pixel_mm})
+        return make_plan(config, 1000, 1, RATES).disk["displays"][0]
+
+    assert display_bytes(5) == display_bytes(10) > 10 * display_bytes(50)
+
+
+def test_twice_the_events_in_shards_of_one_size_are_twice_the_work():
+    one, two = (plan_of(SMALL, n, 500, RATES) for n in (50_000, 100_000))
+    assert stage(two, "smear_and_downsample").core_hours == 2 * stage(one, "smear_and_downsample").core_hours
+    assert two.memory["event table"] == 2 * one.memory["event table"]
+    assert not any(math.isnan(size) for size, _ in two.disk.values())
+
+
+@pytest.mark.parametrize(
+    ("values", "events", "message"),
+    [
+        ({"input": {"source": "voxels", "files": ["a.h5"]}}, None, "EVENTS=190000"),
+        ({"input": {"source": "voxels", "files": ["none-*.h5"]}}, 10, "matches no file"),
+        ({"cnn": {"widht": 1}}, 10, "unknown key"),
+    ],
+)
+def test_what_cannot_be_planned_is_said(values, events, message):
+    with pytest.raises(InputError, match=message):
+        plan_of(values, events, None, RATES)
+
+
+def test_a_broken_table_is_named(tmp_path):
+    path = tmp_path / "rates.yaml"
+    path.write_text("- {of: start, value: fast}")
+    with pytest.raises(InputError, match=r"rates\.yaml"):
+        read_rates(path)
+
+
+def test_the_command_prints_the_plan(capsys, monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    paper = ["config/config.yaml", "config/paper.yaml", "--events", "190000", "--events-per-shard", "1000"]
+    plan.main(paper)
+    printed = capsys.readouterr().out
+    assert "190,000 events in 190 shards" in printed
+    running = (Path("docs") / "running.md").read_text()
+    shown = [line for line in printed.splitlines() if line.startswith(("finetune_vlm", "pixelmaps", "training images"))]
+    assert len(shown) == 3
+    for line in shown:
+        assert line in running, "docs/running.md shows another plan"
+
+
+def test_a_file_that_is_no_configuration_is_named(tmp_path, capsys):
+    path = tmp_path / "wrong.yaml"
+    path.write_text(yaml.safe_dump(["a list"]))
+    with pytest.raises(SystemExit, match=r"wrong\.yaml"):
+        plan.main([str(path)])

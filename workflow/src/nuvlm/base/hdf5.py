@@ -1,0 +1,149 @@
+"""HDF5 files that are written whole or not at all, without holding them in memory, and what is refused in others'."""
+
+import io
+import math
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, BinaryIO
+
+import h5py
+import hdf5plugin
+import numpy as np
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import atomic_path
+
+ZSTD_LEVEL = 3
+LARGEST_ROW, LARGEST_CHUNK, LARGEST_TABLE = 2**20, 2**28, 2**31
+"""Bytes, unpacked, of a row, of a chunk, and of a table read at once: a few kB of zeros can unpack to terabytes."""
+
+
+class Disk(io.RawIOBase):
+    """A file for h5py to write to that remembers the first failure and takes everything after it.
+
+    HDF5 crashes the process at its exit when it could not write what it still held, as on a full disk. Here it never
+    learns of the failure and closes its file in peace; :meth:`check` raises it where Python can handle it.
+    """
+
+    def __init__(self, file: BinaryIO) -> None:
+        self._file = file
+        self._error: OSError | None = None
+
+    def check(self) -> None:
+        """Raise the first failure, if there was one."""
+        if self._error:
+            raise self._error
+
+    def readable(self) -> bool:
+        return True
+
+    def writable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def seek(self, offset: int, whence: int = io.SEEK_SET, /) -> int:
+        return self._file.seek(offset, whence)
+
+    def tell(self) -> int:
+        return self._file.tell()
+
+    def readinto(self, buffer: Any, /) -> int:
+        data = self._file.read(len(buffer))
+        buffer[: len(data)] = data
+        buffer[len(data) :] = bytes(len(buffer) - len(data))  # what could not be written reads as zeros
+        return len(buffer)
+
+    def write(self, data: Any, /) -> int:
+        left = memoryview(data)
+        while len(left) and not self._error:
+            try:
+                left = left[self._file.write(left) :]
+            except OSError as error:
+                self._error = error
+        return len(data)
+
+    def truncate(self, size: int | None = None, /) -> int:
+        try:
+            return self._file.truncate(size)
+        except OSError as error:
+            self._error = self._error or error
+            return self._file.tell() if size is None else size
+
+
+class Table:
+    """A one-dimensional dataset that grows: rows are gathered and written many at a time, zstd with checksum."""
+
+    def __init__(self, file: h5py.File, name: str, dtype: Any, chunk: int) -> None:
+        self._dataset = file.create_dataset(
+            name, (0,), dtype, maxshape=(None,), chunks=(chunk,), fletcher32=True, **hdf5plugin.Zstd(clevel=ZSTD_LEVEL)
+        )
+        self._chunk = chunk
+        self._pieces: list[np.ndarray] = []
+        self._waiting = 0
+
+    def append(self, rows: np.ndarray) -> None:
+        self._pieces.append(rows)
+        self._waiting += len(rows)
+        if self._waiting >= 4 * self._chunk:
+            self.flush()
+
+    def flush(self) -> None:
+        """Write what is waiting."""
+        if self._waiting:
+            end = len(self._dataset) + self._waiting
+            self._dataset.resize((end,))
+            self._dataset[end - self._waiting :] = np.concatenate(self._pieces)
+        self._pieces, self._waiting = [], 0
+
+
+@contextmanager
+def create_hdf5(path: str | Path) -> Iterator[tuple[h5py.File, Disk]]:
+    """Open a new HDF5 file at `path`, which appears whole when the block ends well.
+
+    A long loop in the block calls ``disk.check()`` now and then, so as to end when the disk is full rather than
+    at its own end.
+
+    Raises:
+        InputError: where the disk is full or the folder cannot be written, with the remedy.
+    """
+    with atomic_path(path) as partial, open(partial, "w+b", buffering=0) as file:
+        disk = Disk(file)
+        # The format of HDF5 1.10, which has checksums on all that describes the data too: in the older one a flipped
+        # bit may hide a chunk, and what is hidden reads as zeros.
+        with h5py.File(disk, "w", libver=("v110", "v110")) as hdf5:
+            yield hdf5, disk
+        disk.check()
+
+
+def check_dataset(path: str | Path, dataset: h5py.Dataset, *, at_once: bool = False) -> None:
+    """Refuse a dataset that is not wholly in its file, or that unpacks to more than can be meant.
+
+    HDF5 reads what was never written, and what should lie in a file that is not there, as zeros without a word.
+
+    Args:
+        at_once: whether the whole dataset will be in memory.
+
+    Raises:
+        InputError: naming the dataset and what is wrong with it.
+    """
+    row = dataset.dtype.itemsize * math.prod(dataset.shape[1:])
+    chunk = dataset.dtype.itemsize * math.prod(dataset.chunks or (0,))
+    for what, size, most in (
+        ("rows", row, LARGEST_ROW),
+        ("chunks", chunk, LARGEST_CHUNK),
+        ("all its rows", row * len(dataset) if at_once else 0, LARGEST_TABLE),
+    ):
+        if size > most:
+            raise InputError(
+                f"{path}: {what} of {dataset.name} unpack to {size:.3g} bytes; {most:.3g} are the most. "
+                "If this is meant, cut the file in smaller ones, or its tables in smaller chunks (h5repack)."
+            )
+    if dataset.is_virtual or dataset.external:
+        raise InputError(
+            f"{path}: {dataset.name} lies in other files. Copy it into one (h5repack), so that nothing can be missing."
+        )
+    if dataset.size and dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
+        raise InputError(f"{path}: {dataset.name} was not wholly written. Copy or make the file again.")

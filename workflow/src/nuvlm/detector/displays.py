@@ -1,0 +1,305 @@
+"""Event displays: smearing by diffusion and downsampling to pixels, exactly and in one pass.
+
+A voxel is a uniform box of charge. Convolved with the Gaussian of its drift, its share in a pixel is, along each
+axis, a difference of the antiderivative of the normal CDF at the pixel's edges. The width depends on the position
+along the drift alone, so all shares are tables made once for a geometry: along the drift by the voxel's index there,
+across it by that index and the voxel's position within the pixel. A filter that samples the Gaussian at voxel centres
+would be wrong: widths are a fraction of a voxel.
+"""
+
+import logging
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+from typing import NamedTuple
+
+import numba
+import numpy as np
+
+from nuvlm.base.errors import OnBadEvent
+from nuvlm.base.logs import track
+from nuvlm.base.stores import create_store
+from nuvlm.detector.geometry import Detector, Diffusion, drift_distance_mm
+from nuvlm.detector.readout import Electronics, Readout
+from nuvlm.detector.smearing import box_shares
+from nuvlm.detector.voxels import Voxels, open_shard
+
+logger = logging.getLogger(__name__)
+
+# Beyond this many widths from the voxel a share is below this: less than the rounding of box_shares.
+REACH = 8.0
+SMALLEST_SHARE = 1e-12
+# Displays of so many bytes are made before they are written.
+BLOCK_BYTES = 2**25
+
+
+class AxisTable(NamedTuple):
+    """Where the charge of a voxel goes along one axis, as offsets in a flat display with a margin.
+
+    A voxel's shares stand in row ``drift index * positions + row[index]``.
+    """
+
+    cell: np.ndarray
+    """(n,) uint32, offset of the pixel that holds the voxel; with the bit SPREADS where charge may leave that pixel."""
+    row: np.ndarray
+    """(n,) uint32, position of the voxel in its pixel; 0 along the drift axis."""
+    positions: int
+    """Number of positions; 1 along the drift axis."""
+    first: np.ndarray
+    """(rows,) int64, offset of the first pixel that a share goes to, from that of the voxel's own."""
+    share: np.ndarray
+    """(rows, pixels) float64, in consecutive pixels."""
+
+
+SPREADS = np.uint32(1 << 31)
+CELL = np.uint32(SPREADS - 1)
+
+
+def _shares(low: np.ndarray, size: float, width: np.ndarray, pixel: float) -> tuple[np.ndarray, np.ndarray]:
+    """First pixel (rows,) and shares (rows, pixels) of boxes [low, low + size], coordinates from pixel 0's edge."""
+    first = np.floor((low - REACH * width) / pixel).astype(np.int64)
+    last = np.ceil((low + size + REACH * width) / pixel).astype(np.int64)
+    most = int((last - first).max())
+    edges = (first[:, None] + np.arange(most + 1)) * pixel
+    share = box_shares(low, low + size, width, edges)
+    # Shift to the first pixel that gets anything, so that the kernel's loops are as short as can be.
+    filled = share > SMALLEST_SHARE
+    lead = np.argmax(filled, axis=1)
+    count = most - np.argmax(filled[:, ::-1], axis=1) - lead
+    column = np.minimum(lead[:, None] + np.arange(int(count.max())), most - 1)
+    share = np.where(np.arange(column.shape[1]) < count[:, None], np.take_along_axis(share, column, axis=1), 0.0)
+    return first + lead, np.ascontiguousarray(share)
+
+
+class Smearing:
+    """The tables of one geometry, and the kernel that applies them.
+
+    Args:
+        detector: geometry of the voxels.
+        diffusion: widths and what happens behind the anodes.
+        pixel_mm: side of a pixel.
+    """
+
+    def __init__(self, detector: Detector, diffusion: Diffusion, pixel_mm: float) -> None:
+        self.shape = detector.display_shape(pixel_mm)
+        """Pixels along x, y, z."""
+        self._drift = along = detector.drift
+        from_wall = np.arange(detector.shape[along]) * detector.voxel_mm[along]
+        middle = detector.origin_mm[along] + from_wall + detector.voxel_mm[along] / 2
+        drift, inside = drift_distance_mm(detector, middle)
+        self._read_out = None if diffusion.behind_anode == "nearest" or inside.all() else inside
+        longitudinal, transverse = diffusion.widths_mm(drift)
+
+        shares = []
+        for axis, size in enumerate(detector.voxel_mm):
+            positions = round(pixel_mm / size)
+            pixel, position = np.divmod(np.arange(detector.shape[axis]), positions)
+            if axis == along:
+                first, share = _shares(from_wall, size, longitudinal, pixel_mm)
+                shares.append((pixel, np.zeros_like(pixel), 1, first - pixel, share))
+            else:
+                low = np.tile(np.arange(positions) * size, len(drift))
+                shares.append(
+                    (pixel, position, positions, *_shares(low, size, np.repeat(transverse, positions), pixel_mm))
+                )
+        # Displays are summed with a margin that takes what leaves the detector, so that the kernel need not ask.
+        self._margin = max(max(int(-first.min()), int(first.max()) + share.shape[1]) for *_, first, share in shares)
+        stride = self.shape[2] + 2 * self._margin
+        self._axes = []
+        for axis, (pixel, position, positions, first, share) in enumerate(shares):
+            step = 1 if axis == 2 else stride
+            stays = (first == 0) & (share[:, 1:] == 0).all(axis=1)
+            # Along the drift a voxel has one row; across it, one for each drift.
+            stays = stays if axis == along else stays.reshape(-1, positions).all(axis=0)[position]
+            cell = ((pixel + self._margin) * step).astype(np.uint32) | np.where(stays, np.uint32(0), SPREADS)
+            self._axes.append(AxisTable(cell, position.astype(np.uint32), positions, first * step, share))
+
+    def __call__(self, voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
+        """Event displays of one event: XZ (x, z) and YZ (y, z), float32, MeV. See :meth:`displays`."""
+        xz, yz = self.displays(voxels, np.array([0, len(voxels)]))
+        return xz[0], yz[0]
+
+    def displays(self, voxels: Voxels, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Event displays of several events: XZ (events, x, z) and YZ (events, y, z), float32, MeV.
+
+        The axis that is not shown integrates out, apart from charge that diffuses out of the detector. The sum of
+        each view is the energy of the voxels that are read out, less what leaves.
+
+        Args:
+            voxels: of all the events, one after the other.
+            begins: (events + 1,), where each event's voxels begin, and where the last one's end.
+        """
+        n_x, n_y, n_z = self.shape
+        xz = np.empty((len(begins) - 1, n_x, n_z), dtype=np.float32)
+        yz = np.empty((len(begins) - 1, n_y, n_z), dtype=np.float32)
+        indices, energy = (voxels.x, voxels.y, voxels.z), voxels.energy
+        if self._read_out is not None:
+            energy = energy * self._read_out[indices[self._drift]]
+        _deposit(*indices, energy, np.asarray(begins, dtype=np.int64), *self._axes, self._drift, self._margin, xz, yz)
+        return xz, yz
+
+
+@numba.njit(cache=True)
+def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, xz, yz):  # type: ignore[no-untyped-def]
+    """Sum each event's voxels in flat displays of float64 with a margin, and copy what is inside to `xz` and `yz`."""
+    n_x, n_y, n_z = xz.shape[1], yz.shape[1], xz.shape[2]
+    stride = n_z + 2 * margin
+    flat_xz = np.empty((n_x + 2 * margin) * stride)
+    flat_yz = np.empty((n_y + 2 * margin) * stride)
+    spreading = np.empty((begins[1:] - begins[:-1]).max(), dtype=np.uint32)
+    w_x, w_y, w_z = along_x.share.shape[1], along_y.share.shape[1], along_z.share.shape[1]
+    pairs = w_x == 2 and w_y == 2 and w_z == 2
+    for event in range(len(begins) - 1):
+        begin, end = begins[event], begins[event + 1]
+        event_x, event_y, event_z, event_energy = x[begin:end], y[begin:end], z[begin:end], energy[begin:end]
+        flat_xz[:] = 0.0
+        flat_yz[:] = 0.0
+        # Most voxels stay in one pixel. Which ones is hard for a processor to guess, so there is no branch: the others
+        # add zero and are noted. Unsigned offsets, as numba would check signed ones for a count from the end.
+        n = np.uint64(0)
+        for v in range(len(event_energy)):
+            i, j, k = along_x.cell[event_x[v]], along_y.cell[event_y[v]], along_z.cell[event_z[v]]
+            spreads = (i | j | k) >> np.uint32(31)
+            e = np.float64(event_energy[v]) * np.float64(np.uint32(1) - spreads)
+            flat_xz[(i + k) & CELL] += e
+            flat_yz[(j + k) & CELL] += e
+            spreading[n] = v
+            n += np.uint64(spreads)
+        for v in spreading[:n]:
+            a, b, c = np.int64(event_x[v]), np.int64(event_y[v]), np.int64(event_z[v])
+            d = a if drift == 0 else b if drift == 1 else c
+            row_x = np.uint64(d * along_x.positions + along_x.row[a])
+            row_y = np.uint64(d * along_y.positions + along_y.row[b])
+            row_z = np.uint64(d * along_z.positions + along_z.row[c])
+            i = np.int64(along_x.cell[a] & CELL) + along_x.first[row_x]
+            j = np.int64(along_y.cell[b] & CELL) + along_y.first[row_y]
+            k = np.int64(along_z.cell[c] & CELL) + along_z.first[row_z]
+            e = np.float64(event_energy[v])
+            # What leaves the detector along one axis is missing from the view that does not show it, too.
+            e_xz, e_yz = e, e
+            if j < margin * stride or j > (margin + n_y - w_y) * stride:
+                e_xz = e * _inside(along_y.share[row_y], j // stride - margin, n_y)
+            if i < margin * stride or i > (margin + n_x - w_x) * stride:
+                e_yz = e * _inside(along_x.share[row_x], i // stride - margin, n_x)
+            p, q = np.uint64(i + k), np.uint64(j + k)
+            if pairs:  # the usual case, written out: the loops below, with all lengths 2
+                below, above = p + np.uint64(stride), q + np.uint64(stride)
+                z_0, z_1 = along_z.share[row_z, 0], along_z.share[row_z, 1]
+                e_0, e_1 = e_xz * along_x.share[row_x, 0], e_xz * along_x.share[row_x, 1]
+                flat_xz[p] += z_0 * e_0
+                flat_xz[p + np.uint64(1)] += z_1 * e_0
+                flat_xz[below] += z_0 * e_1
+                flat_xz[below + np.uint64(1)] += z_1 * e_1
+                e_0, e_1 = e_yz * along_y.share[row_y, 0], e_yz * along_y.share[row_y, 1]
+                flat_yz[q] += z_0 * e_0
+                flat_yz[q + np.uint64(1)] += z_1 * e_0
+                flat_yz[above] += z_0 * e_1
+                flat_yz[above + np.uint64(1)] += z_1 * e_1
+                continue
+            for w in range(w_z):
+                share = along_z.share[row_z, w]
+                for u in range(w_x):
+                    flat_xz[p + np.uint64(u * stride + w)] += e_xz * share * along_x.share[row_x, u]
+                for u in range(w_y):
+                    flat_yz[q + np.uint64(u * stride + w)] += e_yz * share * along_y.share[row_y, u]
+        for u in range(n_x):
+            row = (u + margin) * stride + margin
+            xz[event, u] = flat_xz[row : row + n_z]
+        for u in range(n_y):
+            row = (u + margin) * stride + margin
+            yz[event, u] = flat_yz[row : row + n_z]
+
+
+@numba.njit(cache=True)
+def _inside(share, first, n):  # type: ignore[no-untyped-def]
+    """Sum of the shares that fall in pixels 0 to n."""
+    total = 0.0
+    for i in range(len(share)):
+        if 0 <= first + i < n:
+            total += share[i]
+    return total
+
+
+def smear_reference(
+    voxels: Voxels, detector: Detector, diffusion: Diffusion, pixel_mm: float
+) -> tuple[np.ndarray, np.ndarray]:
+    """What :class:`Smearing` computes, written plainly and slowly: every voxel against every pixel.
+
+    Returns:
+        XZ (x, z) and YZ (y, z) in float64, MeV.
+    """
+    indices = (voxels.x, voxels.y, voxels.z)
+    along = detector.drift
+    position = detector.origin_mm[along] + (indices[along] + 0.5) * detector.voxel_mm[along]
+    drift, inside = drift_distance_mm(detector, position)
+    longitudinal, transverse = diffusion.widths_mm(drift)
+    widths = [longitudinal if axis == along else transverse for axis in range(3)]
+    energy = voxels.energy.astype(np.float64)
+    if diffusion.behind_anode == "drop":
+        energy = np.where(inside, energy, 0.0)
+    shares = []
+    for index, size, width, pixels in zip(
+        indices,
+        detector.voxel_mm,
+        widths,
+        detector.display_shape(pixel_mm),
+        strict=True,
+    ):
+        low = index * size
+        edges = np.tile(np.arange(pixels + 1) * pixel_mm, (len(low), 1))
+        shares.append(box_shares(low, low + size, width, edges))
+    x, y, z = shares  # each (voxels, pixels)
+    return (
+        np.einsum("v,vi,vk->ik", energy * y.sum(axis=1), x, z),
+        np.einsum("v,vj,vk->jk", energy * x.sum(axis=1), y, z),
+    )
+
+
+def smear_and_downsample(
+    shard: Path,
+    out: Path,
+    *,
+    detector: Detector,
+    diffusion: Diffusion,
+    pixel_mm: float,
+    readout: Readout = Readout(),  # noqa: B008  (settings are frozen)
+    on_bad_event: OnBadEvent = "error",
+) -> None:
+    """Make the display store `out` (docs/formats.md) from a voxel shard.
+
+    With `on_bad_event` ``skip`` the events that cannot be used are left out, counted in the log.
+
+    Raises:
+        InputError: see :func:`nuvlm.detector.voxels.open_shard`.
+    """
+    smearing = Smearing(detector, diffusion, pixel_mm)
+    n_x, n_y, n_z = smearing.shape
+    at_once = max(1, BLOCK_BYTES // (4 * (n_x + n_y) * n_z))
+    electronics = None if readout == Readout(seed=readout.seed) else Electronics(detector, readout)
+    attributes = {
+        "format": "nuvlm-displays",
+        "version": 1,
+        "pixel_mm": pixel_mm,
+        "origin_mm": list(detector.origin_mm),
+        "diffusion": diffusion.model_dump(),
+        "readout": readout.model_dump(),
+    }
+    with open_shard(shard, detector, on_bad_event) as voxels, create_store(out, attributes) as store:
+
+        def events() -> Iterator[int]:
+            """Write the displays block by block, and yield the row of each event that is done."""
+            for rows, block, begins in voxels.blocks(events=at_once):
+                ids = voxels.events["event_id"][rows]
+                if electronics is not None:
+                    read_out = electronics(block.x, block.y, block.z, block.energy, begins, ids)
+                    block = replace(block, energy=read_out)
+                xz, yz = smearing.displays(block, begins)
+                for name, values in (("xz", xz), ("yz", yz), ("event_id", ids)):
+                    store.append(name, values)
+                store.append("vertex_mm", voxels.events["vertex_mm"][rows])
+                for event in ids[~xz.any(axis=(1, 2))]:
+                    logger.warning("%s: nothing of event %d is read out; its displays stay, empty", shard, event)
+                yield from rows
+
+        for _ in track(events(), "events", len(voxels)):
+            pass

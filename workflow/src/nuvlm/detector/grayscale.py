@@ -1,0 +1,33 @@
+"""Energy in a pixel to a grey value, and back."""
+
+import numpy as np
+
+
+def grayscale(energy_mev: np.ndarray, *, transfer: str, white_mev: float, knee_mev: float) -> np.ndarray:
+    """Energy in a pixel (MeV) to a grey value (uint8), black where there is none.
+
+    ``linear``: E / white. ``log``: ln(1 + E / knee) / ln(1 + white / knee), which keeps a minimum-ionising
+    track visible beside the core of a shower. Both are clipped at white (255) and rounded to the nearest value.
+    """
+    # A display is nearly empty, and black where it is.
+    lit = np.flatnonzero(energy_mev != 0)
+    energy = energy_mev.reshape(-1)[lit].astype(np.float64)
+    if transfer == "log":
+        level = np.log1p(energy / knee_mev) / np.log1p(white_mev / knee_mev)
+    elif transfer == "linear":
+        level = energy / white_mev
+    else:
+        raise ValueError(f"unknown transfer {transfer!r}: log or linear")
+    grey = np.zeros(energy_mev.shape, dtype=np.uint8)
+    grey.reshape(-1)[lit] = np.rint(255 * np.clip(level, 0, 1))
+    return grey
+
+
+def energy_of_grey(*, transfer: str, white_mev: float, knee_mev: float) -> np.ndarray:
+    """(256,) energy in a pixel (MeV) of each grey value: the inverse of :func:`grayscale`, but for rounding."""
+    level = np.arange(256) / 255
+    if transfer == "log":
+        return knee_mev * np.expm1(level * np.log1p(white_mev / knee_mev))
+    if transfer == "linear":
+        return white_mev * level
+    raise ValueError(f"unknown transfer {transfer!r}: log or linear")

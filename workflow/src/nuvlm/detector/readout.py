@@ -1,0 +1,134 @@
+"""What becomes of charge between the deposit and the pixel, beyond diffusion. All of it is off by default.
+
+The published system knows diffusion alone (arXiv 2509.08461). What stands here is for studies of how a classifier
+bears a real detector; docs/physics.md discusses each effect.
+"""
+
+from typing import Annotated, Literal
+
+import numpy as np
+from pydantic import Field
+
+from nuvlm.base.settings import Settings
+from nuvlm.detector.geometry import Detector, drift_distance_mm
+
+ARGON_DENSITY = 1.396
+"""Liquid argon, g/cm3 (PDG)."""
+MIP_MEV_PER_CM = 2.1
+"""Energy loss of a minimum-ionising particle, at which the visible energy is the energy."""
+
+NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
+Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
+
+
+class Recombination(Settings):
+    """Electrons that meet an ion again before the field takes them away: the more, the denser the ionisation.
+
+    Sources: `birks`: ICARUS, S. Amoruso et al., NIM A 523 (2004) 275. `modified_box`: ArgoNeuT, R. Acciarri et al.,
+    JINST 8 (2013) P08005.
+    """
+
+    model: Literal["none", "birks", "modified_box"] = "none"
+    field_kv_cm: Positive = 0.5
+    """Drift field, kV/cm."""
+
+    def survival(self, dedx_mev_cm: np.ndarray) -> np.ndarray:
+        """Share of the electrons that escape, for each energy loss (MeV/cm, positive)."""
+        density = dedx_mev_cm / (ARGON_DENSITY * self.field_kv_cm)
+        if self.model == "birks":
+            return 0.800 / (1 + 0.0486 * density)
+        if self.model == "modified_box":
+            # The form was fitted above 1.7 MeV/cm; below its maximum it falls, to nothing, and is held there instead.
+            density = np.maximum(0.212 * density, 0.465)
+            return np.log(0.93 + density) / density
+        return np.ones_like(density)
+
+    def visible_energy(self, energy_mev: np.ndarray, length_mm: np.ndarray) -> np.ndarray:
+        """Energy that the charge of each step stands for, MeV, calibrated with minimum-ionising particles.
+
+        Args:
+            energy_mev: (steps,), MeV.
+            length_mm: (steps,), mm. A deposit without length keeps its energy: nothing is known of its density.
+
+        Returns:
+            (steps,), MeV: E R(dE/dx) / R(2.1 MeV/cm).
+        """
+        if self.model == "none":
+            return energy_mev
+        known = (length_mm > 0) & (energy_mev > 0)
+        dedx = np.divide(10 * energy_mev, length_mm, out=np.full(len(energy_mev), MIP_MEV_PER_CM), where=known)
+        return energy_mev * self.survival(dedx) / self.survival(np.array([MIP_MEV_PER_CM]))
+
+
+class Readout(Settings):
+    """What happens to charge on its way to an anode and in the electronics, voxel by voxel.
+
+    A channel is a pixel of the anode, one voxel wide across the drift; a voxel is its charge during the time in which
+    charge drifts by one voxel.
+    """
+
+    electron_lifetime_us: Positive | None = None
+    """Electrons are caught by impurities: exp(-t / lifetime) arrive after the drift time t. Null: all arrive."""
+    drift_velocity_mm_us: Positive = 1.6
+    """At 0.5 kV/cm and 87 K (W. Walkowiak, NIM A 449 (2000) 288)."""
+    dead_channels: Annotated[float, Field(ge=0, lt=1)] = 0
+    """Share of channels that are never read out, the same ones in all events."""
+    noise_mev: NotNegative = 0
+    """Standard deviation of Gaussian noise on each voxel that is read out, MeV; a channel without charge is not
+    triggered, hence silent."""
+    threshold_mev: NotNegative = 0
+    """A voxel with less, after noise, is not read out, MeV."""
+    seed: Annotated[int, Field(ge=0)] = 7
+    """Of the dead channels and, with the event's id, of the noise."""
+
+
+class Electronics:
+    """Applies a :class:`Readout` to voxels, in the order in which it happens: drift, dead channels, noise, threshold.
+
+    It acts on voxels before they are smeared: diffusion moves charge by a tenth of a channel at most.
+
+    Args:
+        detector: geometry of the voxels.
+        readout: what to apply.
+    """
+
+    def __init__(self, detector: Detector, readout: Readout) -> None:
+        self._readout = readout
+        self._drift = along = detector.drift
+        middle = detector.origin_mm[along] + (np.arange(detector.shape[along]) + 0.5) * detector.voxel_mm[along]
+        distance, _ = drift_distance_mm(detector, middle)
+        time_us = distance / readout.drift_velocity_mm_us
+        lifetime = readout.electron_lifetime_us
+        self._arrives = np.ones(len(time_us)) if lifetime is None else np.exp(-time_us / lifetime)
+        # A channel belongs to one face of an anode, that is to one drift volume.
+        self._volume = np.searchsorted(np.sort([*detector.anodes_mm, *detector.cathodes_mm]), middle)
+        across = tuple(n for axis, n in enumerate(detector.shape) if axis != along)
+        shape = (int(self._volume.max()) + 1, *across)
+        self._dead = np.random.default_rng(readout.seed).random(shape) < readout.dead_channels
+
+    def __call__(
+        self,
+        x: np.ndarray,
+        y: np.ndarray,
+        z: np.ndarray,
+        energy_mev: np.ndarray,
+        begins: np.ndarray,
+        event_ids: np.ndarray,
+    ) -> np.ndarray:
+        """Energy (float32, MeV) that is read out of each voxel; 0 for one that is not.
+
+        Args:
+            x, y, z: (voxels,) index of each voxel, of several events one after the other.
+            energy_mev: (voxels,).
+            begins: (events + 1,), where each event's voxels begin, and where the last one's end.
+            event_ids: (events,); noise depends on the event, not on its neighbours.
+        """
+        indices = [x, y, z]
+        drift = indices.pop(self._drift)
+        energy = energy_mev * self._arrives[drift]
+        if self._readout.noise_mev:
+            for begin, end, event in zip(begins[:-1], begins[1:], event_ids.tolist(), strict=True):
+                rng = np.random.default_rng([self._readout.seed, event])
+                energy[begin:end] += rng.normal(0, self._readout.noise_mev, end - begin)
+        read_out = (energy >= self._readout.threshold_mev) & ~self._dead[self._volume[drift], *indices]
+        return np.where(read_out, energy, 0).astype(np.float32)

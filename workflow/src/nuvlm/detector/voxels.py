@@ -1,0 +1,557 @@
+"""The voxel shard: energy deposits of some hundred events in HDF5, and how deposits become voxels.
+
+The format is described in docs/formats.md. Reading checks every event, so that no later stage meets
+a NaN, an index outside the detector or an event that was cut short.
+"""
+
+import logging
+from collections.abc import Iterable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import h5py
+import hdf5plugin  # noqa: F401  registers the filters that shards may use
+import numba
+import numpy as np
+
+from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.hdf5 import Table, check_dataset, create_hdf5
+from nuvlm.detector.geometry import Detector
+
+logger = logging.getLogger(__name__)
+
+FORMAT = "nuvlm-voxels"
+VERSION = 1
+MOST_EVENTS, MOST_VOXELS = 10**6, 10**7
+"""Of a shard, and of an event: what claims more is damaged, or made to fill the memory."""
+EVENT_DTYPE = np.dtype(
+    [
+        ("event_id", "u8"),
+        ("first_voxel", "u8"),
+        ("n_voxels", "u4"),
+        ("nu_pdg", "i4"),
+        ("is_cc", "u1"),
+        ("nu_energy", "f4"),
+        ("inelasticity", "f4"),
+        ("vertex_mm", "f4", (3,)),
+        ("mode", "i1"),
+    ]
+)
+PARTICLE_DTYPE = np.dtype([("event_id", "u8"), ("pdg", "i4"), ("kinetic_mev", "f4"), ("momentum_mev", "f4", (3,))])
+"""Table /truth/particles: the final state, one row a particle."""
+MODES = {"unknown": 0, "QE": 1, "MEC": 2, "RES": 3, "DIS": 4, "COH": 5}
+
+
+@dataclass(frozen=True)
+class Voxels:
+    """Energy deposits of one event: index of each voxel from the detector's origin (u2), energy in MeV (f4)."""
+
+    x: np.ndarray
+    y: np.ndarray
+    z: np.ndarray
+    energy: np.ndarray
+
+    def __len__(self) -> int:
+        return len(self.energy)
+
+
+@dataclass(frozen=True)
+class Event:
+    """One event. The defaults stand for truth that is not known."""
+
+    event_id: int
+    voxels: Voxels
+    nu_pdg: int = 0
+    is_cc: bool = False
+    nu_energy: float = float("nan")
+    """GeV."""
+    inelasticity: float = float("nan")
+    vertex_mm: tuple[float, float, float] = (float("nan"),) * 3
+    mode: int = 0
+    truth: Mapping[str, np.ndarray] = field(default_factory=dict)
+    """Rows for the optional /truth tables: name of the table -> structured array with an `event_id` column."""
+
+
+def voxelize(
+    detector: Detector, start_mm: np.ndarray, end_mm: np.ndarray, energy_mev: np.ndarray
+) -> tuple[Voxels, float]:
+    """Share the energy of straight segments over the voxels that they cross, by exact length.
+
+    Args:
+        start_mm: (segments, 3), mm.
+        end_mm: (segments, 3), mm; equal to the start where the deposit is a point.
+        energy_mev: (segments,), MeV.
+
+    Returns:
+        The voxels, each once, in rising order of x, y, z; and the energy outside the detector, MeV. Together
+        they hold the energy that came in (voxels in float32, so to some 1e-7).
+    """
+    low = np.array(detector.origin_mm, dtype=np.float64)
+    size = np.array(detector.voxel_mm, dtype=np.float64)
+    shape = np.array(detector.shape, dtype=np.int64)
+    key, share, outside = _traverse(
+        np.ascontiguousarray(start_mm, dtype=np.float64),
+        np.ascontiguousarray(end_mm, dtype=np.float64),
+        np.ascontiguousarray(energy_mev, dtype=np.float64),
+        low,
+        size,
+        shape,
+    )
+    return Voxels(*_merge(key, share, shape)), outside
+
+
+@numba.njit(cache=True, inline="always")
+def _bits(n):  # type: ignore[no-untyped-def]
+    """How many bits the numbers below `n` take."""
+    bits = 0
+    while (n - 1) >> bits:
+        bits += 1
+    return bits
+
+
+@numba.njit(cache=True)
+def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-def]
+    """Key and energy of every voxel that a segment crosses, and the energy outside.
+
+    The way through the voxels is that of Amanatides and Woo (Eurographics 1987), with the number of steps along each
+    axis known beforehand, so that no rounding leads past the last voxel. A key has the bits of x, y and z side by side.
+    """
+    shift_y = _bits(shape[2])
+    shift_x = shift_y + _bits(shape[1])
+    key = np.empty(max(16, 4 * len(energy)), dtype=np.int64)
+    share = np.empty(len(key), dtype=np.float64)
+    high = low + size * shape
+    n = 0
+    outside = 0.0
+    for s in range(len(energy)):
+        x0, y0, z0 = start[s, 0], start[s, 1], start[s, 2]
+        x1, y1, z1 = end[s, 0], end[s, 1], end[s, 2]
+        dx, dy, dz = x1 - x0, y1 - y0, z1 - z0
+        # The part inside the box: start + t (end - start) for enter <= t <= leave.
+        enter, leave, inside = 0.0, 1.0, True
+        for a in range(3):
+            first, last = start[s, a], end[s, a]
+            if low[a] <= first < high[a] and low[a] <= last < high[a]:
+                continue
+            if first == last:
+                inside = False
+            else:
+                t0, t1 = (low[a] - first) / (last - first), (high[a] - first) / (last - first)
+                enter, leave = max(enter, min(t0, t1)), min(leave, max(t0, t1))
+        if not inside or enter > leave:
+            outside += energy[s]
+            continue
+        outside += energy[s] * (1.0 - (leave - enter))
+        x = min(max(int((x0 + enter * dx - low[0]) / size[0]), 0), shape[0] - 1)
+        y = min(max(int((y0 + enter * dy - low[1]) / size[1]), 0), shape[1] - 1)
+        z = min(max(int((z0 + enter * dz - low[2]) / size[2]), 0), shape[2] - 1)
+        steps_x = min(max(int((x0 + leave * dx - low[0]) / size[0]), 0), shape[0] - 1) - x
+        steps_y = min(max(int((y0 + leave * dy - low[1]) / size[1]), 0), shape[1] - 1) - y
+        steps_z = min(max(int((z0 + leave * dz - low[2]) / size[2]), 0), shape[2] - 1) - z
+        here = (x << shift_x) | (y << shift_y) | z
+        # Along each axis: t at the next plane (infinite once all are crossed), and from plane to plane.
+        next_x, next_y, next_z = np.inf, np.inf, np.inf
+        per_x, per_y, per_z = 0.0, 0.0, 0.0
+        if steps_x:
+            next_x, per_x = (low[0] + size[0] * (x + (steps_x > 0)) - x0) / dx, size[0] / abs(dx)
+        if steps_y:
+            next_y, per_y = (low[1] + size[1] * (y + (steps_y > 0)) - y0) / dy, size[1] / abs(dy)
+        if steps_z:
+            next_z, per_z = (low[2] + size[2] * (z + (steps_z > 0)) - z0) / dz, size[2] / abs(dz)
+        key_x = (1 << shift_x) if steps_x > 0 else -(1 << shift_x)
+        key_y = (1 << shift_y) if steps_y > 0 else -(1 << shift_y)
+        key_z = 1 if steps_z > 0 else -1
+        left_x, left_y, left_z = abs(steps_x), abs(steps_y), abs(steps_z)
+        steps = left_x + left_y + left_z
+        if n + steps >= len(key):
+            more = len(key) + steps
+            key = np.concatenate((key, np.empty(more, dtype=np.int64)))
+            share = np.concatenate((share, np.empty(more, dtype=np.float64)))
+        t = enter
+        for _ in range(steps):
+            before = here
+            if next_x <= next_y and next_x <= next_z:
+                t_next = next_x
+                here += key_x
+                left_x -= 1
+                next_x = next_x + per_x if left_x else np.inf
+            elif next_y <= next_z:
+                t_next = next_y
+                here += key_y
+                left_y -= 1
+                next_y = next_y + per_y if left_y else np.inf
+            else:
+                t_next = next_z
+                here += key_z
+                left_z -= 1
+                next_z = next_z + per_z if left_z else np.inf
+            t_next = min(t_next, leave)
+            if t_next > t:
+                key[n], share[n] = before, (t_next - t) * energy[s]
+                n += 1
+                t = t_next
+        if leave > t:
+            key[n], share[n] = here, (leave - t) * energy[s]
+            n += 1
+    return key[:n], share[:n], outside
+
+
+@numba.njit(cache=True)
+def _merge(key, share, shape):  # type: ignore[no-untyped-def]
+    """Each voxel once, in rising order, with the sum of its shares: x, y, z (u2) and energy (f4), those above 0.
+
+    A stable radix sort, 11 bits a pass: there are many keys and they are small, so it beats np.unique threefold.
+    """
+    shift_y = _bits(shape[2])
+    shift_x = shift_y + _bits(shape[1])
+    bits = shift_x + _bits(shape[0])
+    n = len(key)
+    other_key, other_share = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float64)
+    for shift in range(0, bits, 11):
+        position = np.zeros(2049, dtype=np.int64)
+        for i in range(n):
+            position[((key[i] >> shift) & 2047) + 1] += 1
+        for d in range(2048):
+            position[d + 1] += position[d]
+        for i in range(n):
+            digit = (key[i] >> shift) & 2047
+            other_key[position[digit]], other_share[position[digit]] = key[i], share[i]
+            position[digit] += 1
+        key, other_key = other_key, key
+        share, other_share = other_share, share
+    x, y, z = np.empty(n, dtype=np.uint16), np.empty(n, dtype=np.uint16), np.empty(n, dtype=np.uint16)
+    energy = np.empty(n, dtype=np.float32)
+    m = 0
+    i = 0
+    while i < n:
+        here, total = key[i], 0.0
+        while i < n and key[i] == here:
+            total += share[i]
+            i += 1
+        energy[m] = total
+        if energy[m] > 0:
+            x[m] = here >> shift_x
+            y[m] = (here >> shift_y) & ((1 << (shift_x - shift_y)) - 1)
+            z[m] = here & ((1 << shift_y) - 1)
+            m += 1
+    return x[:m].copy(), y[:m].copy(), z[:m].copy(), energy[:m].copy()
+
+
+def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -> int:
+    """Write events to a voxel shard, whole or not at all, and return how many there were.
+
+    Raises:
+        InputError: an event without voxels, an event id used twice, no event at all, no disk space.
+    """
+    seen: set[int] = set()
+    n_voxels = 0
+    with create_hdf5(path) as (file, disk):
+        file.attrs.update(
+            format=FORMAT,
+            version=VERSION,
+            voxel_mm=np.array(detector.voxel_mm, dtype=np.float64),
+            origin_mm=np.array(detector.origin_mm, dtype=np.float64),
+            shape=np.array(detector.shape, dtype=np.int64),
+        )
+        columns = {
+            name: Table(file, f"voxels/{name}", kind, chunk=65536)
+            for name, kind in {"x": "u2", "y": "u2", "z": "u2", "energy": "f4"}.items()
+        }
+        rows = Table(file, "events", EVENT_DTYPE, chunk=1024)
+        truth: dict[str, Table] = {}
+        for event in events:
+            if not len(event.voxels):
+                raise InputError(f"{path}: event {event.event_id} has no voxels; leave it out")
+            if event.event_id in seen:
+                raise InputError(f"{path}: event id {event.event_id} occurs twice; ids must differ within a shard")
+            seen.add(event.event_id)
+            row = np.zeros(1, dtype=EVENT_DTYPE)
+            row["event_id"], row["first_voxel"], row["n_voxels"] = event.event_id, n_voxels, len(event.voxels)
+            row["nu_pdg"], row["is_cc"], row["mode"] = event.nu_pdg, event.is_cc, event.mode
+            row["nu_energy"], row["inelasticity"] = event.nu_energy, event.inelasticity
+            row["vertex_mm"] = event.vertex_mm
+            rows.append(row)
+            n_voxels += len(event.voxels)
+            for name, column in columns.items():
+                column.append(getattr(event.voxels, name))
+            for name, values in event.truth.items():
+                if name not in truth:
+                    truth[name] = Table(file, f"truth/{name}", values.dtype, chunk=1024)
+                truth[name].append(values)
+            disk.check()
+        if not seen:
+            raise InputError(f"{path}: there is no event to write")
+        for table in (*columns.values(), rows, *truth.values()):
+            table.flush()
+    return len(seen)
+
+
+class VoxelShard:
+    """An open voxel shard, its events checked. See :func:`open_shard`.
+
+    Attributes:
+        path: the file.
+        events: (events,) structured array of ``EVENT_DTYPE``.
+    """
+
+    def __init__(
+        self, path: Path, file: h5py.File, events: np.ndarray, detector: Detector, on_bad_event: OnBadEvent
+    ) -> None:
+        self.path = path
+        self.events = events
+        self._file = file
+        self._shape = detector.shape
+        self._on_bad_event = on_bad_event
+
+    def __len__(self) -> int:
+        return len(self.events)
+
+    def truth(self, name: str) -> np.ndarray | None:
+        """The optional table /truth/`name`, None where the shard has no table of that name.
+
+        Raises:
+            InputError: unreadable bytes, or rows that are not in the file or unpack to more than can be meant.
+        """
+        table = self._file.get(f"truth/{name}")
+        if not isinstance(table, h5py.Dataset):
+            return None
+        check_dataset(self.path, table, at_once=True)
+        try:
+            rows: np.ndarray = table[:]
+        except OSError as error:
+            raise InputError(
+                f"{self.path}: /truth/{name} cannot be read ({error}). The file is damaged: copy or make it again."
+            ) from error
+        return rows
+
+    def blocks(self, voxels: int = 1_000_000, events: int = 10_000) -> Iterator[tuple[np.ndarray, Voxels, np.ndarray]]:
+        """Yield rows of `events`, all their voxels, and where each one's begin and the last one's end (rows + 1,).
+
+        A block has about `voxels` voxels and at most `events` events, so memory stays flat however large the shard.
+        Every row comes once, in order, but those of bad events where they are skipped.
+
+        Raises:
+            InputError: unreadable bytes; or an event without voxels, or with too many, with NaN, negative energy, a
+                voxel outside the detector or one twice, unless such events are skipped; or no event that is good.
+        """
+        begins = np.concatenate([[0], np.cumsum(self.events["n_voxels"], dtype=np.int64)])
+        skipped: list[str] = []
+        row = 0
+        while row < len(self.events):
+            if too_many := _too_many_voxels(self.events[row]):  # not even read; in error mode it was refused before
+                skipped.append(too_many)
+                row += 1
+                continue
+            stop = max(row + 1, int(np.searchsorted(begins, begins[row] + voxels, side="right")) - 1)
+            stop = min(stop, row + events)
+            span = slice(int(begins[row]), int(begins[stop]))
+            try:
+                block = Voxels(*(self._file[f"voxels/{name}"][span] for name in ("x", "y", "z", "energy")))
+            except (OSError, RuntimeError) as error:
+                ids = self.events["event_id"]
+                raise InputError(
+                    f"{self.path}: the voxels of events {ids[row]} to {ids[stop - 1]} cannot be read ({error}). "
+                    "The file is damaged: copy or make it again."
+                ) from error
+            rows, ends = np.arange(row, stop), begins[row : stop + 1] - begins[row]
+            bad = self._find_bad(block, rows, ends)
+            if bad:
+                skipped += bad.values()
+                good = ~np.isin(rows, list(bad))
+                kept = np.repeat(good, np.diff(ends))
+                block = Voxels(block.x[kept], block.y[kept], block.z[kept], block.energy[kept])
+                ends = np.concatenate([[0], np.cumsum(np.diff(ends)[good])])
+                rows = rows[good]
+            if len(rows):
+                yield rows, block, ends
+            row = stop
+        if len(skipped) == len(self.events):
+            raise InputError(f"{self.path}: none of its {len(skipped)} events can be used; {skipped[0]}.")
+        if skipped:
+            logger.warning(
+                "%s: %d of %d events left out; the first: %s", self.path, len(skipped), len(self.events), skipped[0]
+            )
+
+    def _find_bad(self, block: Voxels, rows: np.ndarray, begins: np.ndarray) -> dict[int, str]:
+        """What is wrong with each event that cannot be used, by its row."""
+        faults, voxels = _find_faults(block.x, block.y, block.z, block.energy, begins, *self._shape)
+        # Our own shards rise within an event, where a twin is quick to see; only others are sorted to look for one.
+        for event in np.flatnonzero(faults == _UNSORTED):
+            span = slice(begins[event], begins[event + 1])
+            flat = np.ravel_multi_index((block.x[span].astype(np.int64), block.y[span], block.z[span]), self._shape)
+            _, first, counts = np.unique(flat, return_index=True, return_counts=True)
+            twins = first[counts > 1]
+            faults[event], voxels[event] = (_TWIN, twins[0]) if len(twins) else (_NONE, 0)
+        bad = {}
+        for event in np.flatnonzero(faults != _NONE):
+            what = _FAULTS[faults[event]].format(*(size - 1 for size in self._shape))
+            bad[int(rows[event])] = f"event {self.events['event_id'][rows[event]]} has {what}" + (
+                f" (voxel {voxels[event]} of the event)" if faults[event] != _EMPTY else ""
+            )
+        if bad and self._on_bad_event == "error":
+            raise InputError(
+                f"{self.path}: {next(iter(bad.values()))}. Mend the program that wrote the file, leave the event out, "
+                "or set input.on_bad_event to skip."
+            )
+        return bad
+
+
+_NONE, _UNSORTED, _TWIN, _EMPTY = -1, 5, 6, 7
+_FAULTS = (
+    "an energy that is not a number or infinite",
+    "a negative energy",
+    "a voxel outside the detector along x (0 to {0} are inside)",
+    "a voxel outside the detector along y (0 to {1} are inside)",
+    "a voxel outside the detector along z (0 to {2} are inside)",
+    "voxels out of order",
+    "a voxel twice",
+    "no voxels",
+)
+
+
+@numba.njit(cache=True)
+def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-untyped-def]
+    """For each event its first fault, as an index of _FAULTS, and the voxel that has it."""
+    faults = np.full(len(begins) - 1, _NONE)
+    voxels = np.zeros(len(begins) - 1, dtype=np.int64)
+    for event in range(len(begins) - 1):
+        last = -1
+        if begins[event] == begins[event + 1]:
+            faults[event] = _EMPTY
+        for v in range(begins[event], begins[event + 1]):
+            e = energy[v]
+            fault = _NONE
+            if not (0.0 <= e < np.inf):
+                fault = 1 if -np.inf < e < 0.0 else 0
+            elif x[v] < 0 or x[v] >= n_x:
+                fault = 2
+            elif y[v] < 0 or y[v] >= n_y:
+                fault = 3
+            elif z[v] < 0 or z[v] >= n_z:
+                fault = 4
+            if fault != _NONE:
+                faults[event], voxels[event] = fault, v - begins[event]
+                break
+            flat = (np.int64(x[v]) * n_y + np.int64(y[v])) * n_z + np.int64(z[v])
+            if flat <= last:
+                faults[event] = _UNSORTED
+            last = flat
+    return faults, voxels
+
+
+@contextmanager
+def open_shard(path: str | Path, detector: Detector, on_bad_event: OnBadEvent = "error") -> Iterator[VoxelShard]:
+    """Open a voxel shard for reading and check all but its voxels, which are checked as they are read.
+
+    Args:
+        path: the file.
+        detector: the geometry that it must have.
+        on_bad_event: what :meth:`VoxelShard.blocks` does with an event that cannot be used: ``error``, or ``skip``.
+
+    Raises:
+        InputError: missing, empty, truncated, altered or foreign file; another version; another geometry than
+            `detector`; an event id twice; rows that do not describe the voxels. The message names the file, the event
+            and the remedy.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Check the path in input.files.")
+    if path.stat().st_size == 0:
+        raise InputError(f"{path}: the file is empty. Copy or make it again.")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: not HDF5, or cut short ({error}). Copy or make it again.") from error
+    with file:
+        try:
+            events = _check_shard(path, file, detector, on_bad_event)
+        except (OSError, RuntimeError, ValueError, KeyError, TypeError) as error:
+            raise InputError(
+                f"{path}: cannot be read ({error}). The file is damaged: copy or make it again."
+            ) from error
+        yield VoxelShard(path, file, events, detector, on_bad_event)
+
+
+def _too_many_voxels(event: np.void) -> str | None:
+    if event["n_voxels"] <= MOST_VOXELS:
+        return None
+    return f"event {event['event_id']} has {event['n_voxels']} voxels; {MOST_VOXELS} are the most"
+
+
+def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: OnBadEvent) -> np.ndarray:
+    found = file.attrs.get("format")
+    found = found.decode(errors="replace") if isinstance(found, bytes) else found  # as C programs write it
+    if found != FORMAT:
+        raise InputError(
+            f"{path}: no voxel shard (its attribute 'format' is {found!r}, not {FORMAT!r}). "
+            "Set input.source to what the file is, or convert it (docs/formats.md)."
+        )
+    version = file.attrs.get("version")
+    if version != VERSION:
+        raise InputError(
+            f"{path}: voxel shard of version {version}; this program reads version {VERSION}. Convert it again."
+        )
+    for name, expected in (
+        ("voxel_mm", detector.voxel_mm),
+        ("origin_mm", detector.origin_mm),
+        ("shape", detector.shape),
+    ):
+        value = np.asarray(file.attrs.get(name, ()))
+        if value.shape != (3,) or not np.allclose(value, expected):
+            raise InputError(
+                f"{path}: {name} is {value.tolist()}, but the configured detector has {list(expected)}. "
+                "Set 'detector' to the geometry that the file was made for."
+            )
+    for name in ("events", "voxels/x", "voxels/y", "voxels/z", "voxels/energy"):
+        if not isinstance(file.get(name), h5py.Dataset):
+            raise InputError(
+                f"{path}: there is no table /{name}. Mend the program that wrote the file (docs/formats.md)."
+            )
+    check_dataset(path, file["events"], at_once=True)
+    for name in ("x", "y", "z", "energy"):
+        column = file[f"voxels/{name}"]
+        check_dataset(path, column)
+        if column.ndim != 1 or column.dtype.kind not in ("iuf" if name == "energy" else "iu"):
+            raise InputError(
+                f"{path}: /voxels/{name} is {column.dtype} {column.shape}. Mend the program that wrote the file "
+                "(docs/formats.md)."
+            )
+    lengths = {name: len(file[f"voxels/{name}"]) for name in ("x", "y", "z", "energy")}
+    if len(set(lengths.values())) != 1:
+        raise InputError(
+            f"{path}: the columns of /voxels differ in length ({lengths}). The file is damaged: make it again."
+        )
+    missing = [name for name in EVENT_DTYPE.names or () if name not in (file["events"].dtype.names or ())]
+    if missing:
+        raise InputError(f"{path}: /events has no column {', '.join(missing)} (docs/formats.md lists them).")
+    if len(file["events"]) > MOST_EVENTS:
+        raise InputError(
+            f"{path}: the shard holds {len(file['events'])} events; {MOST_EVENTS} are the most. Cut it in several."
+        )
+    table = file["events"][:]
+    events = np.zeros(len(table), dtype=EVENT_DTYPE)
+    for name in EVENT_DTYPE.names or ():
+        events[name] = table[name]
+    if not len(events):
+        raise InputError(f"{path}: the shard holds no event. Take it out of input.files.")
+    ids, counts = np.unique(events["event_id"], return_counts=True)
+    if (counts > 1).any():
+        raise InputError(f"{path}: event {ids[counts > 1][0]} occurs twice. Event ids must differ within a shard.")
+    if (events["n_voxels"] == 0).any() and on_bad_event == "error":
+        event = events["event_id"][events["n_voxels"] == 0][0]
+        raise InputError(
+            f"{path}: event {event} has no voxels. Leave it out of the shard, or set input.on_bad_event to skip."
+        )
+    too_many = next(filter(None, map(_too_many_voxels, events[events["n_voxels"] > MOST_VOXELS])), None)
+    if too_many and on_bad_event == "error":
+        raise InputError(f"{path}: {too_many}. Leave it out of the shard, or set input.on_bad_event to skip.")
+    total = np.concatenate([[0], np.cumsum(events["n_voxels"], dtype=np.int64)])
+    wrong = events["first_voxel"].astype(np.int64) != total[:-1]
+    if wrong.any() or total[-1] != lengths["energy"]:
+        event = events["event_id"][int(np.argmax(wrong))] if wrong.any() else events["event_id"][-1]
+        raise InputError(
+            f"{path}: at event {event}, first_voxel and n_voxels do not match the {lengths['energy']} voxels of the "
+            "file (events follow each other without gaps). The file is damaged: make it again."
+        )
+    return events

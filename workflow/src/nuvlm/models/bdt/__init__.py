@@ -1,0 +1,1 @@
+"""Boosted decision trees on hand-made features, the classical control."""

@@ -1,0 +1,133 @@
+"""Training the boosted tree: histogram-based gradient boosting, early stopping on the validation loss."""
+
+import logging
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from sklearn.ensemble import HistGradientBoostingClassifier
+
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import atomic_path, write_json
+from nuvlm.base.logs import track
+from nuvlm.base.manifest import write_manifest
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import image_settings, read_blocks
+from nuvlm.models.bdt.features import Scale, feature_names, features
+from nuvlm.models.bdt.model import WEIGHTS, Trees
+from nuvlm.models.bdt.settings import BdtSettings
+from nuvlm.models.memory import process_peak_mb
+
+logger = logging.getLogger(__name__)
+
+BATCH = 64
+"""Events whose features are made at once."""
+TOLERANCE = 1e-6
+"""By how much a probability may differ from scikit-learn's."""
+
+
+def train_bdt(events: Path, stores: Mapping[str, Path], out: Path, *, settings: BdtSettings) -> None:
+    """Train on the split ``train``, stop on ``validation``, and write the trees of the best round to the folder `out`.
+
+    `out` holds ``model.safetensors`` (:class:`nuvlm.models.bdt.model.Trees`), ``training.json`` (what was trained, on
+    what, and what it took) and a manifest.
+
+    Raises:
+        InputError: a split has no event of a class; damaged files, or pixel maps that are not alike.
+    """
+    start = time.perf_counter()
+    table = read_events(events)
+    images = image_settings(stores)
+    train, validation = (_load(table, stores, images, split) for split in ("train", "validation"))
+    counts = {label: int((train[1] == i).sum()) for i, label in enumerate(CLASSES)}
+    for split, (_, labels) in (("train", train), ("validation", validation)):
+        lacking = [label for i, label in enumerate(CLASSES) if not (labels == i).any()]
+        if lacking:
+            raise InputError(
+                f"{events}: the {split} split has no {', '.join(lacking)} event. Add events of that class."
+            )
+    features_seconds = time.perf_counter() - start
+    logger.info("training on %d events %s, validating on %d; %d features; their pixel maps were read in %.1f s",
+                len(train[1]), counts, len(validation[1]), train[0].shape[1], features_seconds)  # fmt: skip
+
+    fitted = HistGradientBoostingClassifier(
+        learning_rate=settings.learning_rate,
+        max_leaf_nodes=settings.max_leaves,
+        min_samples_leaf=settings.min_events_leaf,
+        l2_regularization=settings.l2,
+        max_iter=settings.max_rounds,
+        early_stopping=True,
+        n_iter_no_change=settings.patience,
+        scoring="loss",
+        random_state=settings.seed,
+    ).fit(*train, X_val=validation[0], y_val=validation[1])
+    # scikit-learn's scores are losses with their sign changed; the first is that before the first round.
+    train_loss, validation_loss = -fitted.train_score_[1:], -fitted.validation_score_[1:]
+    best = int(np.argmin(validation_loss)) + 1
+    trees = Trees.of(fitted, best)
+    _check(trees, fitted, best, validation[0])
+    accuracy = float((trees.logits(validation[0]).argmax(axis=1) == validation[1]).mean())
+    seconds = time.perf_counter() - start
+    logger.info("%d rounds, the best is %d: validation loss %.4f, accuracy %.3f; %d nodes",
+                len(validation_loss), best, validation_loss[best - 1], accuracy, len(trees.value))  # fmt: skip
+
+    card = {
+        "model": "HistGradientBoostingClassifier",
+        "classes": list(CLASSES),
+        "views": len(images["views"]),
+        "settings": settings.model_dump(mode="json"),
+        "images": images,
+        "features": feature_names(images["views"]),
+        # a threshold in each node that is no leaf, a value in each that is one
+        "parameters": len(trees.value),
+        "class_counts": counts,
+        "events": len(train[1]),
+        "epochs": len(validation_loss),
+        "best_epoch": best,
+        "unit": "round of boosting",
+        "history": [
+            {"train_loss": float(a), "validation_loss": float(b)}
+            for a, b in zip(train_loss, validation_loss, strict=True)
+        ],
+        "seconds": seconds,
+        "features_seconds": features_seconds,
+        "peak_memory_mb": process_peak_mb(),
+        "device": "CPU",
+    }
+    with atomic_path(out) as partial:
+        partial.mkdir()
+        trees.save(partial / WEIGHTS)
+        write_json(partial / "training.json", card, sealed=True)
+        write_manifest(partial)
+
+
+def _load(
+    table: pd.DataFrame, stores: Mapping[str, Path], images: Mapping[str, Any], split: str
+) -> tuple[np.ndarray, np.ndarray]:
+    """Features (events, features) and class indices (events,) of a split."""
+    chosen = table[table["split"] == split]
+    labels = pd.Categorical(chosen["class"], categories=list(CLASSES)).codes.astype(np.int64)
+    names, scale = feature_names(images["views"]), Scale.of(images)
+    values = np.zeros((len(chosen), len(names)))
+    seconds = 0.0
+    for rows, block in track(read_blocks(stores, chosen, BATCH), "batches"):
+        start = time.perf_counter()
+        values[rows] = features(block, scale)
+        seconds += time.perf_counter() - start
+    logger.info("%s: features of %.0f events/s", split, len(chosen) / max(seconds, 1e-9))
+    return values, labels
+
+
+def _check(trees: Trees, fitted: HistGradientBoostingClassifier, rounds: int, table: np.ndarray) -> None:
+    """That the arrays say what scikit-learn says, as they are read from what it does not promise to keep."""
+    logits = trees.logits(table)
+    ours = np.exp(logits - logits.max(axis=1, keepdims=True))
+    ours /= ours.sum(axis=1, keepdims=True)
+    theirs = next(p for i, p in enumerate(fitted.staged_predict_proba(table), 1) if i == rounds)
+    difference = float(np.abs(ours - theirs).max())
+    if difference > TOLERANCE:
+        raise RuntimeError(f"the stored trees differ from scikit-learn's by {difference:.2g} in a probability")

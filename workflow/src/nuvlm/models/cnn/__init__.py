@@ -1,0 +1,1 @@
+"""The Siamese CNN: network, recipes, training, classification, ONNX export and saliency maps."""

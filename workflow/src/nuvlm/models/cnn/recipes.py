@@ -1,0 +1,139 @@
+"""What a recipe means, step by step: order of the events, how they are shown, optimiser and learning rate.
+
+All that is random in a step follows from the seed, the epoch and the step, so that a training that goes on from any
+step needs no state of a random generator. Only dropout draws anew in each of several processes.
+"""
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from nuvlm.models.cnn.settings import Recipe
+
+
+@dataclass(frozen=True)
+class Batch:
+    """The events of one optimiser step, of all processes together.
+
+    Attributes:
+        rows: (events,) int64, positions in the training events.
+        halved: whether they are shown at half the resolution.
+    """
+
+    rows: np.ndarray
+    halved: bool
+
+
+def steps_per_epoch(events: int, recipe: Recipe) -> int:
+    return math.ceil(events / recipe.batch_size)
+
+
+def draw_epoch(labels: np.ndarray, recipe: Recipe, seed: int, epoch: int) -> list[Batch]:
+    """The batches of an epoch: as many draws as there are training events, in as few batches as hold them.
+
+    Without `balanced` each event is drawn once. With it each class is drawn equally often, to within one event: of a
+    frequent class some are left out, of a rare one some come again, and none comes once more before all of its class
+    have come as often. Which ones, is new in every epoch.
+
+    The batches differ by at most one event in size, so that none is too small for batch normalisation. Those at half
+    the resolution are spread evenly over the epoch: its running means always hold both resolutions in this proportion.
+
+    Args:
+        labels: (events,) class indices.
+        recipe: balanced, batch_size and half_resolution count.
+        seed: of the training.
+        epoch: from 0.
+    """
+    rng = random_numbers(seed, epoch)
+    order = _balanced(labels, rng) if recipe.balanced else rng.permutation(len(labels))
+    count = steps_per_epoch(len(order), recipe)
+    passed = np.floor(rng.random() + recipe.half_resolution * np.arange(count + 1))
+    return [
+        Batch(rows, bool(halved)) for rows, halved in zip(np.array_split(order, count), np.diff(passed), strict=True)
+    ]
+
+
+def _balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
+    classes = rng.permutation(np.unique(labels))  # the first ones get the events that cannot be shared equally
+    drawn = []
+    for i, label in enumerate(classes):
+        rows = np.flatnonzero(labels == label)
+        quota = len(labels) // len(classes) + (i < len(labels) % len(classes))
+        drawn.append(np.concatenate([rng.permutation(rows) for _ in range(math.ceil(quota / len(rows)))])[:quota])
+    return rng.permutation(np.concatenate(drawn))
+
+
+def draw_flips(events: int, views: int, seed: int, epoch: int, step: int) -> np.ndarray:
+    """Which views of which events of a batch are mirrored: bool (events, views), each with probability one half."""
+    return random_numbers(seed, epoch, step).random((events, views)) < 0.5
+
+
+def flip(images: Tensor, chosen: Tensor) -> Tensor:
+    """Mirror the rows (x or y, never the beam) of the `chosen` (events, views) of `images` (events, views, h, w)."""
+    return torch.where(chosen[..., None, None], images.flip(2), images)
+
+
+def halve(images: Tensor) -> Tensor:
+    """What :func:`nuvlm.models.degradations.degrade` makes of grey values under ``half_resolution``, on the images'
+    device.
+
+    Args:
+        images: uint8 (events, views, size, size).
+
+    Returns:
+        uint8, half the size, rounded up.
+    """
+    odd = images.shape[-1] % 2
+    grey = nn.functional.pad(images.float(), (0, odd, 0, odd))
+    # Sums of four and their quarters are exact; both round halves to the even number.
+    return nn.functional.avg_pool2d(grey, 2).round().to(torch.uint8)
+
+
+def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+    """Adam (arXiv 1412.6980), or AdamW (arXiv 1711.05101), where neither biases nor normalisations decay."""
+    if recipe.optimizer == "adam":
+        return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
+    parameters = list(network.parameters())
+    groups = [
+        {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
+        {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    return torch.optim.AdamW(groups, lr=recipe.learning_rate)
+
+
+def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+    """The learning rate of a step, counted from 0 over all epochs.
+
+    It rises linearly in the warm-up, whose last step has the full rate; then it stays, or falls to zero as a cosine
+    (arXiv 1608.03983, without restarts) that ends with the last of max_epochs.
+    """
+    warmup = _warmup_steps(recipe, steps_per_epoch)
+    if step < warmup:
+        return recipe.learning_rate * (step + 1) / warmup
+    if recipe.schedule == "constant":
+        return recipe.learning_rate
+    done = (step - warmup) / (recipe.max_epochs * steps_per_epoch - warmup)
+    return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
+
+
+def peak_rate(recipe: Recipe, steps: int, steps_per_epoch: int) -> float:
+    """The highest learning rate of the first `steps` steps, at least one."""
+    last_of_warmup = max(_warmup_steps(recipe, steps_per_epoch), 1) - 1
+    return learning_rate(recipe, min(last_of_warmup, steps - 1), steps_per_epoch)
+
+
+def _warmup_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+    return round(recipe.warmup_epochs * steps_per_epoch)
+
+
+def seed_torch(seed: int, epoch: int, step: int, rank: int) -> None:
+    """Set torch's random numbers, which dropout draws from, for one step of one process."""
+    (state,) = np.random.SeedSequence([seed % 2**64, epoch, step, rank + 1]).generate_state(1, np.uint64)
+    torch.manual_seed(int(state))
+
+
+def random_numbers(seed: int, *of: int) -> np.random.Generator:
+    return np.random.default_rng([seed % 2**64, *of])

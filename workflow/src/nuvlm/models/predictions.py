@@ -1,0 +1,132 @@
+"""Prediction tables: what a classifier says of the events of one part, and what that cost."""
+
+from collections.abc import Iterable, Mapping
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_json, read_table, write_json, write_table
+from nuvlm.models.power import Energy
+
+PROBABILITIES = tuple(f"p_{label}" for label in CLASSES)
+LOG_PROBABILITIES = tuple(f"logp_{label}" for label in CLASSES)
+
+
+@dataclass(frozen=True)
+class Cost:
+    """What classifying one part took, as measured."""
+
+    device: str
+    batch_size: int
+    """Events at once; fewer than asked for where those did not fit in memory."""
+    events: int
+    load_seconds: float
+    """Loading the model."""
+    seconds: float
+    """Classifying all events, images in memory, model loaded and warm."""
+    peak_memory_mb: float
+    """Of the device; of the process where the device is the CPU."""
+    energy_j: float | None = None
+    """Spent on what `seconds` are of; None where nothing can be said."""
+    energy_measured: bool = False
+    """By counters; else it is an estimate."""
+    energy_how: str = ""
+    """The counters, and the watts that were assumed."""
+
+    def with_energy(self, energy: Energy) -> "Cost":
+        return replace(self, energy_j=energy.joules, energy_measured=energy.measured, energy_how=energy.how)
+
+
+def at_temperature(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
+    """(n, classes) logarithms of softmax(T log p) over the classes, Eq. 1 of arXiv 2509.08461; T above 1 sharpens.
+
+    Args:
+        log_probabilities: (n, classes); a constant added to an event's changes nothing.
+    """
+    logits = temperature * log_probabilities.astype(np.float64)
+    logits = logits - logits.max(axis=1, keepdims=True)
+    logp: np.ndarray = logits - np.log(np.exp(logits).sum(axis=1, keepdims=True))
+    return logp
+
+
+def write_predictions(
+    path: str | Path,
+    events: pd.DataFrame,
+    log_probabilities: np.ndarray,
+    temperature: float,
+    seconds: np.ndarray,
+    extra: Mapping[str, np.ndarray],
+    cost: Cost,
+) -> None:
+    """Write a prediction table, and its cost beside it as ``.json``.
+
+    Args:
+        events: rows of the event table.
+        log_probabilities: (events, classes), in the order of CLASSES; up to a constant for each event.
+        temperature: of the probabilities; the log-probabilities in the table are those at 1.
+        seconds: (events,) time for each, of a batch its share.
+        extra: further columns.
+
+    Raises:
+        InputError: a log-probability is not a finite number.
+    """
+    bad = ~np.isfinite(log_probabilities).all(axis=1)
+    if bad.any():
+        event = events.iloc[int(np.argmax(bad))]
+        raise InputError(
+            f"{path}: the model gives no number for event {event['event_id']} of shard {event['shard']}. "
+            "It has diverged: train it again with a lower learning rate."
+        )
+    logp = at_temperature(log_probabilities, 1.0)
+    p = np.exp(at_temperature(logp, temperature))
+    table = events[["event_id", "shard", "row", "class"]].reset_index(drop=True)
+    table["predicted"] = pd.Series(np.array(CLASSES, dtype=object)[logp.argmax(axis=1)], dtype="string")
+    for column, values in zip(PROBABILITIES + LOG_PROBABILITIES, np.concatenate([p, logp], axis=1).T, strict=True):
+        table[column] = values
+    table["seconds"] = seconds
+    for column, values in extra.items():
+        table[column] = values
+    write_json(Path(path).with_suffix(".json"), asdict(cost), sealed=True)
+    write_table(path, table)
+
+
+def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:
+    """The tables of all parts, one after the other.
+
+    Raises:
+        InputError: a table is missing or damaged, or an event is in two of them.
+    """
+    tables = []
+    for path in paths:
+        tables.append(read_table(path, "prediction table"))
+        lacking = [column for column in PROBABILITIES + LOG_PROBABILITIES if column not in tables[-1]]
+        if lacking:
+            raise InputError(f"{path}: has no column {', '.join(lacking)}. Remove the predictions and rerun.")
+    table = pd.concat(tables, ignore_index=True)
+    twice = table.duplicated(["shard", "event_id"])
+    if twice.any():
+        event = table[twice].iloc[0]
+        raise InputError(
+            f"event {event['event_id']} of shard {event['shard']} is in two prediction tables. Remove them and rerun."
+        )
+    return table
+
+
+def read_costs(paths: Iterable[str | Path]) -> list[Cost]:
+    """The costs written beside the tables `paths`.
+
+    Raises:
+        InputError: one is missing or damaged.
+    """
+    costs = []
+    for path in paths:
+        file = Path(path).with_suffix(".json")
+        try:
+            costs.append(Cost(**read_json(file)))
+        except TypeError as error:
+            raise InputError(f"{file}: not the cost of a prediction table ({error}). Remove it and rerun.") from error
+    return costs

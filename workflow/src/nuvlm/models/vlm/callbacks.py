@@ -1,0 +1,124 @@
+"""What happens between the steps of a fine-tuning: whole checkpoints, a stop on SIGTERM, progress in the log."""
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from types import FrameType
+from typing import Any
+
+import torch
+from peft import PeftModel
+from transformers import TrainerCallback, TrainerControl, TrainerState, TrainingArguments
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import sync, write_json
+from nuvlm.base.manifest import write_manifest
+from nuvlm.models.vlm.adapter import stop_gradients_at_inputs
+
+logger = logging.getLogger(__name__)
+
+FINGERPRINT = "fingerprint.json"
+
+
+class MarkWhole(TrainerCallback):  # type: ignore[misc]
+    """Writes manifest and fingerprint into a checkpoint when all processes have written all else in it."""
+
+    def __init__(self, fingerprint: Mapping[str, str]) -> None:
+        self.fingerprint = dict(fingerprint)
+
+    def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.world_size > 1:
+            torch.distributed.barrier()  # each process saves the state of its random numbers, or of its shard
+        if state.is_world_process_zero:
+            assert args.output_dir is not None
+            folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
+            write_manifest(folder)
+            sync(folder)
+            write_json(folder / FINGERPRINT, self.fingerprint, sealed=True)
+
+
+class StopAtNan(TrainerCallback):  # type: ignore[misc]
+    """Ends training at the first loss or gradient that is not a finite number, before a checkpoint can hold it."""
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        for name in ("loss", "grad_norm", "eval_loss"):
+            value = logs.get(name)
+            if isinstance(value, float) and not math.isfinite(value):
+                raise InputError(
+                    f"{args.output_dir}: {name} is {value} at step {state.global_step} of the fine-tuning. Lower "
+                    "vlm.finetune.learning_rate; if vlm.finetune.bf16 is on, see whether it helps to turn it off."
+                )
+
+
+class StopGradientsAtInputs(TrainerCallback):  # type: ignore[misc]
+    """Calls :func:`stop_gradients_at_inputs` when the trainer has set up checkpointing."""
+
+    def on_train_begin(self, *_: Any, model: PeftModel, **__: Any) -> None:
+        stop_gradients_at_inputs(model)
+
+
+class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
+    """Ends training with a checkpoint after the step in which any process was asked to stop.
+
+    transformers' own `enable_jit_checkpoint` saves as well, but then the process ends with status 0, and a workflow
+    takes an unfinished training for a finished one.
+    """
+
+    def __init__(self) -> None:
+        self.asked = False
+        self._previous: Any = None
+
+    def on_train_begin(self, *_: Any, **__: Any) -> None:
+        self._previous = signal.signal(signal.SIGTERM, self._ask)
+
+    def _ask(self, number: int, frame: FrameType | None) -> None:
+        self.asked = True
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        if args.world_size > 1:
+            # The signal reaches the processes at different times; they must leave the loop at the same step.
+            asked = torch.tensor(float(self.asked), device=args.device)
+            torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
+            self.asked = bool(asked.item())
+        if self.asked and state.global_step < state.max_steps:
+            control.should_save = True
+            control.should_training_stop = True
+
+    def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self.asked = self.asked and state.global_step < state.max_steps
+        signal.signal(signal.SIGTERM, self._previous)
+
+
+class Progress(TrainerCallback):  # type: ignore[misc]
+    """Logs what is done, how fast it goes and how long it will take, every `every` steps."""
+
+    def __init__(self, events_per_step: int, every: int) -> None:
+        self.events_per_step = events_per_step
+        self.every = every
+        self.seconds = 0.0
+        """What the steps took: without the making of the trainer's engine before the first."""
+
+    def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
+        self._start, self._begun = time.monotonic(), state.global_step
+
+    def on_train_end(self, *_: Any, **__: Any) -> None:
+        self.seconds = time.monotonic() - self._start
+
+    def on_log(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
+    ) -> None:
+        if "loss" not in logs or state.global_step % self.every or not state.is_world_process_zero:
+            return
+        seconds = max(time.monotonic() - self._start, 1e-9)
+        rate = (state.global_step - self._begun) / seconds
+        logger.info(
+            "step %d/%d, loss %.3f, token accuracy %.3f, %.3g events/s, %.3g tokens/s, %.0f s left",
+            state.global_step, state.max_steps, logs["loss"], logs.get("mean_token_accuracy", float("nan")),
+            rate * self.events_per_step, logs.get("num_tokens", float("nan")) / seconds,
+            (state.max_steps - state.global_step) / rate,
+        )  # fmt: skip

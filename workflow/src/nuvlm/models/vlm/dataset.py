@@ -1,0 +1,59 @@
+"""Pixel maps as conversations, read from the stores when they are asked for."""
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+from datasets import Dataset
+from PIL import Image
+
+from nuvlm.dataset.pixelmaps import open_rows
+from nuvlm.models.vlm.prompts import Prompts, conversation
+from nuvlm.models.vlm.rationales import Rationales, grounded_rationales
+
+
+def to_pictures(views: np.ndarray) -> list[Image.Image]:
+    """The views of one event, uint8 (views, size, size), as grayscale pictures; the processor makes them RGB."""
+    return [Image.fromarray(view) for view in views]
+
+
+def conversations(
+    events: pd.DataFrame, stores: Mapping[str, Path], prompts: Prompts, vocabulary: Rationales | None = None
+) -> Dataset:
+    """Rows ``{"images": [...], "messages": [...]}`` as TRL takes them: every view, and the true answer at the end.
+
+    A row is read from disk when it is asked for: the pixel maps of a full production do not fit in memory.
+
+    Args:
+        events: rows of the event table, all of a known class.
+        stores: shard name -> pixel-map store.
+        prompts: the texts.
+        vocabulary: to go on with what there is to see of each event, by its truth, after the label; answers end with
+            the label without one.
+
+    Raises:
+        InputError: a store is damaged or does not hold the events.
+    """
+    images = {}
+    for shard, group in events.groupby("shard", sort=False):
+        images[shard], _ = open_rows(stores[str(shard)], group)
+
+    def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
+        pictures = [
+            to_pictures(np.asarray(images[shard][row])) for shard, row in zip(batch["shard"], batch["row"], strict=True)
+        ]
+        answers = [
+            prompts.answer(name, rationale) for name, rationale in zip(batch["class"], batch["rationale"], strict=True)
+        ]
+        return {
+            "images": pictures,
+            "messages": [
+                conversation(prompts, len(views), answer) for views, answer in zip(pictures, answers, strict=True)
+            ],
+        }
+
+    columns = {name: events[name].tolist() for name in ("shard", "row", "class")}
+    columns["rationale"] = [None] * len(events) if vocabulary is None else grounded_rationales(events, vocabulary)
+    return Dataset.from_dict(columns).with_transform(read)

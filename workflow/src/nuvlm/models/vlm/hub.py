@@ -1,0 +1,142 @@
+"""A published base model, fetched from the Hugging Face hub once; the jobs that compute stay offline."""
+
+import errno
+import json
+import logging
+import shutil
+from pathlib import Path
+
+from huggingface_hub import constants, snapshot_download
+from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError is that of its HTTP library
+    GatedRepoError,
+    HfHubHTTPError,
+    HFValidationError,
+    HTTPError,
+    LocalEntryNotFoundError,
+    RepositoryNotFoundError,
+    RevisionNotFoundError,
+)
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import atomic_path, write_json
+from nuvlm.base.manifest import write_manifest
+from nuvlm.models.vlm.families import Family, family, model_type
+from nuvlm.models.vlm.settings import HubSettings
+
+logger = logging.getLogger(__name__)
+
+CONFIG = "config.json"
+NEEDED = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "LICENSE*", "USE_POLICY*")
+
+
+def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) -> None:
+    """Download the model to the folder `out`, with the project's chat template, ready for offline use.
+
+    A published template may take no system message beside images and has no generation markers. Beside the model
+    stands ``source.json`` with the commit that the revision was resolved to. A download that was cut short goes on
+    with the files that have not arrived.
+
+    Args:
+        chat_templates: folder of the templates, {model_type}.jinja.
+
+    Raises:
+        InputError: the model is gated, does not exist, is not of a known family, cannot have so many tiles or cannot be
+            reached, or the disk is full; the message says what to do. All but the last two are found out before the
+            weights are downloaded.
+    """
+    name = f"{settings.model} (revision {settings.revision})"
+    snapshot = _download(settings, settings.revision, (CONFIG,))
+    if not (snapshot / CONFIG).exists():
+        raise InputError(f"{name}: no {CONFIG}, so not a model in the format of transformers. Check vlm.hub.model.")
+    kind = model_type(snapshot / CONFIG)
+    entry = family(kind, name)
+    _check_tiles(name, entry, snapshot / CONFIG, settings.max_tiles)
+    commit = snapshot.name  # what the hub's cache names a snapshot after
+    snapshot = _download(settings, commit, NEEDED)
+    _check_weights(name, snapshot)
+    with atomic_path(out) as partial:
+        for file in sorted(snapshot.rglob("*")):
+            if file.is_file():
+                target = partial / file.relative_to(snapshot)
+                target.parent.mkdir(parents=True, exist_ok=True)
+                shutil.copyfile(file, target)
+        write_json(partial / "source.json", {**settings.model_dump(), "family": kind, "commit": commit})
+        shutil.copyfile(chat_templates / f"{kind}.jinja", partial / "chat_template.jinja")
+        # An older way to keep a template with a processor, which would win over the file.
+        (partial / "chat_template.json").unlink(missing_ok=True)
+        if settings.max_tiles == 1 and entry.one_tile is not None:
+            entry.one_tile(partial)
+        write_manifest(partial)
+    logger.info("fetched %s, commit %s, to %s", name, commit, out)
+
+
+def _check_tiles(name: str, entry: Family, config: Path, tiles: int | None) -> None:
+    """Refuse a number of tiles that the model cannot have."""
+    if tiles is None:
+        return
+    published = entry.tiles(json.loads(config.read_text(encoding="utf-8")))
+    if tiles == 1 and entry.one_tile is None:
+        raise InputError(f"{name}: a model that does not cut pictures into tiles. Set vlm.hub.max_tiles to null.")
+    if tiles not in (1, published):
+        raise InputError(
+            f"{name}: made for {published or 'a varying number of'} tiles, not {tiles}. Set vlm.hub.max_tiles to 1, or "
+            "to null to take it as it is published."
+        )
+
+
+def _check_weights(name: str, snapshot: Path) -> None:
+    """Refuse a snapshot without all its weights: the hub's cache returns what it has when the hub is out of reach."""
+    index = snapshot / "model.safetensors.index.json"
+    if index.exists():
+        names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
+    else:
+        names = {"model.safetensors"}
+    missing = sorted(file for file in names if not (snapshot / file).exists())
+    if missing:
+        raise InputError(
+            f"{name}: {', '.join(missing)} missing in {snapshot}. If the model's page lists safetensors files, run "
+            "fetch_base_model again where there is a network; else choose a revision with safetensors."
+        )
+
+
+def _download(settings: HubSettings, revision: str, files: tuple[str, ...]) -> Path:
+    """The folder of the hub's cache with these files of the model."""
+    name = f"{settings.model} (revision {settings.revision})"
+    try:
+        return Path(snapshot_download(settings.model, revision=revision, allow_patterns=list(files)))
+    except GatedRepoError as error:
+        raise InputError(
+            f"{name}: a gated model. Accept its licence at https://huggingface.co/{settings.model}, then log in with "
+            "`hf auth login` or set HF_TOKEN, and rerun."
+        ) from error
+    except RevisionNotFoundError as error:
+        raise InputError(f"{name}: no such revision. Set vlm.hub.revision to a branch, a tag or a commit.") from error
+    except RepositoryNotFoundError as error:
+        raise InputError(
+            f"{name}: not on the hub, or private. Check vlm.hub.model; for a private one log in with `hf auth login`."
+        ) from error
+    except HFValidationError as error:
+        raise InputError(f"{name}: not a name on the hub. Set vlm.hub.model to owner/name.") from error
+    except LocalEntryNotFoundError as error:
+        raise InputError(
+            f"{name}: the hub cannot be reached ({error.__cause__ or error}), and the model is not wholly in the local "
+            f"cache, {constants.HF_HUB_CACHE}. Run fetch_base_model on a machine with network access (HF_HOME, "
+            "HTTPS_PROXY and HF_ENDPOINT are honoured, HF_HUB_OFFLINE must not be set), then rerun."
+        ) from error
+    except HfHubHTTPError as error:
+        raise InputError(f"{name}: the hub answered {error}. Try again later.") from error
+    except (HTTPError, OSError, RuntimeError) as error:  # hf_xet, which moves large files, raises RuntimeError
+        if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
+            raise InputError(
+                f"{name}: no space left in the hub's cache, {constants.HF_HUB_CACHE} ({error}). Free some or set "
+                "HF_HOME to a folder on a larger disk, then rerun: files that have arrived are kept."
+            ) from error
+        if isinstance(error, PermissionError):
+            raise InputError(
+                f"{name}: the hub's cache, {constants.HF_HUB_CACHE}, cannot be written ({error}). Set HF_HOME to a "
+                "folder that can, then rerun."
+            ) from error
+        raise InputError(
+            f"{name}: the download was cut short ({error}). Check the network and any proxy (HTTPS_PROXY), then rerun: "
+            "files that have arrived are kept."
+        ) from error

@@ -1,0 +1,274 @@
+"""The model that fine-tuning starts from: a tiny Mllama made here, or a published one fetched from the hub."""
+
+import logging
+import math
+import re
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image
+from tokenizers import Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
+from torch.utils.tensorboard import SummaryWriter
+from transformers import (
+    GenerationConfig,
+    MllamaConfig,
+    MllamaForConditionalGeneration,
+    MllamaImageProcessorPil,
+    MllamaProcessor,
+    PreTrainedTokenizerFast,
+)
+from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import atomic_path, write_json
+from nuvlm.base.logs import track
+from nuvlm.base.manifest import write_manifest
+from nuvlm.base.stores import open_store
+from nuvlm.models.vlm.families import FAMILIES
+from nuvlm.models.vlm.prompts import Prompts, check_views, load_prompts
+from nuvlm.models.vlm.rationales import Rationales, load_rationales
+from nuvlm.models.vlm.settings import ScratchSettings
+from nuvlm.models.vlm.shapes import draw_scene
+from nuvlm.models.vlm.shapes import vocabulary as scene_words
+
+logger = logging.getLogger(__name__)
+
+END_OF_ANSWER = FAMILIES["mllama"].end_of_answer
+SPECIAL_TOKENS = (
+    "<|begin_of_text|>",
+    "<|end_of_text|>",
+    "<|start_header_id|>",
+    "<|end_header_id|>",
+    END_OF_ANSWER,
+    "<|finetune_right_pad_id|>",
+    "<|python_tag|>",
+)
+IMAGE_TOKEN = "<|image|>"
+# How Llama 3 splits text before byte-level BPE (its tokenizer.json).
+LLAMA3_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
+    r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
+)
+DESCRIBE = "What is there to see?"
+DISPLAY_VIEWS = ("xz", "yz")
+IMAGE_STD = 0.25
+CONFIDENT_LOGIT = 16.0
+"""Logit of a word that the last hidden state points at, at initialisation."""
+
+
+def build_base_model(
+    out: Path,
+    settings: ScratchSettings,
+    *,
+    prompts: Path,
+    chat_template: Path,
+    tensorboard: Path,
+    vocabulary: Path,
+    pixel_maps: Path | None = None,
+) -> None:
+    """Make a tiny Mllama from nothing and teach it to see and to speak: to describe geometric scenes (`shapes`).
+
+    The folder `out` holds what save_pretrained writes, as a published model's does, pretraining.json with the loss,
+    and a manifest. The same settings give the same model, bit for bit, on the same machine and number of threads.
+
+    Args:
+        prompts, vocabulary: files of texts; the tokenizer learns their words, the model sees nothing of them.
+        chat_template: a Jinja file with ``{% generation %}`` markers, saved with the processor.
+        tensorboard: folder for the loss curve.
+        pixel_maps: a pixel-map store, where the views are not those of event displays: scenes are drawn in as many.
+
+    Raises:
+        InputError: a damaged store, prompts for other views, or a loss that is not a number.
+    """
+    texts = load_prompts(prompts)
+    names = DISPLAY_VIEWS if pixel_maps is None else open_store(pixel_maps, "nuvlm-pixelmaps").attrs["views"]
+    check_views(prompts, texts, names)
+    torch.manual_seed(settings.seed)
+    tokenizer = _train_tokenizer(settings.vocabulary, texts, load_rationales(vocabulary))
+    processor = _make_processor(tokenizer, settings, chat_template.read_text(encoding="utf-8"))
+    model = _make_model(tokenizer, settings)
+    size = sum(p.numel() for p in model.parameters()) / 1e6
+    logger.info("made a Mllama of %.3g M parameters, to see %d views", size, len(names))
+    summary = _pretrain(model, processor, settings, len(names), tensorboard)
+    with atomic_path(out) as partial:
+        model.save_pretrained(partial)
+        processor.save_pretrained(partial)
+        write_json(partial / "pretraining.json", summary)
+        write_manifest(partial)
+
+
+def _train_tokenizer(size: int, prompts: Prompts, rationales: Rationales) -> PreTrainedTokenizerFast:
+    """Byte-level BPE of `size` tokens with Llama 3's split and special tokens; the image token gets id `size`."""
+    tokenizer = Tokenizer(models.BPE(ignore_merges=True))
+    tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
+        [
+            pre_tokenizers.Split(Regex(LLAMA3_SPLIT), behavior="isolated"),
+            pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
+        ]
+    )
+    tokenizer.decoder = decoders.ByteLevel()
+    texts = [prompts.system, prompts.user, *map(prompts.answer, prompts.labels), DESCRIBE]
+    texts += [" " + word for word in scene_words()] + rationales.texts()
+    trainer = trainers.BpeTrainer(
+        vocab_size=size - len(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+    )
+    tokenizer.train_from_iterator(texts, trainer)
+    # A short corpus runs out of merges: reserved tokens, as Llama 3 has them, fill the vocabulary up.
+    reserved = size - len(SPECIAL_TOKENS) - tokenizer.get_vocab_size()
+    special = [*SPECIAL_TOKENS, *(f"<|reserved_special_token_{i}|>" for i in range(reserved)), IMAGE_TOKEN]
+    tokenizer.add_special_tokens(special)
+    assert tokenizer.token_to_id(IMAGE_TOKEN) == size
+    return PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer,
+        bos_token="<|begin_of_text|>",
+        eos_token=END_OF_ANSWER,
+        pad_token="<|finetune_right_pad_id|>",
+        clean_up_tokenization_spaces=False,
+    )
+
+
+def _make_processor(
+    tokenizer: PreTrainedTokenizerFast, settings: ScratchSettings, chat_template: str
+) -> MllamaProcessor:
+    side = settings.image_size
+    images = MllamaImageProcessorPil(
+        size={"height": side, "width": side},
+        max_image_tiles=1,
+        # Black is zero: what is empty says nothing, where ImageNet's mean would have it shine as bright as white.
+        image_mean=[0.0] * 3,
+        image_std=[IMAGE_STD] * 3,
+    )
+    return MllamaProcessor(image_processor=images, tokenizer=tokenizer, chat_template=chat_template)
+
+
+def _make_model(tokenizer: PreTrainedTokenizerFast, settings: ScratchSettings) -> MllamaForConditionalGeneration:
+    hidden, layers = settings.hidden, settings.vision_layers
+    tokens: dict[str, Any] = {
+        "bos_token_id": tokenizer.bos_token_id,
+        "eos_token_id": tokenizer.eos_token_id,
+        "pad_token_id": tokenizer.pad_token_id,
+    }
+    vision = MllamaVisionConfig(
+        hidden_size=hidden,
+        attention_heads=settings.heads,
+        num_hidden_layers=layers,
+        num_global_layers=1,
+        intermediate_size=4 * hidden,
+        intermediate_layers_indices=list(range(layers)),
+        vision_output_dim=(1 + layers) * hidden,
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        max_num_tiles=1,
+        supported_aspect_ratios=[[1, 1]],
+        initializer_range=hidden**-0.5,
+    )
+    text = MllamaTextConfig(
+        vocab_size=settings.vocabulary,
+        hidden_size=hidden,
+        intermediate_size=2 * hidden,
+        num_hidden_layers=settings.text_layers,
+        num_attention_heads=settings.heads,
+        num_key_value_heads=settings.heads,
+        # Every other layer, but never layer 0: the cache takes its length from there, and would give the images'.
+        cross_attention_layers=list(range(1, settings.text_layers, 2)),
+        max_position_embeddings=4096,
+        rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
+        initializer_range=hidden**-0.5,
+        **tokens,
+    )
+    config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=settings.vocabulary)
+    model = MllamaForConditionalGeneration(config)
+    model.generation_config = GenerationConfig(**tokens)
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            # Zero at first, the gates would hide the images from the text until they have grown.
+            if re.search(r"cross_attn_(attn|mlp)_gate$|gate_(attn|ffn)$", name):
+                parameter.fill_(1.0)
+        # What the final norm lets through must be able to single out any word against all others, also one that no
+        # description has: both the norm and the output layer stay frozen when the model is fine-tuned.
+        model.model.language_model.norm.weight.fill_(CONFIDENT_LOGIT / hidden**0.5)
+        model.lm_head.weight.copy_(model.get_input_embeddings().weight[: settings.vocabulary])
+        positions = model.model.vision_model.gated_positional_embedding.embedding
+        positions[1:] = _sine_positions(settings.image_size // settings.patch_size, hidden)
+    return model
+
+
+def _sine_positions(side: int, width: int) -> torch.Tensor:
+    """(side * side, width) sines and cosines of row and column, arXiv 1706.03762 in two dimensions."""
+    frequency = 100.0 ** (-torch.arange(width // 4) / (width // 4))
+    angle = torch.arange(side)[:, None] * frequency  # (side, width / 4)
+    wave = torch.cat([angle.sin(), angle.cos()], dim=1)  # (side, width / 2)
+    grid = torch.cat([wave[:, None].expand(side, side, -1), wave[None].expand(side, side, -1)], dim=2)
+    return 0.3 * grid.reshape(side * side, width)
+
+
+def _pretrain(
+    model: MllamaForConditionalGeneration,
+    processor: MllamaProcessor,
+    settings: ScratchSettings,
+    views: int,
+    tensorboard: Path,
+) -> dict[str, float]:
+    """Train all weights to describe scenes never seen before; return the loss at the end and the token accuracy."""
+    collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
+    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    warmup = max(settings.steps // 20, 1)
+    schedule = torch.optim.lr_scheduler.LambdaLR(
+        optimizer,
+        lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / settings.steps)) + 1e-3),
+    )
+    examples = _examples(settings, views)
+    model.train()
+    losses: list[float] = []
+    with SummaryWriter(str(tensorboard)) as writer:
+        for step in track(range(settings.steps), "pre-training steps"):
+            batch = collate([next(examples) for _ in range(settings.batch_size)])
+            loss = model(**batch, use_cache=False).loss
+            loss.backward()
+            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            optimizer.step()
+            schedule.step()
+            optimizer.zero_grad()
+            losses.append(loss.item())
+            if not math.isfinite(losses[-1]):
+                raise InputError(
+                    f"the base model's loss is not a number at step {step + 1} ({losses[-1]}): lower "
+                    "vlm.scratch.learning_rate"
+                )
+            writer.add_scalar("pretraining/loss", losses[-1], step)
+            if (step + 1) % 50 == 0:
+                logger.info("step %d: loss %.3f", step + 1, np.mean(losses[-50:]))
+    model.eval()
+    batch = collate([next(examples) for _ in range(64)])
+    with torch.inference_mode():
+        guesses = model(**batch, use_cache=False).logits[:, :-1].argmax(dim=-1)
+    targets = batch["labels"][:, 1:]
+    told = targets != -100
+    accuracy = float((guesses == targets)[told].float().mean())
+    summary = {
+        "views": views,
+        "steps": settings.steps,
+        "loss": float(np.mean(losses[-50:])),
+        "token_accuracy": accuracy,
+    }
+    logger.info("loss %.3f, token accuracy on fresh scenes %.3f", summary["loss"], accuracy)
+    return summary
+
+
+def _examples(settings: ScratchSettings, count: int) -> Iterator[dict[str, Any]]:
+    """Scenes and their descriptions without end, as TRL takes them."""
+    rng = np.random.default_rng(settings.seed)
+    while True:
+        views, description = draw_scene(rng, settings.image_size, count)
+        question = [{"type": "image"}] * count + [{"type": "text", "text": DESCRIBE}]
+        yield {
+            "images": [Image.fromarray(view) for view in views],
+            "messages": [
+                {"role": "user", "content": question},
+                {"role": "assistant", "content": [{"type": "text", "text": description}]},
+            ],
+        }

@@ -1,0 +1,203 @@
+"""What the vision-language model is told, and what it may answer."""
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated, Any, Self, TypeVar
+
+import yaml
+from pydantic import Field, ValidationError, model_validator
+from transformers import PreTrainedTokenizerBase
+
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.base.settings import Settings
+
+FEATURES = "{features}"
+SEPARATOR = "."
+"""What ends the label where a rationale may follow."""
+Text = Annotated[str, Field(min_length=1)]
+Texts = TypeVar("Texts", bound=Settings)
+
+
+class Prompts(Settings):
+    """The texts of a conversation about one event; see resources/prompts.yaml."""
+
+    context: Text = Field(alias="system")
+    """The physics context, with FEATURES where those of the classes stand."""
+    features: dict[str, Text]
+    """How each class looks, in the order in which the model is told."""
+    user: Text
+    """The question, which follows the images."""
+    prefix: Text
+    """How every answer begins."""
+    labels: dict[str, Text]
+    """How the answer goes on, by class."""
+    explain: Text = "Why?"
+    """The question after a label without a rationale."""
+    views: tuple[str, ...] | None = None
+    """The views that the texts speak of, in order; null where they hold for any."""
+
+    @property
+    def system(self) -> str:
+        """The system message."""
+        return self.context.replace(FEATURES, "\n".join(self.features.values()))
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.context.count(FEATURES) != 1:
+            raise ValueError(f"system must say once, by {FEATURES}, where the features of the classes stand")
+        if set(self.features) != set(CLASSES):
+            raise ValueError(f"features names {sorted(self.features)}: give one for each of {', '.join(CLASSES)}")
+        if set(self.labels) != set(CLASSES):
+            raise ValueError(f"labels names {sorted(self.labels)}: give one for each of {', '.join(CLASSES)}, no other")
+        if len(set(self.labels.values())) != len(self.labels):
+            raise ValueError(f"two classes share a label: {self.labels}")
+        for name, label in self.labels.items():
+            if not label.startswith(" "):
+                raise ValueError(f"the label of {name}, {label!r}, must begin with a space: it follows the prefix")
+        return self
+
+    def answer(self, name: str, rationale: str | None = None) -> str:
+        """The whole answer for the class `name`; with a `rationale`, which may be empty, SEPARATOR ends the label."""
+        answer = self.prefix + self.labels[name]
+        return answer if rationale is None else f"{answer}{SEPARATOR} {rationale}".rstrip()
+
+
+def load_prompts(path: Path) -> Prompts:
+    """Read and check a prompts file.
+
+    Raises:
+        InputError: naming the file, and the key to mend.
+    """
+    return read_texts(path, Prompts, "resources/prompts.yaml")
+
+
+def read_texts(path: Path, kind: type[Texts], example: str) -> Texts:
+    """Read a YAML file of texts, of which `example` is one, and check them.
+
+    Raises:
+        InputError: naming the file, and the key to mend.
+    """
+    try:
+        return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
+    except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
+        raise InputError(f"{path}: not a readable YAML file ({error}). See {example}.") from error
+    except ValidationError as error:
+        lines = [
+            f"  {'.'.join(map(str, problem['loc'])) or path.stem}: {problem['msg'].removeprefix('Value error, ')}"
+            for problem in error.errors()
+        ]
+        raise InputError(f"{path}: mend these keys:\n" + "\n".join(lines)) from None
+
+
+def permuted(prompts: Prompts) -> Prompts:
+    """The same texts with the classes in another order, in which none stands where it stood."""
+    first, *others = prompts.features.items()
+    return prompts.model_copy(update={"features": dict([*others, first])})
+
+
+def check_views(path: Path, prompts: Prompts, views: Sequence[str]) -> None:
+    """Refuse texts that speak of other views than the pixel maps have.
+
+    Raises:
+        InputError: naming both.
+    """
+    if prompts.views is not None and prompts.views != tuple(views):
+        raise InputError(
+            f"{path}: its texts speak of the views {', '.join(prompts.views)}, but the pixel maps have "
+            f"{', '.join(views)}. Set vlm.prompts to texts that fit, with these names under `views`, or with none "
+            "where they fit any."
+        )
+
+
+def conversation(prompts: Prompts, images: int, answer: str | None = None) -> list[dict[str, Any]]:
+    """The messages about one event of so many `images`, in TRL's block style, with the `answer` where it is given.
+
+    The images stand side by side, ahead of the user's text: Mllama lets a token attend to the images of the last
+    unbroken run of image tokens only, so text between them would hide the first views from the answer.
+    """
+    messages = [
+        {"role": "system", "content": [_text(prompts.system)]},
+        user_turn(prompts.user, images),
+    ]
+    if answer is not None:
+        messages.append({"role": "assistant", "content": [_text(answer)]})
+    return messages
+
+
+def user_turn(text: str, images: int = 0) -> dict[str, Any]:
+    """What the user says, after so many `images`."""
+    return {"role": "user", "content": [{"type": "image"}] * images + [_text(text)]}
+
+
+@dataclass(frozen=True)
+class AnswerTokens:
+    """Token ids of what may follow the prefix: each label and what ends it, in the order of CLASSES."""
+
+    prefix: tuple[int, ...]
+    labels: tuple[tuple[int, ...], ...]
+
+    @property
+    def first(self) -> list[int]:
+        return [label[0] for label in self.labels]
+
+    @property
+    def end(self) -> int:
+        return self.labels[0][-1]
+
+
+def answer_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, *, separated: bool = False) -> AnswerTokens:
+    """Tokenise the answers as training sees them: prefix and label in one piece.
+
+    Args:
+        tokenizer: whose end token ends the answer, as :func:`nuvlm.models.vlm.model.load_processor` sees to.
+        separated: whether SEPARATOR ends the label, as in training with rationales, or the answer ends with it.
+
+    Raises:
+        InputError: where a label changes how the prefix is split, so that no token ends where the prefix does, or where
+            SEPARATOR is in the answer, or part of a token that holds more.
+    """
+    prefix = _ids(tokenizer, prompts.prefix)
+    ending = SEPARATOR if separated else tokenizer.eos_token
+    end = _ids(tokenizer, ending)[-1]
+    labels = []
+    for name in CLASSES:
+        whole = _ids(tokenizer, prompts.answer(name) + ending)
+        if whole[: len(prefix)] != prefix:
+            raise InputError(
+                f"prompts: with the label {prompts.labels[name]!r} of {name} the prefix {prompts.prefix!r} splits into "
+                "other tokens than alone. End the prefix with a whole word."
+            )
+        if whole.count(end) != 1 or whole[-1] != end:
+            raise InputError(
+                f"prompts: the prefix or the label {prompts.labels[name]!r} of {name} holds the {ending!r} that is to "
+                "end the label, or does not leave it a token of its own. Choose labels and a prefix without it."
+            )
+        labels.append(tuple(whole[len(prefix) :]))
+    return AnswerTokens(prefix=tuple(prefix), labels=tuple(labels))
+
+
+def require_distinct_first_tokens(answers: AnswerTokens, labels: Mapping[str, str]) -> None:
+    """Refuse labels that the published first-token decision cannot tell apart.
+
+    Raises:
+        InputError: naming the labels that begin with the same token.
+    """
+    by_token: dict[int, list[str]] = {}
+    for name, token in zip(CLASSES, answers.first, strict=True):
+        by_token.setdefault(token, []).append(repr(labels[name]))
+    for shared in by_token.values():
+        if len(shared) > 1:
+            raise InputError(
+                f"prompts: the labels {' and '.join(shared)} begin with the same token, so decision: first_token "
+                "cannot tell them apart. Choose labels that begin differently, or decision: joint."
+            )
+
+
+def _text(text: str) -> dict[str, str]:
+    return {"type": "text", "text": text}
+
+
+def _ids(tokenizer: PreTrainedTokenizerBase, text: str) -> list[int]:
+    return list(tokenizer(text, add_special_tokens=False)["input_ids"])

@@ -1,0 +1,153 @@
+"""Settings of the vision-language model; the defaults are the published ones (arXiv 2509.08461)."""
+
+from typing import Annotated, Literal, Self
+
+from pydantic import Field, model_validator
+
+from nuvlm.base.settings import Settings
+
+Count = Annotated[int, Field(ge=1)]
+Rate = Annotated[float, Field(gt=0, lt=1)]
+
+
+class ScratchSettings(Settings):
+    """The tiny Mllama that the demo makes for itself: the classes of Llama 3.2 Vision, small."""
+
+    hidden: Annotated[int, Field(ge=64, multiple_of=64)] = 64
+    """Width of text and vision layers; nf4 wants multiples of 64."""
+    text_layers: Annotated[int, Field(ge=2)] = 4
+    """Layers of the language model, every other one cross-attention to the images."""
+    vision_layers: Count = 3
+    heads: Count = 4
+    image_size: Annotated[int, Field(ge=28)] = 112
+    """Side of the one image tile, pixels."""
+    patch_size: Count = 14
+    vocabulary: Annotated[int, Field(ge=300)] = 768
+    steps: Count = 1800
+    """Steps of the generic pre-training on geometric shapes and their descriptions."""
+    batch_size: Count = 16
+    learning_rate: Rate = 3e-3
+    seed: int = 7
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.image_size % self.patch_size:
+            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
+        if self.hidden % self.heads:
+            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
+        return self
+
+
+class HubSettings(Settings):
+    """A published model, fetched once by fetch_base_model."""
+
+    model: str = "meta-llama/Llama-3.2-11B-Vision-Instruct"
+    revision: str = "main"
+    """Pin a commit here for a result that can be repeated."""
+    max_tiles: Literal[1, 4] | None = 4
+    """Image tiles: a 512 x 512 pixel map fits one, Llama 3.2 Vision pads to four; null takes a model as published."""
+
+
+class LoraSettings(Settings):
+    r: Count = 8
+    alpha: Count = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    target_modules: tuple[str, ...] = (
+        "q_proj",
+        "k_proj",
+        "v_proj",
+        "o_proj",
+        "gate_proj",
+        "up_proj",
+        "down_proj",
+    )
+    vision: bool = True
+    """The published names also match the vision tower's attention; false keeps the tower frozen."""
+
+
+class FinetuneSettings(Settings):
+    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    """The base model's weights: `nf4` 4-bit with double quantisation, `int8` LLM.int8, `none` bfloat16."""
+    lora: LoraSettings = LoraSettings()
+    strategy: Literal["single", "ddp", "deepspeed", "balanced"] = "ddp"
+    """`ddp`: a replica a process. `deepspeed`: likewise, with what `zero_stage` says spread over the processes.
+    `balanced`: one process, the layers spread over its GPUs, as published."""
+    zero_stage: Literal[2, 3] = 2
+    """What DeepSpeed spreads: 2 gradients and the optimiser's state, 3 the weights too (arXiv 1910.02054); the rest of
+    its settings are in resources/deepspeed."""
+    processes: Count = 4
+    """Processes that torchrun starts, one a GPU (`ddp`, `deepspeed`), on all nodes together."""
+    nodes: Count = 1
+    """Nodes of the Slurm job that the processes are shared over; several are started with srun."""
+    gpus: Annotated[int, Field(ge=0)] = 4
+    """GPUs of the finetune_vlm job."""
+    epochs: Annotated[float, Field(gt=0)] = 1
+    global_batch_size: Count = 8
+    """Events an optimiser step, over all processes (published: 4 x 2 accumulated x 1 replica)."""
+    device_batch_size: Count = 2
+    """Events a forward pass on one device; accumulation follows from the global batch."""
+    learning_rate: Rate = 2e-4
+    warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
+    max_grad_norm: Annotated[float, Field(gt=0)] = 0.3
+    optimizer: str = "adamw_torch_fused"
+    schedule: str = "constant_with_warmup"
+    """transformers' `constant` ignores the warm-up that the paper states."""
+    bf16: bool = True
+    gradient_checkpointing: bool = True
+    save_steps: Count = 500
+    logging_steps: Count = 10
+    rationales: Literal["none", "grounded"] = "none"
+    """Where an answer ends: `none` with the label, as published; `grounded`: the label is followed by what there is to
+    see of the event, by simulation's truth, in the words of `vlm.vocabulary`."""
+    rationale_loss: Rate = 0.2
+    """Share of an event's loss that its rationale has, however long it is; the label's is the rest."""
+    seed: int = 7
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.strategy not in ("ddp", "deepspeed") and self.processes != 1:
+            raise ValueError(f"processes = {self.processes} needs strategy: ddp or deepspeed, not {self.strategy}")
+        if self.processes % self.nodes:
+            raise ValueError(f"processes ({self.processes}) must be a multiple of nodes ({self.nodes})")
+        if self.global_batch_size % (self.device_batch_size * self.processes):
+            raise ValueError(
+                f"global_batch_size ({self.global_batch_size}) must be a multiple of device_batch_size x processes "
+                f"({self.device_batch_size} x {self.processes})"
+            )
+        return self
+
+
+class ClassifySettings(Settings):
+    method: Literal["score", "beam"] = "score"
+    """`score`: teacher-forced probability of each answer. `beam`: constrained beam search, as published."""
+    decision: Literal["joint", "first_token"] = "joint"
+    """The class of the most probable whole answer, or of the most probable first label token (published)."""
+    temperature: Annotated[float, Field(gt=0)] = 5.0
+    """Factor T on the log-probabilities before the softmax over classes (Eq. 1 of the paper); above 1 sharpens."""
+    batch_size: Count = 8
+    """Events at once; halved while they do not fit in memory."""
+    merge_adapter: bool = False
+    """Unpack the weights once and merge the adapter into them: faster, the same but for rounding, more memory."""
+    gpus: Annotated[int, Field(ge=0)] = 1
+
+
+class ExplainSettings(Settings):
+    """What the model says after its label; device, adapter and weights are those of `classify`."""
+
+    batch_size: Count = 8
+    """Pictures at once; halved while they do not fit in memory."""
+    max_new_tokens: Count = 160
+    """Tokens after which a rationale is cut."""
+
+
+class VlmSettings(Settings):
+    base: Literal["scratch", "hub"] = "hub"
+    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one."""
+    scratch: ScratchSettings = ScratchSettings()
+    hub: HubSettings = HubSettings()
+    prompts: str = "resources/prompts.yaml"
+    vocabulary: str = "resources/rationales.yaml"
+    """How truth is put into words and read from them."""
+    finetune: FinetuneSettings = FinetuneSettings()
+    classify: ClassifySettings = ClassifySettings()
+    explain: ExplainSettings = ExplainSettings()

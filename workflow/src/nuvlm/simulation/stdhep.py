@@ -1,0 +1,71 @@
+"""GENIE's record of an interaction, as its gRooTracker trees hold it: in its own files, and beside edep-sim's events.
+
+For each particle StdHepPdg, StdHepStatus (0 initial, 1 final) and StdHepP4 (px, py, pz, E in GeV); in words, EvtCode
+("nu:14;tgt:1000180400;N:2112;proc:Weak[CC],QES;"). See gntpc in GENIE's user manual.
+"""
+
+import re
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from nuvlm.detector.voxels import MODES
+
+GEV = 1000.0  # MeV
+METRE = 1000.0  # mm
+INITIAL, FINAL = 0, 1
+NEUTRINOS = frozenset({12, 14, 16})
+SCATTERING = {"QES": "QE", "MEC": "MEC", "RES": "RES", "DIS": "DIS"} | dict.fromkeys(("COH", "COHPi", "COHEl"), "COH")
+"""GENIE's names of scattering types -> :data:`nuvlm.detector.voxels.MODES`, which has none for others (IMD, NuEEL,
+...)."""
+
+
+@dataclass(frozen=True)
+class StdHep:
+    """The particles of one interaction."""
+
+    pdg: np.ndarray
+    """(particles,)."""
+    status: np.ndarray
+    """(particles,)."""
+    p4: np.ndarray
+    """(particles, 4): px, py, pz, E as in the file, which should be GeV."""
+
+    @classmethod
+    def of(cls, n: int, pdg: Any, status: Any, p4: Any) -> "StdHep | None":
+        """The first `n` particles of arrays as files have them; None where they hold fewer.
+
+        Arrays are as long as the event, or of one length for all events; `p4` may be flat.
+        """
+        columns = np.asarray(pdg)[:n], np.asarray(status)[:n], np.asarray(p4, dtype=np.float64).reshape(-1)[: 4 * n]
+        if n < 1 or [len(column) for column in columns] != [n, n, 4 * n]:
+            return None
+        return cls(columns[0].astype(np.int64), columns[1].astype(np.int64), columns[2].reshape(n, 4))
+
+    @property
+    def final(self) -> np.ndarray:
+        """(particles,) bool: those that leave the nucleus."""
+        final: np.ndarray = self.status == FINAL
+        return final
+
+    @property
+    def neutrino(self) -> int | None:
+        """Row of the incoming neutrino, None if there is none."""
+        rows = np.flatnonzero((self.status == INITIAL) & np.isin(np.abs(self.pdg), tuple(NEUTRINOS)))
+        return int(rows[0]) if len(rows) else None
+
+    def lepton_energy(self, nu_pdg: int, is_cc: bool) -> float:
+        """Energy of the outgoing lepton in the file's unit; NaN without one.
+
+        The hardest of its kind: a Dalitz pair or a decay may add soft ones.
+        """
+        lepton = np.sign(nu_pdg) * (abs(nu_pdg) - is_cc)
+        energies = self.p4[self.final & (self.pdg == lepton), 3]
+        return float(energies.max()) if len(energies) else float("nan")
+
+
+def scattering_mode(code: str) -> int:
+    """The mode (:data:`nuvlm.detector.voxels.MODES`) in GENIE's words for an interaction."""
+    found = re.search(r"proc:[^;]*?,([^;,]+)", code)
+    return MODES[SCATTERING.get(found[1].strip(), "unknown")] if found else MODES["unknown"]

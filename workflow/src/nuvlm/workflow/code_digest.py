@@ -1,0 +1,202 @@
+"""Digest of the code that a rule computes with: every definition of the package that its script can reach.
+
+Rules have it among their parameters, so that an edit reruns exactly the rules that use what was edited. Comments,
+docstrings, format, log lines and the text of an InputError change no result and are not part of it.
+
+How definitions are found: every name in the script, and in each definition found, that is bound by an import from this
+package or at the top of the same module. Names looked up at run time (``getattr``, a reader's name in a table) are
+invisible here; pass them as `entries`.
+"""
+
+import ast
+import hashlib
+from collections.abc import Iterable, Iterator
+from functools import cache
+from pathlib import Path
+from typing import NamedTuple
+
+PACKAGE = Path(__file__).parents[1]
+WITHOUT_EFFECT = frozenset({"nuvlm.base.errors", "nuvlm.base.logs", "nuvlm.models.memory", "nuvlm.models.power"})
+"""Modules that change no result: logs, error types, and the measurement of memory and power."""
+
+
+class Definition(NamedTuple):
+    """A name at the top of a module."""
+
+    module: str
+    name: str
+    """``*`` for the statements that run on import, such as calls."""
+
+
+class _Module:
+    """A module's definitions, their text and what they use, worked out when they are asked for."""
+
+    def __init__(self, name: str, text: str) -> None:
+        tree = _strip(ast.parse(text, filename=name))
+        self.name = name
+        self.imports = dict(_imported(tree))
+        """Name -> the definition, or the module, of this package that it stands for."""
+        self.bindings: dict[str, list[ast.stmt]] = {}
+        """Name -> the statements that bind it, without imports; ``*`` -> those that run on import."""
+        for statement in tree.body:
+            if not isinstance(statement, ast.Import | ast.ImportFrom):
+                for bound in _bound(statement) or ["*"]:
+                    self.bindings.setdefault(bound, []).append(statement)
+        self.source = cache(self._source)
+        self.uses = cache(self._uses)
+
+    def _source(self, name: str) -> str:
+        return "\n".join(map(_text, self.bindings.get(name, [])))
+
+    def _uses(self, name: str) -> frozenset[Definition]:
+        statements = ast.Module(self.bindings.get(name, []), [])
+        return frozenset(_uses(statements, self.imports, self.bindings, self.name))
+
+
+def code_digest(script: Path, *entries: str) -> str:
+    """SHA-256 of a script and of every definition that it can reach.
+
+    Args:
+        script: Python file outside the package.
+        entries: further definitions that it uses, as ``nuvlm.package.module:name``.
+    """
+    digest = hashlib.sha256(_text(_strip(ast.parse(script.read_text()))).encode())
+    for definition in sorted(reachable(script, *entries)):
+        digest.update("\n".join([*definition, _load(definition.module).source(definition.name)]).encode())
+    return digest.hexdigest()
+
+
+def reachable(script: Path, *entries: str) -> set[Definition]:
+    """The definitions of the package that a script can reach (see :func:`code_digest`)."""
+    queue = [Definition(*entry.split(":")) for entry in entries]
+    tree = _strip(ast.parse(script.read_text()))
+    queue += _uses(tree, dict(_imported(tree)), {})
+    found: set[Definition] = set()
+    while queue:
+        definition = queue.pop()
+        if definition in found or definition.module in WITHOUT_EFFECT:
+            continue
+        module = _load(definition.module)
+        target = module.imports.get(definition.name)
+        if target is not None:  # imported there from elsewhere
+            queue.append(Definition(target, "*") if isinstance(target, str) else target)
+            continue
+        found.add(definition)
+        if definition.name != "*":
+            # Importing a module runs its statements, and those of the modules that it imports.
+            queue.append(Definition(definition.module, "*"))
+        else:
+            imported = module.imports.values()
+            queue += [Definition(item if isinstance(item, str) else item.module, "*") for item in imported]
+        queue += module.uses(definition.name)
+    return {definition for definition in found if _load(definition.module).source(definition.name)}
+
+
+def _load(name: str) -> _Module:
+    path = _path(name)
+    if path is None:
+        raise ModuleNotFoundError(f"no module {name} in {PACKAGE}")
+    return _analysed(name, _read(path))
+
+
+@cache
+def _read(path: Path) -> str:
+    return path.read_text()
+
+
+@cache
+def _analysed(name: str, text: str) -> _Module:
+    return _Module(name, text)
+
+
+@cache
+def _path(name: str) -> Path | None:
+    """The file of a module of this package; None for a package or any other name."""
+    package, *parts = name.split(".")
+    path = PACKAGE.joinpath(*parts).with_suffix(".py")
+    return path if package == PACKAGE.name and parts and path.is_file() else None
+
+
+def _bound(statement: ast.stmt) -> list[str]:
+    """The names that a statement at the top of a module binds; none if it does more than that, as a call does."""
+    if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
+        return [statement.name]
+    if isinstance(statement, ast.Assign | ast.AnnAssign | ast.AugAssign):
+        targets = statement.targets if isinstance(statement, ast.Assign) else [statement.target]
+        elements = [e for target in targets for e in (target.elts if isinstance(target, ast.Tuple) else [target])]
+        if all(isinstance(element, ast.Name) for element in elements):
+            return [element.id for element in elements if isinstance(element, ast.Name)]
+    return []
+
+
+def _imported(tree: ast.AST) -> Iterator[tuple[str, Definition | str]]:
+    """Name -> what it stands for in this package, for every import below `tree`."""
+    for node in ast.walk(tree):
+        if isinstance(node, ast.ImportFrom) and node.module:
+            for alias in node.names:
+                submodule = f"{node.module}.{alias.name}"
+                if _path(submodule):
+                    yield alias.asname or alias.name, submodule
+                elif _path(node.module):
+                    yield alias.asname or alias.name, Definition(node.module, alias.name)
+        elif isinstance(node, ast.Import):
+            for alias in node.names:
+                if _path(alias.name):
+                    yield alias.asname or alias.name, alias.name
+
+
+def _uses(
+    tree: ast.AST, imports: dict[str, Definition | str], bindings: dict[str, list[ast.stmt]], module: str = ""
+) -> Iterator[Definition]:
+    """The definitions of the package that the code below `tree` names."""
+    imports = imports | dict(_imported(tree))
+    for node in ast.walk(tree):
+        if isinstance(node, ast.Import | ast.ImportFrom):
+            for _, target in _imported(node):
+                yield Definition(target, "*") if isinstance(target, str) else target
+        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+            owner = imports.get(node.value.id)
+            if isinstance(owner, str):
+                yield Definition(owner, node.attr)
+        elif isinstance(node, ast.Name):
+            imported = imports.get(node.id)
+            if isinstance(imported, Definition):
+                yield imported
+            elif node.id in bindings:
+                yield Definition(module, node.id)
+
+
+class _Strip(ast.NodeTransformer):
+    """Takes out what changes no result."""
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):  # a docstring
+            return None
+        call = node.value.func if isinstance(node.value, ast.Call) else None
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "logger":
+            return None
+        return self.generic_visit(node)
+
+    def visit_Pass(self, node: ast.Pass) -> None:
+        return None
+
+    def visit_Raise(self, node: ast.Raise) -> ast.AST:
+        error = node.exc
+        if isinstance(error, ast.Call) and isinstance(error.func, ast.Name) and error.func.id == "InputError":
+            return ast.Raise(error.func, None)
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | Iterable[ast.stmt]:
+        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
+            return [item for statement in node.orelse if (item := self.visit(statement)) is not None]
+        return self.generic_visit(node)
+
+
+def _strip(tree: ast.Module) -> ast.Module:
+    stripped: ast.Module = _Strip().visit(tree)
+    return stripped
+
+
+def _text(tree: ast.AST) -> str:
+    # Not ast.dump, whose text changes between versions of Python.
+    return ast.unparse(tree)

@@ -1,0 +1,333 @@
+"""What a run will take, before anything is submitted: jobs, hours, disk, files and memory, from measured rates.
+
+``python -m nuvlm.workflow.plan config/config.yaml config/paper.yaml --events 190000 --events-per-shard 1000`` is what
+``make plan`` starts.
+"""
+
+import argparse
+import math
+import sys
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import Field, TypeAdapter, ValidationError
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.settings import Settings
+from nuvlm.models.conditions import conditions_of
+from nuvlm.report.names import figure_names
+from nuvlm.workflow import paths, shards
+from nuvlm.workflow.config import Config, parse_config
+
+RATES = Path("resources/throughput.yaml")
+CORES_PER_NODE, GPUS_PER_NODE = 64, 4
+"""Of the nodes that node-hours are counted in, if all of a node is in use."""
+
+
+class Rate(Settings):
+    """What an event, a step or a job costs, as measured once."""
+
+    of: str
+    """A rule, or what is stored."""
+    value: float
+    unit: str
+    """Begins with ``GPU-s`` where it is time on a GPU."""
+    at: Mapping[str, float] = Field(default_factory=dict)
+    """Sizes that it was measured at: pixel_mm, size."""
+    machine: str
+    command: str
+    """What measured it; of a published rate, what was published."""
+    published: bool = False
+    file: str | None = None
+    key: str | None = None
+    """Where in `file` the value stands in full, in seconds, milliseconds or bytes."""
+
+
+@dataclass(frozen=True)
+class Stage:
+    """Jobs of a rule."""
+
+    rule: str
+    jobs: int
+    hours: float | None
+    """Of one job; None where nobody has measured it."""
+    threads: int
+    gpus: int
+    published: bool
+    """The hours follow from a published rate."""
+
+    @property
+    def core_hours(self) -> float:
+        return self.jobs * (self.hours or 0) * self.threads
+
+    @property
+    def gpu_hours(self) -> float:
+        return self.jobs * (self.hours or 0) * self.gpus
+
+
+@dataclass(frozen=True)
+class Plan:
+    config: Config
+    events: int
+    shards: int
+    stages: tuple[Stage, ...]
+    disk: Mapping[str, tuple[float, int]]
+    """Folder or file of the run -> bytes and number of files."""
+    memory: Mapping[str, float]
+    """What a job keeps of all events -> bytes."""
+
+    @property
+    def node_hours(self) -> float:
+        """Hours of full nodes; a job with GPUs takes its share of a node's GPUs, whatever its threads."""
+        cpu = sum(stage.core_hours for stage in self.stages if not stage.gpus)
+        return cpu / CORES_PER_NODE + sum(stage.gpu_hours for stage in self.stages) / GPUS_PER_NODE
+
+
+def read_rates(path: str | Path = RATES) -> list[Rate]:
+    """Read the table of rates.
+
+    Raises:
+        InputError: it is missing, or not a table of rates.
+    """
+    try:
+        return TypeAdapter(list[Rate]).validate_python(yaml.safe_load(Path(path).read_text()))
+    except (OSError, yaml.YAMLError, ValidationError) as error:
+        raise InputError(f"{path}: no table of rates ({error}). Restore it from the repository.") from error
+
+
+def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
+    """Rule -> number of jobs of the whole workflow, in the order of the stages."""
+    jobs: dict[str, int] = {}
+    if config.input.source == "simulate":
+        jobs["simulate_events"] = shards
+    elif config.input.source != "voxels":
+        jobs[f"convert_{config.input.source}"] = shards
+    if config.input.has_voxels:
+        jobs |= {"smear_and_downsample": shards, "crop_displays": shards}
+    jobs["list_events"] = 1
+    if config.vlm.base == "hub":
+        jobs["fetch_base_model"] = 1
+    elif config.models_from is None:
+        jobs["build_base_model"] = 1
+    if config.models_from is None:
+        cnns = len(paths.cnns(config))
+        jobs |= {"train_cnn": cnns, "export_cnn": cnns, "train_bdt": 1, "finetune_vlm": 1}
+    if config.cnn.classify_backend != "onnx":
+        jobs.pop("export_cnn", None)
+    for model in paths.models(config):
+        tables = len(conditions_of(model, config.conditions)) * config.dataset.parts
+        jobs[f"classify_{_kind(model)}"] = jobs.get(f"classify_{_kind(model)}", 0) + tables
+    if config.report.explain:
+        for model in paths.explained_models(config):
+            jobs[f"explain_{_kind(model)}"] = jobs.get(f"explain_{_kind(model)}", 0) + config.dataset.parts
+    return jobs | {"evaluate": 1, "draw_figures": 1, "collect_events": 1, "write_report": 1}
+
+
+def _kind(model: str) -> str:
+    """What the rules of a model are named after: cnn_tuned -> cnn."""
+    return model.partition("_")[0]
+
+
+def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -> Plan:
+    """Reckon what a run over `events` events in `shards` shards takes.
+
+    Hours of a job are its events times the rate, over the GPUs that it asks for, plus what starting a job costs. The
+    epochs of a CNN are counted in full, although it may stop early; where recipes have different numbers of them, a
+    job's hours are the mean.
+    """
+    table = list(rates)
+    start = _nearest(table, "start", config, gpus=False)
+    one_gpu = min(config.cnn.gpus, 1)
+    stages = []
+    for rule, jobs in jobs_by_rule(config, shards).items():
+        gpus = {
+            "train_cnn": config.cnn.gpus,
+            "classify_cnn": 0 if config.cnn.classify_backend == "onnx" else one_gpu,
+            "finetune_vlm": config.vlm.finetune.gpus,
+            "classify_vlm": config.vlm.classify.gpus,
+            "explain_cnn": one_gpu,
+            "explain_vlm": config.vlm.classify.gpus,
+        }.get(rule, 0)
+        work = _work(config, rule, events, jobs)
+        rate = _nearest(table, rule, config, gpus=_on_gpus(config, rule))
+        hours = None
+        if work == 0 or rate is not None:
+            seconds = 0.0 if rate is None else work * rate.value / max(gpus, 1)
+            hours = (seconds + (start.value if start else 0)) / 3600
+        published = rate is not None and rate.published
+        stages.append(Stage(rule, jobs, hours, paths.cores(gpus), gpus, published))
+    disk, memory = _disk(table, config, events, shards), _memory(table, config, events)
+    return Plan(config, events, shards, tuple(stages), disk, memory)
+
+
+def _on_gpus(config: Config, rule: str) -> bool:
+    """Whether a rule's model is of the size that was measured on GPUs alone."""
+    if rule.endswith("_vlm"):
+        return config.vlm.base == "hub"
+    return rule.endswith("_cnn") and config.cnn.gpus > 0
+
+
+def _nearest(rates: list[Rate], of: str, config: Config, gpus: bool) -> Rate | None:
+    """The rate measured at the sizes that are nearest in ratio."""
+    ours = {"pixel_mm": config.display.pixel_mm, "size": config.pixelmap.size}
+    found = [rate for rate in rates if rate.of == of and rate.unit.startswith("GPU") == gpus]
+    return min(
+        found, key=lambda rate: sum(abs(math.log(ours[name] / size)) for name, size in rate.at.items()), default=None
+    )
+
+
+def _work(config: Config, rule: str, events: int, jobs: int) -> float:
+    """Units of a rule's rate in one of its jobs; 0 for jobs that hardly grow with the events."""
+    train = events * (1 - config.dataset.validation - config.dataset.test)
+    classified = events if config.models_from else events - train
+    if rule.startswith(("simulate_", "convert_", "smear_")):
+        return events / jobs
+    if rule.startswith("classify_"):
+        return classified / config.dataset.parts
+    if rule.startswith("explain_"):
+        return min(classified, config.report.explain) / config.dataset.parts
+    recipes = [config.cnn.training(name).recipe for name in config.cnn.recipe_names]
+    return {
+        "list_events": float(events),
+        "build_base_model": float(config.vlm.scratch.steps),
+        "train_cnn": train * sum(recipe.max_epochs for recipe in recipes) / len(recipes),
+        "train_bdt": train,
+        "finetune_vlm": train * config.vlm.finetune.epochs,
+    }.get(rule, 0.0)
+
+
+def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[str, tuple[float, int]]:
+    def size(of: str) -> float:
+        rate = _nearest(rates, of, config, gpus=False)
+        return rate.value if rate else math.nan
+
+    train = events * (1 - config.dataset.validation - config.dataset.test)
+    classified = events if config.models_from else events - train
+    jobs = jobs_by_rule(config, shards)
+    tables = sum(number for rule, number in jobs.items() if rule.startswith("classify_"))
+    maps = len(paths.store_files("", paths.PIXEL_MAP_ARRAYS))
+    disk: dict[str, tuple[float, int]] = {}
+    if config.input.has_voxels:
+        if config.input.source != "voxels":
+            disk["voxels"] = (events * size("voxels"), shards)
+        displays = len(paths.store_files("", paths.DISPLAY_ARRAYS))
+        disk["displays"] = (events * size("displays"), shards * displays)
+    disk["pixelmaps"] = (events * size("pixelmaps"), shards * maps)
+    disk["events.parquet"] = (events * size("events.parquet"), 1)
+    predicted = classified / config.dataset.parts * tables
+    disk["predictions"] = (predicted * size("predictions"), 2 * tables)
+    figures = len(figure_names(paths.models(config), config.conditions))
+    # of a megabyte each whatever the events: not worth a rate
+    disk["figures, report"] = (2e6, figures + 4)
+    disk["logs, benchmarks"] = (1e4 * sum(jobs.values()), 2 * sum(jobs.values()))
+    return disk
+
+
+def _memory(rates: list[Rate], config: Config, events: int) -> dict[str, float]:
+    memory = {}
+    for of, share in (("event table", 1.0), ("training images", 1 - config.dataset.test)):
+        rate = _nearest(rates, of, config, gpus=False)
+        if rate and (of == "event table" or config.models_from is None):
+            memory[of] = events * share * rate.value
+    return memory
+
+
+def render(plan: Plan) -> str:
+    """The plan as text, for a terminal."""
+    lines = [f"run '{plan.config.run}': {plan.events:,} events in {plan.shards:,} shards", ""]
+    lines.append(f"{'rule':22}{'jobs':>9}{'h a job':>11}{'core-hours':>13}{'GPU-hours':>12}")
+    for stage in plan.stages:
+        mark = "*" if stage.published else ""
+        hours = "?" if stage.hours is None else _hours(stage.hours) + mark
+        core = "?" if stage.hours is None else _hours(stage.core_hours) + mark
+        gpu = _hours(stage.gpu_hours) + mark if stage.gpus else ""
+        lines.append(f"{stage.rule:22}{stage.jobs:>9,}{hours:>11}{core:>13}{gpu:>12}")
+    total = sum(stage.jobs for stage in plan.stages)
+    core_hours, gpu_hours = (sum(getattr(stage, of) for stage in plan.stages) for of in ("core_hours", "gpu_hours"))
+    lines.append(f"{'total':22}{total:>9,}{'':>11}{_hours(core_hours):>13}{_hours(gpu_hours):>12}")
+    lines.append(f"{_hours(plan.node_hours)} node-hours, of nodes with {CORES_PER_NODE} cores and {GPUS_PER_NODE} GPUs")
+    if any(stage.published for stage in plan.stages):
+        lines.append("* from a rate that arXiv 2509.08461 publishes: not measured here")
+    unknown = [stage.rule for stage in plan.stages if stage.hours is None]
+    if unknown:
+        lines.append(f"? not measured on such a machine: {', '.join(unknown)}; totals leave them out")
+    lines += ["", f"{'on disk':22}{'files':>9}"]
+    for name, (size, files) in plan.disk.items():
+        lines.append(f"{name:22}{files:>9,}{_bytes(size):>11}")
+    sizes, counts = zip(*plan.disk.values(), strict=True)
+    lines.append(f"{'total':22}{sum(counts):>9,}{_bytes(sum(sizes)):>11}")
+    lines += ["", "in the memory of one job"]
+    lines += [f"{name:22}{_bytes(size):>20}" for name, size in plan.memory.items()]
+    return "\n".join(lines)
+
+
+def _hours(hours: float) -> str:
+    return f"{hours:,.0f}" if hours >= 100 else f"{hours:.2g}"
+
+
+def _bytes(size: float) -> str:
+    """Decimal units, three digits; what nobody has measured is NaN."""
+    if math.isnan(size):
+        return "?"
+    power = min(int(math.log10(max(size, 1)) // 3), 4)
+    return f"{size / 1000**power:,.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
+
+
+def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `overlay` in place of its own, section by section, as Snakemake lays overlays."""
+    for key, value in overlay.items():
+        section = base.get(key)
+        base[key] = _merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
+    return base
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m nuvlm.workflow.plan", description=__doc__)
+    parser.add_argument("files", nargs="+", type=Path, help="the configuration and overlays, later ones win")
+    parser.add_argument("--events", type=int, help="how many; needed where they are not simulated here")
+    parser.add_argument("--events-per-shard", type=int, help="instead of counting the files of input.files")
+    options = parser.parse_args(arguments)
+    try:
+        values: dict[str, Any] = {}
+        for file in options.files:
+            try:
+                _merge(values, yaml.safe_load(file.read_text()))
+            except (OSError, yaml.YAMLError, AttributeError) as error:
+                raise InputError(
+                    f"{file}: no readable configuration ({error}). Check the path and the YAML."
+                ) from error
+        print(render(plan_of(values, options.events, options.events_per_shard, read_rates())))
+    except InputError as error:
+        sys.exit(str(error))
+
+
+def plan_of(values: Mapping[str, Any], events: int | None, events_per_shard: int | None, rates: Iterable[Rate]) -> Plan:
+    """The plan of a configuration.
+
+    Args:
+        values: the merged YAML.
+        events: how many; None for those that the configuration simulates.
+        events_per_shard: None for those of simulated shards, or as many shards as there are files.
+        rates: what an event costs.
+
+    Raises:
+        InputError: an impossible configuration, or events or files that nothing tells the number of.
+    """
+    config = parse_config(values)
+    simulate = config.input.simulate
+    if config.input.source == "simulate":
+        events, events_per_shard = events or simulate.events, events_per_shard or simulate.events_per_shard
+    if events is None:
+        raise InputError(
+            f"how many events source '{config.input.source}' has is not known before its files are read: add "
+            "EVENTS=190000, say."
+        )
+    n = -(-events // events_per_shard) if events_per_shard else len(shards.list_shards(config))
+    return make_plan(config, events, n, rates)
+
+
+if __name__ == "__main__":
+    main()
