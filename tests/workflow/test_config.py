@@ -58,7 +58,7 @@ def test_schema_is_in_step():
 
 
 MISTAKES = {
-    "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: run,"),
+    "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: cnn, bdt, vlm, run,"),
     "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: width"),
     "unknown key in a recipe": (
         {"cnn": {"recipes": {"tuned": {"rate": 1}}}},
