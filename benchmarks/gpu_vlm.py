@@ -38,6 +38,7 @@ import pandas as pd
 import torch
 import yaml
 from accelerate.utils.memory import should_reduce_batch_size
+from arithmetic import count_arithmetic, matmul_rate
 from gpu import attempt, free, logger
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
@@ -49,6 +50,7 @@ from transformers import (
     MllamaProcessor,
     PreTrainedModel,
 )
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from vlm_floor import eleven_b, with_tiles
 
 import nuvlm.models.vlm.classify as classify_module
@@ -60,11 +62,10 @@ from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import write_store
 from nuvlm.dataset.pixelmaps import read_blocks
 from nuvlm.models.devices import choose_device, device_name
-from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate, meta_model
 from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
-from nuvlm.models.vlm.dataset import to_pictures
+from nuvlm.models.vlm.dataset import conversations, to_pictures
 from nuvlm.models.vlm.families import FAMILIES
-from nuvlm.models.vlm.model import load_processor
+from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import _train_tokenizer
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
 from nuvlm.models.vlm.rationales import load_rationales
@@ -186,8 +187,13 @@ def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
     return folder / "events.parquet", {"a": folder / "a.zarr"}
 
 
-def train(job: Job, folder: Path) -> dict[str, Any]:
-    """Fine-tune with the largest batch on the device that fits."""
+def train(job: Job, folder: Path, inputs: Mapping[str, torch.Tensor], flop_per_second: float) -> dict[str, Any]:
+    """Fine-tune with the largest batch on the device that fits.
+
+    Args:
+        inputs: one event, as the collator gives it to the model.
+        flop_per_second: rate of the device for large matrix products.
+    """
     size, did_not_fit = job.settings.global_batch_size, []
     while True:
         settings = FinetuneSettings.model_validate(job.settings.model_dump() | {"device_batch_size": size})
@@ -201,10 +207,17 @@ def train(job: Job, folder: Path) -> dict[str, Any]:
             if size == 1:
                 return {"failed": str(error).splitlines()[0], "did_not_fit": did_not_fit}
         else:
-            names = ("events_per_second", "tokens_per_second", "peak_memory_mb", "tflop_per_event", "fraction_of_floor")
             summary = json.loads((job.out / "training.json").read_text())
-            measured = {name: summary[name] for name in names}
-            return measured | {"device_batch_size": size, "did_not_fit": did_not_fit}
+            measured = {name: summary[name] for name in ("events_per_second", "tokens_per_second", "peak_memory_mb")}
+            arithmetic = count_arithmetic(
+                AutoConfig.from_pretrained(job.base), inputs, job.settings.lora,
+                vision_tower=FAMILIES["mllama"].vision_tower, checkpointing=job.settings.gradient_checkpointing,
+            )  # fmt: skip
+            floor = {
+                "tflop_per_event": arithmetic.training / 1e12,
+                "fraction_of_floor": summary["events_per_second"] * arithmetic.training / flop_per_second,
+            }
+            return measured | floor | {"device_batch_size": size, "did_not_fit": did_not_fit}
         free()  # only here, where the error is gone with all that its frames held
         size //= 2
 
@@ -286,6 +299,8 @@ def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
     inputs = encode(pictures)
     processing = 1e3 * (time.perf_counter() - start) / largest
     one = {name: value[:1] for name, value in inputs.items()}
+    collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
+    trained = collate([conversations(table[table["split"] == "train"], stores, texts)[0]])
     arithmetic = count_arithmetic(
         AutoConfig.from_pretrained(base), one, LoraSettings(), vision_tower=FAMILIES["mllama"].vision_tower,
         checkpointing=False,
@@ -314,7 +329,9 @@ def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
                 ),
             )  # fmt: skip
             name = "checkpointing" if checkpointing else "no checkpointing"
-            result["training"][name] = attempt(lambda job=job: train(job, folder), f"{tiles} tiles, training, {name}")
+            result["training"][name] = attempt(
+                lambda job=job: train(job, folder, trained, rate), f"{tiles} tiles, training, {name}"
+            )
         for adapted, (quantization, merge) in ADAPTED.items():
             found = result["classifying"][adapted] = {}
             free()

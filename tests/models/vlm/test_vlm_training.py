@@ -46,7 +46,6 @@ def test_adapter_is_whole_and_described(job: Job) -> None:
     assert not [name for name, value in trained.items() if "lora_B" in name and not value.any()]
     assert [step for step, _ in summary["losses"]] == list(range(1, 25))
     assert summary["train_loss"] == pytest.approx(np.mean(losses))
-    assert 0 < summary["fraction_of_floor"] < 1
     # 258 words and marks of the prompt and the answer an event, give or take
     assert summary["tokens_per_second"] / summary["events_per_second"] == pytest.approx(258, rel=0.9)
     assert not job.checkpoints.exists()

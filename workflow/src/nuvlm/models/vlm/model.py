@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -82,6 +83,16 @@ def load_model(
         _give_int8_rows(model)
     logger.info("loaded %s: %.3g M parameters, %s, %s", base, count_parameters(model) / 1e6, quantization, dtype)
     return model
+
+
+def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model of `config` on the meta device: shapes without values."""
+    with torch.device("meta"):
+        # Eager attention: the masks of fused attention depend on values.
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="eager"
+        )
+    return model.eval()
 
 
 def source(base: Path) -> dict[str, Any] | None:

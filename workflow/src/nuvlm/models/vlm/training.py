@@ -26,7 +26,6 @@ from peft.utils.integrations import gather_params_ctx
 from pydantic import ValidationError
 from transformers import AutoConfig, PrinterCallback
 from trl import SFTConfig
-from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
@@ -39,7 +38,6 @@ from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.devices import choose_device, device_name, peak_memory_mb
 from nuvlm.models.torchrun import torchrun
 from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
-from nuvlm.models.vlm.arithmetic import Arithmetic, count_arithmetic, matmul_rate, meta_model
 from nuvlm.models.vlm.callbacks import (
     FINGERPRINT,
     MarkWhole,
@@ -50,7 +48,7 @@ from nuvlm.models.vlm.callbacks import (
 )
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
-from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, source
+from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
 from nuvlm.models.vlm.prompts import answer_tokens, check_views, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 from nuvlm.models.vlm.settings import FinetuneSettings
@@ -109,8 +107,8 @@ def finetune(job: Job) -> None:
     """Fine-tune on the events of the split `train`; the adapter appears in ``job.out`` whole or not at all.
 
     Beside the adapter stands ``training.json``: events, steps, the loss of every step and on the validation split,
-    trainable parameters, versions; seconds, events and text tokens a second since the last start, how much of the
-    arithmetic floor that is, and the peak memory of the process that took most.
+    trainable parameters, versions; seconds, events/s and text tokens/s since the last start, and the largest peak
+    memory of a process.
 
     A job that was stopped goes on from its newest whole checkpoint, and ends with the same adapter. On SIGTERM a
     checkpoint is written and the process ends with status 143. Finished, the checkpoints are removed.
@@ -147,9 +145,6 @@ def finetune(job: Job) -> None:
         # Cut short. The trainer counts it among those that it keeps, and might remove a whole one in its place.
         if not (torn / FINGERPRINT).exists():
             shutil.rmtree(torn, ignore_errors=True)
-    # Before the arguments: with DeepSpeed's stage 3 every model made after them is spread over all processes.
-    event = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([train[0]])
-    arithmetic = _count_arithmetic(job, event)
     arguments = _arguments(job)
     if settings.strategy == "deepspeed":
         # Before the model: stage 3 spreads its weights over the processes while they are loaded.
@@ -213,7 +208,6 @@ def finetune(job: Job) -> None:
             "seconds": seconds,
             "events_per_second": rate,
             "tokens_per_second": (here[-1]["num_tokens"] if here else 0) / progress.seconds,
-            **_against_floor(settings, arithmetic, rate),
             "train_loss": sum(entry["loss"] for entry in history) / len(history),
             "validation_loss": evaluation.get("eval_loss"),
             "validation_events": len(validation),
@@ -246,42 +240,10 @@ def finetune(job: Job) -> None:
     if trainer.is_world_process_zero():
         shutil.rmtree(job.checkpoints, ignore_errors=True)
         logger.info(
-            "%.3g events/s, %.3g tokens/s, %.0f MB, fraction of the arithmetic floor %s; validation loss %s",
-            rate, summary["tokens_per_second"], memory, summary["fraction_of_floor"], summary["validation_loss"],
+            "%.3g events/s, %.3g tokens/s, %.0f MB; validation loss %s",
+            rate, summary["tokens_per_second"], memory, summary["validation_loss"],
         )  # fmt: skip
     trainer.accelerator.wait_for_everyone()
-
-
-def _count_arithmetic(job: Job, event: Mapping[str, torch.Tensor]) -> Arithmetic | None:
-    """What training computes on one `event`, as the collator gives it to the model; None where it cannot be counted."""
-    try:
-        return count_arithmetic(
-            AutoConfig.from_pretrained(job.base, local_files_only=True), event, job.settings.lora,
-            vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
-        )  # fmt: skip
-    except RuntimeError as error:
-        logger.warning("no arithmetic floor for this model: %s", str(error).splitlines()[0])
-        return None
-
-
-def _against_floor(
-    settings: FinetuneSettings, arithmetic: Arithmetic | None, events_per_second: float
-) -> dict[str, float | None]:
-    """How near a training comes to what its GPUs could do if they did nothing but multiply matrices.
-
-    Args:
-        settings: of the training.
-        arithmetic: of one event.
-        events_per_second: of all processes.
-    """
-    if arithmetic is None:
-        return {"tflop_per_event": None, "fraction_of_floor": None}
-    devices = max(1, torch.cuda.device_count()) if settings.strategy == "balanced" else settings.processes
-    rate = devices * matmul_rate(choose_device(), torch.bfloat16 if settings.bf16 else torch.float32)
-    return {
-        "tflop_per_event": arithmetic.training / 1e12,
-        "fraction_of_floor": events_per_second * arithmetic.training / rate,
-    }
 
 
 def _check_replicas(parameters: list[torch.nn.Parameter]) -> None:
