@@ -14,7 +14,7 @@ from nuvlm.base.manifest import verify_manifest
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.settings import FinetuneSettings
-from nuvlm.models.vlm.training import Job, _fingerprint, finetune, launch
+from nuvlm.models.vlm.training import Job, _fingerprint, finetune, finetune_vlm
 from stores import write_pixel_maps
 
 
@@ -99,7 +99,7 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
 def test_failure_in_a_process_ends_the_job(job: Job, tmp_path: Path) -> None:
     job = with_settings(job, processes=2, device_batch_size=3).model_copy(update={"prompts": tmp_path / "none.yaml"})
     with pytest.raises(SystemExit) as stop:
-        launch(job)
+        finetune_vlm(job)
     assert stop.value.code not in (0, None)
     assert not job.out.exists()
 
