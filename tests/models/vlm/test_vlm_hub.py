@@ -170,7 +170,7 @@ def test_interrupted_download_is_said_and_goes_on(hub: Hub, tmp_path: Path, monk
         fetch(tmp_path)
     assert nothing_written(tmp_path)
     use("http://127.0.0.1:9", monkeypatch)
-    with pytest.raises(InputError, match=r"cannot be reached \(.*\), and the model is not wholly in the local cache"):
+    with pytest.raises(InputError, match=r"cannot be reached \(.*\), and the local cache lacks files of the model"):
         fetch(tmp_path)
 
 
