@@ -3,18 +3,18 @@
     python benchmarks/gpu_vlm.py [--tiles 1 4] [--batches 1 8 16] [--steps 12] [--tiny] [--out FILE]
 
 The model has the shape of Llama 3.2 11B Vision and random weights, drawn on the device while the workflow's own loading
-quantises them; a speed does not depend on what they are. All else is what a run does: `finetune` and `classify_vlm` are
-called as their rules call them, on scenes drawn at 512 x 512, and what they record is reported. For 1 and 4 tiles:
+quantises them; speed does not depend on their values. Everything else is as in a run: `finetune` and `classify_vlm` are
+called as their rules call them, on scenes drawn at 512 x 512, and their records are reported. For 1 and 4 tiles:
 
-- training: events/s, peak memory, fraction of the arithmetic floor, nf4 weights, with and without checkpointing. A
-  batch that does not fit is halved and tried again.
-- classifying: ms a sample and peak memory by scoring and by beams, batch by batch, with the adapter beside nf4 weights,
+- training: events/s, peak memory, fraction of the floor from counted operations, nf4 weights, with and without checkpointing. A
+  batch that does not fit is halved and repeated.
+- classifying: ms per event and peak memory by scoring and by beams, batch by batch, with the adapter beside nf4 weights,
   beside bf16 weights, and merged; and the image processor alone, on one CPU core, which runs beside the GPU.
 - a profile of a scoring pass: the kernels that take most, and the shares of unpacking, attention and the vision tower.
 
-What fails is recorded, and the next measurement goes on. Results, with machine, versions and commit, go to
+Failures are recorded, and the next measurement continues. Results, with machine, versions and commit, go to
 results/gpu_vlm_{device}.json beside this file, after each number of tiles. --tiny takes a tiny model through the same
-code in half a minute, also without a GPU; those numbers mean nothing and are printed alone.
+code in half a minute, also without a GPU; those numbers mean nothing and are only printed.
 """
 
 import argparse
@@ -80,7 +80,7 @@ VOCABULARY = REPOSITORY / "resources" / "rationales.yaml"
 TARGETS = {1: {"ms_per_event": 30.0, "events_per_second": 10.0}, 4: {"ms_per_event": 110.0}}
 """On an H100: scoring with batches of 16, bf16, merged; training with checkpointing."""
 TOKENS = 258
-"""Of the conversation with Llama 3's tokenizer; the one that is made here knows the texts by heart, and needs fewer."""
+"""Length of the conversation with Llama 3's tokenizer; the one made here is trained on the texts and needs fewer."""
 ADAPTED = {"beside nf4": ("nf4", False), "beside bf16": ("none", False), "merged into bf16": ("nf4", True)}
 SHARES = {"unpacking": r"dequant|4bit|nf4", "attention": r"attention|flash|fmha|sdpa|softmax"}
 """Kernels by their name."""
@@ -88,7 +88,7 @@ SHARES = {"unpacking": r"dequant|4bit|nf4", "attention": r"attention|flash|fmha|
 
 @dataclass(frozen=True)
 class Scale:
-    """What is measured: a model, and how much of it."""
+    """The size of the measurement."""
 
     config: MllamaConfig
     side: int
@@ -122,7 +122,7 @@ def tiny() -> Scale:
 
 
 class RandomWeights:
-    """Stands where transformers reads a checkpoint: the same loading, of weights that are drawn on the device."""
+    """Replaces reading a checkpoint in transformers: the same loading, with weights drawn on the device."""
 
     @staticmethod
     def from_pretrained(base: Path, *, dtype: torch.dtype, **arguments: Any) -> PreTrainedModel:
@@ -198,7 +198,7 @@ def train(job: Job, folder: Path, inputs: Mapping[str, torch.Tensor], flop_per_s
     while True:
         settings = FinetuneSettings.model_validate(job.settings.model_dump() | {"device_batch_size": size})
         try:
-            # A folder of its own: a checkpoint of another batch size would be refused.
+            # A separate folder: a checkpoint of another batch size would be refused.
             finetune(job.model_copy(update={"settings": settings, "checkpoints": folder / f"checkpoints{size}"}))
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
@@ -218,7 +218,7 @@ def train(job: Job, folder: Path, inputs: Mapping[str, torch.Tensor], flop_per_s
                 "fraction_of_floor": summary["events_per_second"] * arithmetic.training / flop_per_second,
             }
             return measured | floor | {"device_batch_size": size, "did_not_fit": did_not_fit}
-        free()  # only here, where the error is gone with all that its frames held
+        free()  # after the except block: the traceback no longer holds tensors
         size //= 2
 
 
@@ -236,7 +236,7 @@ def classify(job: Job, out: Path, method: str, batch: int, bf16: bool, floor_ms:
 
 
 def profile_pass(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], answers: Any) -> dict[str, Any]:
-    """Where the time of a scoring pass goes."""
+    """Profile a scoring pass."""
     device = choose_device()
     scorer, vision = Scorer(model, answers), 0.0
     moved = {name: value.to(device) for name, value in inputs.items()}
@@ -282,7 +282,7 @@ def profile_pass(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], ans
 
 
 def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
-    """All measurements with pictures of so many tiles."""
+    """All measurements for one number of tiles."""
     folder.mkdir()
     base = make_base(folder / "base", scale, tiles)
     prompts = make_prompts(folder / "prompts.yaml", base)

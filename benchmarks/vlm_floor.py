@@ -1,4 +1,4 @@
-"""What fine-tuning and classifying cost in arithmetic and memory, by the model's shape alone.
+"""Operations and memory of fine-tuning and classifying, from the model's shape.
 
     python benchmarks/vlm_floor.py [--config results/hub/.../config.json] [--tokens 258] [--views 2]
 
@@ -59,7 +59,7 @@ def with_tiles(config: MllamaConfig, tiles: int) -> MllamaConfig:
 
 
 def one_event(config: MllamaConfig, tokens: int, views: int) -> dict[str, torch.Tensor]:
-    """Inputs of one event in the shapes that Mllama's processor gives them."""
+    """Inputs of one event, with the shapes of Mllama's processor."""
     tiles, side = config.vision_config.max_num_tiles, config.vision_config.image_size
     with torch.device("meta"):
         return {
@@ -107,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = AutoConfig.from_pretrained(arguments.config) if arguments.config else eleven_b()
     if config.model_type != "mllama":
-        parser.error(f"{arguments.config}: a {config.model_type}; the shapes of its inputs are known for mllama alone")
+        parser.error(f"{arguments.config}: a {config.model_type}; input shapes are only known for mllama")
     result = measure(config, arguments.tokens, arguments.views)
     for row in result["arithmetic"]:
         floors = ", ".join(
