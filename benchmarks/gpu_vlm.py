@@ -6,10 +6,10 @@ The model has the shape of Llama 3.2 11B Vision and random weights, drawn on the
 quantises them; speed does not depend on their values. Everything else is as in a run: `finetune` and `classify_vlm` are
 called as their rules call them, on scenes drawn at 512 x 512, and their records are reported. For 1 and 4 tiles:
 
-- training: events/s, peak memory, fraction of the floor from counted operations, nf4 weights, with and without checkpointing. A
-  batch that does not fit is halved and repeated.
-- classifying: ms per event and peak memory by scoring and by beams, batch by batch, with the adapter beside nf4 weights,
-  beside bf16 weights, and merged; and the image processor alone, on one CPU core, which runs beside the GPU.
+- training: events/s, peak memory, fraction of the floor from counted operations, nf4 weights, with and without
+  checkpointing. A batch that does not fit is halved and repeated.
+- classifying: ms per event and peak memory by scoring and by beams, for each batch size, with the adapter beside nf4
+  weights, beside bf16 weights, and merged; and the image processor on one CPU core, which runs beside the GPU.
 - a profile of a scoring pass: the kernels that take most, and the shares of unpacking, attention and the vision tower.
 
 Failures are recorded, and the next measurement continues. Results, with machine, versions and commit, go to
