@@ -16,7 +16,7 @@ from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Diffusion
 from nuvlm.detector.voxels import PARTICLE_DTYPE, Event, Voxels, write_shard
 from nuvlm.models.predictions import Cost, read_costs, read_predictions, write_predictions
-from nuvlm.simulation.geant4 import DEPOSIT_DTYPE
+from nuvlm.simulation.events import DEPOSIT_DTYPE
 from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
 from stores import read_pixel_maps
 

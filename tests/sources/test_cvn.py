@@ -122,8 +122,8 @@ def test_an_energy_that_is_not_known_stays_unknown(tmp_path):
         ({"images": images()[:, :2]}, r"uint8 \(4, 2, 24, 24\)"),
         ({"images": images(0), "class": CLASSES[:0]}, "'images' is empty"),
         ({"class": CLASSES[:3]}, r"'class' is \(3,\), but there are 4 images"),
-        ({"truth/e_nu": np.float32([4000, 3000, 8000, 2000])}, "cannot be GeV"),
-        ({"event_id": np.array([0.5, 1, 2, 3])}, "whole numbers"),
+        ({"truth/e_nu": np.float32([4000, 3000, 8000, 2000])}, "cannot be in GeV"),
+        ({"event_id": np.array([0.5, 1, 2, 3])}, "non-negative integers"),
     ],
 )
 @pytest.mark.parametrize("on_bad_event", ["error", "skip"])

@@ -35,20 +35,18 @@ if CONFIG.input.source == "simulate":
 
 ROW = SOURCES[CONFIG.input.source]
 
-
-def reader_settings():
-    """The settings that the reader of this source takes."""
-    settings = CONFIG.input.model_dump(mode="json", include={"on_bad_event", *ROW.settings})
-    if ROW.kind == "maps":
-        return settings
-    return settings | {"detector": CONFIG.detector.model_dump(mode="json")}
-
-
 if ROW.reader is not None:
+    SETTINGS = CONFIG.input.model_dump(
+        mode="json", include={"on_bad_event", *ROW.settings}
+    )
     if ROW.kind == "maps":
-        CONVERTED = {"store": pixel_map_store(), "truth": "<results>/truth/{shard}.parquet"}
+        CONVERTED = {
+            "store": pixel_map_store(),
+            "truth": "<results>/truth/{shard}.parquet",
+        }
     else:
         CONVERTED = {"shard": "<results>/voxels/{shard}.h5"}
+        SETTINGS["detector"] = CONFIG.detector.model_dump(mode="json")
 
     rule convert:
         """Convert an input file to a voxel shard, or to pixel maps and their truth."""
@@ -70,6 +68,6 @@ if ROW.reader is not None:
             code=code("convert.py", ROW.reader, ROW.writer),
             reader=ROW.reader,
             writer=ROW.writer,
-            settings=reader_settings(),
+            settings=SETTINGS,
         script:
             "../scripts/convert.py"
