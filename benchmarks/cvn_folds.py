@@ -56,6 +56,7 @@ from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.pretraining import build_base_model
 from nuvlm.models.vlm.training import Job, finetune
 from nuvlm.sources.cvn import convert_cvn
+from nuvlm.sources.ready_maps import PixelMapWriter
 from nuvlm.workflow.config import Config, parse_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -136,10 +137,8 @@ class Folds:
         }
         if not self._is_of(self.work / "folds.json", made_of):
             truth = self.work / "truth.parquet"
-            convert_cvn(
-                self.file, self.stores["maps"], truth, views=self.config.input.views,
-                on_bad_event=self.config.input.on_bad_event,
-            )  # fmt: skip
+            settings = self.config.input.model_dump(include={"views", "on_bad_event"})
+            convert_cvn(self.file, PixelMapWriter(store=self.stores["maps"], truth=truth, **settings))
             listed, dataset = self.work / "events.parquet", self.config.dataset
             list_events(
                 {"maps": truth}, self.stores, listed, detector=self.config.detector, validation=dataset.validation,

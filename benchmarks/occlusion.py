@@ -21,8 +21,8 @@ import pandas as pd
 from nuvlm.dataset.topology import find_topology
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.models.vlm.occlusion import occlude
+from nuvlm.simulation.events import deposit_rows, particle_rows, sampled
 from nuvlm.simulation.final_states import ELECTRON, MUON, PION_PLUS, PION_ZERO, PROTON
-from nuvlm.simulation.geant4 import deposit_rows, particle_rows, sampled
 from nuvlm.simulation.transport import Deposits, argon_box
 
 DETECTOR = Detector()

@@ -20,8 +20,8 @@ import numpy as np
 
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.detector.voxels import voxelize
+from nuvlm.simulation.events import simulate_shard
 from nuvlm.simulation.final_states import FinalState, sample_final_state
-from nuvlm.simulation.geant4 import simulate_shard
 from nuvlm.simulation.recorder import STEP_DTYPE, TRACK_DTYPE, PlainRecorder, Recorded, Recorder
 from nuvlm.simulation.toolkit import DATA, g4
 from nuvlm.simulation.transport import Deposits, argon_box

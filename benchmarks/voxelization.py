@@ -23,9 +23,9 @@ import h5py
 import numpy as np
 
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
-from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Voxels, voxelize
 from nuvlm.sources.larndsim import convert_larndsim
+from nuvlm.sources.shard_writer import VoxelShardWriter
 
 Segments = tuple[np.ndarray, np.ndarray, np.ndarray]
 
@@ -120,20 +120,10 @@ def seconds(work: Callable[[Segments], object], events: list[Segments], repeats:
 def convert(path: Path) -> None:
     """Convert a file and print what it took: events, seconds, peak memory."""
     out = path.with_suffix(".voxels.h5")
-
-    def work() -> None:
-        convert_larndsim(
-            path,
-            out,
-            detector=Detector(),
-            offset_mm=(0, 0, 0),
-            on_bad_event="skip",
-            recombination=Recombination(),
-        )
-
-    work()  # loads, or compiles
+    writer = VoxelShardWriter(shard=out, detector=Detector(), on_bad_event="skip")
+    convert_larndsim(path, writer)  # loads, or compiles
     start = time.perf_counter()
-    work()
+    convert_larndsim(path, writer)
     wall = time.perf_counter() - start
     with h5py.File(out) as file:
         events, voxels = len(file["events"]), len(file["voxels/energy"])

@@ -16,8 +16,8 @@ from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Diffusion
 from nuvlm.detector.voxels import PARTICLE_DTYPE, Event, Voxels, write_shard
 from nuvlm.models.predictions import Cost, read_costs, read_predictions, write_predictions
-from nuvlm.simulation.geant4 import DEPOSIT_DTYPE
-from nuvlm.sources.maps import PixelMap, write_maps
+from nuvlm.simulation.events import DEPOSIT_DTYPE
+from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
 from stores import read_pixel_maps
 
 SPLIT = {"validation": 0.3, "test": 0.3, "seed": 1}
@@ -171,7 +171,7 @@ def made_elsewhere(folder, classes, **columns):
     n = len(classes)
     maps = [PixelMap(str(i), i, np.full((3, 16, 16), i, np.uint8), c, nu_energy=1.5) for i, c in enumerate(classes)]
     store, truth = folder / "a.zarr", folder / "a.parquet"
-    write_maps(folder, store, truth, maps, n, source="cvn", views=["u", "v", "z"], on_bad_event="error")
+    PixelMapWriter(store=store, truth=truth).write(folder, maps, n, source="cvn", views=["u", "v", "z"])
     if columns:
         pd.read_parquet(truth).assign(**columns).to_parquet(truth)
     return {"shards": {"a": truth}, "pixel_maps": {"a": store}}

@@ -7,8 +7,8 @@ import pytest
 from nuvlm.dataset.topology import TOPOLOGY_TYPES, find_topology, is_charged, leading_pion_energy
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import PARTICLE_DTYPE
+from nuvlm.simulation.events import DEPOSIT_DTYPE, Interaction, simulate
 from nuvlm.simulation.final_states import FinalState, Particle
-from nuvlm.simulation.geant4 import DEPOSIT_DTYPE, Interaction, simulate
 
 VERTEX = np.array([0.0, 0.0, 2500.0])
 

@@ -28,6 +28,7 @@ from nuvlm.models.vlm.model import load_model
 from nuvlm.models.vlm.training import finetune
 from nuvlm.sources.cvn import convert_cvn
 from nuvlm.sources.png import convert_png
+from nuvlm.sources.ready_maps import PixelMapWriter
 from nuvlm.workflow.config import Config, parse_config
 from nuvlm.workflow.shards import list_shards
 from paths import REPOSITORY
@@ -189,7 +190,7 @@ def test_names_and_words_of_a_folder_stay_text(tmp_path: Path, tally: Tally) -> 
             Image.fromarray(np.full((16, 16), 7, np.uint8)).save(folder / f"{name}_{view}.png")
         (folder / f"{name}_pid.txt").write_text("<script>alert(1)</script>")
     store, truth = tmp_path / "out" / "a.zarr", tmp_path / "out" / "a.parquet"
-    convert_png(folder, store, truth, views=None, on_bad_event="error")
+    convert_png(folder, PixelMapWriter(store=store, truth=truth))
     table = read_table(truth)
     assert sorted(table["name"]) == sorted(names)
     assert table["class"].isna().all(), "no class but ours, so nothing of it can reach a page"
@@ -289,8 +290,8 @@ def test_a_zlib_map_that_unpacks_to_a_gigabyte_is_refused(tmp_path: Path, tally:
     zeros = bytes(MB)
     (folder / "1.gz").write_bytes(b"".join(packer.compress(zeros) for _ in range(1024)) + packer.flush())
     assert (folder / "1.gz").stat().st_size < 2 * MB
-    with at_most(400 * MB), pytest.raises(InputError, match="event 1 has a map that is cut short, or larger than"):
-        convert_cvn(folder, tmp_path / "a.zarr", tmp_path / "a.parquet", views=None, on_bad_event="error")
+    with at_most(400 * MB), pytest.raises(InputError, match="event 1 has a map that is truncated, or larger than"):
+        convert_cvn(folder, PixelMapWriter(store=tmp_path / "a.zarr", truth=tmp_path / "a.parquet"))
     tally.add("bomb", "zlib map", "noticed")
 
 
@@ -299,5 +300,5 @@ def test_cvn_images_of_a_side_that_cannot_be_meant_are_refused(tmp_path: Path, t
     with h5py.File(path, "w") as file:
         file.create_dataset("images", (10, 3, 10**5, 10**5), "u1", chunks=(1, 1, 1000, 1000), compression="gzip")
     with at_most(200 * MB), pytest.raises(InputError, match="a side of at most 4096 pixels"):
-        convert_cvn(path, tmp_path / "a.zarr", tmp_path / "a.parquet", views=None, on_bad_event="error")
+        convert_cvn(path, PixelMapWriter(store=tmp_path / "a.zarr", truth=tmp_path / "a.parquet"))
     tally.add("bomb", "CVN images", "noticed")

@@ -15,7 +15,7 @@ from headless import chromium, needs_chromium, opened
 from nuvlm.base.files import read_json
 from nuvlm.report.collect_events import collect_events
 from nuvlm.report.sparse import decode
-from nuvlm.sources.maps import PixelMap, write_maps
+from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
 from report_on_disk import make_page, make_report
 from run_on_disk import Run, write_run
 
@@ -415,8 +415,9 @@ def test_pixel_maps_made_elsewhere_are_drawn_in_pixels(browser: Any, tmp_path: P
         images[:, 20:24, 30:50] = 128
         maps = [PixelMap(str(i), i, images) for i in rows["event_id"].astype(int).tolist()]
         stores[str(shard)] = tmp_path / f"{shard}.zarr"
-        options = {"source": "cvn", "views": ["u", "v", "z"], "on_bad_event": "error"}
-        write_maps(tmp_path, stores[str(shard)], tmp_path / f"{shard}.parquet", maps, len(maps), **options)
+        PixelMapWriter(store=stores[str(shard)], truth=tmp_path / f"{shard}.parquet").write(
+            tmp_path, maps, len(maps), source="cvn", views=["u", "v", "z"]
+        )
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
     collect_events(run.events, nominal, stores, 600, tmp_path / "maps.json", seed=7, displays=False)
     make_page(run, tmp_path, tmp_path / "maps.json")

@@ -14,7 +14,7 @@ from nuvlm.base.stores import open_store, write_store
 from nuvlm.evaluation.samples import Sample
 from nuvlm.report.collect_events import CELLS, CORRECT, DISAGREE, NO_TRUTH, WRONG, collect_events, rank
 from nuvlm.report.sparse import decode
-from nuvlm.sources.maps import PixelMap, write_maps
+from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
 from run_on_disk import PIXEL_MM, Run, sample_of, write_run
 
 
@@ -166,8 +166,9 @@ def _pixel_maps(run: Run, folder: Path) -> Run:
             images[:, 2:9, 3] = max(i % 256, 1)
             maps.append(PixelMap(str(i), i, images))
         stores[str(shard)] = folder / f"{shard}.zarr"
-        options = {"source": "cvn", "views": ["u", "v", "z"], "on_bad_event": "error"}
-        write_maps(folder, stores[str(shard)], folder / f"{shard}.parquet", maps, len(maps), **options)
+        PixelMapWriter(store=stores[str(shard)], truth=folder / f"{shard}.parquet").write(
+            folder, maps, len(maps), source="cvn", views=["u", "v", "z"]
+        )
     events.assign(visible_energy=np.nan).to_parquet(folder / "events.parquet")
     return Run(folder / "events.parquet", run.predictions, stores, run.training)
 

@@ -15,8 +15,8 @@ from uproot.writing._cascadetree import Tree
 from nuvlm.base.errors import InputError
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import MODES
+from nuvlm.simulation.events import simulate_shard
 from nuvlm.simulation.final_states import Particle
-from nuvlm.simulation.geant4 import simulate_shard
 from nuvlm.simulation.genie import read_genie
 
 MASS_GEV = {11: 0.000511, 13: 0.10566, 2112: 0.93957, 2212: 0.93827, 211: 0.13957, 111: 0.13498, 321: 0.49368}
@@ -290,9 +290,7 @@ def test_what_geant4_does_not_follow_is_left_out_and_counted(
     assert particles["pdg"].tolist() == [13, 2212, 321, 13, 2212]
     assert deposits["energy_mev"][2] > 80
     (record,) = caplog.records
-    assert (
-        "3 final-state particles that GEANT4 does not follow left out (2 of PDG code 2000000101, 1 of" in record.message
-    )
+    assert "3 final-state particles that GEANT4 cannot track left out (2 of PDG code 2000000101, 1 of" in record.message
 
 
 def test_bad_events_are_errors_or_left_out_as_one_likes(

@@ -11,7 +11,7 @@ import pytest
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.pixelmaps import open_pixel_maps
 from nuvlm.sources.cvn import convert_cvn
-from nuvlm.sources.maps import event_number
+from nuvlm.sources.ready_maps import PixelMapWriter, event_number
 from paths import SHARED
 
 SIZE = 24
@@ -50,7 +50,7 @@ def write_folder(path):
 
 def convert(path, views=None, on_bad_event="error"):
     store, truth = path.parent / "out" / "maps.zarr", path.parent / "out" / "maps.parquet"
-    convert_cvn(path, store, truth, views=views, on_bad_event=on_bad_event)
+    convert_cvn(path, PixelMapWriter(store=store, truth=truth, views=views, on_bad_event=on_bad_event))
     return open_pixel_maps(store), pd.read_parquet(truth)
 
 
@@ -104,7 +104,7 @@ def test_truth_may_be_missing_in_part_or_whole(tmp_path, caplog):
         file.unlink()
     _, truth = convert(folder)
     assert truth["class"].isna().all()
-    assert "4 events have none of our classes (no truth: 4)" in caplog.text
+    assert "4 events belong to none of the three classes (no truth: 4)" in caplog.text
 
 
 def test_an_energy_that_is_not_known_stays_unknown(tmp_path):
@@ -122,8 +122,8 @@ def test_an_energy_that_is_not_known_stays_unknown(tmp_path):
         ({"images": images()[:, :2]}, r"uint8 \(4, 2, 24, 24\)"),
         ({"images": images(0), "class": CLASSES[:0]}, "'images' is empty"),
         ({"class": CLASSES[:3]}, r"'class' is \(3,\), but there are 4 images"),
-        ({"truth/e_nu": np.float32([4000, 3000, 8000, 2000])}, "cannot be GeV"),
-        ({"event_id": np.array([0.5, 1, 2, 3])}, "whole numbers"),
+        ({"truth/e_nu": np.float32([4000, 3000, 8000, 2000])}, "cannot be in GeV"),
+        ({"event_id": np.array([0.5, 1, 2, 3])}, "non-negative integers"),
     ],
 )
 @pytest.mark.parametrize("on_bad_event", ["error", "skip"])
@@ -199,7 +199,7 @@ def test_maps_packed_with_gzip_are_read_too(tmp_path):
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the sample files")
 def test_real_maps_begin_on_the_left_and_say_what_they_are(tmp_path):
     store, truth = tmp_path / "maps.zarr", tmp_path / "maps.parquet"
-    convert_cvn(SHARED / "dune_cvn" / "pixel_maps.h5", store, truth, views=None, on_bad_event="error")
+    convert_cvn(SHARED / "dune_cvn" / "pixel_maps.h5", PixelMapWriter(store=store, truth=truth))
     table, maps = pd.read_parquet(truth), open_pixel_maps(store)["images"]
     assert maps.shape == (600, 3, 500, 500)
     assert table["class"].value_counts(dropna=False).to_dict() == {"nue_cc": 149, "numu_cc": 149, "nc": 145, pd.NA: 157}

@@ -11,6 +11,7 @@ from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import open_shard
 from nuvlm.sources import edepsim
 from nuvlm.sources.edepsim import convert_edepsim
+from nuvlm.sources.shard_writer import VoxelShardWriter
 
 edepsim_file = pytest.importorskip("edepsim_file")
 from edepsim_file import SAMPLE, FileEvent, Particle, Vertex, add_record, hit_list, write_edepsim  # noqa: E402
@@ -35,14 +36,14 @@ def event(number, **changes):
 
 def convert(path, detector, offset=(0, 0, 0), on_bad_event="error", recombination=None):
     out = path.with_suffix(".h5")
-    convert_edepsim(
-        path,
-        out,
+    writer = VoxelShardWriter(
+        shard=out,
         detector=detector,
         offset_mm=offset,
         on_bad_event=on_bad_event,
         recombination=recombination or Recombination(),
     )
+    convert_edepsim(path, writer)
     with open_shard(out, detector) as shard:
         return shard.events, [block.energy.sum(dtype=np.float64) for _, block, _ in shard.blocks(1)]
 

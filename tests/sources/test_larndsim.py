@@ -13,6 +13,7 @@ from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import open_shard
 from nuvlm.sources import larndsim_segments
 from nuvlm.sources.larndsim import convert_larndsim
+from nuvlm.sources.shard_writer import VoxelShardWriter
 from paths import SHARED
 
 OLD = {"event": "eventID", "vertex": None, "header": "genie_hdr", "stack": "genie_stack"}
@@ -83,14 +84,14 @@ def write_file(path, keys=((7, 1), (7, 2), (9, 3)), names=NEW, segments=10, head
 
 def convert(path, detector, offset=(0, 0, 0), on_bad_event="error", recombination=None):
     out = path.with_suffix(".voxels.h5")
-    convert_larndsim(
-        path,
-        out,
+    writer = VoxelShardWriter(
+        shard=out,
         detector=detector,
         offset_mm=offset,
         on_bad_event=on_bad_event,
         recombination=recombination or Recombination(),
     )
+    convert_larndsim(path, writer)
     with open_shard(out, detector) as shard:
         return shard.events, [block for _, block, _ in shard.blocks(1)]
 

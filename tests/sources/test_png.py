@@ -12,8 +12,8 @@ from PIL import Image
 
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.pixelmaps import image_settings, open_pixel_maps
-from nuvlm.sources.maps import class_of, event_number
 from nuvlm.sources.png import convert_png
+from nuvlm.sources.ready_maps import PixelMapWriter, class_of, event_number
 
 SIZE = 20
 
@@ -36,7 +36,7 @@ def folder(tmp_path):
 
 def convert(folder, views=None, on_bad_event="error"):
     store, truth = folder.parent / "out" / "maps.zarr", folder.parent / "out" / "maps.parquet"
-    convert_png(folder, store, truth, views=views, on_bad_event=on_bad_event)
+    convert_png(folder, PixelMapWriter(store=store, truth=truth, views=views, on_bad_event=on_bad_event))
     return open_pixel_maps(store), pd.read_parquet(truth).set_index("name")
 
 
@@ -79,7 +79,7 @@ def test_without_truth_or_with_another_class_there_is_no_class(folder, caplog):
     (folder / "12_pid.txt").write_text("nutaucc")
     _, truth = convert(folder)
     assert truth["class"].isna().tolist() == [True, True, False]
-    assert "2 events have none of our classes (no truth: 1, nutaucc: 1)" in caplog.text
+    assert "2 events belong to none of the three classes (no truth: 1, nutaucc: 1)" in caplog.text
 
 
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "LA", "P"])

@@ -81,7 +81,7 @@ MISTAKES = {
     "impossible value": ({"cnn": {"dropout": 1.5}}, "cnn.dropout: .*less than 1"),
     "unknown choice": ({"input": {"source": "root"}}, "input.source: .*'simulate', 'voxels'"),
     "no files": ({"input": {"source": "voxels"}}, "files is empty: list the files"),
-    "files unused": ({"input": {"files": ["a.h5"]}}, "set source to what the files are"),
+    "files unused": ({"input": {"files": ["a.h5"]}}, "set source to the format of the files"),
     "pixel between voxels": ({"display": {"pixel_mm": 8}}, "multiple of the voxel size along y"),
     "pixel that leaves a rest": ({"display": {"pixel_mm": 33}}, "no multiple of the voxel size along y"),
     "voxel that leaves a rest": ({"detector": {"voxel_mm": [3, 5, 5]}}, "does not divide x_mm"),

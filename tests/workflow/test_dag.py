@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel
 from snakemake.utils import update_config
 
+from nuvlm.sources.table import SOURCES
 from nuvlm.workflow.config import Config
 from nuvlm.workflow.plan import jobs_by_rule, requests
 from nuvlm.workflow.shards import list_shards
@@ -466,7 +467,7 @@ def test_own_files_with_the_models_of_another_run_train_nothing(finished):
     (finished / "mine.h5").touch()
     arguments = ["--config", "run=mine", "models_from=demo", "input={source: larndsim, files: [mine.h5]}"]
     jobs = planned(finished, "predictions", *arguments)
-    prepared = {"convert_larndsim": 1, "smear_and_downsample": 1, "crop_displays": 1, "list_events": 1}
+    prepared = {"convert": 1, "smear_and_downsample": 1, "crop_displays": 1, "list_events": 1}
     assert jobs == prepared | {rule: JOBS[rule] for rule in CLASSIFY.split()} | {"predictions": 1}
 
 
@@ -486,6 +487,7 @@ def test_a_setting_that_cannot_be_used_fails_before_any_job(checkout, arguments,
     assert "Traceback" not in output
 
 
+PREPARING = ("convert", "smear_and_downsample", "crop_displays", "list_events")
 OVERLAYS = sorted(path.name for path in (REPOSITORY / "config").glob("*.yaml") if path.name != "config.yaml")
 
 
@@ -507,6 +509,17 @@ def test_every_overlay_makes_a_plan(checkout, overlays, monkeypatch):
     monkeypatch.chdir(checkout)
     # nuvlm.workflow.plan counts without Snakemake what Snakemake would run
     assert jobs == jobs_by_rule(config, len(list_shards(config))) | {"all": 1}
+
+
+@pytest.mark.parametrize("source", [name for name in SOURCES if name != "simulate"])
+def test_every_source_makes_a_plan(checkout, source, monkeypatch):
+    monkeypatch.chdir(checkout)
+    Path("one.file").touch()
+    values = {"source": source, "files": ["one.file"]}
+    short = ["run=sources", "conditions=[nominal]", "dataset={parts: 1}"]
+    jobs = planned(checkout, "pixelmaps", "--config", *short, f"input={{source: {source}, files: [one.file]}}")
+    expected = jobs_by_rule(Config(input=values), 1)
+    assert jobs == {rule: 1 for rule in expected if rule in PREPARING} | {"pixelmaps": 1}
 
 
 def test_lint(checkout):

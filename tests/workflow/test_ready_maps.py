@@ -110,5 +110,5 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
     assert {"what": "Pixel (mm)", "run": "not known", "published": 50} in report["departures"]
     logs = " ".join(path.read_text() for path in (results / "logs").rglob("*.log"))
     assert "1 of 37 events cannot be used and were left out" in logs
-    assert "2 events have none of our classes (nutau" in logs
+    assert "2 events belong to none of the three classes (nutau" in logs
     assert "Nothing to be done" in snakemake(checkout, *config)

@@ -1,4 +1,5 @@
-# Where events come from: voxel shards, or ready pixel maps, made from whatever input.source names.
+# From input.source to voxel shards, or to ready pixel maps: the sources are rows of nuvlm.sources.table.
+from nuvlm.sources.table import SOURCES
 
 if CONFIG.input.source == "simulate":
 
@@ -32,18 +33,31 @@ if CONFIG.input.source == "simulate":
             "../scripts/simulate_events.py"
 
 
-if CONFIG.input.source == "edepsim":
+ROW = SOURCES[CONFIG.input.source]
 
-    rule convert_edepsim:
-        """Convert an edep-sim ROOT file to a voxel shard."""
+if ROW.reader is not None:
+    SETTINGS = CONFIG.input.model_dump(
+        mode="json", include={"on_bad_event", *ROW.settings}
+    )
+    if ROW.kind == "maps":
+        CONVERTED = {
+            "store": pixel_map_store(),
+            "truth": "<results>/truth/{shard}.parquet",
+        }
+    else:
+        CONVERTED = {"shard": "<results>/voxels/{shard}.h5"}
+        SETTINGS["detector"] = CONFIG.detector.model_dump(mode="json")
+
+    rule convert:
+        """Convert an input file to a voxel shard, or to pixel maps and their truth."""
         input:
             file=lambda wildcards: SHARDS[wildcards.shard],
         output:
-            "<results>/voxels/{shard}.h5",
+            **CONVERTED,
         log:
-            "<results>/logs/convert_edepsim/{shard}.log",
+            "<results>/logs/convert/{shard}.log",
         benchmark:
-            "<results>/benchmarks/convert_edepsim/{shard}.tsv"
+            "<results>/benchmarks/convert/{shard}.tsv"
         conda:
             "../envs/cpu.yaml"
         threads: 1
@@ -51,92 +65,9 @@ if CONFIG.input.source == "edepsim":
             mem_mb=scaled(2000),
             runtime=scaled(60),
         params:
-            code=code("convert_edepsim.py"),
-            detector=CONFIG.detector.model_dump(mode="json"),
-            offset_mm=list(CONFIG.input.offset_mm),
-            on_bad_event=CONFIG.input.on_bad_event,
-            recombination=CONFIG.input.recombination.model_dump(mode="json"),
+            code=code("convert.py", ROW.reader, ROW.writer),
+            reader=ROW.reader,
+            writer=ROW.writer,
+            settings=SETTINGS,
         script:
-            "../scripts/convert_edepsim.py"
-
-
-if CONFIG.input.source == "larndsim":
-
-    rule convert_larndsim:
-        """Convert a larnd-sim or 2x2_sim file to a voxel shard."""
-        input:
-            file=lambda wildcards: SHARDS[wildcards.shard],
-        output:
-            "<results>/voxels/{shard}.h5",
-        log:
-            "<results>/logs/convert_larndsim/{shard}.log",
-        benchmark:
-            "<results>/benchmarks/convert_larndsim/{shard}.tsv"
-        conda:
-            "../envs/cpu.yaml"
-        threads: 1
-        resources:
-            mem_mb=scaled(2000),
-            runtime=scaled(60),
-        params:
-            code=code("convert_larndsim.py"),
-            detector=CONFIG.detector.model_dump(mode="json"),
-            offset_mm=list(CONFIG.input.offset_mm),
-            on_bad_event=CONFIG.input.on_bad_event,
-            recombination=CONFIG.input.recombination.model_dump(mode="json"),
-        script:
-            "../scripts/convert_larndsim.py"
-
-
-if CONFIG.input.source == "png":
-
-    rule convert_png:
-        """Take over the pixel maps of a folder of PNG files."""
-        input:
-            file=lambda wildcards: SHARDS[wildcards.shard],
-        output:
-            pixel_map_store(),
-            truth="<results>/truth/{shard}.parquet",
-        log:
-            "<results>/logs/convert_png/{shard}.log",
-        benchmark:
-            "<results>/benchmarks/convert_png/{shard}.tsv"
-        conda:
-            "../envs/cpu.yaml"
-        threads: 1
-        resources:
-            mem_mb=scaled(2000),
-            runtime=scaled(60),
-        params:
-            code=code("convert_png.py"),
-            views=CONFIG.input.views,
-            on_bad_event=CONFIG.input.on_bad_event,
-        script:
-            "../scripts/convert_png.py"
-
-
-if CONFIG.input.source == "cvn":
-
-    rule convert_cvn:
-        """Take over DUNE CVN pixel maps."""
-        input:
-            file=lambda wildcards: SHARDS[wildcards.shard],
-        output:
-            pixel_map_store(),
-            truth="<results>/truth/{shard}.parquet",
-        log:
-            "<results>/logs/convert_cvn/{shard}.log",
-        benchmark:
-            "<results>/benchmarks/convert_cvn/{shard}.tsv"
-        conda:
-            "../envs/cpu.yaml"
-        threads: 1
-        resources:
-            mem_mb=scaled(2000),
-            runtime=scaled(60),
-        params:
-            code=code("convert_cvn.py"),
-            views=CONFIG.input.views,
-            on_bad_event=CONFIG.input.on_bad_event,
-        script:
-            "../scripts/convert_cvn.py"
+            "../scripts/convert.py"

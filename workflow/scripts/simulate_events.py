@@ -3,7 +3,7 @@ from pathlib import Path
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.geometry import Detector
 from nuvlm.base.logs import setup_logging
-from nuvlm.simulation.geant4 import simulate_shard
+from nuvlm.simulation.events import simulate_shard
 
 setup_logging(snakemake.log[0])
 first_event, n_events = snakemake.params.events

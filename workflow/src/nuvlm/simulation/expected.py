@@ -1,4 +1,4 @@
-"""What is known of particles in liquid argon: formulas and tables that the simulation is compared with.
+"""Reference values for particles in liquid argon: formulas and tables that the simulation is compared with.
 
 Sources, as named in the results: PDG is S. Navas et al. (Particle Data Group), Phys. Rev. D 110 (2024) 030001, "Passage
 of particles through matter", with its atomic and nuclear properties of materials; Groom is D. Groom, N. Mokhov and
@@ -18,7 +18,7 @@ RADIATION_LENGTH_CM = 14.0
 MOLIERE_RADIUS_CM = 9.04
 CRITICAL_MEV = 32.84
 INTERACTION_LENGTH_CM = {2212: 85.7, 211: 106.7}
-"""Of fast nucleons and pions. Like the critical energy quoted from memory of PDG's tables."""
+"""Of fast nucleons and pions. Like the critical energy, quoted from memory of PDG's tables."""
 EXCITATION_MEV = 188e-6
 STERNHEIMER = {"cbar": 5.2146, "a": 0.19559, "k": 3.0, "x0": 0.2, "x1": 3.0}
 K_MEV_CM2 = 0.307075
@@ -30,7 +30,7 @@ AVOGADRO = 6.02214076e23
 MUON_RANGE_G_CM2 = {100: 42.50, 200: 106.3, 300: 172.5, 400: 238.5, 1000: 616.3}
 """Range in the continuous-slowing-down approximation, keyed by kinetic energy, MeV (Groom, liquid argon)."""
 PROTON_RANGE_G_CM2 = {50: 3.208, 100: 10.92, 150: 22.15, 200: 36.27}
-"""The same for protons (PSTAR, argon; per g/cm2 the gas and the liquid differ by the density effect alone)."""
+"""The same for protons (PSTAR, argon; per g/cm2 the gas and the liquid differ only by the density effect)."""
 
 
 def _kinematics(kinetic_mev: float, mass_mev: float) -> tuple[float, float]:

@@ -1,8 +1,8 @@
-"""Final states of neutrino interactions on argon, sampled where GENIE is not installed.
+"""Sampler of final states of neutrino interactions on argon, for use without GENIE.
 
-Not a generator: the sampler reproduces what 15,665 GENIE interactions on argon (DUNE FHC flux) show on average,
-namely multiplicities against energy, the inelasticity and the frequency of neutral pions, and joins them by
-kinematics. What that leaves out is listed in docs/simulation.md.
+It is not a generator. It reproduces averages of 15,665 GENIE interactions on argon (DUNE FHC flux): multiplicities
+against energy, the inelasticity and the frequency of neutral pions, connected by kinematics. docs/simulation.md lists
+what is left out.
 """
 
 import math
@@ -28,13 +28,12 @@ MASS_MEV = {
 NUCLEON_MEV = 938.92
 
 ENERGY_GEV = (0.2, 1.0, 2.25, 4.0, 7.5)
-"""Nodes of the tables below: the centres of the GENIE bins 0.5-1.5, 1.5-3, 3-5, 5-10 GeV, and, first, the lower
-end of the spectrum, where pions are out of reach."""
+"""Nodes of the tables below: the lower end of the spectrum, below pion production, and the centres of the GENIE bins
+0.5-1.5, 1.5-3, 3-5, 5-10 GeV."""
 INELASTICITY_MEAN = (0.38, 0.39, 0.40, 0.41, 0.43)
 INELASTICITY_SHAPE = 0.89
-"""First parameter of the beta distribution of y, which puts its quartiles at .18, .38, .65."""
-# Mean number an interaction, keyed by whether it is charged current. Protons are those above 20 MeV, charged
-# pions stand under pi+.
+"""First parameter of the beta distribution of y, fitted to quartiles of 0.18, 0.38, 0.65."""
+# Mean number per interaction, keyed by is_cc. Protons are those above 20 MeV; PION_PLUS holds both charges.
 MULTIPLICITY = {
     True: {
         PROTON: (1.0, 1.4, 1.7, 1.7, 1.8),
@@ -52,24 +51,24 @@ MULTIPLICITY = {
 NC_PION_ZERO = (0.0, 0.22, 0.32, 0.39, 0.47)
 """Probability of at least one neutral pion in a neutral-current interaction."""
 POSITIVE_PION = {True: 0.75, False: 0.5}
-"""Share of pi+ among charged pions: a W+ leaves one charge more than a Z."""
+"""Share of pi+ among charged pions: a W+ transfers one unit of charge, a Z none."""
 COUPLING = 0.7
-"""Correlation of multiplicity and inelasticity (of the normal variables behind them)."""
+"""Correlation of multiplicity and inelasticity (of the underlying normal variables)."""
 PROTON_THRESHOLD_MEV = 20.0
 SOFT_MEV, SOFT_SHARE = 45.0, 0.08
 """Mean kinetic energy of nucleons from final-state interactions, above threshold for protons: a constant and a
-share of the energy transfer, chosen so that neutral pions are as often above 0.5 GeV as GENIE's."""
+share of the energy transfer, chosen to match GENIE's share of neutral pions above 0.5 GeV."""
 BINDING_MEV = 8.6
-"""Energy to take a nucleon out of 40Ar, averaged."""
+"""Mean energy to remove a nucleon from 40Ar."""
 MARGIN_MEV = 1.0
-"""Least kinetic energy that the struck nucleon and the pions are left with."""
+"""Minimum kinetic energy of the struck nucleon and the pions."""
 TRIES = 20
 TRANSVERSE_MEV = 300.0
 """Width of the hadrons' transverse momentum about the momentum transfer, each component."""
 
 
 class Particle(NamedTuple):
-    """A particle that leaves the nucleus: PDG code, momentum and total energy, MeV; z is the beam."""
+    """A final-state particle: PDG code, momentum and total energy, MeV; the beam is along z."""
 
     pdg: int
     px: float
@@ -79,13 +78,13 @@ class Particle(NamedTuple):
 
     @classmethod
     def of(cls, pdg: int, momentum_mev: np.ndarray) -> "Particle":
-        """A particle of three-momentum `momentum_mev` (3,), on its mass shell."""
+        """An on-shell particle of three-momentum `momentum_mev` (3,)."""
         px, py, pz = (float(component) for component in momentum_mev)
         return cls(pdg, px, py, pz, float(np.sqrt(px**2 + py**2 + pz**2 + MASS_MEV[pdg] ** 2)))
 
     @property
     def kinetic(self) -> float:
-        """MeV. The mass of a particle that the sampler does not make is that of its momentum and energy."""
+        """Kinetic energy, MeV. Masses not in MASS_MEV follow from momentum and energy."""
         mass = MASS_MEV.get(abs(self.pdg))
         if mass is None:
             mass = math.sqrt(max(self.energy**2 - self.px**2 - self.py**2 - self.pz**2, 0.0))
@@ -101,9 +100,9 @@ class FinalState(NamedTuple):
     """GeV."""
     inelasticity: float
     mode: int
-    """A label of :data:`nuvlm.detector.voxels.MODES`, as the kinematics suggest."""
+    """A label of :data:`nuvlm.detector.voxels.MODES`, chosen by the kinematics."""
     particles: tuple[Particle, ...]
-    """What leaves the nucleus. The sampler leaves an outgoing neutrino out."""
+    """Particles that leave the nucleus. The sampler omits the outgoing neutrino."""
 
 
 def sample_final_state(
@@ -112,8 +111,8 @@ def sample_final_state(
     """Draw an interaction of a nu_e or nu_mu (1 : 1), of energy uniform in `energy_gev`, on argon.
 
     The lepton's angle follows from Q2 = 2 M E x y with exact kinematics. Nucleons from final-state interactions are
-    soft and isotropic. Pions and the struck nucleon share the rest of the energy transfer, in the direction of the
-    rest of its momentum, so that lepton and hadrons balance but for what the nucleus takes.
+    soft and isotropic. Pions and the struck nucleon share the remaining energy transfer, along the remaining momentum
+    transfer, so that lepton and hadrons balance except for the recoil of the nucleus.
     """
     nu_pdg = 12 if rng.random() < 0.5 else 14
     is_cc = bool(rng.random() < cc_fraction)
@@ -124,15 +123,14 @@ def sample_final_state(
         common = rng.normal()
         y = _inelasticity(energy, common)
         for _ in range(TRIES):
-            # What the energy transfer does not suffice for is drawn anew; y only if that does not help, or the
-            # mean inelasticity would rise.
+            # If the energy transfer is too small, redraw the multiplicities first: redrawing y would raise its mean.
             counts = _sample_counts(rng, energy, is_cc, common)
             state = _sample_kinematics(rng, 1e3 * energy, y, lepton_mass, counts, is_cc)
             if state is not None:
                 break
     mode, lepton, hadrons = state
     particles = [Particle.of(nu_pdg - 1, lepton), *hadrons] if is_cc else hadrons
-    # The reaction plane is drawn last: nothing before depends on it.
+    # The azimuth of the reaction plane is drawn last: nothing else depends on it.
     angle = rng.uniform(0, 2 * np.pi)
     cos, sin = np.cos(angle), np.sin(angle)
     turned = (p._replace(px=float(cos * p.px - sin * p.py), py=float(sin * p.px + cos * p.py)) for p in particles)
@@ -146,9 +144,9 @@ def _inelasticity(energy_gev: float, common: float) -> float:
 
 
 def _sample_counts(rng: np.random.Generator, energy_gev: float, is_cc: bool, common: float) -> dict[int, int]:
-    """The number of each hadron. `common` is the normal variable behind y: large transfers make busy final states."""
-    own = rng.normal(size=4)
-    quantile = special.ndtr(COUPLING * common + np.sqrt(1 - COUPLING**2) * own)
+    """Number of each hadron. `common` is the normal variable of y: multiplicities rise with the energy transfer."""
+    independent = rng.normal(size=4)
+    quantile = special.ndtr(COUPLING * common + np.sqrt(1 - COUPLING**2) * independent)
     counts = {}
     for (pdg, means), u in zip(MULTIPLICITY[is_cc].items(), quantile, strict=True):
         mean = float(np.interp(energy_gev, ENERGY_GEV, means))
@@ -180,7 +178,7 @@ def _sample_kinematics(
     nucleons = [PROTON] * counts[PROTON] + [NEUTRON] * counts[NEUTRON]
     if not nucleons:
         return None
-    # A W+ turns the neutron it hits into a proton; a Z leaves either.
+    # A W+ turns the struck neutron into a proton; a Z changes neither nucleon.
     struck = nucleons.pop(0 if is_cc else int(rng.integers(len(nucleons))))
     positive = rng.random(counts[PION_PLUS]) < POSITIVE_PION[is_cc]
     pions = [PION_PLUS if plus else PION_MINUS for plus in positive] + [PION_ZERO] * counts[PION_ZERO]
@@ -195,7 +193,7 @@ def _sample_kinematics(
     if left <= threshold + masses[1:].sum() + MARGIN_MEV or lepton_energy <= lepton_mass:
         return None
 
-    # What the nucleus and its soft nucleons take is lost to the system's energy, not to its mass.
+    # The energy of the nucleus and the soft nucleons is subtracted from the system's energy, not from its mass.
     total = left + NUCLEON_MEV
     mode, w = _sample_mass(rng, transfer, len(pions), float(masses.sum()), total)
     lepton_momentum = np.sqrt(lepton_energy**2 - lepton_mass**2)
@@ -247,7 +245,7 @@ def _decay(rng: np.random.Generator, mass: float, energy: float, masses: np.ndar
     momenta[:, 2] = along
     momenta -= momenta.mean(axis=0)
     square = (momenta**2).sum(axis=1)
-    # One factor on all momenta makes the energies add up to the mass: a rising function, so bisect its logarithm.
+    # Scale all momenta so that the energies add up to the mass: the sum rises with the factor, so bisect its log.
     low, high = -20.0, 20.0
     for _ in range(60):
         middle = (low + high) / 2
@@ -263,7 +261,7 @@ def _decay(rng: np.random.Generator, mass: float, energy: float, masses: np.ndar
 
 
 def _frame(axis: np.ndarray) -> np.ndarray:
-    """Rows: two unit vectors across `axis` and `axis` itself."""
+    """Rows: two unit vectors perpendicular to `axis`, and `axis`."""
     across = np.cross(axis, [0.0, 1.0, 0.0])
     across /= np.linalg.norm(across)
     return np.array([across, np.cross(axis, across), axis])

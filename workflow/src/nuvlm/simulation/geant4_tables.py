@@ -1,8 +1,8 @@
-"""The data sets that GEANT4 reads at start: the official ones where they are installed, else tables from formulas.
+"""Data sets that GEANT4 reads at start: the official ones if installed, else tables from formulas.
 
-``geant4-pybind`` carries no data and, when it is imported, asks on the terminal for what it does not find; so
-:func:`provide_data` comes before that import. The formula tables cover liquid argon, the physics list of
-:mod:`nuvlm.simulation.geant4`, and nothing else; docs/simulation.md says how far they reach.
+``geant4-pybind`` contains no data and, on import, asks on the terminal for missing data sets, so :func:`provide_data`
+must run before that import. The formula tables cover only liquid argon and the physics list of
+:mod:`nuvlm.simulation.transport`; docs/simulation.md gives their limits.
 """
 
 import atexit
@@ -20,7 +20,7 @@ logger = logging.getLogger(__name__)
 
 ROOT = "GEANT4_DATA_DIR"
 READ = ("G4LEDATA", "G4PARTICLEXSDATA", "G4ENSDFSTATEDATA", "G4LEVELGAMMADATA")
-"""What the physics list of this simulation opens."""
+"""Data sets that the physics list of this simulation opens."""
 MARKER = "FORMULA_TABLES"
 
 Z_ARGON = 18
@@ -30,28 +30,28 @@ FINE_STRUCTURE = 1 / 137.035999
 ELECTRON_RADIUS2_MB = 79.40788
 """Classical electron radius squared, mb."""
 BARN_PER_CM2_PER_G = A_ARGON / 0.602214076
-"""Cross-section an atom of argon (barn) for a mass attenuation of 1 cm2/g."""
+"""Cross-section per argon atom (barn) for a mass attenuation of 1 cm2/g."""
 BARN_PER_FM2 = 0.01
 MM2_PER_BARN = 1e-22
 
 
 def provide_data() -> str:
-    """Point GEANT4 at its data sets, in this process's environment, and log which they are.
+    """Set the environment variables of GEANT4's data sets in this process, and log which sets are used.
 
-    The official ones are used where the user has set ``GEANT4_DATA_DIR``, or all of :data:`READ`. Where none
-    of those is set, the formula tables are written to a temporary folder that goes when the process ends.
+    The official sets are used if ``GEANT4_DATA_DIR``, or all of :data:`READ`, are set. If none of these is set, the
+    formula tables are written to a temporary folder that is removed when the process ends.
 
     Returns:
         ``"official"`` or ``"formula"``.
 
     Raises:
-        InputError: for a variable that names no folder, and for a mixture of official and formula tables.
+        InputError: a variable names no folder, or official and formula tables would be mixed.
     """
     given = [name for name in READ if name in os.environ]
     for name in (ROOT, *given):
         if name in os.environ and not Path(os.environ[name]).is_dir():
             raise InputError(
-                f"{name} = {os.environ[name]!r} is no folder: set it to where the GEANT4 data lie, or unset it and "
+                f"{name} = {os.environ[name]!r} is not a folder: set it to that of the GEANT4 data, or unset it and "
                 f"{', '.join(READ)} to use formula tables."
             )
     if ROOT not in os.environ:
@@ -65,9 +65,9 @@ def provide_data() -> str:
             folder = Path(tempfile.mkdtemp(prefix="nuvlm-geant4-"))
             atexit.register(shutil.rmtree, folder, ignore_errors=True)
             os.environ.update(write_tables(folder))
-        # With this set, geant4-pybind neither asks, nor downloads and tidies its folder where CI is set.
+        # If this is set, geant4-pybind neither asks nor, where CI is set, downloads data and cleans its folder.
         os.environ[ROOT] = str(Path(os.environ["G4LEDATA"]).parent)
-    # A process started by one that wrote tables inherits the variables, so what the folder says decides.
+    # A child of a process that wrote tables inherits the variables, so the marker in the folder decides.
     if (Path(os.environ[ROOT]) / MARKER).exists():
         logger.info("GEANT4 data: tables from formulas for liquid argon (see docs/simulation.md)")
         return "formula"
@@ -93,15 +93,15 @@ def bremsstrahlung_mb(kinetic_mev: np.ndarray, fraction: np.ndarray) -> np.ndarr
     """Scaled bremsstrahlung cross-section of electrons on argon, beta^2 / Z^2 k dsigma/dk, mb.
 
     Born approximation without screening (3BN of Koch and Motz, Rev. Mod. Phys. 31 (1959) 920) with Elwert's
-    Coulomb factor, which holds for slow electrons, less what screening takes from fast ones: the difference of
-    the relativistic formula without screening and Tsai's with it (Rev. Mod. Phys. 46 (1974) 815). The
-    difference fades for slow electrons, and for fast ones the sum becomes Tsai's formula.
+    Coulomb factor, valid for slow electrons, minus the screening of fast electrons: the difference between the
+    relativistic formula without screening and Tsai's with screening (Rev. Mod. Phys. 46 (1974) 815). The
+    difference vanishes for slow electrons; for fast ones the result becomes Tsai's formula.
 
     Args:
         kinetic_mev: kinetic energy T of the electron, MeV.
         fraction: photon energy k / T, in 0..1; broadcast against `kinetic_mev`.
     """
-    # The ends of the spectrum, k = 0 and k = T, are limits: step just inside.
+    # The formulas diverge at k = 0 and k = T: stay just inside.
     photon = np.clip(fraction, 1e-5, 1 - 1e-5) * kinetic_mev
     total = kinetic_mev + ELECTRON_MASS_MEV
     beta2 = kinetic_mev * (kinetic_mev + 2 * ELECTRON_MASS_MEV) / total**2
@@ -112,7 +112,7 @@ def bremsstrahlung_mb(kinetic_mev: np.ndarray, fraction: np.ndarray) -> np.ndarr
 
 
 # The three formulas give k dsigma/dk / (alpha r_e^2 Z^2) for an electron of energy `total` and a photon (MeV).
-# Atomic electrons radiate too: Z (Z + 1) stands instead of Z^2.
+# Z (Z + 1) replaces Z^2 to include radiation in the field of atomic electrons.
 
 
 def _fast_screened(total: np.ndarray, photon: np.ndarray) -> np.ndarray:
@@ -147,7 +147,7 @@ def _fast_bare(total: np.ndarray, photon: np.ndarray) -> np.ndarray:
 
 def _slow_bare(total: np.ndarray, photon: np.ndarray) -> np.ndarray:
     """The Born approximation in the bare field at any energy (3BN of Koch and Motz), times Elwert's factor."""
-    # The letters are those of Koch and Motz: energies and momenta in units of the electron mass.
+    # Symbols as in Koch and Motz: energies and momenta in units of the electron mass.
     e0 = total / ELECTRON_MASS_MEV
     k = photon / ELECTRON_MASS_MEV
     e = e0 - k
@@ -185,21 +185,21 @@ def _write_bremsstrahlung(folder: Path) -> None:
     kinetic = np.geomspace(1e-3, 1e7, 101)
     values = bremsstrahlung_mb(kinetic[:, None], fraction)
     folder.mkdir(parents=True)
-    # G4Physics2DVector: type, sizes, abscissae, then one row of k / T an energy.
+    # G4Physics2DVector: type, sizes, abscissae, then one row of k / T per energy.
     rows = [f"4 {len(fraction)} {len(kinetic)}", _line(fraction), _line(np.log(kinetic)), *map(_line, values)]
     (folder / f"br{Z_ARGON}").write_text("\n".join(rows) + "\n")
 
 
 def _write_photoelectric(folder: Path) -> None:
-    """sigma = C / E^3 in two shells, K and the rest, with C from 63 cm2/g at 10 keV and a K jump of 10."""
+    """sigma = C / E^3 in two shells, K and all others, with C from 63 cm2/g at 10 keV and a K jump of 10."""
     k_edge, l_edge, jump = 3.2059e-3, 3.26e-4, 10.0
     strength = 63 * BARN_PER_CM2_PER_G * 0.01**3  # sigma E^3, barn MeV^3
     folder.mkdir(parents=True)
-    # GEANT4 wants E^3 sigma against E, here constant between the edges.
+    # GEANT4 reads E^3 sigma against E, here constant between the edges.
     above, below = np.geomspace(k_edge, 100, 40), np.geomspace(l_edge, k_edge, 20)
     (folder / f"pe-cs-{Z_ARGON}.dat").write_text(_vector(above, np.full_like(above, strength)))
     (folder / f"pe-le-cs-{Z_ARGON}.dat").write_text(_vector(below, np.full_like(below, strength / jump)))
-    # Sums over the shells so far, as a polynomial in 1 / E of which only the cubic term is not zero.
+    # Cumulative sums over shells, as polynomials in 1 / E with only the cubic term non-zero.
     shells = [
         _line(np.array([k_edge, 0, 0, strength * (1 - 1 / jump), 0, 0, 0])),
         _line(np.array([l_edge, 0, 0, strength, 0, 0, 0])),
@@ -217,12 +217,12 @@ def _write_photoelectric(folder: Path) -> None:
 def _write_neutron(folder: Path) -> None:
     """Neutron cross-sections up to 20 MeV.
 
-    A black disk of radius R = 1.4 fm A^(1/3), widened by the reduced wavelength, absorbs pi (R + lambda)^2 and
+    A black disk of radius R = 1.4 fm A^(1/3), enlarged by the reduced wavelength, absorbs pi (R + lambda)^2 and
     scatters as much, up to the 4 pi R^2 of a hard sphere at low energy. Inelastic scattering opens at the first
-    level of 40Ar (1.46 MeV), capture goes as 1/v with argon's 0.66 b at 0.0253 eV. Above 20 MeV GEANT4 goes on with
-    the Glauber-Gribov model, scaled to meet the last value: the disk meets it as it is, within some 10 %.
+    level of 40Ar (1.46 MeV); capture follows 1/v with argon's 0.66 b at 0.0253 eV. Above 20 MeV GEANT4 uses the
+    Glauber-Gribov model, scaled to the last value here; unscaled, the two agree within some 10 %.
 
-    GEANT4 opens the files of every element at start, used or not.
+    GEANT4 opens the files of all elements at start, used or not.
     """
     energy = np.geomspace(1e-11, 20, 150)  # MeV
     wavelength = 197.327 / np.sqrt(2 * 939.565 * energy)  # fm

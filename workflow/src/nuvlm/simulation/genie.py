@@ -1,7 +1,7 @@
-"""Neutrino interactions from GENIE's gRooTracker files, in place of the sampler.
+"""Reader of neutrino interactions from GENIE gRooTracker files.
 
-The tree `gRooTracker` holds one interaction an entry: its particles and its description
-(:mod:`nuvlm.simulation.stdhep`), and EvtVtx (x, y, z, t; m). The beam is along z.
+Each entry of the tree `gRooTracker` is one interaction: particles and EvtCode (:mod:`nuvlm.simulation.stdhep`), and
+EvtVtx (x, y, z, t; m). The beam is along z.
 """
 
 from collections.abc import Iterator, Sequence
@@ -20,13 +20,13 @@ from nuvlm.simulation.stdhep import FINAL, GEV, INITIAL, METRE, NEUTRINOS, StdHe
 TREE = "gRooTracker"
 BRANCHES = ("StdHepN", "StdHepPdg", "StdHepStatus", "StdHepP4", "EvtVtx")
 CODE_BRANCHES = ("EvtCode/fString", "EvtCode")
-"""EvtCode is a TObjString, which ROOT writes in one branch or split."""
+"""EvtCode is a TObjString, which ROOT writes as one branch or split."""
 ENTRIES_AT_ONCE = 1000
 _Entry = tuple[StdHep, np.ndarray]
 UNITS_OFF = 30
-"""A mass that is so many times what it should be comes from a file in MeV."""
+"""If masses are more than this factor too large, the file is in MeV."""
 SHELL = 1e-3
-"""Energies may be off the mass shell by this share and 1 MeV: GENIE and GEANT4 differ in some masses."""
+"""Tolerance on the mass shell, relative, plus 1 MeV: GENIE and GEANT4 differ in some masses."""
 
 
 @dataclass(frozen=True)
@@ -39,17 +39,17 @@ class GenieEvent:
     vertex_mm: np.ndarray
     """(3,), in the file's coordinates."""
     defect: str | None = None
-    """Why it cannot be used, as in "entry 5 has ..."; `state` is None then."""
+    """Reason why the entry cannot be used, such as "has ..."; `state` is None then."""
 
 
 def read_genie(files: Sequence[str | Path], first: int, n: int) -> Iterator[GenieEvent]:
-    """The `n` interactions from number `first` on, counted through all `files` in their order.
+    """The `n` interactions from number `first` on, counted through all `files` in order.
 
-    Only these entries are read, some hundred at once.
+    Only these entries are read, in blocks.
 
     Raises:
-        InputError: a file that is damaged, no gRooTracker file, or in other units; fewer entries than asked for, which
-            is known before any is read.
+        InputError: a file is damaged, not a gRooTracker file, or in other units; or there are too few entries, which is
+            checked before reading.
     """
     pieces: list[tuple[Path, int, int]] = []
     available = 0
@@ -63,14 +63,14 @@ def read_genie(files: Sequence[str | Path], first: int, n: int) -> Iterator[Geni
         if available >= first + n:
             return _read(pieces)
     raise InputError(
-        f"input.files: the GENIE files ({len(files)}) hold {available} interactions, but {first + n} are asked for. "
+        f"input.files: the GENIE files ({len(files)}) hold {available} interactions, but {first + n} are needed. "
         f"Set input.simulate.events to at most {available}, or list more files."
     )
 
 
 @contextmanager
 def _open(path: Path) -> Iterator[tuple[Any, str | None]]:
-    """The tree, and the branch of it that holds the interactions' descriptions, if any can be read."""
+    """The tree, and the name of its EvtCode branch, if that can be read."""
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path in input.files.")
     with ExitStack() as stack:
@@ -79,19 +79,19 @@ def _open(path: Path) -> Iterator[tuple[Any, str | None]]:
             # edep-sim keeps GENIE's tree in a folder.
             keys = [key for key in file.keys(recursive=True, cycle=False) if key.split("/")[-1] == TREE]
             tree = file[keys[0]] if keys else None
-        except Exception as error:  # uproot's, of a kind that depends on which bytes are wrong
-            raise InputError(f"{path}: not a ROOT file, or cut short ({error}). Copy or make it again.") from error
+        except Exception as error:  # damaged bytes make uproot raise any exception
+            raise InputError(f"{path}: not a ROOT file, or truncated ({error}). Copy or create it again.") from error
         if tree is None:
             raise InputError(
-                f"{path}: there is no tree '{TREE}'. Convert GENIE's output with gntpc -f rootracker, and list that."
+                f"{path}: there is no tree '{TREE}'. Convert GENIE's output with gntpc -f rootracker and list that."
             )
         names = set(tree.keys(recursive=True))
         missing = [name for name in BRANCHES if name not in names]
         if missing:
             raise InputError(
-                f"{path}: the tree '{TREE}' has no branch {', '.join(missing)}. Make the file with gntpc again."
+                f"{path}: the tree '{TREE}' has no branch {', '.join(missing)}. Create the file with gntpc again."
             )
-        # A branch with branches of its own has nothing itself.
+        # A branch with sub-branches holds no data.
         yield tree, next((name for name in CODE_BRANCHES if name in names and not tree[name].branches), None)
 
 
@@ -108,30 +108,30 @@ def _read(pieces: list[tuple[Path, int, int]]) -> Iterator[GenieEvent]:
 
 
 def _arrays(path: Path, tree: Any, code: str | None, start: int, stop: int) -> tuple[list[_Entry | None], list[str]]:
-    """The entries from `start` to before `stop`, and what GENIE says of them."""
+    """Entries `start` to `stop` - 1, and their EvtCode."""
     try:
         arrays = [tree[name].array(entry_start=start, entry_stop=stop) for name in BRANCHES]
         codes = tree[code].array(library="np", entry_start=start, entry_stop=stop) if code else [""] * (stop - start)
-    except Exception as error:  # uproot's, of a kind that depends on which bytes are damaged
+    except Exception as error:  # damaged bytes make uproot raise any exception
         raise InputError(
-            f"{path}: entries {start} to {stop - 1} cannot be read ({error}). The file is damaged: copy or make it "
+            f"{path}: entries {start} to {stop - 1} cannot be read ({error}). The file is damaged: copy or create it "
             "again."
         ) from error
     return [_entry(*values) for values in zip(*arrays, strict=True)], [str(text) for text in codes]
 
 
 def _entry(n: int, pdg: Any, status: Any, p4: Any, vertex: Any) -> _Entry | None:
-    """One entry's particles and vertex (3,), m; None where its arrays do not hold them."""
+    """Particles and vertex (3,), m, of one entry; None if its arrays are too short."""
     particles = StdHep.of(int(n), pdg, status, p4)
     where = np.asarray(vertex, dtype=np.float64).reshape(-1)[:3]
     return None if particles is None or len(where) != 3 else (particles, where)
 
 
 def _check_units(path: Path, entries: list[StdHep]) -> bool:
-    """Compare masses in `entries` with what they should be in GeV; return whether there were any to compare.
+    """Compare the masses in `entries` with the known ones in GeV; return whether there were any.
 
     Raises:
-        InputError: they are a thousand times too large.
+        InputError: the masses are a thousand times too large.
     """
     ratios = []
     for entry in entries:
@@ -141,8 +141,8 @@ def _check_units(path: Path, entries: list[StdHep]) -> bool:
         ratios.extend(np.sqrt(np.maximum(square, 0)) / mass[heavy])
     if ratios and np.median(ratios) > UNITS_OFF:
         raise InputError(
-            f"{path}: StdHepP4 is not in GeV: masses in it are {np.median(ratios):.0f} times what they should be. "
-            "GENIE writes GeV: use the file as gntpc made it."
+            f"{path}: StdHepP4 is not in GeV: masses are {np.median(ratios):.0f} times too large. "
+            "GENIE writes GeV: use the file as written by gntpc."
         )
     return bool(ratios)
 
@@ -158,7 +158,7 @@ def _event(name: str, entry: _Entry | None, code: str) -> GenieEvent:
         return GenieEvent(name, None, vertex_mm, defect)
     nu_pdg, energy = int(particles.pdg[neutrino]), float(particles.p4[neutrino, 3])
     has_charged_lepton = bool(np.isfinite(particles.lepton_energy(nu_pdg, True)))
-    # GENIE's word for it, or, where it has none (a mixed current, no EvtCode), whether there is the lepton.
+    # From EvtCode; if it does not name the current, from the presence of the charged lepton.
     is_cc = "[CC]" in code or ("[NC]" not in code and has_charged_lepton)
     y = 1 - particles.lepton_energy(nu_pdg, is_cc) / energy
     final = tuple(
@@ -184,7 +184,7 @@ def _defect(entry: StdHep, neutrino: int | None) -> str | None:
     for pdg, (*momentum, energy) in zip(entry.pdg[used].tolist(), entry.p4[used].tolist(), strict=True):
         size = float(np.linalg.norm(momentum))
         mass = MASS_MEV.get(abs(pdg), 0.0 if abs(pdg) in NEUTRINOS else None)
-        # Of other particles nothing but |p| <= E is asked; nuclei and pseudo-particles stand for what is left over.
+        # For other particles only |p| <= E is required. Nuclei and pseudo-particles are not checked.
         shell = np.hypot(size, mass / 1e3) if mass is not None else max(size, energy)
         if abs(pdg) < 1_000_000_000 and abs(energy - shell) > SHELL * shell + 1e-3:
             return f"has a particle {pdg} off its mass shell (|p| = {size:g}, E = {energy:g} GeV)"

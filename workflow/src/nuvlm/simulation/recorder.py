@@ -1,9 +1,9 @@
 """The steps and tracks of a GEANT4 event, as arrays.
 
-GEANT4 calls Python at every step. Its bindings have no call that gives a whole step, and every single quantity costs
-100 to 500 ns, which was three quarters of the time an event took (benchmarks/simulation.py). :class:`PlainRecorder`
-asks for them one by one and is the reference; :class:`Recorder` copies the step as it lies in memory, where GEANT4
-keeps one G4Step with its two points for the whole life of the process.
+GEANT4 calls Python at every step. The bindings have no call that returns a whole step, and each quantity costs 100 to
+500 ns, which took three quarters of the time of an event (benchmarks/simulation.py). :class:`PlainRecorder` reads the
+quantities one by one and is the reference. :class:`Recorder` copies the step from memory: GEANT4 keeps one G4Step with
+its two points for the lifetime of the process.
 """
 
 import ctypes
@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 LAYOUT_OF = "0.1.3"
 """The version of geant4-pybind, hence of GEANT4, whose G4StepPoint and G4Step the next two types describe."""
 
-# Only what is used is named. Units are GEANT4's: mm, MeV, charge of the positron.
+# Only the fields used are named. Units are GEANT4's: mm, MeV, charge of the positron.
 _POINT = np.dtype(
     {
         "names": ["position", "kinetic", "status", "mass", "charge"],
@@ -35,11 +35,11 @@ _STEP = np.dtype({"names": ["energy", "length"], "formats": ["f8", "f8"], "offse
 STEP_DTYPE = np.dtype([("pre", _POINT), ("post", _POINT), ("step", _STEP)])
 """A step: the points before and after it; its energy deposit and true length."""
 TRACK_DTYPE = np.dtype([("track", "i8"), ("parent", "i8"), ("steps", "i8")])
-"""A track: its number, that of the track it comes from (0: put in), and how many steps it has."""
+"""A track: its number, its parent's number (0: primary), and its number of steps."""
 
 
 class Recorded(NamedTuple):
-    """One event. Steps stand in the order of `tracks`, a parent before what comes from it."""
+    """One event. Steps are in the order of `tracks`, parents before their children."""
 
     steps: np.ndarray
     """(steps,) of :data:`STEP_DTYPE`."""
@@ -48,7 +48,7 @@ class Recorded(NamedTuple):
 
 
 class _TrackRecorder(g4.G4UserTrackingAction):
-    """Knows which track ends after which step: cheaper than asking for the track at every step."""
+    """Records the step after which each track ends: cheaper than reading the track at every step."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -60,7 +60,7 @@ class _TrackRecorder(g4.G4UserTrackingAction):
 
 
 class PlainRecorder(g4.G4UserSteppingAction):
-    """Asks GEANT4 for every quantity of every step: slow, and obvious."""
+    """Reads every quantity of every step from GEANT4: slow and obvious."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -68,7 +68,7 @@ class PlainRecorder(g4.G4UserSteppingAction):
         self._plain: list[tuple[Any, ...]] = []
 
     def begin(self) -> None:
-        """Forget the event before."""
+        """Discard the previous event."""
         self._plain = []
         self.tracking.rows = []
         self.tracking.position = self._plain.__len__
@@ -82,10 +82,10 @@ class PlainRecorder(g4.G4UserSteppingAction):
 
 
 class Recorder(PlainRecorder):
-    """Copies every step as it lies in memory.
+    """Copies every step from memory.
 
-    The first step of every event is compared with what GEANT4 answers. Where it differs, or the bindings have another
-    version, steps are read as :class:`PlainRecorder` does.
+    The first step of every event is compared with GEANT4's answers. If they differ, or the bindings have another
+    version, steps are read like in :class:`PlainRecorder`.
     """
 
     def __init__(self) -> None:
@@ -98,11 +98,11 @@ class Recorder(PlainRecorder):
         if self._copies:
             self._buffer = io.BytesIO()
             self.tracking.position = self._buffer.tell
-            # GEANT4 is given the instance's own function rather than a method: the fewer look-ups a step, the better.
+            # An instance attribute instead of a method saves a look-up per step.
             self.UserSteppingAction = self._first_step  # type: ignore[method-assign]
 
     def _first_step(self, step: "g4.G4Step") -> None:
-        # Kept, so that the bindings go on handing out the same wrappers.
+        # Kept alive so that the bindings return the same wrappers.
         self._wrappers = step, step.GetPreStepPoint(), step.GetPostStepPoint()
         own, pre, post = map(_memory, self._wrappers, (_STEP, _POINT, _POINT))
         write = self._buffer.write
@@ -115,7 +115,7 @@ class Recorder(PlainRecorder):
         read: Callable[[g4.G4Step], None] = copy
         read(step)
         if np.frombuffer(self._buffer.getvalue(), dtype=STEP_DTYPE) != np.array([_ask(step)], dtype=STEP_DTYPE):
-            logger.warning("GEANT4's steps lie otherwise in memory than known: they are read slowly")
+            logger.warning("unexpected memory layout of GEANT4 steps: reading them slowly")
             self._copies = False
             super().begin()
             read = super().UserSteppingAction
@@ -141,7 +141,7 @@ def _ask(step: "g4.G4Step") -> tuple[Any, ...]:
 
 def _memory(wrapper: object, dtype: np.dtype) -> memoryview:
     """The first bytes of the C++ object behind an object of the bindings."""
-    # pybind11's instance: after Python's header, a pointer to where the pointer to the object is kept.
+    # pybind11 instance: after the Python object header, a pointer to the pointer to the C++ object.
     pointer = ctypes.POINTER(ctypes.c_void_p).from_address(id(wrapper) + object.__basicsize__)
     return memoryview((ctypes.c_char * dtype.itemsize).from_address(pointer.contents.value or 0)).cast("B")
 

@@ -1,7 +1,7 @@
-"""GENIE's record of an interaction, as its gRooTracker trees hold it: in its own files, and beside edep-sim's events.
+"""GENIE's StdHep record of an interaction, as in the gRooTracker trees of GENIE and edep-sim files.
 
-For each particle StdHepPdg, StdHepStatus (0 initial, 1 final) and StdHepP4 (px, py, pz, E in GeV); in words, EvtCode
-("nu:14;tgt:1000180400;N:2112;proc:Weak[CC],QES;"). See gntpc in GENIE's user manual.
+For each particle StdHepPdg, StdHepStatus (0 initial, 1 final) and StdHepP4 (px, py, pz, E in GeV); for the interaction
+a text, EvtCode ("nu:14;tgt:1000180400;N:2112;proc:Weak[CC],QES;"). See gntpc in GENIE's user manual.
 """
 
 import re
@@ -17,8 +17,8 @@ METRE = 1000.0  # mm
 INITIAL, FINAL = 0, 1
 NEUTRINOS = frozenset({12, 14, 16})
 SCATTERING = {"QES": "QE", "MEC": "MEC", "RES": "RES", "DIS": "DIS"} | dict.fromkeys(("COH", "COHPi", "COHEl"), "COH")
-"""GENIE's names of scattering types -> :data:`nuvlm.detector.voxels.MODES`, which has none for others (IMD, NuEEL,
-...)."""
+"""GENIE's names of scattering types -> :data:`nuvlm.detector.voxels.MODES`, others (IMD, NuEEL, ...) are
+unknown."""
 
 
 @dataclass(frozen=True)
@@ -30,13 +30,13 @@ class StdHep:
     status: np.ndarray
     """(particles,)."""
     p4: np.ndarray
-    """(particles, 4): px, py, pz, E as in the file, which should be GeV."""
+    """(particles, 4): px, py, pz, E in the unit of the file, normally GeV."""
 
     @classmethod
     def of(cls, n: int, pdg: Any, status: Any, p4: Any) -> "StdHep | None":
-        """The first `n` particles of arrays as files have them; None where they hold fewer.
+        """The first `n` particles of the arrays of a file; None if they hold fewer.
 
-        Arrays are as long as the event, or of one length for all events; `p4` may be flat.
+        Arrays may be longer than the event; `p4` may be flat.
         """
         columns = np.asarray(pdg)[:n], np.asarray(status)[:n], np.asarray(p4, dtype=np.float64).reshape(-1)[: 4 * n]
         if n < 1 or [len(column) for column in columns] != [n, n, 4 * n]:
@@ -51,14 +51,14 @@ class StdHep:
 
     @property
     def neutrino(self) -> int | None:
-        """Row of the incoming neutrino, None if there is none."""
+        """Row of the incoming neutrino, or None."""
         rows = np.flatnonzero((self.status == INITIAL) & np.isin(np.abs(self.pdg), tuple(NEUTRINOS)))
         return int(rows[0]) if len(rows) else None
 
     def lepton_energy(self, nu_pdg: int, is_cc: bool) -> float:
         """Energy of the outgoing lepton in the file's unit; NaN without one.
 
-        The hardest of its kind: a Dalitz pair or a decay may add soft ones.
+        The most energetic of its PDG code: a Dalitz pair or a decay may add soft ones.
         """
         lepton = np.sign(nu_pdg) * (abs(nu_pdg) - is_cc)
         energies = self.p4[self.final & (self.pdg == lepton), 3]
@@ -66,6 +66,6 @@ class StdHep:
 
 
 def scattering_mode(code: str) -> int:
-    """The mode (:data:`nuvlm.detector.voxels.MODES`) in GENIE's words for an interaction."""
+    """The mode (:data:`nuvlm.detector.voxels.MODES`) in GENIE's EvtCode."""
     found = re.search(r"proc:[^;]*?,([^;,]+)", code)
     return MODES[SCATTERING.get(found[1].strip(), "unknown")] if found else MODES["unknown"]

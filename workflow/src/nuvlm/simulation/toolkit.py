@@ -1,14 +1,14 @@
-"""GEANT4, loaded after its data sets are set up: everything of it comes from here.
+"""The GEANT4 bindings, imported after their data sets are set up. All other modules import GEANT4 from here.
 
-Importing this module does both, so it is imported where a simulation starts and nowhere else.
+Importing this module sets up the data sets, so it is imported only when a simulation starts.
 """
 
 from nuvlm.simulation.geant4_tables import provide_data
 
 DATA = provide_data()
-"""``"official"`` or ``"formula"``: the data sets that GEANT4 reads in this process."""
+"""``"official"`` or ``"formula"``: the data sets of this process."""
 
-# It looks for its data sets when it is imported.
+# The bindings look for the data sets on import.
 import geant4_pybind as g4  # noqa: E402
 
 __all__ = ["DATA", "g4"]

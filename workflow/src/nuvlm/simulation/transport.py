@@ -1,6 +1,6 @@
-"""Particles through liquid argon, with GEANT4.
+"""Transport of particles in liquid argon with GEANT4.
 
-Importing this module loads GEANT4, which exists once in a process; so does :func:`argon_box`'s detector.
+Importing this module loads GEANT4. A process can have one GEANT4 and one detector (:func:`argon_box`).
 """
 
 import contextlib
@@ -20,36 +20,36 @@ from nuvlm.simulation.toolkit import g4
 logger = logging.getLogger(__name__)
 
 PRODUCTION_CUT_MM = 0.7
-"""Range below which secondary electrons and photons are not produced but deposited at once."""
+"""Production cut: secondaries of shorter range are deposited locally."""
 MASS_TOLERANCE_MEV = 0.01
-"""For telling electrons and photons by their mass."""
+"""Tolerance for identifying electrons and photons by mass."""
 
 
 class Deposits(NamedTuple):
-    """Energy deposits of one event, in the detector's coordinates, and what each of its particles does."""
+    """Energy deposits of one event in detector coordinates, and quantities of its primary particles."""
 
     start_mm: np.ndarray
     """(steps, 3)."""
     end_mm: np.ndarray
-    """(steps, 3); equal to the start for what a neutral particle leaves where it interacts."""
+    """(steps, 3); equal to the start for deposits of neutral particles."""
     energy_mev: np.ndarray
     """(steps,), positive."""
     particle: np.ndarray
-    """(steps,): which of the particles put in it descends from."""
+    """(steps,): index of the primary particle that it descends from."""
     electromagnetic: np.ndarray
-    """(steps,): whether an electron, a positron or a photon leaves it."""
+    """(steps,): whether an electron, a positron or a photon deposits it."""
     length_mm: np.ndarray
     """(particles,): path of the particle itself (not its descendants) in the detector."""
     leaves: np.ndarray
     """(particles,): whether the particle itself leaves the detector."""
     photon_gap_mm: np.ndarray
-    """(particles,): from the vertex to the nearest point at which a photon begins a shower: its first interaction
-    (Compton scattering, a pair, absorption). The photon is the particle or descends from it, and does not come from an
-    electron, a positron or another photon; NaN where there is none, as for every electron."""
+    """(particles,): distance from the vertex to the nearest first interaction of a photon (Compton scattering, pair
+    production, absorption). The photon is the particle or descends from it, and its parent is no electron, positron or
+    photon. NaN without one, as for every electron."""
 
 
 class ArgonBox:
-    """The active volume, filled with ``G4_lAr``; what leaves it is gone."""
+    """The active volume, filled with ``G4_lAr``; particles that leave it are not tracked."""
 
     def __init__(self, detector: Detector) -> None:
         self._centre = np.array([(low + high) / 2 for low, high in detector.box_mm])
@@ -58,8 +58,8 @@ class ArgonBox:
             self._manager = g4.G4RunManagerFactory.CreateRunManager(g4.G4RunManagerType.SerialOnly)
             g4.G4EmParameters.Instance().SetVerbose(0)
             g4.G4HadronicParameters.Instance().SetVerboseLevel(0)
-            # GEANT4 keeps plain pointers to what it is given: all of it must live as long as the box. It insists
-            # on geometry and physics before the user actions are made.
+            # GEANT4 keeps raw pointers, so these objects must live as long as the box. It requires geometry and
+            # physics before user actions.
             self._geometry, self._physics = _Geometry(half, max(detector.voxel_mm)), _PhysicsList()
             self._manager.SetUserInitialization(self._geometry)
             self._manager.SetUserInitialization(self._physics)
@@ -67,31 +67,31 @@ class ArgonBox:
             self._manager.SetUserAction(self._gun)
             self.record_with(Recorder())
             self._manager.Initialize()
-            self._manager.BeamOn(0)  # builds the physics tables, and prints about them
+            self._manager.BeamOn(0)  # builds and prints the physics tables
 
     def record_with(self, recorder: PlainRecorder) -> None:
-        """Read steps with `recorder` from now on: all of them give the same, at different speeds."""
+        """Read steps with `recorder` from now on. All recorders give the same result, at different speeds."""
         self._recorder = recorder
         self._manager.SetUserAction(recorder)
         self._manager.SetUserAction(recorder.tracking)
 
     def knows(self, pdg: int) -> bool:
-        """Whether GEANT4 can follow a particle: it does not know nuclei and generators' pseudo-particles by number."""
+        """Whether GEANT4 can track a particle; not nuclei and generator pseudo-particles."""
         definition = self._gun.find(pdg)
         return definition is not None and definition.GetParticleType() != "nucleus"
 
     def transport(self, vertex_mm: np.ndarray, particles: Sequence[Particle], rng: np.random.Generator) -> Deposits:
-        """Follow `particles` from `vertex_mm` (3,) and all that they produce.
+        """Transport `particles` from `vertex_mm` (3,), with all secondaries.
 
-        GEANT4's engine is seeded from `rng`, so the result depends on nothing that went before.
+        GEANT4's random engine is seeded from `rng`, so the result is independent of earlier events.
         """
-        # Neutrinos leave nothing and are not worth a track.
+        # Neutrinos deposit nothing and are not tracked.
         tracked = np.array([abs(particle.pdg) not in NEUTRINOS for particle in particles], dtype=bool)
         followed = [particle for particle, follow in zip(particles, tracked, strict=True) if follow]
         return _deposits(self.record(vertex_mm, followed, rng), self._centre, vertex_mm, tracked)
 
     def record(self, vertex_mm: np.ndarray, particles: Sequence[Particle], rng: np.random.Generator) -> Recorded:
-        """The same, as GEANT4's steps and tracks (their positions in its own coordinates, from the box's centre)."""
+        """Like :meth:`transport`, returning steps and tracks, with positions relative to the centre of the box."""
         # The engine takes 64 bits, as a list that ends with a zero.
         g4.G4Random.setTheSeeds([*rng.integers(1, 2**32, 2).tolist(), 0])
         self._gun.load(vertex_mm - self._centre, particles)
@@ -101,10 +101,10 @@ class ArgonBox:
 
 
 def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, tracked: np.ndarray) -> Deposits:
-    """What an event's steps and tracks say about the particles put in, of which those `tracked` were followed."""
+    """Deposits from the steps and tracks of an event; `tracked` (particles,) marks those that were transported."""
     steps, tracks = recorded
     n = len(tracked)
-    # GEANT4 numbers the particles put in from 1, in their order, and everything else after them.
+    # GEANT4 numbers the primary particles from 1 in order, and secondaries after them.
     particle_of = dict(enumerate(np.flatnonzero(tracked).tolist(), start=1))
     n_tracked = len(particle_of)
     for number, parent in tracks[["track", "parent"]].tolist():
@@ -114,23 +114,23 @@ def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, 
     row = np.repeat(np.arange(len(tracks)), tracks["steps"])
     particle = np.array([particle_of[number] for number in tracks["track"].tolist()], dtype=np.int64)[row]
     pre, post = steps["pre"], steps["post"]
-    # The charge and mass before the step are the track's own. Photons of decays have a mass of some eV, by rounding.
+    # Charge and mass before the step are those of the track. Decay photons have a mass of some eV, by rounding.
     charged = pre["charge"] != 0
     photon = ~charged & (pre["mass"] < MASS_TOLERANCE_MEV)
     electromagnetic = photon | (charged & (np.abs(pre["mass"] - MASS_MEV[ELECTRON]) < MASS_TOLERANCE_MEV))
     end = post["position"] + centre_mm
     start = np.where(charged[:, None], pre["position"] + centre_mm, end)
 
-    own = tracks["track"][row] <= n_tracked
-    length = np.bincount(particle[own], weights=steps["step"]["length"][own], minlength=n)
+    primary = tracks["track"][row] <= n_tracked
+    length = np.bincount(particle[primary], weights=steps["step"]["length"][primary], minlength=n)
     leaves = np.zeros(n, dtype=bool)
-    leaves[particle[own & (post["status"] == int(g4.G4StepStatus.fWorldBoundary))]] = True
+    leaves[particle[primary & (post["status"] == int(g4.G4StepStatus.fWorldBoundary))]] = True
 
-    # A photon begins a shower if no electron, positron or photon made it.
+    # A photon starts a shower if its parent is no electron, positron or photon.
     in_shower = np.zeros(int(tracks["track"].max(initial=0)) + 1, dtype=bool)
     in_shower[tracks["track"][row[electromagnetic]]] = True
     begins = photon & ~in_shower[tracks["parent"][row]]
-    # Neutrinos of decays are without mass too, and never interact; coherent scattering changes no energy.
+    # Decay neutrinos are massless too but never interact; coherent scattering does not change the energy.
     interacts = begins & (post["status"] == int(g4.G4StepStatus.fPostStepDoItProc)) & (post["kinetic"] < pre["kinetic"])
     _, first = np.unique(row[interacts], return_index=True)
     converts = np.flatnonzero(interacts)[first]
@@ -151,17 +151,17 @@ def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, 
 
 
 _boxes: dict[Detector, ArgonBox] = {}
-"""The one box, once it is made."""
+"""The only box of the process, once created."""
 
 
 def argon_box(detector: Detector) -> ArgonBox:
-    """The process's :class:`ArgonBox`, made when first asked for.
+    """The :class:`ArgonBox` of the process, created on first use.
 
     Raises:
-        RuntimeError: for another detector than before.
+        RuntimeError: another detector than before.
     """
     if _boxes and detector not in _boxes:
-        raise RuntimeError("GEANT4 already has another detector: one a process")
+        raise RuntimeError("GEANT4 already has another detector; a process can have only one")
     if not _boxes:
         _boxes[detector] = ArgonBox(detector)
         logger.info(
@@ -176,7 +176,7 @@ class _Geometry(g4.G4VUserDetectorConstruction):
     def __init__(self, half_mm: Sequence[float], step_mm: float) -> None:
         super().__init__()
         self._half_mm = half_mm
-        # GEANT4 draws the energy loss of a step as a whole: steps longer than a voxel would even out what it shows.
+        # GEANT4 samples one energy loss per step: steps longer than a voxel would smooth the fluctuations.
         self._limits = g4.G4UserLimits(step_mm)
 
     def Construct(self) -> object:
@@ -208,7 +208,7 @@ class _PhysicsList(g4.G4VModularPhysicsList):
 
 
 class _Gun(g4.G4VUserPrimaryGeneratorAction):
-    """Puts the particles of an event in."""
+    """Generates the primary particles of an event."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -234,7 +234,7 @@ class _Gun(g4.G4VUserPrimaryGeneratorAction):
 
 @contextlib.contextmanager
 def _quiet() -> Iterator[None]:
-    """Keep what C++ prints to standard output away; errors go to standard error and are still seen."""
+    """Discard what C++ prints to standard output. Errors go to standard error and stay visible."""
     saved = os.dup(1)
     with open(os.devnull, "wb") as nowhere:
         os.dup2(nowhere.fileno(), 1)

@@ -1,9 +1,9 @@
-"""The simulation beside what is known: known particles through the simulated argon, and the sampler beside GENIE.
+"""Validation of the simulation: particles in the simulated argon against references, the sampler against GENIE.
 
     python -m nuvlm.simulation.validation --json RESULT.json --figure FIGURE.svg --page PAGE.md
 
-(`make validate`) measures, draws, and writes its tables between two marks in a page; it ends with 1 if a quantity is
-not within its tolerance.
+(`make validate`) measures, draws, and writes its tables between two marks in a page. The exit status is 1 if a quantity
+is outside its tolerance.
 """
 
 import argparse
@@ -54,17 +54,17 @@ GENIE_MULTIPLICITY = {
     True: ((1.4, 1.9, 0.28, 0.10), (1.7, 2.0, 0.55, 0.22), (1.7, 2.1, 0.73, 0.36), (1.8, 2.1, 1.2, 0.62)),
     False: ((1.0, 2.3, 0.19, 0.23), (1.4, 2.3, 0.46, 0.37), (1.6, 2.3, 0.71, 0.48), (1.5, 2.1, 1.1, 0.63)),
 }
-"""Mean number of p (above 20 MeV), n, charged and neutral pions a bin, keyed by whether the current is charged."""
+"""Mean number of p (above 20 MeV), n, charged and neutral pions per bin, keyed by is_cc."""
 GENIE_INELASTICITY = (0.39, 0.40, 0.41, 0.43)
 GENIE_NC_PION_ZERO = ((0.22, 0.05), (0.32, 0.12), (0.39, 0.18), (0.47, 0.28))
-"""P(at least one pi0) and P(one above 0.5 GeV) of neutral currents a bin."""
+"""P(at least one pi0) and P(one above 0.5 GeV) per bin, neutral current."""
 GENIE_QUARTILES = (0.18, 0.38, 0.65)
-"""Of the inelasticity. All of GENIE's figures are from 15,665 interactions on argon, DUNE flux (docs/physics.md)."""
+"""Quartiles of the inelasticity. GENIE values are from 15,665 interactions on argon, DUNE flux (docs/physics.md)."""
 
 
 @dataclass(frozen=True)
 class Check:
-    """A measured quantity beside the known one."""
+    """A measured quantity and its reference value."""
 
     quantity: str
     unit: str
@@ -73,7 +73,7 @@ class Check:
     """Standard error of the sample."""
     expected: float
     tolerance: float
-    """Relative; absolute where 0 is expected."""
+    """Relative; absolute if 0 is expected."""
     source: str
 
     @property
@@ -96,7 +96,7 @@ class Results:
         tolerance: float,
         source: str,
     ) -> None:
-        """Compare the mean of `values`."""
+        """Compare the mean of `values` with `known`."""
         error = float(np.std(values, ddof=1) / np.sqrt(len(values))) if len(values) > 1 else 0.0
         check = Check(quantity, unit, float(np.mean(values)), error, known, tolerance, source)
         self.checks.append(check)
@@ -110,7 +110,7 @@ def shoot(pdg: int, kinetic_mev: float, n: int) -> Iterator[Deposits]:
 
 
 def record(pdg: int, kinetic_mev: float, n: int) -> Iterator[Recorded]:
-    """Their steps and tracks."""
+    """Steps and tracks of `n` particles along +z from :data:`VERTEX`."""
     box, particle = argon_box(DETECTOR), _along_z(pdg, kinetic_mev)
     return (box.record(VERTEX, [particle], np.random.default_rng([1, i])) for i in range(n))
 
@@ -121,30 +121,30 @@ def _along_z(pdg: int, kinetic_mev: float) -> Particle:
 
 
 def mean_energy_loss(results: Results, n: int) -> None:
-    """Loss of a muon's own energy along its way: at the minimum of ionisation, and at 1 GeV."""
+    """Mean energy loss of muons: at minimum ionisation and at 1 GeV."""
     for kinetic, length in ((270, 20), (1000, 100)):
         losses = []
         for steps, tracks in record(MUON, kinetic, n):
-            own = steps[: tracks["steps"][0]]
-            path = np.cumsum(own["step"]["length"]) / 10
-            losses.append((kinetic - np.interp(length, path, own["post"]["kinetic"])) / length)
+            muon = steps[: tracks["steps"][0]]
+            path = np.cumsum(muon["step"]["length"]) / 10
+            losses.append((kinetic - np.interp(length, path, muon["post"]["kinetic"])) / length)
         known = expected.bethe_over_mev_cm(kinetic, length)
         source = f"Bethe and Sternheimer (PDG), mean over {length} cm"
         results.add(f"muon of {kinetic} MeV, mean dE/dx", "MeV/cm", losses, known, 0.02, source)
 
 
 def most_probable_energy_loss(results: Results, n: int) -> None:
-    """What a muon of 1 GeV deposits in layers one voxel thick, as events have it."""
+    """Most probable deposit of a 1 GeV muon in layers one voxel thick."""
     thickness = DETECTOR.voxel_mm[2] / 10
     layers = []
     for muon in shoot(MUON, 1000, n):
         voxels, _ = voxelize(DETECTOR, muon.start_mm, muon.end_mm, muon.energy_mev)
-        # The first and the last centimetres are not crossed by all.
+        # Not all muons cross the first and the last layers.
         layers.append(np.bincount(voxels.z, voxels.energy, 300)[30:230] / thickness)
     loss = np.concatenate(layers)
     counts, edges = np.histogram(loss, bins=np.arange(1.0, 4.0, 0.02))
     centres = (edges[1:] + edges[:-1]) / 2
-    # A parabola through the logarithm of the top: narrow, for the distribution is not symmetric.
+    # A parabola fitted to the logarithm near the maximum; the range is narrow as the distribution is asymmetric.
     top = counts > 0.75 * counts.max()
     a, b, _ = np.polyfit(centres[top], np.log(counts[top]), 2, w=np.sqrt(counts[top]))
     known = expected.most_probable_mev_cm(1000, thickness)
@@ -161,7 +161,7 @@ def most_probable_energy_loss(results: Results, n: int) -> None:
 
 
 def ranges(results: Results, n: int) -> None:
-    """True length of the paths of muons and protons that stop."""
+    """True path length of stopping muons and protons."""
     found: dict[int, list[tuple[float, float, float]]] = {MUON: [], PROTON: []}
     tables = (
         (MUON, "muon", expected.MUON_RANGE_G_CM2, 0.015, "Groom et al., CSDA"),
@@ -171,7 +171,7 @@ def ranges(results: Results, n: int) -> None:
         for kinetic, grams in table.items():
             known = grams / expected.DENSITY
             lengths = np.array([float(d.length_mm[0]) / 10 for d in shoot(pdg, kinetic, n) if not d.leaves[0]])
-            # Those that react or decay on their way are far shorter.
+            # Excludes particles that interact or decay in flight.
             stopped = lengths[lengths > 0.9 * known]
             results.add(f"{name} of {kinetic} MeV, range", "cm", stopped, known, tolerance, source)
             found[pdg].append((kinetic, float(stopped.mean()), known))
@@ -188,7 +188,7 @@ def ranges(results: Results, n: int) -> None:
 
 
 def photons(results: Results, n: int) -> None:
-    """How far photons fly before they first interact."""
+    """Distance to the first interaction of photons."""
     compton = [float(d.photon_gap_mm[0]) / 10 for d in shoot(PHOTON, 1, 5 * n)]
     known = expected.compton_length_cm(1)
     results.add("photon of 1 MeV, first interaction", "cm", compton, known, 0.05, "Klein and Nishina")
@@ -210,7 +210,7 @@ def photons(results: Results, n: int) -> None:
 
 
 def showers(results: Results, n: int) -> None:
-    """Length and width of the showers of electrons of 1 GeV, and where all their energy goes."""
+    """Length, width and energy balance of showers of 1 GeV electrons."""
     depth_edges, radius_edges = np.arange(0, 351, 7.0), np.arange(0, 61, 1.0)
     along, across = np.zeros(len(depth_edges) - 1), np.zeros(len(radius_edges) - 1)
     held, sharing = [], 0.0
@@ -242,10 +242,10 @@ def showers(results: Results, n: int) -> None:
     )
     source = "90 % in the Moliere radius of 9.04 cm (PDG)"
     results.add("electron of 1000 MeV, energy within 9.04 cm", "", held, 0.90, 0.08, source)
-    source = "nothing is lost"
-    results.add("energy of steps less that of voxels, at most", "", [sharing], 0.0, 1e-6, source)
+    source = "energy conservation"
+    results.add("energy of steps - energy of voxels, maximum", "", [sharing], 0.0, 1e-6, source)
     losses = [_unbalanced(recorded, 1000) for recorded in record(ELECTRON, 1000, n)]
-    results.add("energy less deposits and what leaves, at most", "", [max(losses)], 0.0, 1e-6, source)
+    results.add("electron energy - deposits - leaving energy, maximum", "", [max(losses)], 0.0, 1e-6, source)
 
     def draw_along(axes: Axes) -> None:
         axes.stairs(along / n / 7, depth_edges, fill=True, alpha=0.4)
@@ -264,17 +264,17 @@ def showers(results: Results, n: int) -> None:
 
 
 def _unbalanced(recorded: Recorded, kinetic_mev: float) -> float:
-    """Share of an electron's kinetic energy that is neither deposited nor leaves."""
+    """Share of an electron's kinetic energy that is neither deposited nor leaves the box."""
     steps = recorded.steps
     leaving = steps[steps["post"]["status"] == 0]  # fWorldBoundary
-    # A positron that leaves takes along what it would annihilate with.
+    # A positron that leaves takes the energy of its annihilation with it.
     mass = 2 * MASS_MEV[ELECTRON] * (leaving["pre"]["charge"] > 0).sum()
     found = steps["step"]["energy"].sum() + leaving["post"]["kinetic"].sum() + mass
     return float(abs(found - kinetic_mev) / kinetic_mev)
 
 
 def michel_electrons(results: Results, n: int) -> None:
-    """Positrons of antimuons that decay at rest."""
+    """Positrons from antimuons decaying at rest."""
     energies = []
     for steps, tracks in record(-MUON, 20, n):
         first = np.cumsum(tracks["steps"]) - tracks["steps"]
@@ -299,13 +299,13 @@ def michel_electrons(results: Results, n: int) -> None:
 
 
 def interaction_lengths(results: Results, n: int) -> None:
-    """Paths of fast hadrons before they react inelastically; some leave before."""
+    """Path length of fast hadrons to an inelastic interaction; some leave the box before."""
     for pdg, name in ((PION_PLUS, "pi+"), (PROTON, "proton")):
         paths, reacted = [], 0
         for hadron in shoot(pdg, 8000, n):
             paths.append(float(hadron.length_mm[0]) / 10)
             reacted += not hadron.leaves[0]
-        # The mean of an exponential distribution of which the end is cut off.
+        # Mean of a truncated exponential distribution.
         length = sum(paths) / reacted
         known = expected.INTERACTION_LENGTH_CM[pdg]
         check = Check(
@@ -322,7 +322,7 @@ def interaction_lengths(results: Results, n: int) -> None:
 
 @dataclass(frozen=True)
 class SamplerRow:
-    """The sampler beside GENIE for one current and bin of energy."""
+    """Sampler and GENIE for one current and energy bin."""
 
     current: str
     energy_gev: tuple[float, float]
@@ -331,7 +331,7 @@ class SamplerRow:
 
 
 def sampler_table(n: int) -> list[SamplerRow]:
-    """`n` interactions a current and bin."""
+    """Compare the sampler with GENIE, `n` interactions per current and energy bin."""
     rows = []
     for is_cc in (True, False):
         for b, (low, high) in enumerate(GENIE_BINS):
@@ -350,7 +350,7 @@ def sampler_table(n: int) -> list[SamplerRow]:
 
 
 def inelasticity_quartiles(n: int) -> tuple[float, float, float]:
-    """Of the whole beam."""
+    """Quartiles of y over the whole beam."""
     rng = np.random.default_rng(1)
     first, second, third = np.quantile([sample_final_state(rng).inelasticity for _ in range(n)], [0.25, 0.5, 0.75])
     return float(first), float(second), float(third)
@@ -358,8 +358,8 @@ def inelasticity_quartiles(n: int) -> tuple[float, float, float]:
 
 def _multiplicity(states: list[FinalState], name: str) -> float:
     kinds = {"p": (PROTON,), "n": (NEUTRON,), "pi+-": (PION_PLUS, -PION_PLUS), "pi0": (PION_ZERO,)}[name]
-    least = 20.0 if name == "p" else 0.0
-    return float(np.mean([sum(p.pdg in kinds and p.kinetic > least for p in state.particles) for state in states]))
+    threshold = 20.0 if name == "p" else 0.0
+    return float(np.mean([sum(p.pdg in kinds and p.kinetic > threshold for p in state.particles) for state in states]))
 
 
 def _hardest_pion(state: FinalState) -> float:
@@ -367,7 +367,7 @@ def _hardest_pion(state: FinalState) -> float:
 
 
 def validate(n: int) -> Results:
-    """Everything about transport, with samples of `n` for what is cheap and fewer for what is not."""
+    """All transport checks, with samples of `n` particles, fewer for slow ones."""
     results = Results()
     mean_energy_loss(results, n // 5)
     most_probable_energy_loss(results, n // 5)
@@ -411,7 +411,7 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
     parser.add_argument("--json", type=Path, required=True, help="numbers")
     parser.add_argument("--figure", type=Path, required=True, help="SVG or PNG")
-    parser.add_argument("--page", type=Path, required=True, help="Markdown page that holds the two marks")
+    parser.add_argument("--page", type=Path, required=True, help="Markdown page with the two marks")
     parser.add_argument("--sample", type=int, default=1500, help="particles, and interactions of the sampler")
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
@@ -424,7 +424,7 @@ def main() -> int:
     start = time.monotonic()
     n = arguments.sample
     results, sampler, quartiles = validate(n), sampler_table(n), inelasticity_quartiles(4 * n)
-    # The salt makes the same figure of the same numbers.
+    # A fixed salt makes the SVG reproducible.
     with atomic_path(arguments.figure) as partial, rc_context({"svg.hashsalt": "simulation"}):
         figure(results).savefig(partial, format=arguments.figure.suffix.removeprefix("."), metadata={"Date": None})
     tables = page(results, sampler, quartiles)
@@ -442,7 +442,7 @@ def main() -> int:
     write_json(arguments.json, value)
     print(tables)
     if failed:
-        print(f"not within tolerance: {'; '.join(failed)}", file=sys.stderr)
+        print(f"outside tolerance: {'; '.join(failed)}", file=sys.stderr)
     return 1 if failed else 0
 
 

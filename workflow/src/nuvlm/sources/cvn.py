@@ -1,7 +1,7 @@
-"""DUNE CVN pixel maps: HDF5, or a folder of zlib maps (``<event>.gz`` with ``<event>.info``).
+"""Reader of DUNE CVN pixel maps: HDF5, or a folder of zlib maps (``<event>.gz`` with ``<event>.info``).
 
-A CVN map has the three wire planes of the far detector, 500 wires x 500 time ticks each. What is written has the
-wires, which run along the beam, as columns and the ticks as rows, as all pixel maps here have the beam to the right.
+A CVN map has the three wire planes of the far detector, 500 wires x 500 time ticks each. The pixel-map store has wires
+(along the beam) as columns and ticks as rows, like all pixel maps of NuVLM.
 
 Sources: B. Abi et al. (DUNE), PRD 102 (2020) 092003, its release github.com/DUNE/dune-cvn, and dunereco's
 ``CVN/func/InteractionType.h``, ``CVN/func/AssignLabels.cxx`` and ``CVN/art/CVNZlibMaker_module.cc``.
@@ -18,10 +18,10 @@ import h5py
 import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
-from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MODES
-from nuvlm.sources.maps import LARGEST, BadEvent, PixelMap, choose_views, event_number, require_distinct, write_maps
+from nuvlm.sources.ready_maps import LARGEST, BadEvent, PixelMap, PixelMapWriter, event_number, require_distinct
 
 logger = logging.getLogger(__name__)
 
@@ -29,41 +29,41 @@ VIEWS = ("u", "v", "z")
 FLAVOURS = ("numu", "nue", "nutau")
 PDG = {"nue": 12, "numu": 14, "nutau": 16}
 INTERACTIONS = ("QE", "RES", "DIS", "unknown")
-"""Labels 0 to 11 are the charged currents of FLAVOURS, each with these interactions in turn."""
+"""Labels 0 to 11 are the charged currents of FLAVOURS, each with these four interactions."""
 ELASTIC_LABEL, NC_LABEL = 12, 13
 PROTON_BEAM_GEV = 120.0
-"""No neutrino of the beam has more energy than the protons that made it."""
+"""Energy of the beam's protons, the upper limit on the neutrino energy."""
 INFO = {"label": 0, "e_nu": 1, "e_lep": 2, "nu_pdg": 7}
-"""Line of an .info file, as CVNZlibMaker writes it; releases differ only in what follows the 14th line."""
+"""Lines of an .info file as written by CVNZlibMaker; releases differ only after the 14th line."""
 
 
-def convert_cvn(path: Path, store: Path, truth: Path, *, views: Sequence[str] | None, on_bad_event: OnBadEvent) -> None:
-    """Write the events of a file or folder to the pixel-map store `store`, and what is known of them to `truth`.
+def convert_cvn(path: Path, out: PixelMapWriter) -> None:
+    """Write the events of a file or folder to a pixel-map store and a truth table.
 
-    Tau neutrinos' charged currents have none of our classes. Neutral currents have no flavour in CVN files.
+    Tau-neutrino charged currents have no class. Neutral currents have no flavour in CVN files.
 
     Args:
-        path: an HDF5 file with `images`, uint8 (events, 3, wires, ticks), and where truth is known `class` and
-            `truth/label`, `truth/nu_pdg`, `truth/e_nu`, `truth/e_lep` (GeV); or a folder of zlib maps.
-        views: those to use of u, v and z, in this order; None for all.
-        on_bad_event: what to do with a damaged zlib map, or truth that contradicts itself.
+        path: an HDF5 file with `images`, uint8 (events, 3, wires, ticks), and optionally `class` and `truth/label`,
+            `truth/nu_pdg`, `truth/e_nu`, `truth/e_lep` (GeV); or a folder of zlib maps.
+        out: its views are some of u, v and z.
 
     Raises:
-        InputError: no such file, or one that is cut short or of another kind; energies that cannot be GeV; two events
-            of one id; an event that cannot be used.
+        InputError: the file is missing, truncated or of another kind; energies cannot be in GeV; two events have one
+            id; an event cannot be used.
     """
-    chosen = choose_views(path, VIEWS, views)
+    chosen = out.choose_views(path, VIEWS)
     planes = [VIEWS.index(view) for view in chosen]
     if path.is_dir():
         names = sorted(file.stem for file in path.glob("*.gz"))
         if not names:
             raise InputError(f"{path}: there is no <event>.gz in it. Is this a folder of CVN maps?")
-        lonely = sorted({file.stem for file in path.glob("*.info")} - set(names))
-        if lonely:
-            logger.warning("%s: %d files .info have no map (first: %s)", path, len(lonely), lonely[0])
+        without_map = sorted({file.stem for file in path.glob("*.info")} - set(names))
+        if without_map:
+            logger.warning("%s: %d files .info have no map (first: %s)", path, len(without_map), without_map[0])
         ids = [event_number(name) for name in names]
         require_distinct(path, names, ids)
-        _write(path, store, truth, _read_folder(path, names, ids, planes), len(names), chosen, on_bad_event)
+        events = _in_gev(path, _read_folder(path, names, ids, planes))
+        out.write(path, events, len(names), source="cvn", views=chosen)
         return
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder. Check the path in input.files.")
@@ -73,23 +73,12 @@ def convert_cvn(path: Path, store: Path, truth: Path, *, views: Sequence[str] | 
         with _reading(path):
             images = _images(path, file)
             columns = _columns(path, file, len(images))
-        _write(path, store, truth, _read_file(path, images, columns, planes), len(images), chosen, on_bad_event)
-
-
-def _write(
-    path: Path,
-    store: Path,
-    truth: Path,
-    events: Iterator[PixelMap | BadEvent],
-    total: int,
-    views: Sequence[str],
-    on_bad_event: OnBadEvent,
-) -> None:
-    write_maps(path, store, truth, _in_gev(path, events), total, source="cvn", views=views, on_bad_event=on_bad_event)
+        events = _in_gev(path, _read_file(path, images, columns, planes))
+        out.write(path, events, len(images), source="cvn", views=chosen)
 
 
 def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent]) -> Iterator[PixelMap | BadEvent]:
-    """The events, and at their end an error if most of them have more energy than the beam can give."""
+    """Yield the events, then raise InputError if half of them have more energy than the beam's protons."""
     energies = []
     for event in events:
         if isinstance(event, PixelMap) and np.isfinite(event.nu_energy):
@@ -98,8 +87,8 @@ def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent]) -> Iterator[Pixel
     median = float(np.median(energies)) if energies else 0.0
     if median > PROTON_BEAM_GEV:
         raise InputError(
-            f"{path}: the neutrino energies (median {median:g}) cannot be GeV, as the protons of the beam have "
-            f"{PROTON_BEAM_GEV:g} GeV. Write them in GeV."
+            f"{path}: the neutrino energies (median {median:g}) cannot be in GeV: the protons of the beam have "
+            f"{PROTON_BEAM_GEV:g} GeV. Convert them to GeV."
         )
 
 
@@ -108,7 +97,7 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: not HDF5, or cut short ({error}). Copy or make it again.") from error
+        raise InputError(f"{path}: not HDF5, or truncated ({error}). Copy or create it again.") from error
 
 
 def _images(path: Path, file: h5py.File) -> h5py.Dataset:
@@ -123,12 +112,12 @@ def _images(path: Path, file: h5py.File) -> h5py.Dataset:
         raise InputError(f"{path}: 'images' is {images.shape}; a side of at most {LARGEST} pixels can be used.")
     check_dataset(path, images)
     if not len(images):
-        raise InputError(f"{path}: 'images' is empty. Take the file out of input.files.")
+        raise InputError(f"{path}: 'images' is empty. Remove the file from input.files.")
     return images
 
 
 def _columns(path: Path, file: h5py.File, n: int) -> dict[str, np.ndarray]:
-    """What the file says of each event: `event_id`, which is the row where it says nothing, and truth."""
+    """Column -> (events,): `event_id`, the row number by default, and the truth that the file has."""
     datasets = {"class": file.get("class"), "event_id": file.get("event_id")}
     datasets |= {name: file.get(f"truth/{name}") for name in INFO}
     datasets = {name: dataset for name, dataset in datasets.items() if isinstance(dataset, h5py.Dataset)}
@@ -137,11 +126,11 @@ def _columns(path: Path, file: h5py.File, n: int) -> dict[str, np.ndarray]:
     columns = {name: dataset[:] for name, dataset in datasets.items()}
     for name, values in columns.items():
         if values.shape != (n,):
-            raise InputError(f"{path}: '{name}' is {values.shape}, but there are {n} images. Make the file again.")
+            raise InputError(f"{path}: '{name}' is {values.shape}, but there are {n} images. Create the file again.")
     if "event_id" not in columns:
         columns["event_id"] = np.arange(n)
     elif columns["event_id"].dtype.kind not in "iu" or (columns["event_id"] < 0).any():
-        raise InputError(f"{path}: 'event_id' must be whole numbers, not negative. Mend it or leave it out.")
+        raise InputError(f"{path}: 'event_id' must hold non-negative integers. Correct it or leave it out.")
     ids = columns["event_id"].tolist()
     require_distinct(path, [f"in row {row}" for row in range(n)], ids)
     return columns
@@ -150,7 +139,7 @@ def _columns(path: Path, file: h5py.File, n: int) -> dict[str, np.ndarray]:
 def _read_file(
     path: Path, images: h5py.Dataset, columns: Mapping[str, np.ndarray], planes: Sequence[int]
 ) -> Iterator[PixelMap | BadEvent]:
-    # Whole chunks: of one that holds many events, each would be decompressed anew for every one.
+    # Whole chunks, so that a chunk with many events is decompressed once.
     step = images.chunks[0] if images.chunks else 1
     for begin in range(0, len(images), step):
         with _reading(path):
@@ -158,9 +147,9 @@ def _read_file(
         for row, maps in enumerate(block, begin):
             number = int(columns["event_id"][row])
             known = {name: float(columns[name][row]) for name in INFO if name in columns}
-            word = columns["class"][row] if "class" in columns else None
-            word = word.decode(errors="replace") if isinstance(word, bytes) else word
-            yield _event(str(number), number, maps[planes], known, word)
+            name = columns["class"][row] if "class" in columns else None
+            name = name.decode(errors="replace") if isinstance(name, bytes) else name
+            yield _event(str(number), number, maps[planes], known, name)
 
 
 def _read_folder(
@@ -177,14 +166,14 @@ def _read_folder(
 
 def _read_zlib(name: str, file: Path) -> np.ndarray:
     """uint8 (3, wires, ticks)."""
-    # Either header: of a raw zlib stream, as CVN writes in spite of the suffix, or of gzip.
+    # Accepts both headers: raw zlib, which CVN writes in spite of the suffix, and gzip.
     stream = zlib.decompressobj(wbits=zlib.MAX_WBITS | 32)
     try:
         content = stream.decompress(file.read_bytes(), len(VIEWS) * LARGEST**2)
     except (OSError, zlib.error) as error:
         raise BadEvent(name, f"has a map that cannot be read ({error})") from error
     if not stream.eof:
-        raise BadEvent(name, f"has a map that is cut short, or larger than {LARGEST} x {LARGEST}")
+        raise BadEvent(name, f"has a map that is truncated, or larger than {LARGEST} x {LARGEST}")
     side = isqrt(len(content) // len(VIEWS))
     if len(content) != len(VIEWS) * side**2:
         raise BadEvent(name, f"has a map of {len(content)} bytes, not 3 squares (500 x 500: 750000)")
@@ -192,28 +181,28 @@ def _read_zlib(name: str, file: Path) -> np.ndarray:
 
 
 def _read_info(name: str, file: Path) -> dict[str, float]:
-    """What an .info file says; nothing where there is none."""
+    """Values of an .info file; empty if there is no file."""
     if not file.exists():
         return {}
     try:
         lines = file.read_text().splitlines()
         return {key: float(lines[line]) for key, line in INFO.items()}
     except (OSError, ValueError, IndexError) as error:
-        raise BadEvent(name, f"has {file.name}, which is no .info file of CVN ({error})") from error
+        raise BadEvent(name, f"has {file.name}, which is not an .info file of CVN ({error})") from error
 
 
 def _event(
-    name: str, number: int, maps: np.ndarray, known: Mapping[str, float], word: str | None = None
+    name: str, number: int, maps: np.ndarray, known: Mapping[str, float], class_name: str | None = None
 ) -> PixelMap | BadEvent:
-    """Put an event together; `maps` is (views, wires, ticks)."""
+    """Assemble an event; `maps` is (views, wires, ticks)."""
     label = known.get("label", np.nan)
     named = None if np.isnan(label) else _name_of(int(label))
-    if word is not None and named is not None and word != named:
-        return BadEvent(name, f"is {word} by its class and {named} by its label")
-    word = word or named
+    if class_name is not None and named is not None and class_name != named:
+        return BadEvent(name, f"is {class_name} by its class and {named} by its label")
+    class_name = class_name or named
     pdg = known.get("nu_pdg", np.nan)
-    if word in PDG and not np.isnan(pdg) and abs(pdg) != PDG[word]:
-        return BadEvent(name, f"is {word} by its class and has a neutrino of PDG code {pdg:g}")
+    if class_name in PDG and not np.isnan(pdg) and abs(pdg) != PDG[class_name]:
+        return BadEvent(name, f"is {class_name} by its class and has a neutrino of PDG code {pdg:g}")
     energy, lepton = known.get("e_nu", np.nan), known.get("e_lep", np.nan)
     if energy < 0 or np.isinf(energy):
         return BadEvent(name, f"has a neutrino energy of {energy:g}")
@@ -222,18 +211,18 @@ def _event(
         name,
         number,
         maps.swapaxes(1, 2),
-        word,
-        # A neutral current has 1 for its code: its flavour is not known.
-        nu_pdg=int(pdg) if word in PDG and not np.isnan(pdg) else 0,
-        is_cc=word in PDG,
+        class_name,
+        # A neutral current has PDG code 1: its flavour is unknown.
+        nu_pdg=int(pdg) if class_name in PDG and not np.isnan(pdg) else 0,
+        is_cc=class_name in PDG,
         nu_energy=energy,
         inelasticity=inelasticity if 0 <= inelasticity <= 1 else np.nan,
-        mode=MODES[INTERACTIONS[int(label) % len(INTERACTIONS)]] if word in PDG and label < ELASTIC_LABEL else 0,
+        mode=MODES[INTERACTIONS[int(label) % len(INTERACTIONS)]] if class_name in PDG and label < ELASTIC_LABEL else 0,
     )
 
 
 def _name_of(label: int) -> str:
-    """The class of an interaction label, or a word for those that are none."""
+    """The class of an interaction label, or "label <n>" for an unknown one."""
     if 0 <= label < ELASTIC_LABEL:
         return FLAVOURS[label // len(INTERACTIONS)]
     return {ELASTIC_LABEL: "nc", NC_LABEL: "nc"}.get(label, f"label {label}")

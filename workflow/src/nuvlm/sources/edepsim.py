@@ -1,7 +1,7 @@
-"""edep-sim ROOT files (tree ``EDepSimEvents``) to a voxel shard, read with uproot: no ROOT installation.
+"""Reader of edep-sim ROOT files (tree ``EDepSimEvents``) with uproot: no ROOT installation.
 
-Lengths in these files are mm, energies MeV; GENIE's record beside them (``DetSimPassThru/gRooTracker``) has m, GeV.
-One neutrino, that is one primary vertex, is one event: an event of the file may hold several.
+Lengths in these files are in mm and energies in MeV; GENIE's record in the same file (``DetSimPassThru/gRooTracker``)
+has m and GeV. One neutrino, that is one primary vertex, is one event. An event of the file may hold several.
 """
 
 import logging
@@ -15,13 +15,12 @@ import awkward as ak
 import numpy as np
 import uproot
 
-from nuvlm.base.errors import InputError, OnBadEvent
-from nuvlm.detector.geometry import Detector
-from nuvlm.detector.readout import Recombination
+from nuvlm.base.errors import InputError
 from nuvlm.sources.edepsim_truth import GenieRecord, reaction_truth
+from nuvlm.sources.interactions import Interaction, Truth, event_ids
 from nuvlm.sources.memberwise import LAYOUTS, Hits, LayoutError, Particles, decode_hits, decode_particles
 from nuvlm.sources.rootfile import class_members, find_tree, open_root, read_branch
-from nuvlm.sources.segments import Interaction, Truth, event_ids, write_interactions
+from nuvlm.sources.shard_writer import VoxelShardWriter
 
 logger = logging.getLogger(__name__)
 
@@ -42,29 +41,16 @@ STEP_BYTES = 32e6  # of hits, read at a time
 RUN = 10**6  # events a run, as 2x2_sim numbers them
 
 
-def convert_edepsim(
-    path: Path,
-    out: Path,
-    *,
-    detector: Detector,
-    offset_mm: tuple[float, float, float],
-    on_bad_event: OnBadEvent,
-    recombination: Recombination,
-) -> None:
+def convert_edepsim(path: Path, out: VoxelShardWriter) -> None:
     """Write the events of an edep-sim file to a voxel shard.
 
-    The hits of all sensitive detectors are taken; what lies outside the box of `detector` is left out. The event id is
-    ``EventId``; run * 10^6 + event where these repeat or are negative, as in 2x2_sim; and that * 2^32 + vertex where
-    events hold several vertices. Memory holds some events at a time, however long the file.
-
-    Args:
-        offset_mm: added to the file's coordinates.
-        on_bad_event: what to do with an event that cannot be used.
-        recombination: what becomes of the charge of each segment.
+    The hits of all sensitive detectors are used. The event number is ``EventId``, or run x 10^6 + event if these repeat
+    or are negative, as in 2x2_sim; with the vertex number, :func:`nuvlm.sources.interactions.event_ids` makes the id.
+    Memory holds some events at a time, whatever the length of the file.
 
     Raises:
-        InputError: no readable file of this kind; truth that contradicts itself; an event that cannot be used, or none
-            that can.
+        InputError: the file cannot be read or is not of this kind; inconsistent truth; an event cannot be used, or
+            none can.
     """
     with open_root(path) as file:
         events = _Events(path, file)
@@ -73,16 +59,7 @@ def convert_edepsim(
             record.match(events.interaction, events.position_mm, bool((events.n_vertices == 1).all()))
         keys = events.keys()
         interactions = _interactions(events, record, event_ids(path, keys))
-        write_interactions(
-            path,
-            out,
-            interactions,
-            len(keys),
-            detector=detector,
-            offset_mm=offset_mm,
-            on_bad_event=on_bad_event,
-            recombination=recombination,
-        )
+        out.write(path, interactions, len(keys))
         for name, energy in events.detector_mev.items():
             logger.info("%s: %.1f MeV in sensitive detector %s", path, energy, name)
 
@@ -101,8 +78,8 @@ def _interactions(events: "_Events", record: GenieRecord | None, ids: list[int])
                     truth = entry.vertices[vertex]
                     truth = record.complete(truth, n_vertices, name) if record else truth
                     n_vertices += 1
-                mine, hits = owner == vertex, entry.hits
-                deposits = hits.start_mm[mine], hits.stop_mm[mine], hits.energy_mev[mine]
+                selected, hits = owner == vertex, entry.hits
+                deposits = hits.start_mm[selected], hits.stop_mm[selected], hits.energy_mev[selected]
                 yield Interaction(ids[n_done], *deposits, name, truth, defect)
                 n_done += 1
 
@@ -120,7 +97,7 @@ class _Entry:
     """Track -> parent, where there are several vertices."""
 
     def vertex_of_each_hit(self) -> tuple[np.ndarray, str | None]:
-        """The vertex that each hit descends from (-1 where from none), and what is wrong with that."""
+        """(hits,): the vertex that each hit descends from, -1 for none; and the defect of the event, if any."""
         if len(self.vertices) <= 1:
             return np.zeros(len(self.hits.energy_mev), dtype=np.int64), None
         vertex_of = {
@@ -132,10 +109,10 @@ class _Entry:
         tracks, inverse = np.unique(self.hits.primary_id, return_inverse=True)
         owner = np.array([self._vertex_above(track, vertex_of) for track in tracks.tolist()], dtype=np.int64)[inverse]
         lost = self.hits.energy_mev[owner < 0]
-        return owner, f"has {lost.sum():.3g} MeV that descend from none of its vertices" if lost.any() else None
+        return owner, f"has {lost.sum():.3g} MeV that descend from no vertex" if lost.any() else None
 
     def _vertex_above(self, track: int, vertex_of: dict[int, int]) -> int:
-        for _ in range(len(self.parent) + 1):  # no more, should the list of parents be circular
+        for _ in range(len(self.parent) + 1):  # ends even if the list of parents is circular
             if track in vertex_of:
                 return vertex_of[track]
             track = self.parent.get(track, -1)
@@ -143,13 +120,13 @@ class _Entry:
 
 
 class _Events:
-    """The tree of events, read some entries at a time.
+    """The tree of events, read a block of entries at a time.
 
     Attributes:
         interaction: (vertices,), InteractionNumber of all vertices of the file.
         position_mm: (vertices, 3).
         n_vertices: (entries,).
-        detector_mev: energy in each sensitive detector, in what was read so far.
+        detector_mev: energy in each sensitive detector, summed over the entries read so far.
     """
 
     def __init__(self, path: Path, file: Any) -> None:
@@ -169,12 +146,12 @@ class _Events:
             if described != members:
                 raise InputError(
                     f"{path}: tree {TREE}: {name} has members {', '.join(described) or 'unknown'}, not "
-                    f"{', '.join(members)}. The file is from a version of edep-sim that is not known here."
+                    f"{', '.join(members)}. This version of edep-sim is not supported."
                 )
         self._branches = {name: names[name] for name in BRANCHES}
         self._n_entries = tree.num_entries
         if not self._n_entries:
-            raise InputError(f"{path}: tree {TREE} is empty. Take the file out of input.files.")
+            raise InputError(f"{path}: tree {TREE} is empty. Remove the file from input.files.")
         interaction = self._read("Primaries.InteractionNumber", 0, self._n_entries, "ak")
         self.n_vertices = np.asarray(ak.to_numpy(ak.num(interaction, axis=1)))
         self.interaction = np.asarray(ak.to_numpy(ak.flatten(interaction)))
@@ -184,7 +161,7 @@ class _Events:
         self._event = self._event_numbers()
 
     def keys(self) -> list[tuple[int, int]]:
-        """Event and vertex of each neutrino; an event without a vertex counts as one of an unknown vertex."""
+        """Event and vertex number of each neutrino; an event without a vertex counts as one neutrino."""
         return [
             (event, vertex)
             for event, n in zip(self._event, self.n_vertices.tolist(), strict=True)
@@ -192,15 +169,15 @@ class _Events:
         ]
 
     def blocks(self) -> Iterator[list[_Entry]]:
-        """Yield the entries of the file, some at a time.
+        """Yield the entries of the file in blocks.
 
         Raises:
-            InputError: bytes that cannot be read, or are not as edep-sim lays them out.
+            InputError: the bytes cannot be read, or do not have the layout of edep-sim.
         """
         hits = self._branches["SegmentDetectors.second"]
         step = STEP_BYTES * self._n_entries / max(hits.uncompressed_bytes, 1)  # entries
         first = 0
-        for stop in hits.entry_offsets[1:]:  # ends of baskets, none of which should be read twice
+        for stop in hits.entry_offsets[1:]:  # ends of baskets, so that none is read twice
             if stop - first >= step or stop == self._n_entries:
                 yield self._block(first, stop)
                 first = stop
@@ -225,14 +202,14 @@ class _Events:
                 detectors, particles = decode_hits(hits[i]), decode_particles(primaries[i])
             except LayoutError as error:
                 raise InputError(
-                    f"{self._path}: tree {TREE}, event {event}: hits or primaries are not laid out as edep-sim does "
-                    f"({error}). The file is damaged, or from a version of edep-sim that is not known here."
+                    f"{self._path}: tree {TREE}, event {event}: unexpected layout of hits or primaries "
+                    f"({error}). The file is damaged, or its version of edep-sim is not supported."
                 ) from error
             if len(detectors) != len(names[i]) or len(particles) != len(reactions[i]):
                 raise InputError(
                     f"{self._path}: tree {TREE}, event {event}: {len(names[i])} sensitive detectors and "
                     f"{len(reactions[i])} vertices, but {len(detectors)} lists of hits and {len(particles)} of "
-                    "particles. The file is damaged: copy or make it again."
+                    "particles. The file is damaged: copy or create it again."
                 )
             for name, part in zip(names[i], detectors, strict=True):
                 self.detector_mev[str(name)] += float(np.nansum(part.energy_mev))
@@ -254,8 +231,8 @@ class _Events:
         if (counts > 1).any():
             at = int(np.argmax(number == unique[counts > 1][0]))
             raise InputError(
-                f"{self._path}: event {event[at]} of run {run[at]} occurs twice. If files were merged, list them "
-                "singly in input.files."
+                f"{self._path}: event {event[at]} of run {run[at]} occurs twice. If files were merged, list the "
+                "original files in input.files."
             )
         return number.tolist()
 

@@ -1,4 +1,4 @@
-"""What an edep-sim file says of its neutrinos: the reaction of each vertex, and GENIE's record where it was kept."""
+"""Truth in edep-sim files: the reaction of each vertex, and GENIE's record if the file has it."""
 
 import logging
 import re
@@ -10,9 +10,9 @@ import numpy as np
 
 from nuvlm.base.errors import InputError
 from nuvlm.simulation.stdhep import GEV, METRE, StdHep, scattering_mode
+from nuvlm.sources.interactions import Truth, particle_rows
 from nuvlm.sources.memberwise import Particles
 from nuvlm.sources.rootfile import find_tree, read_branch
-from nuvlm.sources.segments import Truth, particle_rows
 
 logger = logging.getLogger(__name__)
 
@@ -23,10 +23,10 @@ def reaction_truth(reaction: str, position_mm: np.ndarray, particles: Particles)
     """The truth in a primary vertex.
 
     Args:
-        reaction: GENIE's summary, as in "nu:14;tgt:1000180400;N:2112;proc:Weak[CC],QES;". Any other text leaves the
-            neutrino unknown.
+        reaction: GENIE's summary, as in "nu:14;tgt:1000180400;N:2112;proc:Weak[CC],QES;". With any other
+            text the neutrino is unknown.
         position_mm: (3,).
-        particles: what leaves the vertex.
+        particles: the primary particles of the vertex.
     """
     x, y, z = position_mm.tolist()
     truth = Truth(vertex_mm=(x, y, z), particles=particle_rows(particles.pdg, particles.momentum_mev))
@@ -45,7 +45,9 @@ class GenieRecord:
         self._tree = tree
         missing = [name for name in ("StdHepPdg", "StdHepStatus", "StdHepP4") if name not in tree]
         if missing:
-            raise InputError(f"{path}: tree {RECORD} has no branch {', '.join(missing)}. Remove it, or mend it.")
+            raise InputError(
+                f"{path}: tree {RECORD} has no branch {', '.join(missing)}. Correct the tree or remove it."
+            )
 
     @classmethod
     def find(cls, path: Path, file: Any) -> "GenieRecord | None":
@@ -55,15 +57,15 @@ class GenieRecord:
     def match(self, interaction: np.ndarray, position_mm: np.ndarray, one_vertex_an_event: bool) -> None:
         """Find the entry of each vertex.
 
-        edep-sim numbers the entry in ``InteractionNumber``; programs that merge files may leave that behind and keep
-        one entry an event, in order. Where both would do, the positions decide.
+        edep-sim writes the number of the entry to ``InteractionNumber``. Programs that merge files may not update it,
+        but keep one entry per event, in order. If both are possible, the vertex positions decide.
 
         Args:
             interaction: (vertices,), ``InteractionNumber``.
             position_mm: (vertices, 3).
 
         Raises:
-            InputError: neither does.
+            InputError: neither is possible.
         """
         n = self._tree.num_entries
         candidates = []
@@ -74,7 +76,7 @@ class GenieRecord:
         if not candidates:
             raise InputError(
                 f"{self._path}: the {n} entries of {RECORD} cannot be matched to the {len(interaction)} vertices: "
-                "InteractionNumber does not give each one its own, nor is there one for each event. Remove the tree."
+                "InteractionNumber is not unique, and there is not one entry per event. Remove the tree."
             )
         self._entry = candidates[0]
         if len(candidates) > 1 and "EvtVtx" in self._tree:
@@ -95,7 +97,7 @@ class GenieRecord:
         """Add the neutrino's energy, the inelasticity and the final state of one vertex to `truth`.
 
         Raises:
-            InputError: the record is of another interaction, or not in GeV.
+            InputError: the record belongs to another interaction, or is not in GeV.
         """
         record = self._particles(int(self._entry[vertex]) - self._low, name)
         pdg, p4 = record.pdg[record.final], record.p4[record.final]
@@ -104,7 +106,7 @@ class GenieRecord:
         neutrino = record.neutrino
         if neutrino is None or truth.nu_pdg not in (0, record.pdg[neutrino]):
             return truth
-        if truth.nu_pdg == 0:  # the reaction does not say
+        if truth.nu_pdg == 0:  # no flavour in the reaction
             nu_pdg = int(record.pdg[neutrino])
             truth = replace(truth, nu_pdg=nu_pdg, is_cc=bool(np.isfinite(record.lepton_energy(nu_pdg, True))))
         energy = float(record.p4[neutrino, 3])
@@ -122,7 +124,7 @@ class GenieRecord:
         return record
 
     def _check(self, truth: Truth, pdg: np.ndarray, momentum: np.ndarray, name: str) -> None:
-        """Compare the fastest particle of both accounts: neither a wrong entry nor a wrong unit has the same."""
+        """Compare the fastest particle of vertex and record: a wrong entry or unit makes them differ."""
         if not len(truth.particles):
             return
         fastest = np.linalg.norm(truth.particles["momentum_mev"], axis=1).max()
@@ -130,6 +132,6 @@ class GenieRecord:
         found = GEV * np.linalg.norm(of_its_kind, axis=1).max(initial=0)
         if abs(found - fastest) > 0.02 * fastest:
             raise InputError(
-                f"{self._path}: {name} sends out a particle of {fastest:.5g} MeV, its entry of {RECORD} one of "
-                f"{found:.5g} MeV. The tree is of other events, or not in GeV: remove it."
+                f"{self._path}: the fastest particle of {name} has {fastest:.5g} MeV, in {RECORD} "
+                f"{found:.5g} MeV. The tree belongs to other events or is not in GeV: remove it."
             )

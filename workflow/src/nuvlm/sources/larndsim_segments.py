@@ -1,4 +1,4 @@
-"""The segments of larnd-sim / 2x2_sim files: whose they are, in which units; read a block of rows at a time."""
+"""Segments of larnd-sim / 2x2_sim files: their neutrinos and units, read in blocks of rows."""
 
 import re
 from collections.abc import Iterator
@@ -16,15 +16,15 @@ from nuvlm.sources.larndsim_truth import CM, EVENT, VERTEX, Key, column, find_ta
 SEGMENTS = ("segments", "tracks")
 ROWS = 2**18  # read at a time
 MOST_SEGMENTS = 10**7
-"""Of a neutrino: what claims more is damaged, or made to fill the memory."""
+"""Segments of one neutrino. A file with more is taken for damaged, or made to fill the memory."""
 PLAUSIBLE_MEV_CM = (0.4, 60.0)
-"""Where the length-weighted median of dE/dx lies: minimum-ionising is 2.1. In mm it would be a tenth of that, in m a
-hundred times, in GeV a thousandth."""
+"""Limits on the length-weighted median of dE/dx. Minimum-ionising particles have 2.1 MeV/cm; lengths in mm would give a
+tenth of that, in m a hundred times as much, energies in GeV a thousandth."""
 
 
 @dataclass
 class Groups:
-    """Where the segments of each neutrino are: first row, one beyond the last, and how many; in file order."""
+    """Rows of each neutrino, in file order: the first, one past the last, and the number of segments."""
 
     keys: list[Key] = field(default_factory=list)
     first: list[int] = field(default_factory=list)
@@ -34,7 +34,7 @@ class Groups:
 
 
 class SegmentTable:
-    """The table of segments, read a block of rows at a time."""
+    """The table of segments, read in blocks of rows."""
 
     def __init__(self, path: Path, file: h5py.File) -> None:
         self._path = path
@@ -54,14 +54,14 @@ class SegmentTable:
             )
         check_dataset(path, table)
         if not len(table):
-            raise InputError(f"{path}: '{table.name[1:]}' is empty. Take the file out of input.files.")
+            raise InputError(f"{path}: '{table.name[1:]}' is empty. Remove the file from input.files.")
         self._table = table
         self._event, self._vertex = event, column(path, table, VERTEX)
         self.has_vertex = self._vertex is not None
         self._check_attributes()
 
     def index(self) -> tuple[Groups, np.ndarray]:
-        """Find the segments of each neutrino; return that and the first block of rows."""
+        """The segments of each neutrino, and the first block of rows."""
         groups, number = Groups(), dict[Key, int]()
         sample = None
         for first in range(0, len(self._table), ROWS):
@@ -84,16 +84,16 @@ class SegmentTable:
             if len(groups.keys) > MOST_EVENTS or max(groups.count) > MOST_SEGMENTS:
                 raise InputError(
                     f"{self._path}: more than {MOST_EVENTS} neutrinos in '{self._table.name[1:]}', or more than "
-                    f"{MOST_SEGMENTS} segments of one. If this is meant, cut the file in several."
+                    f"{MOST_SEGMENTS} segments of one. If this is intended, split the file."
                 )
         assert sample is not None
         return groups, sample
 
     def by_group(self, groups: Groups) -> Iterator[tuple[int, np.ndarray]]:
-        """Yield the number of each neutrino and its rows.
+        """Yield the index of each neutrino and its rows.
 
-        Neutrinos are taken some at a time, as many as fill a block. The rows of one are nearly always together; where
-        they are not, all rows between the first and the last of the lot are read to pick them out.
+        As many neutrinos as fill a block are read at once. The rows of one neutrino are nearly always contiguous; if
+        not, all rows between the first and the last of these neutrinos are read.
         """
         number = {key: i for i, key in enumerate(groups.keys)}
         total = np.cumsum([0, *groups.count])
@@ -106,9 +106,9 @@ class SegmentTable:
                 rows = self._read(first, min(first + ROWS, last))
                 begins, keys = self._runs(rows)
                 owner = np.repeat([number[key] for key in keys], np.diff(begins, append=len(rows)))
-                mine = (owner >= low) & (owner < high)
-                pieces.append(rows if mine.all() else rows[mine])
-                owners.append(owner[mine])
+                selected = (owner >= low) & (owner < high)
+                pieces.append(rows if selected.all() else rows[selected])
+                owners.append(owner[selected])
             owner = np.concatenate(owners)
             rows = np.concatenate(pieces) if len(pieces) > 1 else pieces[0]
             if (np.diff(owner) < 0).any():
@@ -121,7 +121,7 @@ class SegmentTable:
         return f"event {key[0]}, vertex {key[1]}" if self.has_vertex else f"event {key[0]}"
 
     def ends_mm(self, rows: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Start and end of each segment, (segments, 3)."""
+        """Start and end of each segment, (segments, 3) each."""
         start, end = (
             CM * np.stack([rows[f"{axis}_{end}"] for axis in "xyz"], axis=1).astype(np.float64)
             for end in ("start", "end")
@@ -129,15 +129,15 @@ class SegmentTable:
         return start, end
 
     def starts_mm(self, rows: np.ndarray) -> Iterator[tuple[Key, np.ndarray]]:
-        """Yield a neutrino and where some of its segments begin, (segments, 3), as its rows come."""
+        """Yield the key of a neutrino and the starts of contiguous segments, (segments, 3)."""
         begins, keys = self._runs(rows)
         yield from zip(keys, np.split(self.ends_mm(rows)[0], begins[1:]), strict=True)
 
     def check_units(self, rows: np.ndarray) -> None:
-        """Refuse a file whose lengths are not in cm or whose energies are not in MeV.
+        """Check that lengths are in cm and energies in MeV.
 
         Raises:
-            InputError: saying what was found.
+            InputError: other units.
         """
         start, end = self.ends_mm(rows)
         length = np.linalg.norm(end - start, axis=1) / CM
@@ -160,16 +160,16 @@ class SegmentTable:
         low, high = PLAUSIBLE_MEV_CM
         if not low <= median <= high:
             raise InputError(
-                f"{self._path}: half of the path length of the segments has a dE/dx below {median:.3g} MeV/cm, where "
-                "2 is to be expected in liquid argon. Segments must be in cm and MeV: convert the file."
+                f"{self._path}: half of the path length of the segments has a dE/dx below {median:.3g} MeV/cm; about 2 "
+                "is expected in liquid argon. Segments must be in cm and MeV: convert the file."
             )
 
     def _compare(self, value: np.ndarray, other: np.ndarray, name: str, what: str) -> None:
         ratio = float(np.median(value / other)) if len(value) else 1.0
         if not 0.9 < ratio < 1.1:
             raise InputError(
-                f"{self._path}: {name} of the segments is {ratio:.3g} times {what}. Their units differ, where cm and "
-                "MeV are expected: convert the file."
+                f"{self._path}: {name} of the segments is {ratio:.3g} times {what}: inconsistent units. Segments must "
+                "be in cm and MeV: convert the file."
             )
 
     def _check_attributes(self) -> None:
@@ -177,12 +177,12 @@ class SegmentTable:
             words = set(re.findall(r"[A-Za-z]+", str(value))) if "unit" in name.lower() else set()
             if wrong := words & {"mm", "m", "um", "eV", "keV", "GeV"}:
                 raise InputError(
-                    f"{self._path}: attribute {name!r} of '{self._table.name[1:]}' says {', '.join(sorted(wrong))}, "
-                    "where cm and MeV are expected: convert the file."
+                    f"{self._path}: attribute {name!r} of '{self._table.name[1:]}' names {', '.join(sorted(wrong))}; "
+                    "segments must be in cm and MeV: convert the file."
                 )
 
     def _runs(self, rows: np.ndarray) -> tuple[np.ndarray, list[Key]]:
-        """Where a row belongs to another neutrino than the one before, and the keys from there on."""
+        """First rows of the runs of one neutrino, and the key of each run."""
         event = rows[self._event].astype(np.uint64)  # negative numbers wrap, as in the u8 columns of 2x2_sim
         vertex = rows[self._vertex].astype(np.uint64) if self._vertex else np.zeros(len(rows), dtype=np.uint64)
         new = np.r_[True, (event[1:] != event[:-1]) | (vertex[1:] != vertex[:-1])]
@@ -195,7 +195,7 @@ class SegmentTable:
         except OSError as error:
             raise InputError(
                 f"{self._path}: rows {first} to {stop} of '{self._table.name[1:]}' cannot be read ({error}). "
-                "The file is damaged: copy or make it again."
+                "The file is damaged: copy or create it again."
             ) from error
 
 

@@ -1,4 +1,4 @@
-"""The truth tables of larnd-sim / 2x2_sim files: vertices, neutrinos, final states; and in which units they are."""
+"""Truth tables of larnd-sim / 2x2_sim files: vertices, neutrinos, final states, and their units."""
 
 import itertools
 import logging
@@ -12,7 +12,7 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MODES, PARTICLE_DTYPE
-from nuvlm.sources.segments import Truth, particle_rows
+from nuvlm.sources.interactions import Truth, particle_rows
 
 logger = logging.getLogger(__name__)
 
@@ -20,7 +20,7 @@ Key = tuple[int, int]
 """Event and vertex: one neutrino."""
 
 CM = 10.0  # mm
-# What each column and table has been called, newest first.
+# Names of columns and tables, newest first.
 EVENT = ("event_id", "eventID", "spillID", "spill_id")
 VERTEX = ("vertex_id", "vertexID")
 VERTICES = ("vertices",)
@@ -30,17 +30,17 @@ INTERACTIONS = {"QE": "isQES", "MEC": "isMEC", "RES": "isRES", "DIS": "isDIS", "
 FINAL_STATE = 1  # part_status
 INITIAL_STATE = 0
 NEAR_MM = 20.0
-"""A vertex is taken to lie at a segment. Those of the rock do not."""
+"""A vertex within this distance of a segment counts as near. Vertices in the rock are not."""
 
 
 def column(path: Path, table: h5py.Dataset, names: Sequence[str]) -> str | None:
     """The first of `names` that is a column of `table`.
 
     Raises:
-        InputError: it has no named columns at all.
+        InputError: the table has no named columns.
     """
     if table.dtype.names is None:
-        raise InputError(f"{path}: {table.name} is no table with named columns. Is this a larnd-sim file?")
+        raise InputError(f"{path}: {table.name} has no named columns. Is this a larnd-sim file?")
     return next((name for name in names if name in table.dtype.names), None)
 
 
@@ -48,35 +48,37 @@ def find_table(path: Path, file: h5py.File, names: Sequence[str]) -> h5py.Datase
     """The first of `names` that is a table of `file`.
 
     Raises:
-        InputError: the file is damaged where its tables are described.
+        InputError: the description of the tables is damaged.
     """
     try:
         present = set(file)
         items = [file[name] for name in names if name in present]
-        # The type of the columns is decoded here, so that damage to it shows here.
+        # Decodes the column types now, so that damage to them raises here.
         tables = [(item, item.dtype) for item in items if isinstance(item, h5py.Dataset)]
         return tables[0][0] if tables else None
     except (OSError, RuntimeError, ValueError, KeyError) as error:
-        raise InputError(f"{path}: damaged ({error}). Copy or make it again.") from error
+        raise InputError(f"{path}: damaged ({error}). Copy or create it again.") from error
 
 
 class TruthTables:
-    """What a file says of each neutrino.
+    """The truth of each neutrino.
 
     Attributes:
-        without_segments: neutrinos that the tables know and the segments do not.
+        without_segments: neutrinos in the truth tables that have no segments.
     """
 
     def __init__(
         self, path: Path, file: h5py.File, keys: Sequence[Key], deposit_mev: Sequence[float], has_vertex: bool
     ) -> None:
-        """Read and check the tables for the neutrinos `keys`, which left `deposit_mev` each.
+        """Read and check the tables.
 
         Args:
-            has_vertex: whether the keys tell the vertices of an event apart.
+            keys: the neutrinos with segments.
+            deposit_mev: deposited energy of each of `keys`.
+            has_vertex: whether segments have a vertex id.
 
         Raises:
-            InputError: a table that cannot be read or matched, a neutrino twice, energies that contradict each other.
+            InputError: a table cannot be read or matched, a neutrino occurs twice, or energies are inconsistent.
         """
         self._path = path
         datasets = [find_table(path, file, names) for names in (VERTICES, HEADER, STACK)]
@@ -84,7 +86,7 @@ class TruthTables:
         if not self._by_vertex and len({event for event, _ in keys}) != len(keys) and any(datasets):
             raise InputError(
                 f"{path}: its events hold several neutrinos, but a truth table has no column {' or '.join(VERTEX)} "
-                "to tell them apart. Add it, or remove the table."
+                "to distinguish them. Add it, or remove the table."
             )
         self._vertices, self._header, self._stack = (
             _Table(path, dataset, self._by_vertex) if dataset else None for dataset in datasets
@@ -99,7 +101,7 @@ class TruthTables:
         self._stack_mev = self._stack_unit()
 
     def of(self, key: Key) -> Truth:
-        """The truth of one neutrino, energies in GeV, lengths in mm; unknown where the file does not say."""
+        """The truth of one neutrino, energies in GeV, lengths in mm; unknown if the file lacks it."""
         key = self._key(key)
         vertex = self._header.vertex_mm(key) if self._header else None
         if vertex is None and self._vertices:
@@ -122,13 +124,13 @@ class TruthTables:
         )
 
     def check_vertices(self, starts: Iterable[tuple[Key, np.ndarray]]) -> None:
-        """Refuse vertices in another unit than the segments.
+        """Check that vertices are in the unit of the segments.
 
         Args:
-            starts: some neutrinos and where their segments begin, (segments, 3), mm.
+            starts: some neutrinos and the starts of their segments, (segments, 3), mm.
 
         Raises:
-            InputError: most vertices lie at a segment if they are in mm or m, and hardly any if they are in cm.
+            InputError: most vertices lie near a segment if taken to be in mm or m, and hardly any in cm.
         """
         scales = {"cm": 1.0, "mm": 0.1, "m": 100.0}
         near: dict[str, list[bool]] = {unit: [] for unit in scales}
@@ -144,8 +146,8 @@ class TruthTables:
         if shares[best] > 0.5 and shares["cm"] < 0.05:
             raise InputError(
                 f"{self._path}: {shares['cm']:.0%} of the vertices lie within {NEAR_MM:g} mm of a segment of their "
-                f"neutrino, and {shares[best]:.0%} if they are in {best}. They must be in cm, as the segments: convert "
-                "the file."
+                f"neutrino in cm, and {shares[best]:.0%} in {best}. They must be in cm, like the segments: convert the "
+                "file."
             )
 
     def _key(self, key: Key) -> Key:
@@ -160,13 +162,13 @@ class TruthTables:
         return particle_rows(rows["part_pdg"], momentum)
 
     def _energy_unit(self, keys: Sequence[Key], deposit_mev: Sequence[float]) -> float:
-        """GeV in the unit of ``Enu``, which differs between files: recent ones have MeV, older ones GeV.
+        """The unit of ``Enu`` in GeV: recent files have MeV, older ones GeV.
 
-        ``nu_4mom`` tells where its unit is another one. Otherwise the deposits tell: in the right unit, the best
-        contained neutrino leaves a good part of its energy, and never much more than all of it.
+        If ``nu_4mom`` has a different unit, their ratio gives both. Otherwise the deposits decide: in the right unit,
+        the best contained neutrino deposits a large part of its energy, and never much more than all of it.
 
         Raises:
-            InputError: ``Enu`` and ``nu_4mom`` contradict each other, or both the deposits.
+            InputError: ``Enu`` is inconsistent with ``nu_4mom``, or with the deposits in either unit.
         """
         if not self._header or not self._header.has("Enu"):
             return 1.0
@@ -182,31 +184,31 @@ class TruthTables:
             ratio = float(np.nanmedian(other[good] / energy[good]))
             for power, gev in ((1000.0, 1.0), (0.001, 0.001)):
                 if abs(ratio / power - 1) < 0.01:
-                    return self._tell(gev)
+                    return self._log_unit(gev)
             if abs(ratio - 1) > 0.01:
                 raise InputError(
                     f"{self._path}: Enu and nu_4mom disagree (their ratio is {ratio:.3g}, neither 1 nor 1000). "
-                    "Mend the truth table."
+                    "Correct the truth table."
                 )
         share = float(np.quantile(deposit[good] / energy[good], 0.99))
         typical = float(np.median(energy[good]))
         if share > 10 and typical > 1000:
             raise InputError(
-                f"{self._path}: neutrinos of {typical:.3g} (median of Enu) leave up to {share:.3g} MeV a unit, too "
-                "much for MeV, while GeV would be too large. Mend Enu, or the ids that tell whose the segments are."
+                f"{self._path}: neutrinos of {typical:.3g} (median of Enu) deposit up to {share:.3g} MeV per unit: too "
+                "much if Enu is in MeV, while GeV would be too large. Correct Enu, or the ids of the segments."
             )
         is_mev = share <= 2 or (share <= 10 and typical > 50)
-        return self._tell(1e-3 if is_mev else 1.0)
+        return self._log_unit(1e-3 if is_mev else 1.0)
 
-    def _tell(self, gev: float) -> float:
-        logger.info("%s: Enu is taken to be in %s", self._path, "GeV" if gev == 1 else "MeV")
+    def _log_unit(self, gev: float) -> float:
+        logger.info("%s: Enu taken to be in %s", self._path, "GeV" if gev == 1 else "MeV")
         return gev
 
     def _stack_unit(self) -> float | None:
-        """MeV in the unit of ``part_4mom``: the incoming neutrino there has the energy that the header says.
+        """The unit of ``part_4mom`` in MeV, from the incoming neutrino, whose energy the header has too.
 
         Raises:
-            InputError: it has another energy.
+            InputError: the two energies are inconsistent.
         """
         if not self._stack:
             return None
@@ -232,13 +234,13 @@ class TruthTables:
             if abs(ratio / gev - 1) < 0.01:
                 return mev
         raise InputError(
-            f"{self._path}: the neutrinos of '{self._stack.name}' have {ratio:.3g} times the energy that "
-            f"'{self._header.name}' says in GeV, neither 1 (GeV) nor 1000 (MeV). Mend the truth tables."
+            f"{self._path}: the neutrinos of '{self._stack.name}' have {ratio:.3g} times the energy in "
+            f"'{self._header.name}' in GeV, neither 1 (GeV) nor 1000 (MeV). Correct the truth tables."
         )
 
 
 class _Table:
-    """A truth table in memory, its rows found by key. It has one row a neutrino, or a few dozen."""
+    """A truth table in memory, with rows found by key: one per neutrino, or a few dozen."""
 
     def __init__(self, path: Path, dataset: h5py.Dataset, by_vertex: bool) -> None:
         self.name = dataset.name[1:]
@@ -252,7 +254,7 @@ class _Table:
             rows = dataset[:]
         except OSError as error:
             raise InputError(
-                f"{path}: '{self.name}' cannot be read ({error}). The file is damaged: copy or make it again."
+                f"{path}: '{self.name}' cannot be read ({error}). The file is damaged: copy or create it again."
             ) from error
         event = rows[name].astype(np.uint64)
         vertex = rows[column(path, dataset, VERTEX)].astype(np.uint64) if by_vertex else np.zeros_like(event)
@@ -270,14 +272,14 @@ class _Table:
         return self._slices.keys()
 
     def check_unique(self) -> None:
-        """Refuse two rows for one neutrino.
+        """Check that each neutrino has one row.
 
         Raises:
-            InputError: naming it.
+            InputError: a neutrino has several rows.
         """
         if len(self._slices) < len(self._rows):
             event, vertex = next(key for key, rows in self._slices.items() if rows.stop - rows.start > 1)
-            which = f", vertex {vertex}" if self._by_vertex else ", and nothing tells its vertices apart"
+            which = f", vertex {vertex}" if self._by_vertex else ", without a vertex id"
             raise InputError(
                 f"{self._path}: '{self.name}' has several rows for event {event}{which}. Remove all but one."
             )

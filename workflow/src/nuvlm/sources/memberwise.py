@@ -1,7 +1,7 @@
-"""edep-sim's lists of hits and particles, decoded from the bytes that ROOT streams member-wise.
+"""edep-sim's lists of hits and particles, decoded from member-wise streamed ROOT bytes.
 
-uproot reads the bytes of such lists but not what they mean. An entry of the branch is a byte count, a version with
-bit 0x4000 and the version of the class (and its checksum, where that is 0); then comes each list, one a sensitive
+uproot reads the bytes of such lists but cannot interpret them. An entry of the branch is a byte count, a version with
+bit 0x4000 and the version of the class (and its checksum, if that is 0); then the lists, one per sensitive
 detector or vertex. A list is the number n of its objects and, unless that is 0, columns: each member of all n objects
 before the next member. A column of vectors or strings begins with a byte count and a version, once; in one of objects
 each has its own. All numbers are big-endian. See TStreamerInfoReadBuffer.cxx in ROOT, and TG4HitSegment.h and
@@ -27,17 +27,17 @@ LAYOUTS = {
     ),
     "TG4PrimaryParticle": ("TObject", "TrackId", "Name", "PDGCode", "Momentum"),
 }
-"""Members of the classes, in order, as the file itself describes them; in all versions of edep-sim up to now."""
+"""Members of the classes, in order, as described in the file; the same in all versions of edep-sim so far."""
 MEMBER_WISE = 0x4000
 COUNTED = 0x40000000
 T_OBJECT = np.dtype([("version", ">u2"), ("id", ">u4"), ("bits", ">u4")])
 REFERENCED = 0x10
-"""Bit of a TObject that two more bytes follow."""
+"""Bit of a TObject with two more bytes after it."""
 FOUR_VECTOR_BYTES = 32
 
 
 class LayoutError(Exception):
-    """The bytes are not what this module knows."""
+    """The bytes do not have the expected layout."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +58,7 @@ class Hits:
 
     @classmethod
     def merged(cls, detectors: "list[Hits]") -> "Hits":
-        """The hits of all `detectors`, one after the other."""
+        """The hits of all `detectors`, concatenated."""
         nothing = cls(np.zeros(0, dtype=np.int64), np.zeros(0), np.zeros((0, 3)), np.zeros((0, 3)))
         names = [field.name for field in fields(cls)]
         return cls(*(np.concatenate([getattr(part, name) for part in (nothing, *detectors)]) for name in names))
@@ -86,13 +86,13 @@ def decode_hits(data: np.ndarray) -> list[Hits]:
         data: the bytes of the entry.
 
     Raises:
-        LayoutError: they are not vectors of TG4HitSegment, version 1, member-wise.
+        LayoutError: the bytes are not vectors of TG4HitSegment, version 1, member-wise.
     """
     reader = _Reader(data)
     detectors = []
     for n in reader.lists():
         reader.objects(n)
-        reader.skip_counted(n)  # the ids of all tracks that contribute to each hit
+        reader.skip_counted(n)  # ids of the tracks that contribute to each hit
         primary = reader.column(">i4", n)
         energy = reader.column(">f4", n)
         reader.column(">f4", 2 * n)  # secondary deposit, track length
@@ -105,7 +105,7 @@ def decode_particles(data: np.ndarray) -> list[Particles]:
     """Decode an entry of ``Primaries.Particles``: the particles of each vertex.
 
     Raises:
-        LayoutError: they are not vectors of TG4PrimaryParticle, version 1, member-wise.
+        LayoutError: the bytes are not vectors of TG4PrimaryParticle, version 1, member-wise.
     """
     reader = _Reader(data)
     vertices = []
@@ -137,10 +137,10 @@ class _Reader:
                 raise LayoutError(f"lists {self._at - end} bytes longer than their byte count")
 
     def objects(self, n: int) -> None:
-        """Read over the TObject part of `n` objects."""
+        """Skip the TObject part of `n` objects."""
         heads = self.column(T_OBJECT, n)
         if (heads["version"] != 1).any() or (heads["bits"] & REFERENCED).any():
-            raise LayoutError("no plain TObject heads the columns")
+            raise LayoutError("no plain TObject at the start of the columns")
 
     def column(self, dtype: Any, n: int) -> np.ndarray:
         """Read `n` numbers."""
@@ -152,7 +152,7 @@ class _Reader:
         return values
 
     def skip_counted(self, n: int) -> None:
-        """Read over a column of `n` vectors or strings, which has a byte count at its head."""
+        """Skip a column of `n` vectors or strings, which begins with a byte count."""
         if n:
             self._at = self._counted()
 
@@ -170,11 +170,11 @@ class _Reader:
         return np.ascontiguousarray(rows[:, -FOUR_VECTOR_BYTES:]).view(">f8").astype(np.float64)
 
     def _counted(self) -> int:
-        """Read a byte count; return where what it counts ends."""
+        """Read a byte count; return the end of the counted bytes."""
         count = self._number(">u4")
         end = self._at + (count & ~COUNTED)
         if not count & COUNTED or end > len(self._data):
-            raise LayoutError("no byte count where one is due")
+            raise LayoutError("missing byte count")
         return end
 
     @property

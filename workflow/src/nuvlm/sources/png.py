@@ -1,4 +1,4 @@
-"""A folder of pixel maps as PNG files: ``<event>_<view>.png``, and the class in ``<event>_pid.txt``."""
+"""Reader of folders of PNG pixel maps: ``<event>_<view>.png``, and the class label in ``<event>_pid.txt``."""
 
 import logging
 import re
@@ -10,17 +10,16 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from nuvlm.base.errors import InputError, OnBadEvent
-from nuvlm.sources.maps import (
+from nuvlm.base.errors import InputError
+from nuvlm.sources.ready_maps import (
     LARGEST,
     BadEvent,
     PixelMap,
-    choose_views,
+    PixelMapWriter,
     class_of,
     event_number,
     is_number,
     require_distinct,
-    write_maps,
 )
 
 logger = logging.getLogger(__name__)
@@ -31,48 +30,43 @@ FIRST_VIEWS = ("xz", "yz")
 SIGNATURE = b"\x89PNG\r\n\x1a\n"
 
 
-def convert_png(
-    folder: Path, store: Path, truth: Path, *, views: Sequence[str] | None, on_bad_event: OnBadEvent
-) -> None:
-    """Write the events of a folder to the pixel-map store `store`, and what is known of them to `truth`.
+def convert_png(path: Path, out: PixelMapWriter) -> None:
+    """Write the events of a folder to a pixel-map store and a truth table.
 
-    An image is 8-bit grayscale, or has equal channels and no transparency. The event id is the number that the
-    event's name is, else a hash of the name, which `truth` keeps. An event without ``_pid.txt`` has no truth; with a
-    word that is none of our classes (nutaucc) it has no class.
-
-    Args:
-        views: those to use, in this order; None for all there are, xz and yz first.
-        on_bad_event: what to do with an event that lacks a view or has an image that cannot be used.
+    Images are 8-bit grayscale, or have equal channels and no transparency. The event id is the event's name if that is
+    a number, else a hash of the name. Without ``_pid.txt`` an event has no truth; with a label of another class
+    (nutaucc) it has no class. All views are used by default, xz and yz first.
 
     Raises:
-        InputError: no such folder, no image in it, a view that it does not have, two events of one id, or an event
-            that cannot be used.
+        InputError: no such folder, no image in it, a missing view, two events with one id, or an event that cannot be
+            used.
     """
-    images, labels = _list_files(folder)
+    images, labels = _list_files(path)
     found = {view for files in images.values() for view in files}
-    chosen = choose_views(folder, sorted(found, key=lambda view: (view not in FIRST_VIEWS, view)), views)
+    chosen = out.choose_views(path, sorted(found, key=lambda view: (view not in FIRST_VIEWS, view)))
     names = sorted(images, key=lambda name: (not is_number(name), int(name) if is_number(name) else 0, name))
     ids = [event_number(name) for name in names]
-    require_distinct(folder, names, ids)
-    lonely = sorted(set(labels) - set(images))
-    if lonely:
-        logger.warning("%s: %d files *%s have no image (first: %s)", folder, len(lonely), TRUTH_SUFFIX, lonely[0])
+    require_distinct(path, names, ids)
+    without_image = sorted(set(labels) - set(images))
+    if without_image:
+        logger.warning("%s: %d files *%s have no image (first: %s)",
+                       path, len(without_image), TRUTH_SUFFIX, without_image[0])  # fmt: skip
 
     def events() -> Iterator[PixelMap | BadEvent]:
         for name, number in zip(names, ids, strict=True):
             try:
                 views_of_event = _read_views(name, images[name], chosen)
-                word = _read_word(name, labels[name]) if name in labels else None
+                label = _read_label(name, labels[name]) if name in labels else None
             except BadEvent as bad:
                 yield bad
                 continue
-            yield PixelMap(name, number, views_of_event, word, is_cc=class_of(word) in ("nue_cc", "numu_cc"))
+            yield PixelMap(name, number, views_of_event, label, is_cc=class_of(label) in ("nue_cc", "numu_cc"))
 
-    write_maps(folder, store, truth, events(), len(names), source="png", views=chosen, on_bad_event=on_bad_event)
+    out.write(path, events(), len(names), source="png", views=chosen)
 
 
 def _list_files(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
-    """Event -> view -> image, and event -> file of its class."""
+    """Event -> view -> image, and event -> file with its class label."""
     if not folder.is_dir():
         raise InputError(f"{folder}: no such folder. With source 'png', input.files lists folders.")
     images: dict[str, dict[str, Path]] = defaultdict(dict)
@@ -88,7 +82,7 @@ def _list_files(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[str, Pat
             others.append(file.name)
     if not images:
         raise InputError(
-            f"{folder}: there is no image <event>_<view>.png in it ({len(others)} other files). Is this the folder?"
+            f"{folder}: there is no image <event>_<view>.png in it ({len(others)} other files). Check the path."
         )
     if others:
         logger.warning("%s: %d files are neither <event>_<view>.png nor <event>%s and were left out (first: %s)",
@@ -114,16 +108,16 @@ def _read_views(name: str, files: dict[str, Path], views: Sequence[str]) -> np.n
 def _read_image(name: str, file: Path) -> np.ndarray:
     """uint8 (height, width)."""
     try:
-        # The header first: Pillow cuts 16-bit colours to 8 without a word, and decodes what is far too large.
+        # The header first: Pillow silently cuts 16-bit colours to 8, and decodes images of any size.
         with open(file, "rb") as opened:
             header = opened.read(26)
         if len(header) < 26 or not header.startswith(SIGNATURE):
-            raise BadEvent(name, f"has {file.name}, which is no PNG file")
+            raise BadEvent(name, f"has {file.name}, which is not a PNG file")
         width, height, depth = struct.unpack(">IIB", header[16:25])
         if max(width, height) > LARGEST:
-            raise BadEvent(name, f"has {file.name}, of {height} x {width} pixels; {LARGEST} are the most")
+            raise BadEvent(name, f"has {file.name}, of {height} x {width} pixels; the maximum is {LARGEST}")
         if depth == 16:
-            raise BadEvent(name, f"has {file.name}, with 16 bits a pixel; 8 can be read")
+            raise BadEvent(name, f"has {file.name}, with 16 bits per pixel; only 8 can be read")
         with Image.open(file, formats=["PNG"]) as image:
             if image.mode == "L":
                 return np.asarray(image)
@@ -137,11 +131,11 @@ def _read_image(name: str, file: Path) -> np.ndarray:
     return pixels[..., 0]
 
 
-def _read_word(name: str, file: Path) -> str:
+def _read_label(name: str, file: Path) -> str:
     try:
-        word = file.read_text(errors="replace").strip()
+        label = file.read_text(errors="replace").strip()
     except OSError as error:
         raise BadEvent(name, f"has {file.name}, which cannot be read ({error})") from error
-    if not word:
+    if not label:
         raise BadEvent(name, f"has {file.name}, which is empty")
-    return word
+    return label

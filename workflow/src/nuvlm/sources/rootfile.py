@@ -1,4 +1,4 @@
-"""ROOT files through uproot, whatever goes wrong told as an error that a user can mend."""
+"""ROOT files read with uproot; every failure becomes an error that names the file and the remedy."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -15,11 +15,11 @@ def open_root(path: Path) -> Iterator[Any]:
     """Open a ROOT file for reading.
 
     Raises:
-        InputError: it is not there, or none.
+        InputError: the file is missing or not a ROOT file.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path in input.files.")
-    with _told(f"{path}: not ROOT, empty or cut short"):
+    with _explained(f"{path}: not ROOT, empty or truncated"):
         file = uproot.open(path, array_cache=None)  # nothing is read twice
     with file:
         yield file
@@ -29,19 +29,19 @@ def find_tree(path: Path, file: Any, name: str) -> Any:
     """The tree `name`, or None.
 
     Raises:
-        InputError: it cannot be read.
+        InputError: the tree cannot be read.
     """
-    with _told(f"{path}: tree {name} cannot be read"):
+    with _explained(f"{path}: tree {name} cannot be read"):
         return file.get(name)
 
 
 def class_members(path: Path, file: Any, name: str) -> tuple[str, ...]:
-    """The members of a class, base classes first, as the file describes them; none where it does not.
+    """The members of a class, base classes first, as described in the file; empty without a description.
 
     Raises:
         InputError: the description cannot be read.
     """
-    with _told(f"{path}: the description of {name} cannot be read"):
+    with _explained(f"{path}: the description of {name} cannot be read"):
         streamer = file.file.streamer_named(name)
         return tuple(element.name for element in streamer.elements) if streamer else ()
 
@@ -50,18 +50,18 @@ def read_branch(path: Path, branch: Any, first: int, stop: int, library: str, in
     """Entries `first` to `stop` of a branch, as numpy ("np") or awkward ("ak") arrays.
 
     Raises:
-        InputError: they cannot be read.
+        InputError: the branch cannot be read.
     """
-    with _told(f"{path}: branch {branch.name} of {branch.tree.name} cannot be read"):
+    with _explained(f"{path}: branch {branch.name} of {branch.tree.name} cannot be read"):
         return branch.array(interpretation, entry_start=first, entry_stop=stop, library=library)
 
 
 @contextmanager
-def _told(what: str) -> Iterator[None]:
+def _explained(what: str) -> Iterator[None]:
     try:
         yield
-    except Exception as error:  # uproot raises whatever the bytes happen to break
+    except Exception as error:  # damaged bytes make uproot raise any exception
         reason = str(error).strip().partition("\n")[0]
         raise InputError(
-            f"{what} ({reason}). The file is damaged, or of another kind: copy or make it again."
+            f"{what} ({reason}). The file is damaged, or of another kind: copy or create it again."
         ) from error

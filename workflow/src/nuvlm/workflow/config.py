@@ -18,6 +18,7 @@ from nuvlm.detector.readout import Readout, Recombination
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
 from nuvlm.models.jobs import FamilySettings
 from nuvlm.models.table import FAMILIES, family_of
+from nuvlm.sources.table import SOURCES
 
 if TYPE_CHECKING:
     from nuvlm.models.bdt.settings import BdtSettings
@@ -30,67 +31,77 @@ Count = Annotated[int, Field(ge=1)]
 Condition = Annotated[str, AfterValidator(check_condition), WithJsonSchema({"type": "string", "pattern": PATTERN})]
 
 
+def _check_source(name: str) -> str:
+    if name not in SOURCES:
+        raise ValueError(f"unknown source; known: {', '.join(map(repr, SOURCES))}")
+    return name
+
+
+SourceName = Annotated[
+    str,
+    AfterValidator(_check_source),
+    WithJsonSchema({"type": "string", "enum": list(SOURCES)}),
+    Field(
+        description="Source of the events, and its files.\n"
+        + "\n".join(f"{name}: {source.files}." for name, source in SOURCES.items())
+    ),
+]
+
+
 class SimulateSettings(Settings):
-    """Events made here: final states, then GEANT4 (see docs/simulation.md)."""
+    """Simulated events: final states, transported by GEANT4 (docs/simulation.md)."""
 
     events: Count = 2400
     events_per_shard: Count = 300
     seed: Annotated[int, Field(ge=0)] = 7
     final_states: Literal["sample", "genie"] = "sample"
-    """How neutrinos interact: sampled from tables, or read from GENIE's gRooTracker files (input.files)."""
+    """Final states: sampled, or read from GENIE gRooTracker files (input.files)."""
     vertices: Literal["fiducial", "file"] = "fiducial"
-    """Where: uniform in the fiducial volume, or where GENIE's file says."""
+    """Vertices: uniform in the fiducial volume, or those of the GENIE files."""
     margin_mm: Annotated[float, Field(ge=0)] = 500
-    """No vertex is nearer than this to a wall, mm: the fiducial volume. Not published."""
+    """Distance of the fiducial volume from the walls, mm. Not published."""
     margin_downstream_mm: Annotated[float, Field(ge=0)] = 1500
-    """The same for the downstream wall, mm."""
-
-
-PIXEL_MAP_SOURCES = ("png", "cvn")
-"""Sources of ready pixel maps: no voxels, no displays."""
-SEGMENT_SOURCES = ("simulate", "edepsim", "larndsim")
-"""Sources of energy deposits along steps, which voxels are made from."""
+    """Distance of the fiducial volume from the downstream wall, mm."""
 
 
 class InputSettings(Settings):
-    source: Literal["simulate", "voxels", "edepsim", "larndsim", "png", "cvn"] = "simulate"
-    """Where events come from: simulated here, voxel shards, edep-sim ROOT, larnd-sim / 2x2_sim HDF5, or pixel maps
-    made elsewhere: folders of PNG files, DUNE CVN maps."""
+    source: SourceName = "simulate"
     files: tuple[str, ...] = ()
-    """Paths or globs; one file is one shard, named after it. With simulate.final_states `genie`, its files."""
+    """Paths or glob patterns; one file is one shard, named after it. Empty for sampled final states."""
     offset_mm: tuple[float, float, float] = (0, 0, 0)
-    """Added to a file's coordinates, where its origin is not the detector's, mm."""
+    """Added to the coordinates of a file whose origin is not the detector's, mm."""
     on_bad_event: OnBadEvent = "error"
-    """An event of a file that cannot be used (a value that is no number, nothing inside the detector): stop with its
-    name, or leave it out, count it and say so in the log."""
+    """An event that cannot be used (a value that is not a number, nothing inside the detector): `error` stops with its
+    name, `skip` leaves it out and counts it in the log."""
     views: tuple[str, ...] | None = None
-    """Of pixel maps made elsewhere: the views to use, in this order; all of them if null."""
+    """Ready pixel maps only: the views to use, in this order; all if null."""
     recombination: Recombination = Recombination()
     simulate: SimulateSettings = SimulateSettings()
 
     @property
     def has_voxels(self) -> bool:
-        """Whether events come as deposits, so that there are event displays, or as ready pixel maps."""
-        return self.source not in PIXEL_MAP_SOURCES
+        """Whether the source has energy deposits, hence voxels and event displays, or ready pixel maps."""
+        return SOURCES[self.source].kind != "maps"
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         from_genie = self.source == "simulate" and self.simulate.final_states == "genie"
         if self.source == "simulate" and self.files and not from_genie:
-            raise ValueError("files are listed, but source is 'simulate': set source to what the files are")
+            raise ValueError("files are listed, but source is 'simulate': set source to the format of the files")
         if not self.files and (self.source != "simulate" or from_genie):
             what = "simulate.final_states is 'genie'" if from_genie else f"source is '{self.source}'"
-            raise ValueError(f"{what}, but files is empty: list the files to read")
+            raise ValueError(f"{what}, but files is empty: list the files to read ({SOURCES[self.source].files})")
         if self.simulate.vertices == "file" and not from_genie:
             raise ValueError("simulate.vertices is 'file', but there is none: set simulate.final_states to 'genie'")
-        moves = self.source in ("edepsim", "larndsim") or self.simulate.vertices == "file"
-        if any(self.offset_mm) and not moves:
-            raise ValueError(f"offset_mm has no meaning for source '{self.source}': leave it at [0, 0, 0]")
-        if self.views is not None and self.has_voxels:
-            raise ValueError(f"views has no meaning for source '{self.source}', which has XZ and YZ: leave it out")
+        settings = SOURCES[self.source].settings
+        has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"
+        if any(self.offset_mm) and not ("offset_mm" in settings and has_coordinates):
+            raise ValueError(f"offset_mm has no effect for source '{self.source}': leave it at [0, 0, 0]")
+        if self.views is not None and "views" not in settings:
+            raise ValueError(f"views has no effect for source '{self.source}', which has XZ and YZ: leave it out")
         if self.views is not None and (not self.views or len(set(self.views)) != len(self.views)):
             raise ValueError("views: name each once, and at least one, or leave it out")
-        if self.recombination.model != "none" and self.source not in SEGMENT_SOURCES:
+        if self.recombination.model != "none" and "recombination" not in settings:
             raise ValueError(
                 f"recombination needs the energy loss along each step, which source '{self.source}' does not have: "
                 "leave recombination.model at 'none'"

@@ -20,6 +20,7 @@ from nuvlm.base.settings import Settings
 from nuvlm.models.jobs import Request
 from nuvlm.models.table import FAMILIES, conditions_of, family_name
 from nuvlm.report.names import figure_names
+from nuvlm.sources.table import SOURCES
 from nuvlm.workflow import paths, shards
 from nuvlm.workflow.config import Config, parse_config
 
@@ -38,6 +39,8 @@ class Rate(Settings):
     """Begins with ``GPU-s`` where it is time on a GPU."""
     at: Mapping[str, float] = Field(default_factory=dict)
     """Sizes that it was measured at: pixel_mm, size."""
+    source: str | None = None
+    """Value of input.source, if the rate holds for one source only."""
     machine: str
     command: str
     """What measured it; of a published rate, what was published."""
@@ -104,8 +107,8 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     jobs: dict[str, int] = {}
     if config.input.source == "simulate":
         jobs["simulate_events"] = shards
-    elif config.input.source != "voxels":
-        jobs[f"convert_{config.input.source}"] = shards
+    elif SOURCES[config.input.source].reader is not None:
+        jobs["convert"] = shards
     if config.input.has_voxels:
         jobs |= {"smear_and_downsample": shards, "crop_displays": shards}
     jobs["list_events"] = 1
@@ -173,7 +176,11 @@ def _on_gpus(config: Config, rule: str) -> bool:
 def _nearest(rates: list[Rate], of: str, config: Config, gpus: bool) -> Rate | None:
     """The rate measured at the sizes that are nearest in ratio."""
     ours = {"pixel_mm": config.display.pixel_mm, "size": config.pixelmap.size}
-    found = [rate for rate in rates if rate.of == of and rate.unit.startswith("GPU") == gpus]
+    found = [
+        rate
+        for rate in rates
+        if rate.of == of and rate.unit.startswith("GPU") == gpus and rate.source in (None, config.input.source)
+    ]
     return min(
         found, key=lambda rate: sum(abs(math.log(ours[name] / size)) for name, size in rate.at.items()), default=None
     )
@@ -183,7 +190,7 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
     """Units of a rule's rate in one of its jobs; 0 for jobs that hardly grow with the events."""
     train = events * (1 - config.dataset.validation - config.dataset.test)
     classified = events if config.models_from else events - train
-    if rule.startswith(("simulate_", "convert_", "smear_")):
+    if rule in ("simulate_events", "convert", "smear_and_downsample"):
         return events / jobs
     if rule.startswith("classify_"):
         tables = len(conditions_of(rule.removeprefix("classify_"), config.conditions))

@@ -1,4 +1,4 @@
-"""The shards of a run: one for each input file, or for each block of simulated events."""
+"""The shards of a run: one per input file, or per block of simulated events."""
 
 import glob
 from pathlib import Path
@@ -8,10 +8,10 @@ from nuvlm.workflow.config import Config
 
 
 def list_shards(config: Config) -> dict[str, str]:
-    """Shard name -> input file, in order; the file is empty for simulated shards.
+    """Shard name -> input file, in order; an empty string for simulated shards.
 
     Raises:
-        InputError: a file or glob that matches nothing, or two files of one name.
+        InputError: a path or pattern matches no file, or two files have the same name.
     """
     if config.input.source == "simulate":
         simulate = config.input.simulate
@@ -28,10 +28,10 @@ def list_shards(config: Config) -> dict[str, str]:
 
 
 def genie_files(config: Config) -> list[str]:
-    """GENIE's files, in the order of their events; none where final states are sampled.
+    """The GENIE files, in the order of their events; empty for sampled final states.
 
     Raises:
-        InputError: a file or glob that matches nothing.
+        InputError: a path or pattern matches no file.
     """
     return _input_files(config) if config.input.simulate.final_states == "genie" else []
 
@@ -39,7 +39,7 @@ def genie_files(config: Config) -> list[str]:
 def _input_files(config: Config) -> list[str]:
     files: list[str] = []
     for pattern in config.input.files:
-        # A plain path may hold characters that a glob would interpret.
+        # A path may hold characters that a glob pattern would interpret.
         found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise InputError(f"input.files: '{pattern}' matches no file. Check the path.")
@@ -48,22 +48,22 @@ def _input_files(config: Config) -> list[str]:
 
 
 def shard_name(file: str) -> str:
-    """A file's name without its suffix.
+    """The file's name without suffix.
 
     Raises:
-        InputError: a name that cannot be one of a shard.
+        InputError: the name has characters that a shard's name cannot have.
     """
     name = Path(file).stem
     if not name or not all(character.isalnum() or character in "_-." for character in name) or name.startswith("."):
         raise InputError(
-            f"input.files: '{file}' cannot name a shard: use letters, digits, '_', '-' and '.' alone, "
-            "for example in a link to the file"
+            f"input.files: '{file}' cannot name a shard: use only letters, digits, '_', '-' and '.', "
+            "for example in a symbolic link to the file"
         )
     return name
 
 
 def simulated_events(config: Config, shard: str) -> tuple[int, int]:
-    """First event and number of events of a simulated shard."""
+    """First event id and number of events of a simulated shard."""
     simulate = config.input.simulate
     first = int(shard.removeprefix("sim")) * simulate.events_per_shard
     return first, min(simulate.events_per_shard, simulate.events - first)

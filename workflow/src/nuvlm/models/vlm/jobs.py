@@ -14,10 +14,10 @@ os.environ["HF_DATASETS_OFFLINE"] = "1"
 
 
 def train(job: TrainingJob) -> None:
-    """Fine-tune the model (:func:`nuvlm.models.vlm.training.launch`)."""
-    from nuvlm.models.vlm.training import Job, launch
+    """Fine-tune the model (:func:`nuvlm.models.vlm.training.finetune_vlm`)."""
+    from nuvlm.models.vlm.training import Job, finetune_vlm
 
-    launch(
+    finetune_vlm(
         Job(
             base=job.inputs["base"].parent,
             events=job.events,

@@ -11,7 +11,7 @@ import pytest
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Event
-from nuvlm.simulation.geant4 import NO_RECOMBINATION, sampled, simulate, simulate_shard
+from nuvlm.simulation.events import NO_RECOMBINATION, sampled, simulate, simulate_shard
 
 DETECTOR = Detector()
 EVERYWHERE = fiducial_box_mm(DETECTOR, 0, 0)
@@ -44,7 +44,7 @@ def test_shard_is_the_same_from_another_process(tmp_path: Path) -> None:
     """No state of the process may leak in: hash seeds, what GEANT4 did before, the order of jobs."""
     simulate_shard(tmp_path / "here.h5", DETECTOR, first_event=3, n_events=3, seed=7)
     script = (
-        "import sys; from nuvlm.detector.geometry import Detector; from nuvlm.simulation.geant4 import simulate_shard;"
+        "import sys; from nuvlm.detector.geometry import Detector; from nuvlm.simulation.events import simulate_shard;"
         "simulate_shard(sys.argv[1], Detector(), first_event=0, n_events=6, seed=7)"
     )
     subprocess.run([sys.executable, "-c", script, str(tmp_path / "there.h5")], check=True, timeout=120)
@@ -102,7 +102,7 @@ def test_empty_events_are_drawn_again() -> None:
     script = (
         "import logging; logging.basicConfig(level=logging.INFO);"
         "from nuvlm.detector.geometry import Detector, fiducial_box_mm;"
-        "from nuvlm.simulation.geant4 import NO_RECOMBINATION, sampled, simulate;"
+        "from nuvlm.simulation.events import NO_RECOMBINATION, sampled, simulate;"
         "box = Detector(x_mm=(-5, 5), y_mm=(-5, 5), z_mm=(0, 10), anodes_mm=(0,), cathodes_mm=());"
         "events = list(simulate(box, sampled(range(60), 7, fiducial_box_mm(box, 0, 0))));"
         "assert len(events) == 60 and all(len(event.voxels) for event in events)"

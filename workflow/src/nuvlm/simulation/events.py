@@ -1,4 +1,4 @@
-"""Simulated neutrino events: a final state, through liquid argon with GEANT4, into voxels."""
+"""Simulated neutrino events: final state, transport in liquid argon with GEANT4, voxels."""
 
 import logging
 from collections import Counter
@@ -33,13 +33,12 @@ DEPOSIT_DTYPE = np.dtype(
         ("leaves", "u1"),
     ]
 )
-"""Table /truth/deposits, row by row beside /truth/particles (docs/simulation.md): path of the particle itself in the
-detector, energy that it and its descendants deposit there (before recombination), the part of it that electrons,
-positrons and photons deposit, the gap before a photon first begins a shower (NaN: none does), whether the particle
-leaves."""
+"""Table /truth/deposits, with the rows of /truth/particles (docs/simulation.md): path of the particle itself in the
+detector; energy deposited by it and its descendants, before recombination; the part of it from electrons, positrons and
+photons; the gap from the vertex to the first photon conversion (NaN: none); whether the particle leaves."""
 NO_RECOMBINATION = Recombination()
 REDRAWS = 1000
-"""Draws after which an interaction is taken for one that leaves nothing in this detector."""
+"""Maximum number of draws for an interaction that leaves no energy in the detector."""
 
 FiducialBox = tuple[np.ndarray, np.ndarray]
 """Low and high corner, (3,) each, mm."""
@@ -51,13 +50,13 @@ class Interaction:
 
     event_id: int
     name: str
-    """For messages: where it comes from."""
+    """Name for messages."""
     rng: np.random.Generator
     draw: Callable[[], tuple[FinalState, np.ndarray]]
-    """Final state and vertex (3,), mm; drawn again where it leaves no energy in the detector."""
+    """Draws final state and vertex (3,), mm."""
     draws: int = REDRAWS
     defect: str | None = None
-    """Why it cannot be used."""
+    """Reason why it cannot be used; None if it can."""
 
 
 def simulate_shard(
@@ -77,20 +76,21 @@ def simulate_shard(
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
 
-    Event ids run from `first_event`. An event depends on `seed` and its id alone (and, with GENIE, on its entry), so
-    it comes out the same however events are cut in shards.
+    Event ids run from `first_event`. An event depends only on `seed` and its id (and, with GENIE, on its entry), not on
+    how events are divided into shards.
 
     Args:
-        margin_mm: vertices are uniform in the fiducial volume: the active volume, which is all the argon there is,
-            less `margin_downstream_mm` at its far end in z and `margin_mm` everywhere else.
-        files: gRooTracker files of GENIE: event i is entry i of all of them. Without any, interactions are sampled.
-        vertices: `file` takes them from GENIE's files, plus `offset_mm`, instead of the fiducial volume.
-        on_bad_event: an entry of GENIE's that cannot be used is an error, or left out and counted.
-        recombination: turns each step's energy into what its charge stands for.
+        margin_mm: vertices are uniform in the fiducial volume: the active volume without `margin_downstream_mm` at the
+            downstream end in z and `margin_mm` at the other walls.
+        files: GENIE gRooTracker files: event i is entry i, counted through all files. If empty, interactions are
+            sampled.
+        vertices: `file` uses GENIE's vertices plus `offset_mm`, instead of the fiducial volume.
+        on_bad_event: a GENIE entry that cannot be used stops the job (`error`) or is left out and counted (`skip`).
+        recombination: turns the energy of each step into visible energy.
 
     Raises:
-        InputError: GEANT4 data sets set up by half (see :func:`nuvlm.simulation.geant4_tables.provide_data`), files or
-            events of GENIE's that cannot be used, or a shard that cannot be written.
+        InputError: incomplete GEANT4 data sets (see :func:`nuvlm.simulation.geant4_tables.provide_data`), GENIE files
+            or events that cannot be used, or a shard that cannot be written.
     """
     fiducial = fiducial_box_mm(detector, margin_mm, margin_downstream_mm)
     if files:
@@ -104,7 +104,7 @@ def simulate_shard(
 
 
 def sampled(event_ids: range, seed: int, fiducial: FiducialBox) -> Iterator[Interaction]:
-    """Interactions of the sampler, with vertices uniform between the corners of `fiducial`."""
+    """Sampled interactions, with vertices uniform in `fiducial`."""
     for event_id in event_ids:
         rng = np.random.default_rng([seed, event_id])
 
@@ -122,7 +122,7 @@ def from_genie(
     fiducial: FiducialBox | None,
     offset_mm: np.ndarray,
 ) -> Iterator[Interaction]:
-    """Interactions of GENIE's, numbered from `first_event`; without `fiducial`, at their vertices plus `offset_mm`."""
+    """GENIE interactions, numbered from `first_event`; without `fiducial`, at GENIE's vertices plus `offset_mm`."""
     low, high = np.array(detector.box_mm).T
     for event_id, entry in enumerate(entries, start=first_event):
         rng = np.random.default_rng([seed, event_id])
@@ -147,13 +147,13 @@ def simulate(
 ) -> Iterator[Event]:
     """Yield the simulated events, in order.
 
-    An interaction that leaves no energy in the detector (all its particles neutral, or straight out of it) is drawn
-    again. Particles that GEANT4 does not follow (nuclei, pseudo-particles of generators) are left out and counted.
+    An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
+    drawn again. Particles that GEANT4 cannot track (nuclei, generator pseudo-particles) are left out and counted.
 
     Raises:
-        InputError: an interaction that cannot be used, unless `on_bad_event` is "skip".
+        InputError: an interaction cannot be used and `on_bad_event` is "error".
     """
-    # Loading GEANT4 has effects on the process: its data sets, its one geometry.
+    # Imported late: GEANT4 sets up data sets and its only geometry for the whole process.
     from nuvlm.simulation.transport import argon_box
 
     box = argon_box(detector)
@@ -163,7 +163,7 @@ def simulate(
         if not defect:
             for _ in range(interaction.draws):
                 state, vertex = interaction.draw()
-                particles = account.followed(box, state.particles)
+                particles = account.trackable(box, state.particles)
                 deposits = box.transport(vertex, particles, interaction.rng)
                 length = np.linalg.norm(deposits.end_mm - deposits.start_mm, axis=1)
                 energy = recombination.visible_energy(deposits.energy_mev, length)
@@ -196,7 +196,7 @@ def simulate(
 
 
 class _Account:
-    """What is left out, and what becomes of it."""
+    """Counts interactions and particles that are left out."""
 
     def __init__(self, on_bad_event: OnBadEvent) -> None:
         self._on_bad_event = on_bad_event
@@ -206,14 +206,14 @@ class _Account:
         self._known: dict[int, bool] = {}
         self.n_empty = 0
 
-    def followed(self, box: "ArgonBox", particles: Sequence[Particle]) -> tuple[Particle, ...]:
-        """Those of `particles` that GEANT4 can follow."""
+    def trackable(self, box: "ArgonBox", particles: Sequence[Particle]) -> tuple[Particle, ...]:
+        """The `particles` that GEANT4 can track."""
         for pdg in {particle.pdg for particle in particles} - self._known.keys():
             self._known[pdg] = box.knows(pdg)
         return tuple(particle for particle in particles if self._known[particle.pdg])
 
-    def count_left_out(self, particles: Sequence[Particle], followed: Sequence[Particle]) -> None:
-        if len(particles) > len(followed):
+    def count_left_out(self, particles: Sequence[Particle], tracked: Sequence[Particle]) -> None:
+        if len(particles) > len(tracked):
             left_out = [particle for particle in particles if not self._known[particle.pdg]]
             self._left_out.update(particle.pdg for particle in left_out)
             self._left_out_mev += sum(particle.kinetic for particle in left_out)
@@ -221,7 +221,7 @@ class _Account:
     def refuse(self, interaction: Interaction, defect: str) -> None:
         message = f"{interaction.name} {defect}"
         if self._on_bad_event == "error":
-            raise InputError(f"{message}. Mend or remove it, or set input.on_bad_event to skip.")
+            raise InputError(f"{message}. Correct or remove it, or set input.on_bad_event to skip.")
         self._refused.append(message)
 
     def log(self) -> None:
@@ -231,7 +231,7 @@ class _Account:
         if self._left_out:
             kinds = ", ".join(f"{n} of PDG code {pdg}" for pdg, n in self._left_out.most_common(5))
             logger.warning(
-                "%s final-state particles that GEANT4 does not follow left out (%s%s); their kinetic energy: %.4g MeV",
+                "%s final-state particles that GEANT4 cannot track left out (%s%s); their kinetic energy: %.4g MeV",
                 self._left_out.total(),
                 kinds,
                 ", ..." if len(self._left_out) > 5 else "",
@@ -246,7 +246,7 @@ def particle_rows(event_id: int, particles: Sequence[Particle]) -> np.ndarray:
 
 
 def deposit_rows(event_id: int, particles: Sequence[Particle], deposits: "Deposits") -> np.ndarray:
-    """The rows of an event in the table /truth/deposits, beside those of its particles."""
+    """The rows of an event in the table /truth/deposits, in the order of `particles`."""
     rows = np.zeros(len(particles), dtype=DEPOSIT_DTYPE)
     rows["event_id"] = event_id
     rows["pdg"] = [particle.pdg for particle in particles]

@@ -1,85 +1,56 @@
-"""What the readers of segment files share: interactions to a voxel shard, every one of them accounted for."""
+"""From interactions to a voxel shard: common to all readers of energy deposits. Every event is accounted for."""
 
 import logging
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
 
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.logs import track
+from nuvlm.base.settings import Settings
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import Recombination
-from nuvlm.detector.voxels import PARTICLE_DTYPE, Event, Voxels, voxelize, write_shard
+from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
 from nuvlm.simulation.stdhep import NEUTRINOS
+from nuvlm.sources.interactions import Interaction
 
 logger = logging.getLogger(__name__)
 
-UNKNOWN = (float("nan"),) * 3
 
+class VoxelShardWriter(Settings):
+    """Writes the interactions of one file to one voxel shard."""
 
-@dataclass(frozen=True)
-class Truth:
-    """What a file says of the neutrino. The defaults stand for what it does not say."""
+    shard: Path
+    detector: Detector
+    offset_mm: tuple[float, float, float] = (0, 0, 0)
+    """Added to the file's coordinates, mm."""
+    recombination: Recombination = Recombination()
+    """Turns the energy of each segment into visible energy."""
+    on_bad_event: OnBadEvent = "error"
+    """``error`` stops at an event that cannot be used; ``skip`` leaves it out and counts it."""
 
-    nu_pdg: int = 0
-    is_cc: bool = False
-    nu_energy: float = float("nan")
-    """GeV."""
-    inelasticity: float = float("nan")
-    vertex_mm: tuple[float, float, float] = UNKNOWN
-    """In the file's coordinates."""
-    mode: int = 0
-    particles: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=PARTICLE_DTYPE))
-    """The final state, rows of :data:`nuvlm.detector.voxels.PARTICLE_DTYPE`, their event_id not yet set."""
+    def write(self, path: Path, interactions: Iterable[Interaction], total: int) -> None:
+        """Write the shard, event by event.
 
+        Interactions without segments (in a spill, those in the rock) are left out and counted. Energy outside the
+        detector is left out and logged.
 
-@dataclass(frozen=True)
-class Interaction:
-    """The energy deposits of one neutrino, straight segments in the file's coordinates."""
+        Args:
+            path: the input file, for messages.
+            interactions: `total` of them, read when they are needed.
 
-    event_id: int
-    start_mm: np.ndarray
-    """(segments, 3)."""
-    end_mm: np.ndarray
-    energy_mev: np.ndarray
-    """(segments,)."""
-    name: str
-    """What the file calls it, as in "event 7, vertex 2"."""
-    truth: Truth = Truth()
-    defect: str | None = None
-    """Why the reader of the file cannot use it, as in "has no ..."."""
+        Raises:
+            InputError: an interaction cannot be used, or none can.
+        """
+        account = _Account(path, self.on_bad_event, self.detector)
+        events = self._events(interactions, total, account)
+        # write_shard() refuses a shard without events too, but does not know the reasons.
+        write_shard(self.shard, self.detector, account.at_least_one(events))
+        account.log()
 
-
-def write_interactions(
-    path: Path,
-    out: Path,
-    interactions: Iterable[Interaction],
-    n_interactions: int,
-    *,
-    detector: Detector,
-    offset_mm: tuple[float, float, float],
-    on_bad_event: OnBadEvent,
-    recombination: Recombination,
-) -> None:
-    """Write the interactions of the file `path` to the voxel shard `out`.
-
-    Interactions without any segment (of a spill, those in the rock) are left out and counted. One that cannot be
-    used is an error or, with `on_bad_event` "skip", left out and counted. So is the energy outside the detector.
-
-    Args:
-        interactions: `n_interactions` of them, read as they are needed.
-        offset_mm: added to the file's coordinates.
-        recombination: turns each segment's energy into what its charge stands for.
-
-    Raises:
-        InputError: an interaction that cannot be used, or none that can.
-    """
-    account = _Account(path, on_bad_event, detector)
-
-    def events() -> Iterator[Event]:
-        for interaction in track(interactions, "events", n_interactions):
+    def _events(self, interactions: Iterable[Interaction], total: int, account: "_Account") -> Iterator[Event]:
+        for interaction in track(interactions, "events", total):
             if not len(interaction.energy_mev) and not interaction.defect:
                 account.n_empty += 1
                 continue
@@ -87,49 +58,15 @@ def write_interactions(
             if defect:
                 account.refuse(interaction, defect)
                 continue
-            start, end = interaction.start_mm + offset_mm, interaction.end_mm + offset_mm
+            start, end = interaction.start_mm + self.offset_mm, interaction.end_mm + self.offset_mm
             length = np.linalg.norm(end - start, axis=1)
-            energy = recombination.visible_energy(interaction.energy_mev, length)
-            voxels, outside = voxelize(detector, start, end, energy)
+            energy = self.recombination.visible_energy(interaction.energy_mev, length)
+            voxels, outside = voxelize(self.detector, start, end, energy)
             if not len(voxels):
                 account.refuse_outside(interaction, start)
                 continue
             account.use(interaction, energy, outside)
-            yield _event(interaction, voxels, offset_mm)
-
-    # write_shard() refuses a shard without events too, but cannot say what became of them.
-    write_shard(out, detector, account.not_none(events()))
-    account.log()
-
-
-def event_ids(path: Path, keys: Sequence[tuple[int, int]]) -> list[int]:
-    """One id for each pair of event and vertex: the event's, where each holds one; the vertex's; else both.
-
-    Raises:
-        InputError: they are too large for both to go in 64 bits.
-    """
-    for part in (0, 1):
-        ids = [key[part] for key in keys]
-        if len(set(ids)) == len(keys):
-            return ids
-    if any(event >= 2**32 or vertex >= 2**32 for event, vertex in keys):
-        raise InputError(
-            f"{path}: neither event nor vertex ids are unique, and they are too large to be joined in one number "
-            "(2^32 and above). Number the events of the file anew."
-        )
-    return [event * 2**32 + vertex for event, vertex in keys]
-
-
-def particle_rows(pdg: np.ndarray, momentum_mev: np.ndarray) -> np.ndarray:
-    """Particles (n,) with four-momenta (n, 4), px py pz E, as rows of a /truth/particles table.
-
-    The mass is what the four-momentum has: rounding (of single precision, some 1e-4 of the energy) can add to it.
-    """
-    energy = momentum_mev[:, 3]
-    mass = np.sqrt(np.maximum(energy**2 - (momentum_mev[:, :3] ** 2).sum(axis=1), 0))
-    rows = np.zeros(len(pdg), dtype=PARTICLE_DTYPE)
-    rows["pdg"], rows["kinetic_mev"], rows["momentum_mev"] = pdg, energy - mass, momentum_mev[:, :3]
-    return rows
+            yield _event(interaction, voxels, self.offset_mm)
 
 
 def _defect(interaction: Interaction) -> str | None:
@@ -165,7 +102,7 @@ def _event(interaction: Interaction, voxels: Voxels, offset_mm: tuple[float, flo
 
 
 class _Account:
-    """What became of each interaction and of its energy."""
+    """Counts which interactions are used or left out, and sums their energy."""
 
     def __init__(self, path: Path, on_bad_event: OnBadEvent, detector: Detector) -> None:
         self.n_empty = 0
@@ -184,7 +121,7 @@ class _Account:
         self._visible += float(energy.sum())
         self._outside += outside
 
-    def refuse(self, interaction: Interaction, defect: str, remedy: str = "Mend the file") -> None:
+    def refuse(self, interaction: Interaction, defect: str, remedy: str = "Correct the file") -> None:
         if self._on_bad_event == "error":
             raise InputError(
                 f"{self._path}: {interaction.name} {defect}. {remedy}, or leave such events out with "
@@ -199,13 +136,13 @@ class _Account:
         where = "lies outside the detector"
         if self._on_bad_event == "error":
             where += f": {self._span(low, high)}"
-        self.refuse(interaction, where, "Set input.offset_mm where the file's origin is not the detector's")
+        self.refuse(interaction, where, "Set input.offset_mm if the file's origin is not the detector's")
 
-    def not_none(self, events: Iterator[Event]) -> Iterator[Event]:
-        """Pass `events` on and, if there was none, say why.
+    def at_least_one(self, events: Iterator[Event]) -> Iterator[Event]:
+        """Yield `events`.
 
         Raises:
-            InputError: there was none.
+            InputError: there are none; the message gives the reasons.
         """
         yield from events
         if self._n_used:
@@ -220,7 +157,7 @@ class _Account:
         reasons += [f"{self.n_empty} have no segments"] if self.n_empty else []
         raise InputError(
             f"{self._path}: the file holds no event that can be used{': ' if reasons else ''}{'; '.join(reasons)}. "
-            "Mend the file, or take it out of input.files."
+            "Correct the file, or remove it from input.files."
         )
 
     def log(self) -> None:

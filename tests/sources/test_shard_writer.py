@@ -1,4 +1,4 @@
-"""What all readers of segments share: ids, checks, the account of events and energy."""
+"""From interactions to a voxel shard: ids, checks, the account of events and energy."""
 
 import numpy as np
 import pytest
@@ -6,7 +6,8 @@ import pytest
 from nuvlm.base.errors import InputError
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import open_shard
-from nuvlm.sources.segments import Interaction, Truth, event_ids, particle_rows, write_interactions
+from nuvlm.sources.interactions import Interaction, Truth, event_ids, particle_rows
+from nuvlm.sources.shard_writer import VoxelShardWriter
 
 
 def interaction(number, at=(0, 0, 3000), energy=(1.0, 2.0), **changes):
@@ -16,16 +17,10 @@ def interaction(number, at=(0, 0, 3000), energy=(1.0, 2.0), **changes):
 
 def write(tmp_path, detector, interactions, on_bad_event="skip", recombination=None):
     out = tmp_path / "out.h5"
-    write_interactions(
-        tmp_path / "in.root",
-        out,
-        interactions,
-        len(interactions),
-        detector=detector,
-        offset_mm=(0, 0, 0),
-        on_bad_event=on_bad_event,
-        recombination=recombination or Recombination(),
+    writer = VoxelShardWriter(
+        shard=out, detector=detector, on_bad_event=on_bad_event, recombination=recombination or Recombination()
     )
+    writer.write(tmp_path / "in.root", interactions, len(interactions))
     with open_shard(out, detector) as shard:
         return shard.events
 

@@ -1,0 +1,244 @@
+"""From ready pixel maps to a pixel-map store and a truth table: common to all readers of pixel maps."""
+
+import hashlib
+import logging
+import os
+from collections import Counter
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from itertools import chain
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.files import write_table
+from nuvlm.base.logs import track
+from nuvlm.base.settings import Settings
+from nuvlm.base.stores import create_store
+
+logger = logging.getLogger(__name__)
+
+SMALLEST, LARGEST = 16, 4096
+"""Side of a pixel map, pixels. A larger one is taken for a decompression bomb and not decoded."""
+CLASS_OF_LABEL = {"nue": "nue_cc", "nuecc": "nue_cc", "numu": "numu_cc", "numucc": "numu_cc", "nc": "nc"}
+"""Class labels of other programs (lower case, no underscores) -> classes of NuVLM."""
+
+
+@dataclass(frozen=True)
+class PixelMap:
+    """The pixel maps and the truth of one event. The defaults mean unknown."""
+
+    name: str
+    """Name in the file or folder."""
+    event_id: int
+    images: np.ndarray
+    """uint8 (views, size, size)."""
+    label: str | None = None
+    """Class label in the file."""
+    nu_pdg: int = 0
+    is_cc: bool = False
+    nu_energy: float = np.nan
+    """GeV."""
+    inelasticity: float = np.nan
+    mode: int = 0
+    """Scattering mode, a value of :data:`nuvlm.detector.voxels.MODES`."""
+
+
+class BadEvent(Exception):
+    """An event that cannot be used, and the reason."""
+
+    def __init__(self, name: str, reason: str) -> None:
+        super().__init__(f"event {name} {reason}")
+
+
+class PixelMapWriter(Settings):
+    """Writes the pixel maps of one file or folder to one pixel-map store and one truth table (docs/formats.md)."""
+
+    store: Path
+    truth: Path
+    views: tuple[str, ...] | None = None
+    """The views to use, in this order; None for all."""
+    on_bad_event: OnBadEvent = "error"
+    """``error`` stops at an event that cannot be used; ``skip`` leaves it out and counts it."""
+
+    def choose_views(self, path: Path, found: Sequence[str]) -> list[str]:
+        """The views to use, in order: :attr:`views`, or all of `found`.
+
+        Raises:
+            InputError: a chosen view does not exist.
+        """
+        missing = [view for view in self.views or () if view not in found]
+        if missing:
+            raise InputError(
+                f"{path}: has no view {', '.join(missing)}; it has {', '.join(found)}. Set input.views to some of "
+                "these, or leave it out to use all."
+            )
+        return list(self.views or found)
+
+    def write(
+        self, path: Path, events: Iterable[PixelMap | BadEvent], total: int, *, source: str, views: Sequence[str]
+    ) -> pd.DataFrame:
+        """Write the store and the truth table, event by event: memory stays constant.
+
+        Args:
+            path: the input file or folder, for messages.
+            events: `total` of them, in order.
+            source: name of the source, kept in the store: models refuse maps of another source.
+            views: names of the views of every event.
+
+        Returns:
+            The truth table.
+
+        Raises:
+            InputError: an event cannot be used, or none can.
+        """
+        bad: list[BadEvent] = []
+        usable = _usable(path, track(events, "events", total), self.on_bad_event, bad)
+        first = next(usable, None)
+        if first is None:
+            reason = f"; {bad[0]}." if bad else ". Remove it from input.files."
+            raise InputError(f"{path}: none of {total} events can be used{reason}")
+        attributes = {
+            "format": "nuvlm-pixelmaps",
+            "version": 1,
+            "source": source,
+            "views": list(views),
+            "size": first.images.shape[-1],
+            # Unknown for ready maps: the side of a pixel, and how charge was turned into grey values.
+            "pixel_mm": None,
+            "centre": None,
+            "transfer": None,
+            "white_mev": None,
+            "knee_mev": None,
+        }
+        rows, black = [], []
+        with create_store(self.store, attributes) as out:
+            for event in chain([first], usable):
+                out.append("images", event.images[None])
+                rows.append(_row(event))
+                if not event.images.any():
+                    black.append(event.name)
+            table = _table(rows)
+            out.append("event_id", table["event_id"].to_numpy())
+            out.append("corner_mm", np.full((len(table), 3), np.nan))
+            # Inside the block of the store, so that neither output appears without the other.
+            write_table(self.truth, table)
+        if bad:
+            logger.warning("%s: %d of %d events cannot be used and were left out (first: %s)",
+                           path, len(bad), total, bad[0])  # fmt: skip
+        if black:
+            logger.warning("%s: %d of %d pixel maps are black (first: event %s)",
+                           path, len(black), len(table), black[0])  # fmt: skip
+        _log_classes(path, table)
+        return table
+
+
+def class_of(label: str | None) -> str | None:
+    """The class for a label of another program; None for other labels (such as tau-neutrino charged current)."""
+    return CLASS_OF_LABEL.get("".join(label.lower().split()).replace("_", "")) if label else None
+
+
+def is_number(name: str) -> bool:
+    """Whether a name consists of ASCII digits."""
+    return name.isascii() and name.isdigit()
+
+
+def event_number(name: str) -> int:
+    """Event id of a named event: the number if the name is one, else the first 64 bits of the name's SHA-256."""
+    if is_number(name) and int(name) < 2**64:
+        return int(name)
+    return int.from_bytes(hashlib.sha256(os.fsencode(name)).digest()[:8], "big")
+
+
+def require_distinct(path: Path, names: Sequence[str], ids: Sequence[int]) -> None:
+    """Check that event ids are unique.
+
+    Raises:
+        InputError: two events have the same id.
+    """
+    seen: dict[int, str] = {}
+    for name, number in zip(names, ids, strict=True):
+        if number in seen:
+            raise InputError(
+                f"{path}: events {seen[number]} and {name} have the same id, {number}. Rename one of them."
+            )
+        seen[number] = name
+
+
+def _usable(
+    path: Path, events: Iterable[PixelMap | BadEvent], on_bad_event: OnBadEvent, bad: list[BadEvent]
+) -> Iterator[PixelMap]:
+    shape: tuple[int, ...] | None = None
+    for event in events:
+        if isinstance(event, PixelMap):
+            reason = _wrong_shape(event, shape)
+            if reason is None:
+                shape = event.images.shape
+                yield event
+                continue
+            event = BadEvent(event.name, reason)
+        if on_bad_event == "error":
+            raise InputError(f"{path}: {event}. Correct or remove it, or set input.on_bad_event to skip.")
+        bad.append(event)
+
+
+def _wrong_shape(event: PixelMap, shape: tuple[int, ...] | None) -> str | None:
+    """Reason why the shape of an event's maps cannot be used; `shape` is that of the events before."""
+    _, height, width = event.images.shape
+    if height != width:
+        return f"is {height} x {width} pixels, not square"
+    if not SMALLEST <= height <= LARGEST:
+        return f"is {height} x {width} pixels; a side of {SMALLEST} to {LARGEST} can be used"
+    if shape is not None and event.images.shape != shape:
+        return f"is {height} x {width} pixels, those before are {shape[1]} x {shape[2]}"
+    return None
+
+
+def _row(event: PixelMap) -> tuple[object, ...]:
+    return (
+        event.event_id,
+        event.name,
+        event.label,
+        class_of(event.label),
+        event.nu_pdg,
+        event.is_cc,
+        event.nu_energy,
+        event.inelasticity,
+        event.mode,
+    )
+
+
+def _table(rows: list[tuple[object, ...]]) -> pd.DataFrame:
+    types = {
+        "event_id": "uint64",
+        "name": "string",
+        "word": "string",
+        "class": "string",
+        "nu_pdg": "int32",
+        "is_cc": "uint8",
+        "nu_energy": "float32",
+        "inelasticity": "float32",
+        "mode": "int8",
+    }
+    columns = zip(*rows, strict=True)
+    table = pd.DataFrame(
+        {name: pd.Series(list(values), dtype=kind) for (name, kind), values in zip(types.items(), columns, strict=True)}
+    )
+    # Columns that need deposits in space.
+    table["n_voxels"] = pd.Series(pd.NA, index=table.index, dtype="UInt32")
+    for column in ("vertex_x_mm", "vertex_y_mm", "vertex_z_mm", "visible_energy"):
+        table[column] = np.nan
+    return table
+
+
+def _log_classes(path: Path, table: pd.DataFrame) -> None:
+    counts = table["class"].value_counts()
+    logger.info("%s: %d events: %s", path, len(table), ", ".join(f"{counts.get(c, 0)} {c}" for c in CLASSES))
+    without = table[table["class"].isna()]
+    if len(without):
+        labels = Counter(without["word"].fillna("no truth").str.slice(0, 40))
+        logger.warning("%s: %d events belong to none of the three classes (%s): they get predictions and no score",
+                       path, len(without), ", ".join(f"{label}: {n}" for label, n in labels.most_common()))  # fmt: skip

@@ -1,0 +1,54 @@
+"""The table of sources: every value of ``input.source``, and who reads it.
+
+A new source is a reader and a row here. The configuration, its schema, the rule ``convert``, the plan and the tests
+follow from the table. Readers are named as text and imported only by the job that runs one, so that parsing the rules
+stays cheap and an edited table reruns nothing.
+"""
+
+from dataclasses import dataclass
+from typing import Literal
+
+Kind = Literal["steps", "maps"]
+"""``steps``: energy deposits, whose charge has yet to drift to the anodes. ``maps``: ready pixel maps."""
+
+WRITERS: dict[Kind, str] = {
+    "steps": "nuvlm.sources.shard_writer:VoxelShardWriter",
+    "maps": "nuvlm.sources.ready_maps:PixelMapWriter",
+}
+"""Kind -> what a reader of this kind writes with, as ``module:class``."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A row of the table."""
+
+    kind: Kind
+    files: str
+    """What ``input.files`` lists, for people."""
+    reader: str | None = None
+    """``module:function``, called with a file and a writer; None where no file needs conversion."""
+    settings: frozenset[str] = frozenset()
+    """Settings of ``input`` that have an effect, beside those of all sources."""
+
+    @property
+    def writer(self) -> str:
+        """What the reader writes with, as ``module:class``."""
+        return WRITERS[self.kind]
+
+
+STEPS = frozenset({"offset_mm", "recombination"})
+
+SOURCES = {
+    # offset_mm has an effect only with vertices from GENIE's files, which the configuration checks.
+    "simulate": Source("steps", "none (GEANT4), or GENIE gRooTracker ROOT files", settings=STEPS),
+    "voxels": Source("steps", "voxel shards, used in place"),
+    "edepsim": Source("steps", "edep-sim ROOT files", "nuvlm.sources.edepsim:convert_edepsim", STEPS),
+    "larndsim": Source("steps", "larnd-sim or 2x2_sim HDF5 files", "nuvlm.sources.larndsim:convert_larndsim", STEPS),
+    "png": Source("maps", "folders of PNG images", "nuvlm.sources.png:convert_png", frozenset({"views"})),
+    "cvn": Source(
+        "maps",
+        "DUNE CVN pixel maps, HDF5 files or folders of zlib maps",
+        "nuvlm.sources.cvn:convert_cvn",
+        frozenset({"views"}),
+    ),
+}
