@@ -113,7 +113,7 @@ def write_explanations(run: Run, folder: Path, seed: int = 4, rationale: str = "
     return {"vlm": paths}
 
 
-def write_looks(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path], dict[str, Path]]:
+def write_saliency(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path], dict[str, Path]]:
     """Where a CNN looks in every event, a spot five pixels up and right of the vertex, and the pixel-map stores."""
     events = pd.read_parquet(run.events)
     maps: dict[str, Path] = {}
@@ -125,12 +125,12 @@ def write_looks(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path], d
         attributes |= {"pixel_mm": PIXEL_MM, "transfer": "log", "white_mev": 200, "knee_mev": 1}
         arrays = {"images": np.zeros((len(rows), 2, SIZE, SIZE), np.uint8), "corner_mm": corner}
         write_store(maps[str(shard)], arrays | {"event_id": rows["event_id"].to_numpy(np.uint64)}, attributes)
-    heat = np.zeros((len(events), 2, SIZE, SIZE), np.uint8)
-    heat[:, :, SIZE // 2 + 5, SIZE // 2 + 5] = 255
+    saliency = np.zeros((len(events), 2, SIZE, SIZE), np.uint8)
+    saliency[:, :, SIZE // 2 + 5, SIZE // 2 + 5] = 255
     path = folder / "explanations" / cnn / "0.zarr"
     attributes = {"format": "nuvlm-cam", "version": 1, "shard": events["shard"].tolist(), "blackened": 0.2}
     attributes |= {"fall": ["map", "random"], "chosen": ["sample", "mistake"] * (len(events) // 2)}
     fall = np.stack([np.linspace(0.2, 0.6, len(events)), np.linspace(0, 0.2, len(events))], axis=1).astype(np.float32)
-    arrays = {"maps": heat, "fall": fall, "event_id": events["event_id"].to_numpy(np.uint64)}
+    arrays = {"maps": saliency, "fall": fall, "event_id": events["event_id"].to_numpy(np.uint64)}
     write_store(path, arrays, attributes)
     return [path], maps

@@ -3,7 +3,7 @@
 import json
 from pathlib import Path
 
-from explanations_on_disk import write_looks
+from explanations_on_disk import write_saliency
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.collect_events import collect_events
 from nuvlm.report.figures import draw_figures
@@ -28,14 +28,14 @@ def make_report(
         The page, ``report/index.html`` in `folder`, and what ``report.json`` says.
     """
     rationales = rationales or {}
-    heat: dict[str, list[Path]] = {}
+    saliency: dict[str, list[Path]] = {}
     maps: dict[str, Path] = {}
     for cnn in [model for model in run.predictions if model.startswith("cnn")] if rationales else []:
-        heat[cnn], maps = write_looks(run, folder, cnn)
-    evaluate(run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, heat=heat)
+        saliency[cnn], maps = write_saliency(run, folder, cnn)
+    evaluate(run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, saliency=saliency)
     draw_figures(folder / "scores.json", run.training, folder / "figures")
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
-    shown = {"explanations": rationales, "heat": heat, "pixel_maps": maps}
+    shown = {"explanations": rationales, "saliency": saliency, "pixel_maps": maps}
     collect_events(run.events, nominal, run.displays, count, folder / "events.json", seed=7, **shown)
     return make_page(run, folder, folder / "events.json", config)
 

@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from explanations_on_disk import claims, rationale_table, topology, write_explanations, write_looks
+from explanations_on_disk import claims, rationale_table, topology, write_explanations, write_saliency
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.evaluation.faithfulness import (
@@ -16,7 +16,7 @@ from nuvlm.evaluation.faithfulness import (
     judge,
     measure,
     measure_faithfulness,
-    measure_heat,
+    measure_saliency,
     read_claims,
     read_explanations,
     topology_claims,
@@ -233,9 +233,9 @@ def test_without_truth_or_training_events_nothing_is_made_up(tmp_path: Path) -> 
 
 def test_what_the_cnn_loses_is_that_of_test_events_drawn_at_random(tmp_path: Path) -> None:
     run = write_run(tmp_path, n=100)
-    stores, _ = write_looks(run, tmp_path)
+    stores, _ = write_saliency(run, tmp_path)
     events = pd.read_parquet(run.events)
-    told = measure_heat(events, stores, 1, 500)
+    told = measure_saliency(events, stores, 1, 500)
     # Every other event was drawn; the map's fall goes from 0.2 to 0.6, the random one's from 0 to 0.2.
     counted = np.flatnonzero((events["split"] == "test").fillna(False) & (np.arange(100) % 2 == 0))
     assert told is not None
@@ -243,7 +243,7 @@ def test_what_the_cnn_loses_is_that_of_test_events_drawn_at_random(tmp_path: Pat
     assert told["map"] == pytest.approx(0.2 + 0.4 * counted.mean() / 99)
     assert told["difference"] == pytest.approx(0.2 + 0.2 * counted.mean() / 99)
     assert told["difference_interval"][0] < told["difference"] < told["difference_interval"][1]
-    assert measure_heat(events, [], 1) is None
+    assert measure_saliency(events, [], 1) is None
 
 
 @pytest.mark.parametrize(

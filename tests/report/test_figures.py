@@ -10,7 +10,7 @@ import pandas as pd
 import pytest
 
 from explanations_on_disk import write_explanations
-from nuvlm.base.files import verify, write_json
+from nuvlm.base.files import write_json
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.figures import draw_figures
 from nuvlm.report.names import KINDS, OVERVIEWS, RATIONALES, figure_name, figure_names, title
@@ -70,7 +70,7 @@ def test_every_figure_fits_into_a_page(figures: Path) -> None:
 
 def test_every_figure_is_ready_for_print(figures: Path) -> None:
     for path in figures.glob("*.pdf"):
-        content = verify(path, "figure", ours=True)
+        content = path.read_bytes()
         assert content.startswith(b"%PDF-")
         assert content.endswith(b"%%EOF\n")
         # Where the table of its parts begins, and where it says that each does.

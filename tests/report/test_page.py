@@ -185,10 +185,10 @@ def test_the_four_models_of_a_run_read_well(tmp_path: Path) -> None:
     rows = re.findall(r'<tr class="published"><th scope="row"><span class="hidden">(.*?)</span>', table)
     assert rows == ["CNN published", "VLM"], "the other CNN is not the published one"
     for cnn in ("cnn_published", "cnn_tuned"):
-        assert numbers["heat"][cnn]["n"] > 0
+        assert numbers["saliency"][cnn]["n"] > 0
     for cnn in ("CNN published", "CNN tuned"):
         assert f"{cnn}: is it where it looks?" in text
-    assert {tuple(event["heat"]) for event in numbers["gallery"]} == {("cnn_published", "cnn_tuned")}
+    assert {tuple(event["saliency"]) for event in numbers["gallery"]} == {("cnn_published", "cnn_tuned")}
 
 
 def test_equal_models_cannot_be_told_apart(tmp_path: Path) -> None:
@@ -298,7 +298,7 @@ def test_what_rationales_are_worth_is_on_the_page(explained: tuple[str, dict]) -
         assert f"{100 * what['difference']:.1f}" in text
     assert f"{100 * told['agreement']['chance']:.1f} %" in text
     assert f"{100 * told['errors']['track_cm']['nominal']['spread']:.0f} %" in text
-    assert f"a difference of {numbers['heat']['cnn']['difference']:.3f}" in text
+    assert f"a difference of {numbers['saliency']['cnn']['difference']:.3f}" in text
 
 
 def test_the_summary_says_whether_rationales_follow_the_picture(explained: tuple[str, dict], tmp_path: Path) -> None:
@@ -332,23 +332,23 @@ def test_claims_are_marked_and_words_are_harmless(explained: tuple[str, dict]) -
     data = events_data(html)
     assert len(data["events"]) == len(numbers["gallery"])
     for event, shown in zip(numbers["gallery"], data["events"], strict=True):
-        told, drawn = event["explanations"]["vlm"], shown["told"][0]["rationales"]
+        told, drawn = event["explanations"]["vlm"], shown["explanations"][0]["rationales"]
         assert [one["text"] for one in drawn] == [one["rationale"] for one in told]
         for claims, words in ((one["claims"], two["claims"]) for one, two in zip(told, drawn, strict=True)):
             assert [claim["right"] for claim in claims] == [right for _, right, _ in words]
             assert [true is not None for _, _, true in words] == [claim["right"] is False for claim in claims]
-    assert {right for event in data["events"] for _, right, _ in event["told"][0]["rationales"][0]["claims"]} == {
+    assert {right for event in data["events"] for _, right, _ in event["explanations"][0]["rationales"][0]["claims"]} == {
         True,
         False,
     }
-    assert all(event["heat"] == ["cnn"] for event in numbers["gallery"])
+    assert all(event["saliency"] == ["cnn"] for event in numbers["gallery"])
 
 
 def test_without_explanations_the_page_is_silent_about_them(report: tuple[str, dict]) -> None:
     html, numbers = report
     assert numbers["explanations"] == {}
     assert "#explanations" not in html
-    assert not any(event["told"] or event["heat"] for event in events_data(html)["events"])
+    assert not any(event["explanations"] or event["saliency"] for event in events_data(html)["events"])
 
 
 def test_rationales_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> None:
@@ -361,7 +361,7 @@ def test_rationales_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> Non
     html, numbers = make_report(run, tmp_path, rationales=rationales)
     assert "The rationales of the VLM state nothing that can be read." in numbers["summary"]
     assert numbers["explanations"]["vlm"]["readable"]["nominal"]["value"] == 0
-    assert not any(event["told"][0]["rationales"][0]["claims"] for event in events_data(html)["events"])
+    assert not any(event["explanations"][0]["rationales"][0]["claims"] for event in events_data(html)["events"])
     assert "There is no truth" not in html
 
 
@@ -376,7 +376,7 @@ def test_rationales_of_own_files_without_truth_are_shown_unjudged(tmp_path: Path
 
 
 def test_a_missing_figure_is_named(run: Run, folder: Path, report: tuple[str, dict], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\.svg: no readable figure"):
+    with pytest.raises(InputError, match=r"\.svg: figure is missing or incomplete"):
         write_report(
             scores=folder / "scores.json",
             figures=tmp_path,

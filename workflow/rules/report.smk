@@ -23,7 +23,7 @@ RATIONALES = {
     for model in MODELS
     if model.startswith("vlm") and CONFIG.report.explain
 }
-HEAT = {
+SALIENCY = {
     cnn: [f"results/{CONFIG.run}/explanations/{cnn}/{part}.zarr" for part in PARTS]
     for cnn in CNNS
     if CONFIG.report.explain
@@ -36,7 +36,7 @@ rule evaluate:
     input:
         prediction_tables(),
         list(RATIONALES.values()),
-        cam_stores(HEAT.values()),
+        cam_stores(SALIENCY.values()),
         events="<results>/events.parquet",
         spectrum=CONFIG.report.spectrum or [],
     output:
@@ -55,7 +55,7 @@ rule evaluate:
         code=code("evaluate.py"),
         predictions=PREDICTIONS,
         explanations=RATIONALES,
-        heat=HEAT,
+        saliency=SALIENCY,
     script:
         "../scripts/evaluate.py"
 
@@ -90,7 +90,7 @@ rule collect_events:
     input:
         prediction_tables(),
         list(RATIONALES.values()),
-        cam_stores(HEAT.values()),
+        cam_stores(SALIENCY.values()),
         (
             expand(
                 "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
@@ -101,7 +101,7 @@ rule collect_events:
             else []
         ),
         # Where the maps of where a CNN looks lie in a display, or what is shown itself.
-        pixel_map_stores() if HEAT or not CONFIG.input.has_voxels else [],
+        pixel_map_stores() if SALIENCY or not CONFIG.input.has_voxels else [],
         events="<results>/events.parquet",
     output:
         "<results>/figures/events.json",
@@ -126,7 +126,7 @@ rule collect_events:
         events=CONFIG.report.browser,
         seed=CONFIG.dataset.seed,
         explanations=RATIONALES,
-        heat=HEAT,
+        saliency=SALIENCY,
         pixelmaps=stores("pixelmaps"),
     script:
         "../scripts/collect_events.py"
@@ -151,7 +151,7 @@ rule write_report:
                 "tables.js",
                 "choices.js",
                 "display.js",
-                "events.js",
+                "event_browser.js",
             )
         ],
     output:

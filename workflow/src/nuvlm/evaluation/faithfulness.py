@@ -185,7 +185,7 @@ def measure(
     }
 
 
-def measure_heat(
+def measure_saliency(
     events: pd.DataFrame, stores: Sequence[str | Path], seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Any] | None:
     """What the class that the CNN chose loses where the CNN looks, by the same events as :func:`measure_faithfulness`.
@@ -319,25 +319,23 @@ def is_right(name: str, claim: np.ndarray, true: np.ndarray) -> np.ndarray:
     return same
 
 
-def judge(row: "pd.Series[Any]") -> list[dict[str, Any]]:
-    """Every claim of one rationale: `statement`, what is `claimed`, what is `true`, and whether it is `right`.
+def judge(table: pd.DataFrame) -> list[list[dict[str, Any]]]:
+    """Judge every claim of each rationale.
 
     Args:
-        row: of a table of rationales.
+        table: n rationales.
 
     Returns:
-        In the order of :data:`STATEMENTS`; `true` is None where there is no such thing, or where truth is not known:
-        then `right` is None too.
+        For each rationale its claims in the order of :data:`STATEMENTS`: `statement`, `claimed`, `true`, `right`.
+        `true` is None if the event has no such thing or the truth is unknown; `right` is None in the latter case.
     """
-    one = row.to_frame().T
-    claims, truth = read_claims(one, "claim"), read_claims(one, "true")
-    verdicts = []
+    claims, truth = read_claims(table, "claim"), read_claims(table, "true")
+    verdicts: list[list[dict[str, Any]]] = [[] for _ in range(len(table))]
     for name in STATEMENTS:
-        claim, true = (float(values[name][0]) for values in (claims, truth))
-        known = np.isfinite(truth[THING[name]][0])
-        if np.isfinite(claim):
-            right = bool(is_right(name, claims[name], truth[name])[0]) if known else None
-            verdicts.append({"statement": name, "claimed": claim, "true": _number(true), "right": right})
+        known, right = np.isfinite(truth[THING[name]]), is_right(name, claims[name], truth[name])
+        for i in np.flatnonzero(np.isfinite(claims[name])):
+            verdict = {"statement": name, "claimed": float(claims[name][i]), "true": _number(truth[name][i])}
+            verdicts[i].append(verdict | {"right": bool(right[i]) if known[i] else None})
     return verdicts
 
 

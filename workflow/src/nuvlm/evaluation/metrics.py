@@ -28,7 +28,7 @@ from nuvlm.evaluation.calibration import calibrate, expected_calibration_error
 from nuvlm.evaluation.comparison import agreement, compare_all
 from nuvlm.evaluation.cuts import scan_cuts
 from nuvlm.evaluation.dependence import Axis, dependence, pion_axis, pions_mistaken, truth_axes
-from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_heat
+from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_saliency
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, ratio
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, labelled_events, read_sample
 from nuvlm.evaluation.spectrum import read_spectrum, weigh
@@ -48,7 +48,7 @@ def evaluate(
     out: Path,
     resamples: int = RESAMPLES,
     explanations: Explanations = MappingProxyType({}),
-    heat: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
+    saliency: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
     spectrum: Path | None = None,
 ) -> None:
     """Score every model under every condition, compare them, and write it all to `out` (JSON).
@@ -57,7 +57,7 @@ def evaluate(
     `robustness[kind]`, accuracy against the level of each kind of degradation; `calibration[model]` and `cuts[model]`,
     under the first condition, and `spectrum`, what cuts are weighted by;
     `comparisons`, every two models under each condition; `changes[model][condition]`, each condition against the
-    first one; `explanations[model]`, what its rationales are worth; `heat[model]`, what a CNN loses where it looks. The
+    first one; `explanations[model]`, what its rationales are worth; `saliency[model]`, what a CNN loses where it looks. The
     keys are described in docs/report.md. Without truth in the test split `n` is 0, the scores are null, and only what
     was predicted is counted.
 
@@ -67,7 +67,7 @@ def evaluate(
         out: the file to write.
         resamples: of the bootstrap.
         explanations: tables of rationales of each model that gives any.
-        heat: stores of where each CNN looks, of all parts.
+        saliency: stores of where each CNN looks, of all parts.
         spectrum: CSV file of the beam that cuts are weighted by; None: the sample as it is.
 
     Raises:
@@ -121,7 +121,7 @@ def evaluate(
             "comparisons": _comparisons(samples, axes["energy"], resamples),
             "changes": _changes(samples, resamples),
             "explanations": faithfulness,
-            "heat": {model: measure_heat(table, parts, SEED, resamples) for model, parts in heat.items()},
+            "saliency": {model: measure_saliency(table, parts, SEED, resamples) for model, parts in saliency.items()},
         },
         sealed=True,
     )

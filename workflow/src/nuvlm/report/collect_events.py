@@ -20,7 +20,7 @@ from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import open_pixel_maps
 from nuvlm.detector.voxels import MODES
 from nuvlm.evaluation.faithfulness import Explanations, judge, read_explanations
-from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
+from nuvlm.evaluation.samples import Sample, labelled_events, read_sample
 from nuvlm.models.explained_events import choose_explained
 from nuvlm.models.predictions import read_predictions
 from nuvlm.report.sparse import Sparse, coarsen, encode, encode_map, find_filled, log_levels, log_values, size_of
@@ -62,7 +62,7 @@ def collect_events(
     seed: int,
     displays: bool = True,
     explanations: Explanations = MappingProxyType({}),
-    heat: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
+    saliency: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
     pixel_maps: Mapping[str, Path] = MappingProxyType({}),
     budget: int = BUDGET,
 ) -> None:
@@ -80,7 +80,7 @@ def collect_events(
         seed: of the sample.
         displays: whether there are displays; pixel maps that were made elsewhere are shown themselves.
         explanations: tables of rationales of each model that gives any.
-        heat: stores of where each CNN looks (docs/formats.md), of all parts.
+        saliency: stores of where each CNN looks (docs/formats.md), of all parts.
         pixel_maps: pixel-map store of each shard, which says where those maps lie in a display.
         budget: bytes of all events. Where they take more, pixels are put together, two by two.
 
@@ -96,7 +96,7 @@ def collect_events(
         shown = choose_explained(shown, answers, count, seed)
     samples = {model: read_sample(shown, parts) for model, parts in predictions.items()}
     rationales = {model: _by_event(read_explanations(parts)) for model, parts in explanations.items()}
-    looks = {model: _Looks(parts) for model, parts in heat.items()}
+    saliency_maps = {model: _SaliencyMaps(parts) for model, parts in saliency.items()}
     corners = _Corners(pixel_maps) if displays else None
     reader = _Reader(stores, displays)
     entries: list[dict[str, Any]] = []
@@ -115,15 +115,15 @@ def collect_events(
                 }
                 for model, sample in samples.items()
             },
-            "explanations": {model: _explain(told.get(key)) for model, told in rationales.items()},
+            "explanations": {model: by_event.get(key, []) for model, by_event in rationales.items()},
             "drawn": reader.frame.drawn,
             "views": [view["name"] for view in reader.frame.views],
-            "heat": {},
+            "saliency": {},
         }
-        for model, of_model in looks.items():
+        for model, of_model in saliency_maps.items():
             if (maps := of_model.of(*key)) is not None:
                 corner_mm = corners.of(key[0], int(event["row"])) if corners else None
-                entry["heat"][model] = _place(maps, corner_mm, reader.frame)
+                entry["saliency"][model] = _place(maps, corner_mm, reader.frame)
         entries.append(entry)
     content: dict[str, Any] = {"available": available, "frame": None, "scale": None}
     if reader.frame is not None:
@@ -181,13 +181,14 @@ class _Reader:
             frame = _display_frame(store) if self._displays else _map_frame(store)
             if self.frame is not None and frame != self.frame:
                 raise InputError(f"{path}: its views are not those of other stores of this run. Make all of them anew.")
-            self._opened[shard], self.frame = (store, store["event_id"][:]), frame
-        store, ids = self._opened[shard]
+            arrays = [store[view] for view in ("xz", "yz")] if self._displays else [store["images"]]
+            self._opened[shard], self.frame = (arrays, store["event_id"][:]), frame
+        arrays, ids = self._opened[shard]
         if ids[row : row + 1].tolist() != [event["event_id"]]:
             raise InputError(f"{path}: row {row} is not event {event['event_id']}. Remove the store and rerun.")
         if self._displays:
-            return [find_filled(store[view][row], THRESHOLD_MEV) for view in ("xz", "yz")]
-        return [find_filled(image, 1) for image in store["images"][row]]
+            return [find_filled(array[row], THRESHOLD_MEV) for array in arrays]
+        return [find_filled(image, 1) for image in arrays[0][row]]
 
 
 def _display_frame(store: Any) -> Frame:
@@ -259,22 +260,22 @@ def _code(images: list[list[Sparse]], frame: Frame, room: int) -> tuple[list[lis
     return coded, step, scale
 
 
-class _Looks:
-    """Where a CNN looks in the events that are explained."""
+class _SaliencyMaps:
+    """The saliency maps of a CNN, for the events that are explained."""
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
         self._where: dict[tuple[str, int], tuple[Any, int]] = {}
         for path in paths:
             store = open_store(path, "nuvlm-cam")
-            events = zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
-            self._where |= {event: (store, row) for row, event in enumerate(events)}
+            maps, events = store["maps"], zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
+            self._where |= {event: (maps, row) for row, event in enumerate(events)}
 
     def of(self, shard: str, event_id: int) -> np.ndarray | None:
-        """uint8 (views, size, size), 255 where it looks most; None of an event that is not explained."""
+        """uint8 (views, size, size), 255 at the most salient pixel; None if the event is not explained."""
         if (shard, event_id) not in self._where:
             return None
-        store, row = self._where[shard, event_id]
-        return np.asarray(store["maps"][row])
+        maps, row = self._where[shard, event_id]
+        return np.asarray(maps[row])
 
 
 class _Corners:
@@ -303,20 +304,14 @@ def _place(maps: np.ndarray, corner_mm: np.ndarray | None, frame: Frame) -> list
     return placed
 
 
-def _by_event(table: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
-    """The rationales of each event."""
-    groups: list[tuple[Any, pd.DataFrame]] = list(table.groupby(KEY, sort=False))
-    return {(str(key[0]), int(key[1])): rows for key, rows in groups}
-
-
-def _explain(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """The rationales of an event, that of the picture as it is first, each with its claims judged."""
-    if rows is None:
-        return []
-    rows = rows.sort_values("picture", key=lambda names: names != "nominal", kind="stable")
-    return [
-        {"picture": row["picture"], "rationale": row["rationale"], "claims": judge(row)} for _, row in rows.iterrows()
-    ]
+def _by_event(table: pd.DataFrame) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """The rationales of each event with their judged claims; that of the unchanged picture comes first."""
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    rows = zip(table["shard"], table["event_id"], table["picture"], table["rationale"], judge(table), strict=True)
+    for shard, event_id, picture, rationale, claims in rows:
+        of_event = found.setdefault((str(shard), int(event_id)), [])
+        of_event.append({"picture": picture, "rationale": rationale, "claims": claims})
+    return {key: sorted(rationales, key=lambda one: one["picture"] != "nominal") for key, rationales in found.items()}
 
 
 def _describe(event: "pd.Series[Any]") -> dict[str, Any]:

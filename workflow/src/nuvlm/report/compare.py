@@ -20,7 +20,7 @@ from nuvlm.evaluation.metrics import SEED, weighted_scores
 from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
 from nuvlm.report.names import title, words
 from nuvlm.report.page import environment
-from nuvlm.report.style import new_figure, to_svg
+from nuvlm.report.style import arrange, new_figure, to_svg
 from nuvlm.report.wording import interval, number, p_value
 
 QUANTITIES = ("accuracy", "precision", "recall", "auc")
@@ -260,6 +260,7 @@ def _draw(found: Mapping[str, Any]) -> str:
         names = [f"{title(item['model'])}, {words(item['condition'])}" for item in items]
         ax.set(yticks=range(len(items)), ylim=(len(items) - 0.5, -0.5), xlabel="difference in accuracy")
         ax.set_yticklabels(names)
+        arrange(figure)
         return to_svg(figure, "difference")
 
 

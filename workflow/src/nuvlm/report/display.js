@@ -1,7 +1,7 @@
 // One event drawn as SVG: its pixels and where a network looks as small images, axes and marks as lines and text.
 
 const DARK = "#101418"; // behind pixels on every page: colours mean the same everywhere
-const HEAT = [255, 107, 74];
+const SALIENCY = [255, 107, 74];
 const ASPECT = 0.42; // height of a view of a display over its width
 const NARROWEST_CM = 100;
 const MARGIN = { left: 46, right: 12, top: 22, bottom: 36 };
@@ -109,19 +109,19 @@ function pixelImage({ row, column, level, rows, columns, view }, colours) {
   });
 }
 
-function heatImage({ cells }, up) {
+function saliencyImage({ cells }, up) {
   const values = Uint8Array.from(atob(cells), (character) => character.charCodeAt(0));
   const n = Math.round(Math.sqrt(values.length));
   return paintImage(n, n, (data) => {
     values.forEach((value, i) => {
       const y = up ? n - 1 - Math.floor(i / n) : Math.floor(i / n);
-      data.set([...HEAT, value], 4 * (y * n + (i % n)));
+      data.set([...SALIENCY, value], 4 * (y * n + (i % n)));
     });
   });
 }
 
 /** One view within the box `at` (x, y, width, height), which shows the range `window` of both axes. */
-function drawView(read, at, window, { pixel, colours, vertex, heat, opacity, name }) {
+function drawView(read, at, window, { pixel, colours, vertex, saliency, opacity, name }) {
   const { view } = read;
   const [[x0, x1], [y0, y1]] = window;
   const toX = (x) => at.x + ((x - x0) / (x1 - x0)) * at.width;
@@ -137,9 +137,9 @@ function drawView(read, at, window, { pixel, colours, vertex, heat, opacity, nam
   const [across, down] = [view.shape[1] * pixel, view.shape[0] * pixel];
   inside.append(svg("rect", { ...box(view.origin[0], view.origin[1], across, down), class: "wall" }));
   // Under the pixels, which keep their colours.
-  if (heat) {
-    const place = { ...box(heat.x, heat.y, heat.side, heat.side), preserveAspectRatio: "none", class: "heat", opacity };
-    inside.append(svg("image", { ...place, href: heatImage(heat, view.up) }));
+  if (saliency) {
+    const place = { ...box(saliency.x, saliency.y, saliency.side, saliency.side), preserveAspectRatio: "none", class: "saliency", opacity };
+    inside.append(svg("image", { ...place, href: saliencyImage(saliency, view.up) }));
   }
   if (read.level.length) {
     const corner = [view.origin[0] + read.columns[0] * pixel, view.origin[1] + read.rows[0] * pixel];
@@ -189,7 +189,7 @@ function drawColourBar(scale, x, y, width) {
 }
 
 /** An event as an SVG element of `width` pixels, and `valueAt`, which says what lies under a point of it. */
-function drawEvent(event, { frame, scale, colours }, { width, whole, heat, opacity }) {
+function drawEvent(event, { frame, scale, colours }, { width, whole, saliency, opacity }) {
   const views = frame.views.map((view, i) => readView(view, event.pixels[i]));
   const stacked = frame.drawn === "display";
   const columns = stacked || width < 480 ? 1 : views.length;
@@ -203,7 +203,7 @@ function drawEvent(event, { frame, scale, colours }, { width, whole, heat, opaci
     const x = MARGIN.left + (i % columns) * (inner + MARGIN.left + MARGIN.right);
     const y = MARGIN.top + Math.floor(i / columns) * (height + MARGIN.top + MARGIN.bottom);
     bottom = y + height + MARGIN.bottom;
-    const options = { pixel: frame.pixel, colours, vertex: event.vertex, heat: heat?.[i], opacity, name: String(i) };
+    const options = { pixel: frame.pixel, colours, vertex: event.vertex, saliency: saliency?.[i], opacity, name: String(i) };
     pictures.push(drawView(read, { x, y, width: inner, height }, window, options));
   });
   const counts = views.map(({ view, level }) => `${view.name.toUpperCase()} with ${level.length} filled pixels`).join(", ");

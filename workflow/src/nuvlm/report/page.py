@@ -13,12 +13,13 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nuvlm.base.files import atomic_path, read_json, verify, write_json
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import atomic_path, read_json, write_json
 from nuvlm.evaluation.samples import Predictions
 from nuvlm.models.conditions import shown_in_full
 from nuvlm.report import wording
 from nuvlm.report.alt import describe
-from nuvlm.report.browser import as_script, page_data
+from nuvlm.report.browser_data import as_script, page_data
 from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.names import figure_name, title, words
@@ -27,7 +28,7 @@ from nuvlm.report.schema import VERSION, check_report
 from nuvlm.report.summary import summarise
 from nuvlm.report.tables import latex_tables
 
-SCRIPTS = ("elements.js", "state.js", "tables.js", "choices.js", "display.js", "events.js")
+SCRIPTS = ("elements.js", "state.js", "tables.js", "choices.js", "display.js", "event_browser.js")
 """What the page runs, in this order."""
 SHOWN = 12
 """Events, the worst mistakes, that the page has in a table too: in print, and where there is no JavaScript."""
@@ -160,7 +161,7 @@ def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[d
 
 def _facts(event: Mapping[str, Any]) -> dict[str, Any]:
     """An event without its picture."""
-    return {key: value for key, value in event.items() if key != "pixels"} | {"heat": list(event["heat"])}
+    return {key: value for key, value in event.items() if key != "pixels"} | {"saliency": list(event["saliency"])}
 
 
 def _script() -> Markup:
@@ -170,8 +171,11 @@ def _script() -> Markup:
 
 
 def _figure(path: Path) -> Markup:
-    """A figure of ours as it is: an SVG whose text matplotlib has escaped."""
-    return Markup(verify(path, "figure", ours=True).decode())
+    """An SVG of ``draw_figures``, whose text matplotlib has escaped, for embedding."""
+    svg = path.read_text(encoding="utf-8") if path.is_file() else ""
+    if not svg.endswith("</svg>\n"):
+        raise InputError(f"{path}: figure is missing or incomplete. Remove it and rerun: draw_figures makes it again.")
+    return Markup(svg)
 
 
 def environment() -> Environment:

@@ -9,7 +9,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSION = 2
+VERSION = 3
 """Raised when a key changes its name or meaning; new keys leave it."""
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
@@ -332,7 +332,7 @@ class Explanation(Part):
     tree: Tree
 
 
-class Heat(Part):
+class Saliency(Part):
     """What the probability of the CNN's class falls by when the pixels are black where the CNN looks."""
 
     n: Count
@@ -438,7 +438,7 @@ class GalleryEvent(Part):
     explanations: dict[str, list[Rationale]]
     drawn: Literal["display", "pixel map"]
     views: list[str]
-    heat: list[str]
+    saliency: list[str]
     """CNNs of which it is known where they look."""
 
 
@@ -464,7 +464,7 @@ class Report(Part):
     """report.json."""
 
     format: Literal["nuvlm-report"]
-    version: Literal[2]
+    version: Literal[3]
     run: str | None
     headline: str
     summary: list[str]
@@ -486,7 +486,7 @@ class Report(Part):
     """By model and condition."""
     explanations: dict[str, Explanation]
     """By model; empty where nothing was explained."""
-    heat: dict[str, Heat | None]
+    saliency: dict[str, Saliency | None]
     """By model."""
     controls: list[Control]
     cost: dict[str, Cost]

@@ -11,7 +11,7 @@ const choice = (() => {
     return Object.fromEntries(new URLSearchParams(text));
   }
 
-  function tell() {
+  function notify() {
     for (const listener of listeners) listener();
   }
 
@@ -19,7 +19,7 @@ const choice = (() => {
     const found = parse(location.hash);
     if (found === null) return;
     values = found;
-    tell();
+    notify();
   });
 
   return {
@@ -31,7 +31,7 @@ const choice = (() => {
       const address = `#${new URLSearchParams(values)}`;
       if (replace) history.replaceState(null, "", address);
       else if (address !== location.hash) history.pushState(null, "", address);
-      tell();
+      notify();
     },
     /** Call `listener` now, and whenever the choice changes. */
     follow(listener) {

@@ -100,11 +100,11 @@ def _event(event: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
         "answers": [CLASSES.index(answer["predicted"]) for answer in answers],
         "p": [[round(answer["p"][name], 4) for name in CLASSES] for answer in answers],
         "pixels": event["pixels"],
-        "heat": {model: maps for model, maps in event["heat"].items() if model in models},
-        "told": [
-            {"model": title(model), "rationales": [_rationale(one) for one in told]}
-            for model, told in event["explanations"].items()
-            if told
+        "saliency": {model: maps for model, maps in event["saliency"].items() if model in models},
+        "explanations": [
+            {"model": title(model), "rationales": [_rationale(one) for one in rationales]}
+            for model, rationales in event["explanations"].items()
+            if rationales
         ],
     }
 
@@ -124,7 +124,7 @@ def _facts(event: Mapping[str, Any]) -> list[list[str]]:
     return facts
 
 
-def _rationale(told: Mapping[str, Any]) -> dict[str, Any]:
+def _rationale(rationale: Mapping[str, Any]) -> dict[str, Any]:
     """A rationale with its `claims`: what is stated, whether that is right, and what is true where it is not."""
     claims = [
         [
@@ -132,7 +132,7 @@ def _rationale(told: Mapping[str, Any]) -> dict[str, Any]:
             claim["right"],
             stated(claim["true"], claim["statement"]) if claim["right"] is False else None,
         ]
-        for claim in told["claims"]
+        for claim in rationale["claims"]
     ]
-    shown = {"nominal": "", "text_only": "a black picture"}.get(told["picture"], picture(told["picture"]))
-    return {"picture": shown, "text": told["rationale"], "claims": claims}
+    shown = {"nominal": "", "text_only": "a black picture"}.get(rationale["picture"], picture(rationale["picture"]))
+    return {"picture": shown, "text": rationale["rationale"], "claims": claims}

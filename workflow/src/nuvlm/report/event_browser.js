@@ -47,8 +47,8 @@ function startBrowser(root, data) {
     ...(events.some((event) => event.energy !== null)
       ? [element("span", { class: "range" }, element("span", {}, "Eν (GeV)"), energy("from", "from"), energy("to", "to"))]
       : []),
-    ...(events.some((event) => event.told.length) && events.some((event) => !event.told.length)
-      ? [select("told", "In words", [[null, [["", "any"], ["1", "explained"]]]])]
+    ...(events.some((event) => event.explanations.length) && events.some((event) => !event.explanations.length)
+      ? [select("explained", "In words", [[null, [["", "any"], ["1", "explained"]]]])]
       : []),
     select("sort", "Order", [[null, orders.map(([value, text], i) => [i ? value : "", text])], ["of one model", sure]]),
     select("way", "These come", [[null, [["", "first"], ["last", "last"]]]]),
@@ -86,7 +86,7 @@ function startBrowser(root, data) {
         (from === null || (event.energy !== null && event.energy >= from)) &&
         (to === null || (event.energy !== null && event.energy <= to)) &&
         (!differ || compared.some(([a, b]) => differs(event, a, b))) &&
-        (!choice.get("told") || event.told.length) &&
+        (!choice.get("explained") || event.explanations.length) &&
         wanted.every((value, i) => agrees(event, value, i)),
     );
     const sort = choice.get("sort");
@@ -183,14 +183,14 @@ function startBrowser(root, data) {
 
   // ---- one event
 
-  const heats = data.models.filter(({ name }) => events.some(({ heat }) => name in heat));
-  const heatSelect = part("heat");
-  heatSelect.append(element("option", { value: "" }, "nothing"), ...heats.map(({ name, title }) => element("option", { value: name }, `where the ${title} looks`)));
-  heatSelect.closest("label").hidden = !heats.length;
-  heatSelect.addEventListener("change", () => choice.change({ heat: heatSelect.value }));
+  const saliencyModels = data.models.filter(({ name }) => events.some(({ saliency }) => name in saliency));
+  const saliencySelect = part("saliency");
+  saliencySelect.append(element("option", { value: "" }, "nothing"), ...saliencyModels.map(({ name, title }) => element("option", { value: name }, `where the ${title} looks`)));
+  saliencySelect.closest("label").hidden = !saliencyModels.length;
+  saliencySelect.addEventListener("change", () => choice.change({ saliency: saliencySelect.value }));
   const opacity = part("opacity");
   opacity.addEventListener("input", () => {
-    for (const image of part("display").querySelectorAll(".heat")) image.setAttribute("opacity", opacity.value);
+    for (const image of part("display").querySelectorAll(".saliency")) image.setAttribute("opacity", opacity.value);
   });
   opacity.addEventListener("change", () => choice.change({ opacity: opacity.value === opacity.defaultValue ? "" : opacity.value }, true));
   const whole = part("whole");
@@ -199,14 +199,14 @@ function startBrowser(root, data) {
   function drawCurrent() {
     const place = part("display");
     const width = Math.round(Math.max(280, Math.min(place.clientWidth || 640, 700)));
-    const heat = heats.some(({ name }) => name === choice.get("heat")) ? choice.get("heat") : "";
-    const wanted = [current.key, width, heat, whole.checked, opacity.value].join("\n");
+    const saliency = saliencyModels.some(({ name }) => name === choice.get("saliency")) ? choice.get("saliency") : "";
+    const wanted = [current.key, width, saliency, whole.checked, opacity.value].join("\n");
     if (wanted === drawn) return;
     drawn = wanted;
-    const made = drawEvent(current, drawing, { width, whole: whole.checked, heat: current.heat[heat], opacity: opacity.value });
+    const made = drawEvent(current, drawing, { width, whole: whole.checked, saliency: current.saliency[saliency], opacity: opacity.value });
     valueAt = made.valueAt;
     place.replaceChildren(made.drawing);
-    part("under").textContent = heat && !current.heat[heat] ? "It is not known where the network looks in this event: it was not explained." : data.scale.note;
+    part("under").textContent = saliency && !current.saliency[saliency] ? "It is not known where the network looks in this event: it was not explained." : data.scale.note;
   }
 
   part("display").addEventListener("pointermove", (move) => {
@@ -239,19 +239,19 @@ function startBrowser(root, data) {
     };
     const heading = element("tr", {}, element("td"), ...data.classes.map(({ plain }) => element("th", { scope: "col" }, classLabel(plain))));
     part("answers").replaceChildren(element("thead", {}, heading), element("tbody", {}, ...data.models.map(row)));
-    part("told").replaceChildren(...event.told.map(tellRationales));
+    part("explained").replaceChildren(...event.explanations.map(rationaleGroup));
   }
 
   const verdict = (right) =>
     right === null ? null : element("span", { class: right ? "right" : "wrong", role: "img", "aria-label": right ? "right" : "wrong" }, right ? "✓" : "✗");
 
-  function tellRationales({ model, rationales }) {
+  function rationaleGroup({ model, rationales }) {
     const [first, ...others] = rationales;
-    const folded = others.map((told) => element("details", {}, element("summary", {}, `With ${told.picture}`), ...tellRationale(told)));
-    return element("div", { class: "rationale", role: "group", "aria-label": `${model}, in words` }, element("h4", {}, `${model}, in words`), ...tellRationale(first), ...folded);
+    const folded = others.map((rationale) => element("details", {}, element("summary", {}, `With ${rationale.picture}`), ...rationaleElements(rationale)));
+    return element("div", { class: "rationale", role: "group", "aria-label": `${model}, in words` }, element("h4", {}, `${model}, in words`), ...rationaleElements(first), ...folded);
   }
 
-  function tellRationale({ text, claims }) {
+  function rationaleElements({ text, claims }) {
     const quote = element("blockquote", {}, text);
     if (!claims.length) return [quote, element("p", { class: "note" }, "Nothing in it can be read as a claim.")];
     const items = claims.map(([claimed, right, truth]) =>
@@ -265,9 +265,9 @@ function startBrowser(root, data) {
   function show() {
     shown = selectEvents();
     for (const control of root.querySelectorAll("[data-key]")) control.value = choice.get(control.dataset.key);
-    heatSelect.value = heats.some(({ name }) => name === choice.get("heat")) ? choice.get("heat") : "";
+    saliencySelect.value = saliencyModels.some(({ name }) => name === choice.get("saliency")) ? choice.get("saliency") : "";
     opacity.value = choice.get("opacity", opacity.defaultValue);
-    opacity.closest("label").hidden = !heatSelect.value;
+    opacity.closest("label").hidden = !saliencySelect.value;
     whole.checked = choice.get("whole") === "1";
     const before = current;
     current = shown.find(({ key }) => key === choice.get("event")) ?? shown[0] ?? null;
