@@ -85,14 +85,14 @@ def test_a_length_is_right_within_a_quarter(claimed: float, right: bool) -> None
 
 def test_each_claim_of_an_event_is_judged() -> None:
     table = claims("claim", CLAIMED).join(claims("true", TRUTH))
-    verdicts = {verdict["statement"]: verdict for verdict in judge(table.iloc[1])}
+    verdicts = {verdict["statement"]: verdict for verdict in judge(table)[1]}
     assert list(verdicts) == ["track", "track_cm", "leaves", "shower", "shower_mev", "gap", "gap_cm", "charged"]
     assert [name for name, verdict in verdicts.items() if verdict["right"]] == ["track", "track_cm"]
     assert verdicts["charged"] == {"statement": "charged", "claimed": 3, "true": 1, "right": False}
     assert verdicts["gap_cm"]["true"] is None
-    assert judge(table.iloc[3]) == []
+    assert judge(table)[3] == []
     blind = claims("claim", CLAIMED).join(claims("true", [{}] * 4))
-    assert {verdict["right"] for verdict in judge(blind.iloc[0])} == {None}
+    assert {verdict["right"] for verdict in judge(blind)[0]} == {None}
 
 
 def test_errors_and_occlusion_by_hand() -> None:

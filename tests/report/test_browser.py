@@ -150,7 +150,7 @@ def test_the_order_is_that_which_was_asked_for(page: Any, numbers: dict) -> None
 
     assert in_order() == numbers["gallery"][:12]
     choose(page, "differ", "cnn_tuned~vlm")
-    tried = {"energy": lambda e: e["nu_energy_gev"], "sure.vlm": confidence, "differ": distance}
+    tried = {"energy": lambda e: e["nu_energy_gev"], "confidence.vlm": confidence, "differ": distance}
     for key, quantity in tried.items():
         choose(page, "sort", key)
         falling = [quantity(event) for event in in_order()]
@@ -376,7 +376,7 @@ def test_without_scripts_all_but_browsing_is_there(browser: Any, page_path: Path
     with opened(browser, page_path, java_script_enabled=False) as page:
         assert page.inner_text(".headline") == numbers["headline"]
         assert not page.locator("#browser").is_visible()
-        assert "where JavaScript runs" in page.inner_text("#events")
+        assert "needs JavaScript" in page.inner_text("#events")
         assert page.locator("#events tbody tr").count() == 12
         figures = page.locator("[data-choice] > .row")
         assert all(figures.nth(i).is_visible() for i in range(figures.count()))

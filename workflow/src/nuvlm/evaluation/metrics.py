@@ -146,7 +146,7 @@ def score_sample(sample: Sample, resamples: int = RESAMPLES) -> dict[str, Any]:
     values = _summary(confusion[None].astype(np.float64), auc[None])
     intervals = bootstrap(lambda weights: weighted_scores(sample, weights), n, SEED, resamples)
     score: dict[str, Any] = {"n": n}
-    for name in ("accuracy", "precision", "recall", "auc"):
+    for name in values:
         score[name] = _number(values[name][0])
         score[f"{name}_interval"] = intervals.get(name)
     # No interval: resampling adds to the distance from the diagonal, so a bootstrap of it is biased upwards.

@@ -24,7 +24,7 @@ from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.names import figure_name, title, words
 from nuvlm.report.provenance import provenance
-from nuvlm.report.schema import VERSION, check_report
+from nuvlm.report.schema import SCORES, VERSION, check_report
 from nuvlm.report.summary import summarise
 from nuvlm.report.tables import latex_tables
 
@@ -106,6 +106,7 @@ def write_report(
             digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             figure=lambda kind, model=None, condition=None: _figure(figures / figure_name(kind, model, condition)),
             alt=lambda kind, model=None, condition=None: describe(kind, results, model, condition),
+            score_titles=SCORES,
             statements=wording.STATEMENTS,
             config_yaml=yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True),
         )

@@ -12,6 +12,10 @@ from pydantic import BaseModel, ConfigDict, Field
 VERSION = 3
 """Raised when a key changes its name or meaning; new keys leave it."""
 
+SCORES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "auc": "AUC"}
+"""Keys of :class:`Score` that have a bootstrap interval, and their titles in the tables of the page, in the LaTeX tables
+and in the comparison of runs. :func:`nuvlm.evaluation.metrics.weighted_scores` computes them."""
+
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
 """Lower and upper end at 95 % confidence; null where there is nothing to measure."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
