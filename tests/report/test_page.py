@@ -14,7 +14,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, write_json
 from nuvlm.models.conditions import CONTROLS
 from nuvlm.report.cost import summarise_cost
-from nuvlm.report.page import as_seen, departures, write_report
+from nuvlm.report.page import departures, with_image_settings, write_report
 from nuvlm.workflow.config import Config
 from paths import REPOSITORY
 from report_on_disk import PUBLISHED, make_page, make_report
@@ -234,11 +234,11 @@ def test_departures_follow_the_config() -> None:
     assert "Pixel (mm)" not in found
     assert "Views" not in found
     maps = {"views": ["u", "v", "z"], "size": 500, "pixel_mm": None, "source": "cvn"}
-    found = {item["what"]: item for item in departures(setup, as_seen(config, maps))}
+    found = {item["what"]: item for item in departures(setup, with_image_settings(config, maps))}
     assert found["Views"]["run"] == "U, V, Z"
     assert found["Pixel (mm)"]["run"] == "not known"
     assert found["Window (pixels)"]["run"] == 500
-    assert as_seen(config, {"views": ["xz", "yz"], "size": 112, "pixel_mm": 50}) == config
+    assert with_image_settings(config, {"views": ["xz", "yz"], "size": 112, "pixel_mm": 50}) == config
     unchanged = departures(setup, Config().model_dump(mode="json"))
     assert not {"Vision-language model", "Window (pixels)"} & {item["what"] for item in unchanged}
 

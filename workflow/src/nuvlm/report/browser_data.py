@@ -59,8 +59,8 @@ def _scale(collected: Mapping[str, Any]) -> dict[str, Any] | None:
         positions = np.log(np.array(ticks) / low) / np.log(bright / low)
         label = f"energy in a {frame['pixel']:g} cm pixel (MeV)"
         note = (
-            f"Energies are rounded by at most {percent(scale['rounding'])}. Pixels below {low:g} MeV are not shown, and the "
-            f"colour scale ends at {number(bright, 0)} MeV."
+            f"Energies are rounded by at most {percent(scale['rounding'])}. Pixels below {low:g} MeV are hidden, and "
+            f"the colour scale ends at {number(bright, 0)} MeV."
         )
         if step > 1:
             note += f" Blocks of {step} × {step} pixels are merged to limit the size of the page."

@@ -53,7 +53,7 @@ def read_run(folder: str | Path) -> FinishedRun:
     """
     folder = Path(folder)
     if not (folder / "report" / "report.json").is_file():
-        raise InputError(f"{folder}: no finished run (report/report.json is missing). Finish the run, or give another folder.")
+        raise InputError(f"{folder}: no finished run (no report/report.json). Finish the run, or give another folder.")
     report = read_json(folder / "report" / "report.json")
     if report.get("format") != "nuvlm-report":
         raise InputError(f"{folder}/report/report.json: not a NuVLM report. Remove it and rerun.")
@@ -71,18 +71,18 @@ def read_run(folder: str | Path) -> FinishedRun:
 def compare_runs(first: FinishedRun, second: FinishedRun, resamples: int = RESAMPLES) -> dict[str, Any]:
     """Compare all models and conditions that both runs have, second minus first.
 
-    Where at least half of the smaller test split is in the other run too, only those events count: differences are
-    paired, and McNemar's exact test says whether they could be chance. Else all events of both count, each run is
-    resampled by itself, and there is no test.
+    If at least half of the smaller test split is also in the other run, only the shared events are used: differences
+    are paired and tested with McNemar's exact test. Otherwise all test events are used, the runs are resampled
+    independently, and there is no test.
 
     Returns:
-        `runs` (name, date, commit, events), `paired`, `n` of each side, `differences` (model, condition, and of each
-        quantity its value in both, `difference` and `difference_interval`; with `paired` the counts of
-        :func:`nuvlm.evaluation.comparison.compare`), `only_first` and `only_second` (what one run alone has),
+        `runs` (name, date, commit, events), `paired`, `n` of each side, `differences` (model, condition, and for each
+        score its value in both, `difference` and `difference_interval`; with `paired` the counts of
+        :func:`nuvlm.evaluation.comparison.compare`), `only_first` and `only_second` (in one run only),
         `cost`, `settings` (those that differ).
 
     Raises:
-        InputError: no test event with known truth in one of them, or predictions that cannot be used.
+        InputError: a run has no test event with known truth, or unusable predictions.
     """
     for run in (first, second):
         if not len(run.events):

@@ -182,8 +182,8 @@ def _reliability(temperatures: Mapping[str, Any], path: Path) -> None:
     names = {"plain": "T = 1", "published": "T = {:g}, published", "fitted": "T = {:.3g}, fitted"}
     with new_figure(8.4, 3.6, rows=2, columns=3, sharex=True, sharey="row", height_ratios=(3, 1)) as (figure, axes):
         for (ax, below), (name, text) in zip(axes.T, names.items(), strict=True):
-            measured = temperatures[name]
-            bins = measured["reliability"]
+            fit = temperatures[name]
+            bins = fit["reliability"]
             ax.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="perfectly calibrated")
             ax.set(xlim=(0.3, 1.01), ylim=(-0.02, 1.02))
             below.set(xlabel="confidence")
@@ -191,9 +191,9 @@ def _reliability(temperatures: Mapping[str, Any], path: Path) -> None:
                 ax.set_title("T fitted")
                 _write(ax, "no temperature fits")
                 continue
-            ax.set_title(text.format(measured["temperature"]))
+            ax.set_title(text.format(fit["temperature"]))
             confidence = np.array([np.nan if value is None else value for value in bins["confidence"]])
-            _points(ax, confidence, bins["accuracy"], bins["accuracy_interval"], None, label=f"ECE {measured['ece']:.3f}")
+            _points(ax, confidence, bins["accuracy"], bins["accuracy_interval"], None, label=f"ECE {fit['ece']:.3f}")
             ax.legend(loc="upper left")
             below.stairs(bins["accuracy_n"], bins["edges"], fill=True, color="#0072b2", alpha=0.6)
         axes[0][0].set_ylabel("accuracy")

@@ -51,8 +51,8 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
     bdts = [model for model in scores if family(model) == "bdt"]
     if bdts and len(scores) > 1:
         sentences.append(
-            f"The {title(bdts[0])}, boosted decision trees on hand-made features of each view, is the baseline: a network "
-            "with a higher accuracy uses information in the pixels beyond these features."
+            f"The {title(bdts[0])}, boosted decision trees on hand-made features of each view, is the baseline: a "
+            "network with a higher accuracy uses information in the pixels beyond these features."
         )
     missing = [name for name, of_class in scores[ranked[0]]["by_class"].items() if not of_class["n"]]
     if missing:
@@ -74,8 +74,8 @@ def _verdict(
         headline = f"The {title(best)} is the {rank} classifier of {test['n']:,} test events: it is {score_best}, "
         significance = "the difference is statistically significant"
     else:
-        headline = f"The {title(best)} and the {title(second)} do not differ significantly on {test['n']:,} test events: "
-        headline += f"the {title(best)} is {score_best}, "
+        headline = f"The {title(best)} and the {title(second)} do not differ significantly on {test['n']:,} test "
+        headline += f"events: the {title(best)} is {score_best}, "
         significance = "the difference is not statistically significant"
     sentence = (
         f"The difference in accuracy is {100 * abs(test['difference']):.1f} points "
