@@ -15,7 +15,7 @@ TRAINING = {
     model: f"results/{CONFIG.models_from or CONFIG.run}/models/{model}/training.json"
     for model in MODELS
 }
-# Why the models say so, where that is asked for.
+# Rationales and saliency maps, with report.explain above 0.
 RATIONALES = {
     model: [
         f"results/{CONFIG.run}/explanations/{model}/{part}.parquet" for part in PARTS
@@ -32,7 +32,7 @@ FIGURES = figures_of(MODELS, CONFIG.conditions, RATIONALES)
 
 
 rule evaluate:
-    """Score every model under every condition on the test split, and compare them, and what their rationales are worth."""
+    """Score every model under every condition on the test split, and compare the models, and measure their rationales."""
     input:
         prediction_tables(),
         list(RATIONALES.values()),
@@ -61,7 +61,7 @@ rule evaluate:
 
 
 rule draw_figures:
-    """Draw the figures of the report: as SVG for its page, and as PDF for papers."""
+    """Draw the figures of the report: SVG for the page, PDF for papers."""
     input:
         list(TRAINING.values()),
         scores="<results>/evaluation/scores.json",
@@ -86,7 +86,7 @@ rule draw_figures:
 
 
 rule collect_events:
-    """Collect the events that can be browsed in the report: their displays, or pixel maps made elsewhere."""
+    """Collect the events of the event browser: displays, or pixel maps made elsewhere."""
     input:
         prediction_tables(),
         list(RATIONALES.values()),
@@ -100,7 +100,7 @@ rule collect_events:
             if CONFIG.input.has_voxels
             else []
         ),
-        # Where the maps of where a CNN looks lie in a display, or what is shown itself.
+        # Locate saliency maps within the display, or are shown if there are no displays.
         pixel_map_stores() if SALIENCY or not CONFIG.input.has_voxels else [],
         events="<results>/events.parquet",
     output:
@@ -133,7 +133,7 @@ rule collect_events:
 
 
 rule write_report:
-    """Write the report: one self-contained page, every number on it as JSON, and its tables for LaTeX."""
+    """Write the report: one self-contained page, its numbers as JSON, and LaTeX tables."""
     input:
         prediction_tables(),
         list(TRAINING.values()),

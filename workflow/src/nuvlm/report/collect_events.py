@@ -1,4 +1,4 @@
-"""The events that a reader can browse: as they were seen, with the truth and what every model says of them."""
+"""Collect the events of the event browser: images, truth, predictions, rationales, saliency maps."""
 
 import json
 import logging
@@ -26,29 +26,29 @@ from nuvlm.models.predictions import read_predictions
 from nuvlm.report.sparse import Sparse, coarsen, encode, encode_map, find_filled, log_levels, log_values, size_of
 
 WRONG, DISAGREE, CORRECT, NO_TRUTH = "all wrong", "disagreement", "all correct", "no truth"
-# Less in a pixel is not drawn: it is the far tail of a Gaussian, not a deposit.
+# Pixels with less energy are not drawn: they hold the tail of the diffusion, not a deposit.
 THRESHOLD_MEV = 0.05
 BUDGET = 22_000_000
-"""Bytes that events may take in a page: what is left of 30 MB when figures and tables are in."""
+"""Maximum size of all events in the page, bytes: figures and tables add up to 8 MB more."""
 COARSEST = 16
 BRIGHT = 0.005
-"""Share of the pixels that have the brightest colour: a few that hold much more would leave all others dark."""
+"""Fraction of pixels with the brightest colour; otherwise a few outliers would leave all others dark."""
 CELLS = 32
-"""Cells along a side of a map of where a CNN looks: all there is to see in it, as it is smooth."""
+"""Cells along a side of a saliency map, which is smooth."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What all events of a run have in common: their views, and the axes of these."""
+    """Properties that all events of a run share: views and axes."""
 
     drawn: str
     """`display` (energies, in cm) or `pixel map` (grey values, in pixels)."""
     pixel: float
     """Side of a pixel in units of the axes."""
     views: list[dict[str, Any]]
-    """Of each: `name`, `title`, labels `x` and `y`, `shape` (rows, columns), `origin` (x, y) of the first pixel,
+    """For each: `name`, `title`, labels `x` and `y`, `shape` (rows, columns), `origin` (x, y) of the first pixel,
     `axes` (which of the vertex's coordinates are x and y), and whether rows go `up`."""
 
 
@@ -66,26 +66,26 @@ def collect_events(
     pixel_maps: Mapping[str, Path] = MappingProxyType({}),
     budget: int = BUDGET,
 ) -> None:
-    """Collect up to `count` events for the report, the worst mistakes first, and write them to `out` (JSON).
+    """Collect up to `count` events for the report, worst mistakes first, and write them to `out` (JSON).
 
-    All test events are taken where there are not more than `count`. Otherwise those are that would be explained: half
-    are the worst mistakes, the others a sample drawn at random with `seed`.
+    If there are more than `count` test events, they are selected like the events to explain: half are the worst
+    mistakes, the others are drawn at random with `seed`.
 
     Args:
         events: events.parquet.
-        predictions: prediction tables of each model, under the condition that the report shows events of.
-        stores: display store of each shard, or pixel-map store.
-        count: of events.
-        out: `available` (events to choose from), `frame`, `scale` and `events`, as docs/formats.md describes them.
-        seed: of the sample.
-        displays: whether there are displays; pixel maps that were made elsewhere are shown themselves.
-        explanations: tables of rationales of each model that gives any.
-        saliency: stores of where each CNN looks (docs/formats.md), of all parts.
-        pixel_maps: pixel-map store of each shard, which says where those maps lie in a display.
-        budget: bytes of all events. Where they take more, pixels are put together, two by two.
+        predictions: prediction tables of each model under the first condition.
+        stores: display store, or pixel-map store, of each shard.
+        count: maximum number of events.
+        out: `available` (number of candidate events), `frame`, `scale` and `events`, see docs/formats.md.
+        seed: seed of the random selection.
+        displays: stores are displays; otherwise pixel maps made elsewhere are shown.
+        explanations: tables of rationales of each model that writes them.
+        saliency: stores of saliency maps of each CNN (docs/formats.md), one per part.
+        pixel_maps: pixel-map store of each shard, which locates saliency maps within the display.
+        budget: maximum size of all events in bytes; above it, blocks of 2 x 2 pixels are merged, repeatedly.
 
     Raises:
-        InputError: naming the file and event that cannot be used.
+        InputError: an input is unusable; names the file and the event.
     """
     table = read_events(events)
     scored = labelled_events(table, "test")
@@ -139,13 +139,13 @@ def collect_events(
 
 
 def rank(samples: Sequence[Sample]) -> list[tuple[int, str]]:
-    """The index and the outcome of every event, the worst mistakes first.
+    """Index and outcome of every event, worst mistakes first.
 
-    The lower the mean probability that the models give to the true class, the earlier. Without truth, the least sure
-    come first.
+    Events are sorted by the mean probability of the true class over the models, lowest first; without truth, by the
+    mean confidence.
 
     Args:
-        samples: of each model, the same n events.
+        samples: predictions of each model for the same n events.
     """
     truth = samples[0].truth
     if not len(truth):
@@ -161,7 +161,7 @@ def rank(samples: Sequence[Sample]) -> list[tuple[int, str]]:
 
 
 class _Reader:
-    """Reads the images of events, shard by shard as they come."""
+    """Reads the images of events; opens each store once."""
 
     def __init__(self, stores: Mapping[str, Path], displays: bool) -> None:
         self._stores, self._displays = stores, displays
@@ -172,7 +172,7 @@ class _Reader:
         """The filled pixels of each view of an event.
 
         Raises:
-            InputError: the store has another event in that row, or others of its views.
+            InputError: the store has another event in this row, or other views than the previous stores.
         """
         shard, row = str(event["shard"]), int(event["row"])
         path = self._stores[shard]
@@ -180,7 +180,9 @@ class _Reader:
             store = open_store(path, "nuvlm-displays") if self._displays else open_pixel_maps(path)
             frame = _display_frame(store) if self._displays else _map_frame(store)
             if self.frame is not None and frame != self.frame:
-                raise InputError(f"{path}: its views are not those of other stores of this run. Make all of them anew.")
+                raise InputError(
+                    f"{path}: its views differ from those of other stores of this run. Remove all stores and rerun."
+                )
             arrays = [store[view] for view in ("xz", "yz")] if self._displays else [store["images"]]
             self._opened[shard], self.frame = (arrays, store["event_id"][:]), frame
         arrays, ids = self._opened[shard]
@@ -229,9 +231,9 @@ def _map_frame(store: Any) -> Frame:
 
 
 def _code(images: list[list[Sparse]], frame: Frame, room: int) -> tuple[list[list[str]], int, dict[str, Any]]:
-    """All images as text of at most `room` bytes, how many pixels were made one, and what levels stand for.
+    """Encode all images in at most `room` bytes; also return the merged pixels per side, and the scale of the levels.
 
-    `images` are replaced by what was coded.
+    `images` are replaced by the encoded, possibly coarser, ones.
     """
     energies, step = frame.drawn == "display", 1
     while True:
@@ -279,14 +281,14 @@ class _SaliencyMaps:
 
 
 class _Corners:
-    """Where pixel maps lie in the detector."""
+    """Positions of pixel maps in the detector."""
 
     def __init__(self, pixel_maps: Mapping[str, Path]) -> None:
         self._pixel_maps = pixel_maps
         self._corners: dict[str, np.ndarray] = {}
 
     def of(self, shard: str, row: int) -> np.ndarray:
-        """(3,) low corner of an event's pixel map, mm."""
+        """(3,) lower corner of the pixel map of an event, mm."""
         if shard not in self._corners:
             self._corners[shard] = open_pixel_maps(self._pixel_maps[shard])["corner_mm"][:]
         corner: np.ndarray = self._corners[shard][row]
@@ -294,7 +296,7 @@ class _Corners:
 
 
 def _place(maps: np.ndarray, corner_mm: np.ndarray | None, frame: Frame) -> list[dict[str, Any]]:
-    """A map of where a CNN looks in each view: its `cells`, and its low corner `x`, `y` and `side` on the axes."""
+    """Saliency map of each view: `cells`, lower corner `x`, `y` and `side` on the axes."""
     placed = []
     for image, view in zip(maps, frame.views, strict=True):
         cells, width = encode_map(image, CELLS)
@@ -315,7 +317,7 @@ def _by_event(table: pd.DataFrame) -> dict[tuple[str, int], list[dict[str, Any]]
 
 
 def _describe(event: "pd.Series[Any]") -> dict[str, Any]:
-    """The identity and the truth of an event; None for what is not known."""
+    """Identity and truth of an event; unknown values are None."""
     modes = {code: name for name, code in MODES.items()}
     return {
         "shard": str(event["shard"]),
