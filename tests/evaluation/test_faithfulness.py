@@ -251,7 +251,7 @@ def test_what_the_cnn_loses_is_that_of_test_events_drawn_at_random(tmp_path: Pat
     [
         (lambda t: t.drop(columns="claim_gap_cm"), "has no column claim_gap_cm"),
         (lambda t: pd.concat([t, t.iloc[:1]]), r"event \d+ of shard \w+ has two rationales of the picture 'nominal'"),
-        (lambda t: t[t["picture"] != "nominal"], r"event \d+ of shard \w+ has a rationale of one of the pictures"),
+        (lambda t: t[t["picture"] != "nominal"], r"event \d+ of shard \w+ has a rationale of only one of the pictures"),
     ],
     ids=["no-column", "event-twice", "no-nominal"],
 )
