@@ -1,4 +1,4 @@
-"""The report of a run of `run_on_disk`, made by the real stages."""
+"""The report of a run of `run_on_disk`, written by the real stages."""
 
 import json
 from pathlib import Path
@@ -22,7 +22,7 @@ def make_report(
     count: int = 600,
     rationales: dict[str, list[Path]] | None = None,
 ) -> tuple[str, dict]:
-    """Score a run, collect `count` events and write its page; with rationales, where the CNNs look is shown too.
+    """Score a run, collect `count` events and write its page; with rationales, saliency maps are shown too.
 
     Returns:
         The page, ``report/index.html`` in `folder`, and what ``report.json`` says.
@@ -43,7 +43,7 @@ def make_report(
 
 
 def make_page(run: Run, folder: Path, events: Path, config: dict | None = None) -> tuple[str, dict]:
-    """Write the page of a run that is scored and drawn, with these events."""
+    """Write the page of a run with scores and figures, with these events."""
     write_report(
         scores=folder / "scores.json",
         figures=folder / "figures",

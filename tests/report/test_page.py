@@ -229,7 +229,7 @@ def test_departures_follow_the_config() -> None:
     config = Config().model_dump(mode="json")
     config["vlm"]["base"], config["pixelmap"]["size"] = "scratch", 128
     found = {item["what"]: item for item in departures(setup, config)}
-    assert found["Vision-language model"]["run"] == "a small Mllama made from scratch"
+    assert found["Vision-language model"]["run"] == "small Mllama trained from scratch"
     assert found["Window (pixels)"] == {"what": "Window (pixels)", "run": 128, "published": 512}
     assert "Pixel (mm)" not in found
     assert "Views" not in found
