@@ -374,7 +374,7 @@ def test_rationales_of_own_files_without_truth_are_shown_unjudged(tmp_path: Path
 
 
 def test_a_missing_figure_is_named(run: Run, folder: Path, report: tuple[str, dict], tmp_path: Path) -> None:
-    with pytest.raises(InputError, match=r"\.svg: figure is missing or incomplete"):
+    with pytest.raises(InputError, match=r"\.svg: no readable figure"):
         write_report(
             scores=folder / "scores.json",
             figures=tmp_path,

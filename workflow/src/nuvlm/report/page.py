@@ -13,8 +13,7 @@ import yaml
 from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup
 
-from nuvlm.base.errors import InputError
-from nuvlm.base.files import atomic_path, read_json, write_json
+from nuvlm.base.files import atomic_path, read_json, verify, write_json
 from nuvlm.evaluation.samples import Predictions
 from nuvlm.models.conditions import shown_in_full
 from nuvlm.report import wording
@@ -173,10 +172,7 @@ def _script() -> Markup:
 
 def _figure(path: Path) -> Markup:
     """An SVG of ``draw_figures``, whose text matplotlib has escaped, for embedding."""
-    svg = path.read_text(encoding="utf-8") if path.is_file() else ""
-    if not svg.endswith("</svg>\n"):
-        raise InputError(f"{path}: figure is missing or incomplete. Remove it and rerun: draw_figures makes it again.")
-    return Markup(svg)
+    return Markup(verify(path, "figure", ours=True).decode())
 
 
 def environment() -> Environment:

@@ -19,7 +19,7 @@ from matplotlib.figure import Figure
 from matplotlib.font_manager import findfont, fontManager
 from matplotlib.layout_engine import ConstrainedLayoutEngine
 
-from nuvlm.base.files import atomic_path
+from nuvlm.base.files import SEAL, atomic_path, seal
 
 # The colours of Okabe and Ito: distinguishable with colour vision deficiency, on light and dark pages.
 COLOURS = {"nue_cc": "#0072b2", "numu_cc": "#d55e00", "nc": "#009e73"}
@@ -143,9 +143,10 @@ def to_pdf(figure: Figure, name: str) -> bytes:
 
 
 def save_figure(figure: Figure, path: Path) -> None:
-    """Write the figure to `path` as SVG, and beside it as PDF, each atomically."""
+    """Write the figure to `path` as SVG, with a digest that ``write_report`` checks, and beside it as PDF."""
     arrange(figure)
     with atomic_path(path) as partial:
-        partial.write_text(to_svg(figure, path.stem), encoding="utf-8")
+        partial.write_text(f"{to_svg(figure, path.stem)}<!-- {SEAL.decode()} -->\n", encoding="utf-8")
+        seal(partial)
     with atomic_path(path.with_suffix(".pdf")) as partial:
         partial.write_bytes(to_pdf(figure, path.stem))
