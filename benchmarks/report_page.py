@@ -1,10 +1,10 @@
-"""How fast the report's event browser is with 2,000 events, in a real browser, and how large its page.
+"""Response time of the event browser with 2,000 events in Chromium, and size of the page.
 
     PYTHONPATH=tests python benchmarks/report_page.py
 
-A run of straight tracks as the tests make it; real events have some twenty times as many pixels, of which only those
-of the event in sight are read. Times are measured inside the page, from the change to the end of its layout, median and
-highest of 20. Writes results/report_page.json beside this file.
+The run consists of straight tracks, as in the tests; real events have about 20 times as many pixels, but only those of
+the displayed event are decoded. Times are measured inside the page, from the change to the end of the layout: median
+and maximum of 20. Writes results/report_page.json beside this file.
 """
 
 import json

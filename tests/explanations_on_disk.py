@@ -1,4 +1,4 @@
-"""Rationales and maps of attention for a run of `run_on_disk`, in the real formats."""
+"""Rationales and saliency maps for a run of `run_on_disk`, in the real formats."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -17,7 +17,7 @@ NOTHING: dict[str, Any] = dict.fromkeys(STATEMENTS)
 
 
 def claims(prefix: str, rows: list[Mapping[str, Any]]) -> pd.DataFrame:
-    """Columns of claims, null where a row says nothing."""
+    """Columns of claims; null if not stated."""
     return pd.DataFrame(
         {
             f"{prefix}_{name}": pd.array(
@@ -31,7 +31,7 @@ def claims(prefix: str, rows: list[Mapping[str, Any]]) -> pd.DataFrame:
 def rationale_table(
     rows: list[tuple[int, str, Mapping[str, Any], Mapping[str, Any]]], predicted: str = "nue_cc"
 ) -> pd.DataFrame:
-    """A table of rationales, each given by its event, its picture, its claims and the truth."""
+    """A table of rationales from (event, picture, claims, truth)."""
     table = pd.DataFrame({"event_id": np.array([row[0] for row in rows], dtype=np.uint64), "shard": "first"})
     table = table.assign(row=0, predicted=predicted, chosen="sample", picture=[row[1] for row in rows])
     table["class"], table["rationale"] = "nue_cc", "Words."
@@ -39,7 +39,7 @@ def rationale_table(
 
 
 def topology(events: pd.DataFrame, seed: int = 3) -> pd.DataFrame:
-    """The event table with a topology that goes with the class: muons are long, electrons shower."""
+    """The event table with a topology that matches the class: muons are long, electrons shower."""
     rng = np.random.default_rng(seed)
     n = len(events)
     name, known = events["class"].fillna("none").to_numpy(str), events["class"].notna().to_numpy()
@@ -61,7 +61,7 @@ def topology(events: pd.DataFrame, seed: int = 3) -> pd.DataFrame:
 
 
 def true_claims(event: Mapping[str, Any]) -> dict[str, Any]:
-    """What a rationale of simulation would state, unrounded."""
+    """True statements of an event, unrounded."""
     if pd.isna(event["track_mm"]):
         return {}
     stated: dict[str, Any] = {
@@ -80,10 +80,10 @@ def true_claims(event: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def write_explanations(run: Run, folder: Path, seed: int = 4, rationale: str = "I see it.") -> dict[str, list[Path]]:
-    """Give the run's events a topology, and write what a VLM says of those that are no training events.
+    """Give the events a topology, and write rationales of a VLM for all but training events.
 
-    With the picture it says what is there in three of four events, and what is there in another event otherwise;
-    without, it says the same of all events. What is taken out it does not state any more.
+    With the picture, three of four rationales are true, the others are those of another event; with a black picture
+    all are the same. Occluded things are not stated.
     """
     rng = np.random.default_rng(seed)
     events = topology(pd.read_parquet(run.events))
@@ -113,8 +113,8 @@ def write_explanations(run: Run, folder: Path, seed: int = 4, rationale: str = "
     return {"vlm": paths}
 
 
-def write_looks(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path], dict[str, Path]]:
-    """Where a CNN looks in every event, a spot five pixels up and right of the vertex, and the pixel-map stores."""
+def write_saliency(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path], dict[str, Path]]:
+    """Saliency maps of every event, a spot five pixels up and right of the vertex, and pixel-map stores."""
     events = pd.read_parquet(run.events)
     maps: dict[str, Path] = {}
     for shard, rows in events.groupby("shard"):
@@ -125,12 +125,12 @@ def write_looks(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path], d
         attributes |= {"pixel_mm": PIXEL_MM, "transfer": "log", "white_mev": 200, "knee_mev": 1}
         arrays = {"images": np.zeros((len(rows), 2, SIZE, SIZE), np.uint8), "corner_mm": corner}
         write_store(maps[str(shard)], arrays | {"event_id": rows["event_id"].to_numpy(np.uint64)}, attributes)
-    heat = np.zeros((len(events), 2, SIZE, SIZE), np.uint8)
-    heat[:, :, SIZE // 2 + 5, SIZE // 2 + 5] = 255
+    saliency = np.zeros((len(events), 2, SIZE, SIZE), np.uint8)
+    saliency[:, :, SIZE // 2 + 5, SIZE // 2 + 5] = 255
     path = folder / "explanations" / cnn / "0.zarr"
     attributes = {"format": "nuvlm-cam", "version": 1, "shard": events["shard"].tolist(), "blackened": 0.2}
     attributes |= {"fall": ["map", "random"], "chosen": ["sample", "mistake"] * (len(events) // 2)}
     fall = np.stack([np.linspace(0.2, 0.6, len(events)), np.linspace(0, 0.2, len(events))], axis=1).astype(np.float32)
-    arrays = {"maps": heat, "fall": fall, "event_id": events["event_id"].to_numpy(np.uint64)}
+    arrays = {"maps": saliency, "fall": fall, "event_id": events["event_id"].to_numpy(np.uint64)}
     write_store(path, arrays, attributes)
     return [path], maps

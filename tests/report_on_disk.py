@@ -1,9 +1,9 @@
-"""The report of a run of `run_on_disk`, made by the real stages."""
+"""The report of a run of `run_on_disk`, written by the real stages."""
 
 import json
 from pathlib import Path
 
-from explanations_on_disk import write_looks
+from explanations_on_disk import write_saliency
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.collect_events import collect_events
 from nuvlm.report.figures import draw_figures
@@ -22,26 +22,28 @@ def make_report(
     count: int = 600,
     rationales: dict[str, list[Path]] | None = None,
 ) -> tuple[str, dict]:
-    """Score a run, collect `count` events and write its page; with rationales, where the CNNs look is shown too.
+    """Score a run, collect `count` events and write its page; with rationales, saliency maps are shown too.
 
     Returns:
         The page, ``report/index.html`` in `folder`, and what ``report.json`` says.
     """
     rationales = rationales or {}
-    heat: dict[str, list[Path]] = {}
+    saliency: dict[str, list[Path]] = {}
     maps: dict[str, Path] = {}
     for cnn in [model for model in run.predictions if model.startswith("cnn")] if rationales else []:
-        heat[cnn], maps = write_looks(run, folder, cnn)
-    evaluate(run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, heat=heat)
+        saliency[cnn], maps = write_saliency(run, folder, cnn)
+    evaluate(
+        run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, saliency=saliency
+    )
     draw_figures(folder / "scores.json", run.training, folder / "figures")
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
-    shown = {"explanations": rationales, "heat": heat, "pixel_maps": maps}
+    shown = {"explanations": rationales, "saliency": saliency, "pixel_maps": maps}
     collect_events(run.events, nominal, run.displays, count, folder / "events.json", seed=7, **shown)
     return make_page(run, folder, folder / "events.json", config)
 
 
 def make_page(run: Run, folder: Path, events: Path, config: dict | None = None) -> tuple[str, dict]:
-    """Write the page of a run that is scored and drawn, with these events."""
+    """Write the page of a run with scores and figures, with these events."""
     write_report(
         scores=folder / "scores.json",
         figures=folder / "figures",

@@ -1,4 +1,4 @@
-"""A small run as the stages before the evaluation leave it on disk, in the real formats."""
+"""A small run as the stages before the evaluation write it, in the real formats."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -52,12 +52,12 @@ def write_run(
     """Write two shards of `n` events with predictions of a better and a worse model, or of others.
 
     Args:
-        folder: where to.
-        n: events of both shards.
-        labelled: share of them with truth; the rest has none.
-        seed: of everything.
-        parts: pieces of each prediction table.
-        models: how well each tells the classes apart, in units of the spread of its answers.
+        folder: folder to write to.
+        n: events in both shards together.
+        labelled: fraction of them with known truth.
+        seed: random seed.
+        parts: number of prediction tables per condition.
+        models: separation of the classes for each model, in units of the spread of its answers.
     """
     rng = np.random.default_rng(seed)
     events = _events(rng, n, labelled)
@@ -73,9 +73,9 @@ def write_run(
         blurred = rng.normal(size=(n, 3)) + (skill - 0.3) * np.eye(4)[truth][:, :3]
         blind = np.tile([0.1, 0.3, 0.2], (n, 1))
         shaken = nominal + rng.normal(scale=0.01, size=(n, 3))
-        told = dict(zip(CONDITIONS, (nominal, blurred, blind, shaken), strict=True))
+        logits_of = dict(zip(CONDITIONS, (nominal, blurred, blind, shaken), strict=True))
         for condition in conditions_of(model, CONDITIONS):
-            logits = told[condition]
+            logits = logits_of[condition]
             predictions[model][condition] = []
             for part in range(parts):
                 rows = np.flatnonzero(events["part"] == part)

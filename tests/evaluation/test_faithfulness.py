@@ -6,7 +6,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from explanations_on_disk import claims, rationale_table, topology, write_explanations, write_looks
+from explanations_on_disk import claims, rationale_table, topology, write_explanations, write_saliency
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.evaluation.faithfulness import (
@@ -16,7 +16,7 @@ from nuvlm.evaluation.faithfulness import (
     judge,
     measure,
     measure_faithfulness,
-    measure_heat,
+    measure_saliency,
     read_claims,
     read_explanations,
     topology_claims,
@@ -85,14 +85,14 @@ def test_a_length_is_right_within_a_quarter(claimed: float, right: bool) -> None
 
 def test_each_claim_of_an_event_is_judged() -> None:
     table = claims("claim", CLAIMED).join(claims("true", TRUTH))
-    verdicts = {verdict["statement"]: verdict for verdict in judge(table.iloc[1])}
+    verdicts = {verdict["statement"]: verdict for verdict in judge(table)[1]}
     assert list(verdicts) == ["track", "track_cm", "leaves", "shower", "shower_mev", "gap", "gap_cm", "charged"]
     assert [name for name, verdict in verdicts.items() if verdict["right"]] == ["track", "track_cm"]
     assert verdicts["charged"] == {"statement": "charged", "claimed": 3, "true": 1, "right": False}
     assert verdicts["gap_cm"]["true"] is None
-    assert judge(table.iloc[3]) == []
+    assert judge(table)[3] == []
     blind = claims("claim", CLAIMED).join(claims("true", [{}] * 4))
-    assert {verdict["right"] for verdict in judge(blind.iloc[0])} == {None}
+    assert {verdict["right"] for verdict in judge(blind)[0]} == {None}
 
 
 def test_errors_and_occlusion_by_hand() -> None:
@@ -233,9 +233,9 @@ def test_without_truth_or_training_events_nothing_is_made_up(tmp_path: Path) -> 
 
 def test_what_the_cnn_loses_is_that_of_test_events_drawn_at_random(tmp_path: Path) -> None:
     run = write_run(tmp_path, n=100)
-    stores, _ = write_looks(run, tmp_path)
+    stores, _ = write_saliency(run, tmp_path)
     events = pd.read_parquet(run.events)
-    told = measure_heat(events, stores, 1, 500)
+    told = measure_saliency(events, stores, 1, 500)
     # Every other event was drawn; the map's fall goes from 0.2 to 0.6, the random one's from 0 to 0.2.
     counted = np.flatnonzero((events["split"] == "test").fillna(False) & (np.arange(100) % 2 == 0))
     assert told is not None
@@ -243,7 +243,7 @@ def test_what_the_cnn_loses_is_that_of_test_events_drawn_at_random(tmp_path: Pat
     assert told["map"] == pytest.approx(0.2 + 0.4 * counted.mean() / 99)
     assert told["difference"] == pytest.approx(0.2 + 0.2 * counted.mean() / 99)
     assert told["difference_interval"][0] < told["difference"] < told["difference_interval"][1]
-    assert measure_heat(events, [], 1) is None
+    assert measure_saliency(events, [], 1) is None
 
 
 @pytest.mark.parametrize(
@@ -251,7 +251,7 @@ def test_what_the_cnn_loses_is_that_of_test_events_drawn_at_random(tmp_path: Pat
     [
         (lambda t: t.drop(columns="claim_gap_cm"), "has no column claim_gap_cm"),
         (lambda t: pd.concat([t, t.iloc[:1]]), r"event \d+ of shard \w+ has two rationales of the picture 'nominal'"),
-        (lambda t: t[t["picture"] != "nominal"], r"event \d+ of shard \w+ has a rationale of one of the pictures"),
+        (lambda t: t[t["picture"] != "nominal"], r"event \d+ of shard \w+ has a rationale of only one of the pictures"),
     ],
     ids=["no-column", "event-twice", "no-nominal"],
 )

@@ -220,7 +220,7 @@ def _rewrite(path: Path, edit: object) -> None:
     [
         (lambda t: t.assign(p_nc=np.nan), r"event \d+ of shard \w+ has .*nan"),
         (lambda t: t.assign(p_nc=t["p_nc"] + 0.5), "for probabilities"),
-        (lambda t: t.assign(predicted="nutau_cc"), "'nutau_cc', which is none of nue_cc"),
+        (lambda t: t.assign(predicted="nutau_cc"), "'nutau_cc', not one of nue_cc"),
         (lambda t: t.iloc[:5], "have no prediction, first event"),
         (lambda t: pd.concat([t, t.iloc[:1]]), "is in two prediction tables"),
     ],

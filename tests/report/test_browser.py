@@ -150,7 +150,7 @@ def test_the_order_is_that_which_was_asked_for(page: Any, numbers: dict) -> None
 
     assert in_order() == numbers["gallery"][:12]
     choose(page, "differ", "cnn_tuned~vlm")
-    tried = {"energy": lambda e: e["nu_energy_gev"], "sure.vlm": confidence, "differ": distance}
+    tried = {"energy": lambda e: e["nu_energy_gev"], "confidence.vlm": confidence, "differ": distance}
     for key, quantity in tried.items():
         choose(page, "sort", key)
         falling = [quantity(event) for event in in_order()]
@@ -167,14 +167,14 @@ def test_a_link_keeps_what_was_chosen(browser: Any, page: Any, page_path: Path) 
     choose(page, "sort", "energy")
     page.click("[data-part=next]")
     page.click("[data-part=next]")
-    page.select_option("[data-part=heat]", "cnn_published")
+    page.select_option("[data-part=saliency]", "cnn_published")
     page.check("[data-part=whole]")
     page.locator("label.choice select").first.select_option("half_resolution")
     seen = (count(page), current(page), page.inner_text("[data-part=place]"))
     with opened(browser, page_path, "#" + page.url.split("#")[1]) as other:
         assert (count(other), current(other), other.inner_text("[data-part=place]")) == seen
         assert other.input_value('[data-key="model.vlm"]') == "wrong"
-        assert other.input_value("[data-part=heat]") == "cnn_published"
+        assert other.input_value("[data-part=saliency]") == "cnn_published"
         assert other.is_checked("[data-part=whole]")
         assert other.locator("[data-choice=confusion] > [data-name=half_resolution]").is_visible()
         assert not other.locator("[data-choice=confusion] > [data-name=nominal]").is_visible()
@@ -265,27 +265,27 @@ def test_pixels_are_read_as_they_were_written(page: Any, folder: Path) -> None:
 
 def test_where_the_network_looks_lies_at_its_place(page: Any) -> None:
     """The test's maps have one spot, five pixels up and right of the vertex."""
-    assert page.locator(".heat").count() == 0
-    page.select_option("[data-part=heat]", "cnn_published")
-    assert page.locator(".heat").count() == 2
+    assert page.locator(".saliency").count() == 0
+    page.select_option("[data-part=saliency]", "cnn_published")
+    assert page.locator(".saliency").count() == 2
     for view in range(2):
         cross = page.locator(".vertex").nth(view).bounding_box()
         side = page.locator(".pixels").nth(view).bounding_box()["height"]
-        peak = page.locator(".heat").nth(view).evaluate(BRIGHTEST)
-        box = page.locator(".heat").nth(view).bounding_box()
+        peak = page.locator(".saliency").nth(view).evaluate(BRIGHTEST)
+        box = page.locator(".saliency").nth(view).bounding_box()
         at = [box["x"] + peak[0] * box["width"], box["y"] + peak[1] * box["height"]]
         assert at[0] - (cross["x"] + cross["width"] / 2) == pytest.approx(5 * side, abs=1.2 * side)
         assert (cross["y"] + cross["height"] / 2) - at[1] == pytest.approx(5 * side, abs=1.2 * side)
     page.locator("[data-part=opacity]").fill("0.3")
-    assert page.locator(".heat").first.get_attribute("opacity") == "0.3"
+    assert page.locator(".saliency").first.get_attribute("opacity") == "0.3"
 
 
 def test_claims_are_marked_right_or_wrong(page: Any, numbers: dict) -> None:
     for event in numbers["gallery"][:8]:
         told = event["explanations"]["vlm"]
-        lists = page.locator("[data-part=told] .claims")
+        lists = page.locator("[data-part=explained] .claims")
         assert lists.count() == sum(bool(one["claims"]) for one in told)
-        assert page.locator("[data-part=told] details").count() == len(told) - 1
+        assert page.locator("[data-part=explained] details").count() == len(told) - 1
         words = lists.first.inner_text()
         claims = told[0]["claims"]
         assert words.count("✓") == sum(claim["right"] is True for claim in claims)
@@ -353,8 +353,8 @@ def test_everyone_can_read_it(browser: Any, page_path: Path, scheme: str, width:
     from axe_playwright_python.sync_playwright import Axe
 
     options = {"color_scheme": scheme, "viewport": {"width": width, "height": 800}}
-    with opened(browser, page_path, "#heat=cnn_published&sort=energy", **options) as page:
-        page.locator("[data-part=told] summary").first.click()
+    with opened(browser, page_path, "#saliency=cnn_published&sort=energy", **options) as page:
+        page.locator("[data-part=explained] summary").first.click()
         assert page.evaluate("document.documentElement.scrollWidth") <= width, "the page does not scroll sideways"
         found = Axe().run(page).response["violations"]
         assert [(one["id"], node["html"][:200], node["failureSummary"]) for one in found for node in one["nodes"]] == []
@@ -376,7 +376,7 @@ def test_without_scripts_all_but_browsing_is_there(browser: Any, page_path: Path
     with opened(browser, page_path, java_script_enabled=False) as page:
         assert page.inner_text(".headline") == numbers["headline"]
         assert not page.locator("#browser").is_visible()
-        assert "where JavaScript runs" in page.inner_text("#events")
+        assert "needs JavaScript" in page.inner_text("#events")
         assert page.locator("#events tbody tr").count() == 12
         figures = page.locator("[data-choice] > .row")
         assert all(figures.nth(i).is_visible() for i in range(figures.count()))

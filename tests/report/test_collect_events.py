@@ -7,7 +7,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from explanations_on_disk import SIZE, write_explanations, write_looks
+from explanations_on_disk import SIZE, write_explanations, write_saliency
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json
 from nuvlm.base.stores import open_store, write_store
@@ -106,15 +106,15 @@ def test_explained_events_come_with_their_rationales_and_where_the_cnn_looks(tmp
     table = pd.read_parquet(rationales["vlm"][0])
     explained = set(table["event_id"][:40])
     table[table["event_id"].isin(explained)].to_parquet(rationales["vlm"][0])
-    heat, maps = write_looks(run, tmp_path)
-    told = {"explanations": {"vlm": rationales["vlm"][:1]}, "heat": {"cnn": heat}, "pixel_maps": maps}
+    saliency, maps = write_saliency(run, tmp_path)
+    told = {"explanations": {"vlm": rationales["vlm"][:1]}, "saliency": {"cnn": saliency}, "pixel_maps": maps}
     collected = _collect(run, tmp_path / "events.json", **told)
     events = pd.read_parquet(run.events).set_index("event_id")
     seen = 0
     for entry in collected["events"]:
         event, rationale = events.loc[entry["event_id"]], entry["explanations"]["vlm"]
         assert bool(rationale) == (entry["event_id"] in explained)
-        for view, placed in zip(collected["frame"]["views"], entry["heat"]["cnn"], strict=True):
+        for view, placed in zip(collected["frame"]["views"], entry["saliency"]["cnn"], strict=True):
             cells = np.frombuffer(base64.b64decode(placed["cells"]), np.uint8)
             n = int(len(cells) ** 0.5)
             assert n <= CELLS

@@ -53,7 +53,7 @@ def test_a_run_beside_itself_differs_in_nothing(tmp_path: Path) -> None:
     found = compare_runs(run, run, resamples=50)
     assert found["paired"]
     assert found["settings"] == found["only_first"] == found["only_second"] == []
-    assert len(found["differences"]) == 3 + 4, "permuted labels are for the VLM alone"
+    assert len(found["differences"]) == 3 + 4, "permuted labels are for the VLM only"
     for item in found["differences"]:
         for quantity in ("accuracy", "precision", "recall", "auc"):
             assert item[quantity]["difference"] == 0

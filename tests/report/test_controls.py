@@ -37,13 +37,13 @@ def some_wrong(every: int) -> np.ndarray:
 @pytest.mark.parametrize(
     ("control", "nominal", "shown", "conclusion"),
     [
-        ("blank", TRUTH, np.zeros(150, int), "taken for νe CC, and that is right for 40.0 %: the 60.0 points above"),
-        ("blank", np.zeros(150, int), np.zeros(150, int), "it does not use it"),
-        ("blank", np.full(150, 2), np.zeros(150, int), "it does not use it"),
-        ("blank", TRUTH, TRUTH, "3 different answers: something besides the picture"),
-        ("labels_permuted", TRUTH, some_wrong(50), "98.0 % of the answers stay: the order .* hardly matters"),
-        ("labels_permuted", TRUTH, some_wrong(5), "80.0 % .* changes by 20.0 points: the VLM leans on the order"),
-        ("labels_permuted", some_wrong(5), np.roll(some_wrong(5), 1), "single answers hang on the order"),
+        ("blank", TRUTH, np.zeros(150, int), "classified as νe CC, which is right for 40.0 %: the 60.0 points above"),
+        ("blank", np.zeros(150, int), np.zeros(150, int), "it does not use the picture"),
+        ("blank", np.full(150, 2), np.zeros(150, int), "it does not use the picture"),
+        ("blank", TRUTH, TRUTH, "3 different answers, so the VLM uses something other"),
+        ("labels_permuted", TRUTH, some_wrong(50), "98.0 % of the answers are unchanged: the VLM hardly depends"),
+        ("labels_permuted", TRUTH, some_wrong(5), "80.0 % .* changes by 20.0 points: the VLM depends on the order"),
+        ("labels_permuted", some_wrong(5), np.roll(some_wrong(5), 1), "individual answers depend on the order"),
     ],
 )
 def test_the_conclusion_follows_the_counts(

@@ -14,7 +14,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, write_json
 from nuvlm.models.conditions import CONTROLS
 from nuvlm.report.cost import summarise_cost
-from nuvlm.report.page import as_seen, departures, write_report
+from nuvlm.report.page import departures, with_image_settings, write_report
 from nuvlm.workflow.config import Config
 from paths import REPOSITORY
 from report_on_disk import PUBLISHED, make_page, make_report
@@ -117,7 +117,7 @@ def test_the_summary_says_what_the_numbers_say(report: tuple[str, dict]) -> None
     assert f"{100 * cnn:.1f} %" in numbers["headline"]
     assert f"{100 * vlm:.1f} %" in numbers["headline"]
     assert f"{100 * (cnn - vlm):.1f} points" in numbers["summary"][0]
-    assert f"{test['only_first']} go to the CNN and {test['only_second']} to the VLM" in numbers["summary"][0]
+    assert f"the CNN for {test['only_first']} and the VLM for {test['only_second']}" in numbers["summary"][0]
 
 
 def test_each_control_has_a_row_and_a_conclusion(report: tuple[str, dict]) -> None:
@@ -146,7 +146,7 @@ def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
     _, numbers = make_report(Run(run.events, swapped, run.displays, run.training), tmp_path, count=1)
     test = numbers["comparisons"][0]
     assert numbers["headline"].startswith("The VLM is the better classifier")
-    assert f"{test['only_second']} go to the VLM and {test['only_first']} to the CNN" in numbers["summary"][0]
+    assert f"the VLM for {test['only_second']} and the CNN for {test['only_first']}" in numbers["summary"][0]
 
 
 def test_three_models_are_all_compared(tmp_path: Path) -> None:
@@ -177,7 +177,7 @@ def test_the_four_models_of_a_run_read_well(tmp_path: Path) -> None:
     assert numbers["headline"].startswith("The CNN tuned is the best classifier")
     behind = [line.split(" is right")[0] for line in summary if "points behind the CNN tuned" in line]
     assert behind == ["The BDT", "The CNN published"]
-    assert "CNN published and CNN tuned are one network, trained by different recipes" in " ".join(summary)
+    assert "CNN published and CNN tuned are the same network, trained with different recipes" in " ".join(summary)
     (changed,) = [line for line in summary if line.startswith("From nominal to half resolution, in points")]
     assert [changed.count(f"the {name} ") for name in ("CNN published", "CNN tuned", "BDT", "VLM")] == [1] * 4
     assert len(numbers["comparisons"]) == 6 * 3, "every two, under each condition that both have"
@@ -185,17 +185,17 @@ def test_the_four_models_of_a_run_read_well(tmp_path: Path) -> None:
     rows = re.findall(r'<tr class="published"><th scope="row"><span class="hidden">(.*?)</span>', table)
     assert rows == ["CNN published", "VLM"], "the other CNN is not the published one"
     for cnn in ("cnn_published", "cnn_tuned"):
-        assert numbers["heat"][cnn]["n"] > 0
+        assert numbers["saliency"][cnn]["n"] > 0
     for cnn in ("CNN published", "CNN tuned"):
-        assert f"{cnn}: is it where it looks?" in text
-    assert {tuple(event["heat"]) for event in numbers["gallery"]} == {("cnn_published", "cnn_tuned")}
+        assert f"{cnn}: saliency" in text
+    assert {tuple(event["saliency"]) for event in numbers["gallery"]} == {("cnn_published", "cnn_tuned")}
 
 
-def test_equal_models_cannot_be_told_apart(tmp_path: Path) -> None:
+def test_equal_models_do_not_differ(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     same = {"cnn": run.predictions["cnn"], "vlm": run.predictions["cnn"]}
     _, numbers = make_report(Run(run.events, same, run.displays, run.training), tmp_path, count=0)
-    assert "cannot be told apart" in numbers["headline"]
+    assert "do not differ significantly" in numbers["headline"]
     assert "p = 1)" in numbers["summary"][0]
 
 
@@ -229,16 +229,16 @@ def test_departures_follow_the_config() -> None:
     config = Config().model_dump(mode="json")
     config["vlm"]["base"], config["pixelmap"]["size"] = "scratch", 128
     found = {item["what"]: item for item in departures(setup, config)}
-    assert found["Vision-language model"]["run"] == "a small Mllama made from scratch"
+    assert found["Vision-language model"]["run"] == "small Mllama trained from scratch"
     assert found["Window (pixels)"] == {"what": "Window (pixels)", "run": 128, "published": 512}
     assert "Pixel (mm)" not in found
     assert "Views" not in found
     maps = {"views": ["u", "v", "z"], "size": 500, "pixel_mm": None, "source": "cvn"}
-    found = {item["what"]: item for item in departures(setup, as_seen(config, maps))}
+    found = {item["what"]: item for item in departures(setup, with_image_settings(config, maps))}
     assert found["Views"]["run"] == "U, V, Z"
     assert found["Pixel (mm)"]["run"] == "not known"
     assert found["Window (pixels)"]["run"] == 500
-    assert as_seen(config, {"views": ["xz", "yz"], "size": 112, "pixel_mm": 50}) == config
+    assert with_image_settings(config, {"views": ["xz", "yz"], "size": 112, "pixel_mm": 50}) == config
     unchanged = departures(setup, Config().model_dump(mode="json"))
     assert not {"Vision-language model", "Window (pixels)"} & {item["what"] for item in unchanged}
 
@@ -267,7 +267,7 @@ def test_own_files_without_truth_get_a_report(tmp_path: Path) -> None:
     html, numbers = make_report(write_run(tmp_path, n=16, labelled=0), tmp_path, count=4)
     page = Page(html)
     assert "No test event has known truth" in numbers["headline"]
-    assert "Of 16 events the CNN takes" in numbers["summary"][0]
+    assert "The CNN classifies 16 events as" in numbers["summary"][0]
     assert {anchor[1:] for anchor in page.anchors if "=" not in anchor} <= set(page.ids)
     assert len(numbers["gallery"]) == 4
     assert numbers["gallery"][0]["truth"] is None
@@ -298,15 +298,15 @@ def test_what_rationales_are_worth_is_on_the_page(explained: tuple[str, dict]) -
         assert f"{100 * what['difference']:.1f}" in text
     assert f"{100 * told['agreement']['chance']:.1f} %" in text
     assert f"{100 * told['errors']['track_cm']['nominal']['spread']:.0f} %" in text
-    assert f"a difference of {numbers['heat']['cnn']['difference']:.3f}" in text
+    assert f"a difference of {numbers['saliency']['cnn']['difference']:.3f}" in text
 
 
 def test_the_summary_says_whether_rationales_follow_the_picture(explained: tuple[str, dict], tmp_path: Path) -> None:
     (sentence,) = [line for line in explained[1]["summary"] if "rationales" in line]
     right = explained[1]["explanations"]["vlm"]["right"]
     assert sentence.startswith("The rationales of the VLM follow the picture: ")
-    assert f"{100 * right['nominal']['value']:.1f} % of what they state is right" in sentence
-    assert f"({100 * right['beyond_label']:.1f} points beyond that" in sentence
+    assert f"{100 * right['nominal']['value']:.1f} % of their statements are right" in sentence
+    assert f"(difference to the last: {100 * right['beyond_label']:.1f} points" in sentence
     run = write_run(tmp_path)
     rationales = write_explanations(run, tmp_path)
     for path in rationales["vlm"]:
@@ -332,23 +332,21 @@ def test_claims_are_marked_and_words_are_harmless(explained: tuple[str, dict]) -
     data = events_data(html)
     assert len(data["events"]) == len(numbers["gallery"])
     for event, shown in zip(numbers["gallery"], data["events"], strict=True):
-        told, drawn = event["explanations"]["vlm"], shown["told"][0]["rationales"]
+        told, drawn = event["explanations"]["vlm"], shown["explanations"][0]["rationales"]
         assert [one["text"] for one in drawn] == [one["rationale"] for one in told]
         for claims, words in ((one["claims"], two["claims"]) for one, two in zip(told, drawn, strict=True)):
             assert [claim["right"] for claim in claims] == [right for _, right, _ in words]
             assert [true is not None for _, _, true in words] == [claim["right"] is False for claim in claims]
-    assert {right for event in data["events"] for _, right, _ in event["told"][0]["rationales"][0]["claims"]} == {
-        True,
-        False,
-    }
-    assert all(event["heat"] == ["cnn"] for event in numbers["gallery"])
+    first = [event["explanations"][0]["rationales"][0] for event in data["events"]]
+    assert {right for rationale in first for _, right, _ in rationale["claims"]} == {True, False}
+    assert all(event["saliency"] == ["cnn"] for event in numbers["gallery"])
 
 
 def test_without_explanations_the_page_is_silent_about_them(report: tuple[str, dict]) -> None:
     html, numbers = report
     assert numbers["explanations"] == {}
     assert "#explanations" not in html
-    assert not any(event["told"] or event["heat"] for event in events_data(html)["events"])
+    assert not any(event["explanations"] or event["saliency"] for event in events_data(html)["events"])
 
 
 def test_rationales_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> None:
@@ -359,16 +357,16 @@ def test_rationales_that_cannot_be_read_are_said_to_be_so(tmp_path: Path) -> Non
         table[[name for name in table if name.startswith("claim_")]] = pd.NA
         table.astype(pd.read_parquet(path).dtypes).to_parquet(path, index=False)
     html, numbers = make_report(run, tmp_path, rationales=rationales)
-    assert "The rationales of the VLM state nothing that can be read." in numbers["summary"]
+    assert "The rationales of the VLM contain no statement that can be read." in numbers["summary"]
     assert numbers["explanations"]["vlm"]["readable"]["nominal"]["value"] == 0
-    assert not any(event["told"][0]["rationales"][0]["claims"] for event in events_data(html)["events"])
-    assert "There is no truth" not in html
+    assert not any(event["explanations"][0]["rationales"][0]["claims"] for event in events_data(html)["events"])
+    assert "The truth is unknown" not in html
 
 
 def test_rationales_of_own_files_without_truth_are_shown_unjudged(tmp_path: Path) -> None:
     run = write_run(tmp_path, n=16, labelled=0)
     html, numbers = make_report(run, tmp_path, rationales=write_explanations(run, tmp_path))
-    assert "There is no truth to compare rationales with" in html
+    assert "The truth is unknown, so rationales cannot be judged" in html
     assert not any("rationales" in line for line in numbers["summary"])
     claims = [claim for event in numbers["gallery"] for claim in event["explanations"]["vlm"][1]["claims"]]
     assert claims

@@ -18,7 +18,7 @@ SCHEMA = json.loads(json_schema())
 
 
 def write(folder: Path, labelled: float) -> dict:
-    """A report with rationales and heat, in the way of the workflow."""
+    """A report with rationales and saliency, in the way of the workflow."""
     run = write_run(folder, n=60, labelled=labelled, models={"cnn_tuned": 1.6, "bdt": 1.0, "vlm": 0.9})
     _, numbers = make_report(run, folder, count=4, rationales=write_explanations(run, folder))
     return numbers
@@ -37,7 +37,7 @@ def test_the_schema_in_resources_is_that_of_the_code() -> None:
 def test_a_report_is_valid(report: dict) -> None:
     jsonschema.validate(report, SCHEMA)
     assert report["explanations"]["vlm"]["claims"]
-    assert report["heat"]["cnn_tuned"]["n"]
+    assert report["saliency"]["cnn_tuned"]["n"]
     assert {event["drawn"] for event in report["gallery"]} == {"display"}
 
 

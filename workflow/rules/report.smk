@@ -16,16 +16,16 @@ TRAINING = {
     for model in MODELS
 }
 RATIONALES = explanations("rationales")
-HEAT = explanations("saliency")
+SALIENCY = explanations("saliency")
 FIGURES = figures_of(MODELS, CONFIG.conditions, RATIONALES)
 
 
 rule evaluate:
-    """Score every model under every condition on the test split, and compare them, and what their rationales are worth."""
+    """Score every model under every condition on the test split, and compare the models, and measure their rationales."""
     input:
         prediction_tables(),
         list(RATIONALES.values()),
-        cam_stores(HEAT.values()),
+        cam_stores(SALIENCY.values()),
         events="<results>/events.parquet",
         spectrum=CONFIG.report.spectrum or [],
     output:
@@ -44,13 +44,13 @@ rule evaluate:
         code=code("evaluate.py"),
         predictions=PREDICTIONS,
         explanations=RATIONALES,
-        heat=HEAT,
+        saliency=SALIENCY,
     script:
         "../scripts/evaluate.py"
 
 
 rule draw_figures:
-    """Draw the figures of the report: as SVG for its page, and as PDF for papers."""
+    """Draw the figures of the report: SVG for the page, PDF for papers."""
     input:
         list(TRAINING.values()),
         scores="<results>/evaluation/scores.json",
@@ -75,11 +75,11 @@ rule draw_figures:
 
 
 rule collect_events:
-    """Collect the events that can be browsed in the report: their displays, or pixel maps made elsewhere."""
+    """Collect the events of the event browser: displays, or pixel maps made elsewhere."""
     input:
         prediction_tables(),
         list(RATIONALES.values()),
-        cam_stores(HEAT.values()),
+        cam_stores(SALIENCY.values()),
         (
             expand(
                 "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
@@ -89,8 +89,8 @@ rule collect_events:
             if CONFIG.input.has_voxels
             else []
         ),
-        # Where the maps of where a CNN looks lie in a display, or what is shown itself.
-        pixel_map_stores() if HEAT or not CONFIG.input.has_voxels else [],
+        # Locate saliency maps within the display, or are shown if there are no displays.
+        pixel_map_stores() if SALIENCY or not CONFIG.input.has_voxels else [],
         events="<results>/events.parquet",
     output:
         "<results>/figures/events.json",
@@ -115,14 +115,14 @@ rule collect_events:
         events=CONFIG.report.browser,
         seed=CONFIG.dataset.seed,
         explanations=RATIONALES,
-        heat=HEAT,
+        saliency=SALIENCY,
         pixelmaps=stores("pixelmaps"),
     script:
         "../scripts/collect_events.py"
 
 
 rule write_report:
-    """Write the report: one self-contained page, every number on it as JSON, and its tables for LaTeX."""
+    """Write the report: one self-contained page, its numbers as JSON, and LaTeX tables."""
     input:
         prediction_tables(),
         list(TRAINING.values()),
@@ -140,7 +140,7 @@ rule write_report:
                 "tables.js",
                 "choices.js",
                 "display.js",
-                "events.js",
+                "event_browser.js",
             )
         ],
     output:

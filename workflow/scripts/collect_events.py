@@ -13,6 +13,6 @@ collect_events(
     seed=snakemake.params.seed,
     displays=snakemake.params.displays,
     explanations=snakemake.params.explanations,
-    heat=snakemake.params.heat,
+    saliency=snakemake.params.saliency,
     pixel_maps={shard: Path(path) for shard, path in snakemake.params.pixelmaps.items()},
 )

@@ -9,6 +9,6 @@ evaluate(
     snakemake.params.predictions,
     Path(snakemake.output[0]),
     explanations=snakemake.params.explanations,
-    heat=snakemake.params.heat,
+    saliency=snakemake.params.saliency,
     spectrum=Path(snakemake.input.spectrum) if snakemake.input.spectrum else None,
 )

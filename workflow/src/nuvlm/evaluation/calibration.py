@@ -1,7 +1,7 @@
-"""Does a probability mean what it says, and which temperature makes it so?
+"""Calibration of probabilities, and the fit of a temperature.
 
-A temperature T multiplies log-probabilities before the softmax over the classes, as in Eq. 1 of arXiv 2509.08461: above
-1 sharpens. (Guo et al., arXiv 1706.04599, divide by theirs.) It changes no decision.
+The temperature T multiplies log-probabilities before the softmax over the classes, as in Eq. 1 of arXiv 2509.08461: T
+above 1 sharpens. (Guo et al., arXiv 1706.04599, divide by T.) It changes no decision.
 """
 
 from dataclasses import replace
@@ -17,16 +17,16 @@ from nuvlm.models.predictions import at_temperature
 PUBLISHED_TEMPERATURE = 5.0
 CONFIDENCE_EDGES = np.linspace(0, 1, 11)
 LIMITS = (1e-3, 1e3)
-"""Between which temperatures the fit looks."""
+"""Range of the temperature fit."""
 
 
 def calibrate(validation: Sample, test: Sample) -> dict[str, Any]:
-    """Calibration of a model at T = 1, the published 5, and the one that is best on the validation split.
+    """Measure the calibration at T = 1, at the published T = 5, and at T fitted on the validation split.
 
     Returns:
         `fitted_on` (events of the validation split) and `temperatures`, for each of ``plain``, ``published`` and
-        ``fitted``: `temperature`, and `ece`, `nll` and `reliability` on `test`. All None where there is nothing to fit
-        or to test.
+        ``fitted``: `temperature`, and `ece`, `nll` and `reliability` on `test`. None without a fit or
+        without test events.
     """
     temperatures = {"plain": 1.0, "published": PUBLISHED_TEMPERATURE, "fitted": fit_temperature(validation)}
     return {
@@ -40,17 +40,17 @@ def calibrate(validation: Sample, test: Sample) -> dict[str, Any]:
 
 
 def fit_temperature(sample: Sample) -> float | None:
-    """The temperature of the lowest negative log-likelihood; None where there is no such.
+    """Fit the temperature that minimises the negative log-likelihood; None if there is no minimum.
 
-    That is so without events, and where every event is right, or none better than by guessing: then the likelihood
-    grows for ever as T goes to infinity, or to 0.
+    There is none without events, if every event is right (T would go to infinity), or if the probabilities are not
+    better than guessing (T would go to 0).
     """
     logp = sample.log_probabilities
     true = np.take_along_axis(logp, sample.truth[:, None], axis=1)[:, 0]
-    # The slope of the likelihood as T goes to infinity, and at 0; without events there is none.
+    # Slopes of the likelihood for T to infinity, and at 0.
     if not (len(sample) and (logp.max(axis=1) > true).any() and true.mean() > logp.mean()):
         return None
-    # Convex in T: a mean of log-sum-exps of linear functions of T, less a linear one.
+    # Convex in T: a mean of log-sum-exp of linear functions of T minus a linear function.
     found = minimize_scalar(
         lambda log_t: negative_log_likelihood(sample, float(np.exp(log_t))),
         bounds=np.log(LIMITS),
@@ -61,13 +61,13 @@ def fit_temperature(sample: Sample) -> float | None:
 
 
 def negative_log_likelihood(sample: Sample, temperature: float) -> float:
-    """Mean of -ln p of the true class, p being softmax(T log p) of the sample; 1.099 is a guess among three classes."""
+    """Mean of -ln p of the true class, p being softmax(T log p) of the sample; ln 3 = 1.099 for guessing."""
     truth = np.take_along_axis(at_temperature(sample.log_probabilities, temperature), sample.truth[:, None], axis=1)
     return float(-truth.mean())
 
 
 def expected_calibration_error(sample: Sample) -> float:
-    """Mean distance of confidence from accuracy, in ten bins of confidence weighted by their events.
+    """Mean absolute difference of confidence and accuracy in ten bins of confidence, weighted by events.
 
     Confidence is the probability of the predicted class (Guo et al., arXiv 1706.04599). NaN without events.
     """
@@ -79,7 +79,7 @@ def expected_calibration_error(sample: Sample) -> float:
 
 
 def confidence_bins(sample: Sample) -> tuple[np.ndarray, np.ndarray]:
-    """(n,) probability of the predicted class, and the bin of CONFIDENCE_EDGES it falls in."""
+    """(n,) probability of the predicted class, and its bin of CONFIDENCE_EDGES."""
     confidence = np.take_along_axis(sample.probabilities, sample.predicted[:, None], axis=1)[:, 0]
     where = np.clip(np.digitize(confidence, CONFIDENCE_EDGES) - 1, 0, len(CONFIDENCE_EDGES) - 2)
     return confidence, where
@@ -100,9 +100,9 @@ def reliability(sample: Sample) -> dict[str, Any]:
 
 
 def _measure(sample: Sample, temperature: float) -> dict[str, Any]:
-    told = replace(sample, probabilities=np.exp(at_temperature(sample.log_probabilities, temperature)))
+    scaled = replace(sample, probabilities=np.exp(at_temperature(sample.log_probabilities, temperature)))
     return {
-        "ece": expected_calibration_error(told),
+        "ece": expected_calibration_error(scaled),
         "nll": negative_log_likelihood(sample, temperature),
-        "reliability": reliability(told),
+        "reliability": reliability(scaled),
     }

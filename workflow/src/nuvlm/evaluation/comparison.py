@@ -1,4 +1,4 @@
-"""Two classifiers on the same events: whose answers are right more often, and could that be chance?"""
+"""Paired comparison of two classifiers on the same events."""
 
 from collections.abc import Sequence
 from typing import Any
@@ -12,14 +12,14 @@ from nuvlm.evaluation.intervals import RESAMPLES, bootstrap_means
 
 
 def compare(correct: np.ndarray, other: np.ndarray, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """McNemar's exact test and the difference in accuracy with its paired bootstrap interval.
+    """Difference in accuracy with its paired bootstrap interval, and McNemar's exact test.
 
-    The test looks only at events that exactly one of the two gets right: if both are equally good, each is
-    right on half of them (McNemar, Psychometrika 12, 153 (1947); the exact form is a binomial test).
+    The test uses the events that exactly one of the two classifies correctly: under the null hypothesis each is right
+    for half of them (McNemar, Psychometrika 12, 153 (1947); the exact form is a binomial test).
 
     Args:
-        correct: (n,) bool, whether the first classifier is right.
-        other: (n,) bool, whether the second is, for the same events.
+        correct: (n,) bool, first classifier is right.
+        other: (n,) bool, second classifier is right, same events.
 
     Returns:
         Counts `both`, `only_first`, `only_second`, `neither`; `difference` in accuracy, first minus second, with
@@ -31,7 +31,7 @@ def compare(correct: np.ndarray, other: np.ndarray, seed: int, resamples: int = 
 def compare_all(
     pairs: Sequence[tuple[np.ndarray, np.ndarray]], seed: int, resamples: int = RESAMPLES
 ) -> list[dict[str, Any]]:
-    """:func:`compare` for many pairs on the same events: every difference is of the same resamples."""
+    """:func:`compare` for many pairs on the same events, all with the same resamples."""
     if not pairs:
         return []
     gains = np.stack([first.astype(np.float64) - second for first, second in pairs], axis=1)  # (n, pairs)
@@ -40,12 +40,12 @@ def compare_all(
 
 
 def agreement(truth: np.ndarray, correct: np.ndarray, other: np.ndarray, energy: Axis | None) -> dict[str, Any]:
-    """Where two classifiers disagree: how many events both, one or neither gets right, by class and by energy.
+    """Count the events that both, one or neither of two classifiers classifies correctly, by class and by energy.
 
     Args:
         truth: (n,) index into CLASSES.
         correct, other: as for :func:`compare`.
-        energy: bins of neutrino energy; None where it is not known.
+        energy: bins of neutrino energy; None if unknown.
 
     Returns:
         `by_class[class]` with a count under each of `both`, `only_first`, `only_second`, `neither`; `by_energy` with

@@ -1,4 +1,4 @@
-"""A cut on the probability of a class instead of the most probable class: what it selects, and which one is best."""
+"""Selection by a cut on the probability of a class: scan of the cut, and the best cut."""
 
 from typing import Any
 
@@ -8,7 +8,7 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.evaluation.samples import Sample
 
 CUTS = np.linspace(0, 0.99, 100)
-"""Cuts that are tried: what has this probability or more is selected."""
+"""Events with at least this probability are selected."""
 FIGURES_OF_MERIT = ("significance", "product")
 """s / sqrt(s + b), and efficiency times purity."""
 
@@ -16,18 +16,18 @@ FIGURES_OF_MERIT = ("significance", "product")
 def scan_cuts(
     validation: Sample, test: Sample, validation_weights: np.ndarray, test_weights: np.ndarray
 ) -> dict[str, dict[str, Any]]:
-    """Every cut on the probability of each class; the best of each figure of merit is chosen on the validation split.
+    """Scan the cut on the probability of each class; choose the best one on the validation split.
 
     Args:
-        validation, test: of one model under one condition.
-        validation_weights, test_weights: (n,) what each event counts, in any unit. They are scaled to a mean of 1, so
-            that `significance` is that of as many events as the split has.
+        validation, test: predictions of one model under one condition.
+        validation_weights, test_weights: (n,) event weights in any unit, scaled here to a mean of 1, so that
+            `significance` is that of the number of events in the split.
 
     Returns:
         For each class: `cut`; `efficiency`, `purity`, `significance` and `product` at each, on the test split; and
-        `best[significance, product]`: `cut` and the four there, on the test split, and `chosen_on`, the events of the
-        validation split. Purity and product are None where nothing is selected, all where the class has no weight;
-        a best cut is None where the validation split has no event of the class.
+        `best[significance, product]`: `cut`, the four values on the test split, and `chosen_on`, the number of
+        validation events. Purity and product are None if nothing is selected, all are None if the class has no weight;
+        a best cut is None if the validation split has no event of the class.
     """
     found = {}
     for k, name in enumerate(CLASSES):
@@ -48,10 +48,10 @@ def scan_cuts(
 
 
 def _scan(sample: Sample, weights: np.ndarray, k: int) -> dict[str, np.ndarray]:
-    """The four quantities at each of CUTS, NaN where they are not defined."""
+    """The four quantities at each of CUTS, NaN if undefined."""
     total = weights.sum()
     weights = weights * (len(sample) / total) if total > 0 else weights
-    # Of rounding alone no event may fall below a cut that it is at.
+    # An event at a cut must not fall below it by rounding.
     where = np.searchsorted(CUTS, sample.probabilities[:, k] + 1e-9, side="right") - 1
     signal, everything = (
         np.bincount(where, weights * mask, minlength=len(CUTS))[::-1].cumsum()[::-1]

@@ -1,4 +1,4 @@
-"""Efficiency and purity against what truth knows of an event: energy, y, visible energy, containment, mode."""
+"""Efficiency and purity against true quantities: energy, y, visible energy, containment, mode."""
 
 from dataclasses import dataclass
 from typing import Any
@@ -12,22 +12,22 @@ from nuvlm.evaluation.intervals import ratio, ratios
 from nuvlm.evaluation.samples import Sample
 
 CONTAINED_MEV = 5.0
-"""An event with less energy at the edge of the detector is contained, MeV: half of what a minimum-ionising particle
-leaves there, 5 cm at 2.1 MeV/cm."""
+"""Events with less energy (MeV) at the detector boundary are contained: half the loss of a minimum-ionising particle
+in 5 cm at 2.1 MeV/cm."""
 PER_BIN = 60
-"""Events that a bin should hold."""
+"""Intended number of events per bin."""
 NC = CLASSES.index("nc")
 NUE_CC = CLASSES.index("nue_cc")
 
 
 @dataclass(frozen=True)
 class Axis:
-    """A quantity of truth, cut in bins."""
+    """A true quantity in bins."""
 
     bins: dict[str, list[Any]]
     """`edges`, rising, the last one inclusive; or `categories`, names."""
     where: np.ndarray
-    """(n,) bin of each event, -1 where it has none."""
+    """(n,) bin of each event, -1 if it has none."""
 
     def __len__(self) -> int:
         return len(self.bins["edges"]) - 1 if "edges" in self.bins else len(self.bins["categories"])
@@ -39,7 +39,7 @@ class Axis:
 
 
 def truth_axes(events: pd.DataFrame) -> dict[str, Axis | None]:
-    """The quantities that efficiency and purity are drawn against; None where no event's is known.
+    """Bin the quantities that efficiency and purity are shown against; None if unknown for all events.
 
     Args:
         events: rows of the event table.
@@ -62,7 +62,7 @@ def truth_axes(events: pd.DataFrame) -> dict[str, Axis | None]:
 
 
 def pion_axis(events: pd.DataFrame) -> Axis | None:
-    """Energy (GeV) of the leading neutral pion of neutral-current events that have one; None where it is not known."""
+    """Bin the energy (GeV) of the leading neutral pion of neutral-current events; None if unknown for all events."""
     energy = events["pi0_energy"].to_numpy(np.float64)
     energy = np.where((events["class"] == "nc").to_numpy(bool) & (energy > 0), energy, np.nan)
     return _along(energy, quantile_edges(energy, PER_BIN // 3))
@@ -82,16 +82,16 @@ def dependence(sample: Sample, k: int, axis: Axis | None) -> dict[str, Any] | No
 
 
 def pions_mistaken(sample: Sample, axis: Axis | None, pi0_energy: np.ndarray) -> dict[str, Any] | None:
-    """How many neutral-current events are taken for nu_e CC: against the energy of their neutral pion, and without one.
+    """Fraction of neutral-current events classified as nu_e CC, against the energy of their neutral pion.
 
     Args:
         sample: n events with truth.
         axis: of :func:`pion_axis`.
-        pi0_energy: (n,) GeV, 0 without a neutral pion, NaN where it is not known.
+        pi0_energy: (n,) GeV, 0 without a neutral pion, NaN if unknown.
 
     Returns:
-        `edges` (GeV) and `mistaken`, a share of the events in each bin; `without`, the same of those without a neutral
-        pion. None where no event with one is known.
+        `edges` (GeV) and `mistaken`, the fraction in each bin; `without`, the same for events without a neutral pion.
+        None if no event is known to have one.
     """
     if axis is None:
         return None
@@ -113,7 +113,7 @@ def energy_edges(energy: np.ndarray, most: int = 10) -> np.ndarray:
 
 
 def quantile_edges(values: np.ndarray, per_bin: int = PER_BIN) -> np.ndarray:
-    """Edges of bins with equally many events each; fewer bins where values repeat, none without a value."""
+    """Edges of bins with equal numbers of events; fewer bins if values repeat, none without values."""
     known = values[np.isfinite(values)]
     if not len(known):
         return np.empty(0)
@@ -122,12 +122,12 @@ def quantile_edges(values: np.ndarray, per_bin: int = PER_BIN) -> np.ndarray:
 
 
 def bins_for(values: np.ndarray, per_bin: int = PER_BIN, most: int = 10) -> int:
-    """How many bins give each about `per_bin` of the values that are known: 2 to `most`."""
+    """Number of bins (2 to `most`) with about `per_bin` finite values each."""
     return int(np.clip(np.isfinite(values).sum() // per_bin, 2, most))
 
 
 def _along(values: np.ndarray, edges: np.ndarray) -> Axis | None:
-    """An axis with numbers; a value on an edge belongs to the bin above it, one on the last edge to the last bin."""
+    """Numeric axis; a value on an edge belongs to the bin above, on the last edge to the last bin."""
     known = np.isfinite(values)
     if not known.any():
         return None
@@ -138,7 +138,7 @@ def _along(values: np.ndarray, edges: np.ndarray) -> Axis | None:
 
 
 def _among(names: list[str], codes: np.ndarray) -> Axis | None:
-    """An axis with those of `names` that occur."""
+    """Category axis with the `names` that occur."""
     present = np.unique(codes[codes >= 0])
     if not len(present):
         return None

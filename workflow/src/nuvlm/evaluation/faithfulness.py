@@ -1,8 +1,8 @@
-"""Do the rationales say what is there? What they state, against truth, without the picture, and by chance.
+"""Faithfulness of rationales: their statements against the truth, with a black picture, and at chance level.
 
-A rationale states up to eight things: whether there is a track and whether it leaves the detector, whether there is a
-shower and whether it begins after a gap; the number of charged particles; the length of the track, the energy of the
-shower and the length of the gap. What is measured of them is defined in docs/report.md.
+A rationale makes up to eight statements: presence of a track and whether it leaves the detector; presence of a shower
+and whether it begins after a gap; number of charged particles; track length, shower energy, gap length.
+The metrics are defined in docs/report.md.
 """
 
 from collections import defaultdict
@@ -23,34 +23,34 @@ from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap
 from nuvlm.evaluation.samples import KEY
 
 Explanations = Mapping[str, Sequence[str | Path]]
-"""Tables of rationales (one a part) of each model that gives any."""
+"""Tables of rationales (one per part) of each model that writes them."""
 Claims = dict[str, np.ndarray]
-"""What n rationales state, or truth: (n,) float64 of each of STATEMENTS, 1 for yes and 0 for no, NaN for nothing."""
+"""Statements of n rationales, or of the truth: (n,) float64 for each of STATEMENTS; 1 yes, 0 no, NaN not stated."""
 Shares = dict[str, tuple[np.ndarray, np.ndarray]]
-"""What each of n events adds above and below the line of a share, (n,) float64 each."""
+"""Per-event numerators and denominators of each metric, (n,) float64 each."""
 
 YES_NO, NUMBERS = ("track", "leaves", "shower", "gap"), ("track_cm", "shower_mev", "gap_cm")
-"""Statements that are so or not, and lengths and energies."""
+"""Binary statements, and lengths and energies."""
 STATEMENTS = ("track", "track_cm", "leaves", "shower", "shower_mev", "gap", "gap_cm", "charged")
 THING = {name: "shower" if name in ("shower", "shower_mev", "gap", "gap_cm") else "track" for name in STATEMENTS}
 THING["charged"] = "charged"
-"""What truth must be known of to judge each."""
+"""Truth that must be known to judge each statement."""
 TOLERANCE = 0.25
-"""A length or an energy is right within this share of the true one."""
+"""Relative tolerance of a right length or energy."""
 GAP_CM = 5.0
-"""A shorter gap is none to the decision tree: it cannot be seen in pixels of 5 cm, and is not stated."""
+"""The decision tree ignores shorter gaps: they are not visible in pixels of 5 cm, and are not stated."""
 SHUFFLES = 200
 TREE_DEPTH, TREE_LEAF = 4, 10
-"""Of the decision tree: the questions that it asks at most, and the fewest events that an answer rests on."""
+"""Maximum depth of the decision tree, and minimum number of events per leaf."""
 POINTS = 1000
-"""Pairs of true and claimed numbers that are kept for a figure, at most."""
+"""Maximum number of pairs of true and claimed values kept for the figure."""
 
 
 def read_explanations(paths: Sequence[str | Path]) -> pd.DataFrame:
-    """The tables of rationales of all parts (docs/formats.md), one after the other.
+    """Read and concatenate the tables of rationales of all parts (docs/formats.md).
 
     Raises:
-        InputError: a table is missing, damaged or lacks a column, or a picture of an event has two rationales.
+        InputError: a table is missing, damaged or lacks a column, or an event has two rationales of one picture.
     """
     needed = [*KEY, "class", "predicted", "chosen", "picture", "rationale"]
     needed += [f"{prefix}_{name}" for prefix in ("claim", "true") for name in STATEMENTS]
@@ -74,19 +74,19 @@ def read_explanations(paths: Sequence[str | Path]) -> pd.DataFrame:
 def measure_faithfulness(
     events: pd.DataFrame, explanations: Explanations, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """What the rationales of each model are worth, by the events of the test split that were drawn at random.
+    """Measure the rationales of each model on the test events that were drawn at random.
 
     Args:
         events: the event table.
         explanations: tables of rationales of each model.
-        seed: of the shuffles and the bootstrap.
-        resamples: of the bootstrap.
+        seed: seed of the shuffles and the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
         :func:`measure` of each model.
 
     Raises:
-        InputError: naming the file or the event that cannot be used.
+        InputError: an input is unusable; names the file or the event.
     """
     train = events[(events["split"] == "train").fillna(False)]
     test = events.loc[(events["split"] == "test").fillna(False), KEY]
@@ -101,22 +101,19 @@ def measure_faithfulness(
 def measure(
     table: pd.DataFrame, tree: DecisionTreeClassifier | None, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Any]:
-    """What the rationales of one model are worth.
+    """Measure the rationales of one model.
 
     Args:
-        table: a row for each event and picture.
-        tree: as :func:`fit_tree` gives it; without one there is no agreement.
-        seed: of the shuffles and the bootstrap.
-        resamples: of the bootstrap.
+        table: one row per event and picture.
+        tree: from :func:`fit_tree`; without it agreement is None.
+        seed: seed of the shuffles and the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        `n` events, and those `with_truth`; `right`, `readable`, `agreement`, `claims[statement][share]`, each with the
-        picture (`nominal`), without (`text_only`), of rationales exchanged between events with the `same_label` and
-        between any (`chance`), and what the first is above the second (`difference`) and the third (`beyond_label`);
-        `errors`, `occlusion`, `tree`. See docs/report.md.
+        The keys of :class:`nuvlm.report.schema.Explanation`.
 
     Raises:
-        InputError: an event has no rationale of the nominal picture, or none of the black one where others have.
+        InputError: an event lacks the rationale of the nominal or the black picture.
     """
     pictures = {str(name): rows.set_index(KEY) for name, rows in table.groupby("picture")}
     nominal = pictures.setdefault("nominal", table.iloc[:0].set_index(KEY))
@@ -139,7 +136,7 @@ def measure(
         if reference is not None
     }
 
-    def told(name: str) -> dict[str, Any]:
+    def metric(name: str) -> dict[str, Any]:
         shown = {picture: _share(*of_picture[name], seed, resamples) for picture, of_picture in shares.items()}
         answer: dict[str, Any] = {
             "nominal": shown["nominal"],
@@ -157,11 +154,13 @@ def measure(
     return {
         "n": n,
         "with_truth": int(np.isfinite([truth[name] for name in STATEMENTS]).any(axis=0).sum()),
-        "right": told("right"),
-        "readable": told("readable"),
-        "agreement": told("agreement"),
+        "right": metric("right"),
+        "readable": metric("readable"),
+        "agreement": metric("agreement"),
         "claims": {
-            statement: {name.split(".")[1]: told(name) for name in shares["nominal"] if name.split(".")[0] == statement}
+            statement: {
+                name.split(".")[1]: metric(name) for name in shares["nominal"] if name.split(".")[0] == statement
+            }
             for statement in STATEMENTS
         },
         "errors": {
@@ -185,20 +184,22 @@ def measure(
     }
 
 
-def measure_heat(
+def measure_saliency(
     events: pd.DataFrame, stores: Sequence[str | Path], seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Any] | None:
-    """What the class that the CNN chose loses where the CNN looks, by the same events as :func:`measure_faithfulness`.
+    """Measure the decrease of the probability of the predicted class when salient, or random, pixels are blackened.
+
+    Uses the same events as :func:`measure_faithfulness`.
 
     Args:
         events: the event table.
-        stores: of where the CNN looks (docs/formats.md), of all parts.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        stores: saliency stores (docs/formats.md), one per part.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        `n`; `blackened`, share of the pixels with charge; what the probability falls by, in the mean, if those are
-        where the map is highest (`map`) or `random`, and the `difference`, each with its interval; None without stores.
+        `n`; `blackened`, fraction of the pixels with charge; mean decrease if the most salient pixels (`map`) or
+        `random` ones are blackened, and the `difference`, each with its interval; None without stores.
     """
     falls: dict[str, list[float]] = {"map": [], "random": []}
     test = set(zip(*(events.loc[(events["split"] == "test").fillna(False), key] for key in KEY), strict=True))
@@ -218,10 +219,10 @@ def measure_heat(
     intervals = bootstrap(
         lambda weights: {name: weights @ value / n for name, value in values.items()}, n, seed, resamples
     )
-    told: dict[str, Any] = {"n": n, "blackened": blackened}
+    measured: dict[str, Any] = {"n": n, "blackened": blackened}
     for name, value in values.items():
-        told |= {name: float(value.mean()) if n else None, f"{name}_interval": intervals.get(name)}
-    return told
+        measured |= {name: float(value.mean()) if n else None, f"{name}_interval": intervals.get(name)}
+    return measured
 
 
 def occlusion(
@@ -233,20 +234,20 @@ def occlusion(
     seed: int,
     resamples: int = RESAMPLES,
 ) -> dict[str, Any]:
-    """What becomes of true claims of a thing when its region is black, and, as a control, when the other's is.
+    """Measure how true claims change when the region of the claim, or, as a control, of the other thing, is blackened.
 
     Args:
         what: ``shower`` or ``track``.
-        other: the other one.
-        claims: of each picture, those of the same n events.
-        truth: of these.
-        has: (n,) whether an event has a rationale, of each picture.
-        seed: of the bootstrap.
-        resamples: of the bootstrap.
+        other: the other of the two.
+        claims: claims for each picture, same n events.
+        truth: true statements of these events.
+        has: (n,) bool for each picture, the event has a rationale.
+        seed: seed of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        `taken_out` and `control`: the share that has `vanished`, and what is `left` of the claimed length or energy, in
-        the median; `difference` of the two shares, of the `n` events that have both pictures.
+        `taken_out` and `control`: fraction `vanished`, and `left`, the median ratio of the claimed length or energy
+        after and before; `difference` of the two fractions for the `n` events with both pictures.
     """
     nothing = np.full(len(truth[what]), np.nan)
     number = "track_cm" if what == "track" else "shower_mev"
@@ -274,20 +275,20 @@ def occlusion(
 
 
 def count(claims: Claims, truth: Claims, chosen: np.ndarray, tree: DecisionTreeClassifier | None) -> Shares:
-    """Every share that is told of rationales, as what each event adds to it.
+    """Per-event numerators and denominators of all rationale metrics.
 
-    What is stated of a thing that is not there is wrong; what truth does not know is not judged.
+    A statement about a thing that does not exist is wrong; statements with unknown truth are not judged.
 
     Args:
-        claims: what n rationales state.
-        truth: what a rationale of simulation would state of the same events.
+        claims: statements of n rationales.
+        truth: true statements of the same events.
         chosen: (n,) index of the class that the model chose.
-        tree: as :func:`fit_tree` gives it.
+        tree: from :func:`fit_tree`.
 
     Returns:
-        `<statement>.made`, of all rationales; `<statement>.right`, of those made; for what is so or not
-        `<statement>.precision` and `<statement>.recall` of yes; `charged.within_one`; `right`, of all statements
-        together; `readable` and `agreement`, of all rationales.
+        `<statement>.made` of all rationales; `<statement>.right` of those made; for binary statements
+        `<statement>.precision` and `<statement>.recall` of yes; `charged.within_one`; `right` of all statements;
+        `readable` and `agreement` of all rationales.
     """
     shares: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     everything = np.ones(len(chosen), dtype=bool)
@@ -311,7 +312,7 @@ def count(claims: Claims, truth: Claims, chosen: np.ndarray, tree: DecisionTreeC
 
 
 def is_right(name: str, claim: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Whether claims of one of STATEMENTS are right, (n,) bool; one about what is not there (NaN) is not."""
+    """(n,) bool, claims of one of STATEMENTS are right; False if the thing does not exist (NaN)."""
     if name in NUMBERS:
         near: np.ndarray = np.abs(claim - true) <= TOLERANCE * true * (1 + 1e-6)  # tables hold float32
         return near
@@ -319,30 +320,28 @@ def is_right(name: str, claim: np.ndarray, true: np.ndarray) -> np.ndarray:
     return same
 
 
-def judge(row: "pd.Series[Any]") -> list[dict[str, Any]]:
-    """Every claim of one rationale: `statement`, what is `claimed`, what is `true`, and whether it is `right`.
+def judge(table: pd.DataFrame) -> list[list[dict[str, Any]]]:
+    """Judge every claim of each rationale.
 
     Args:
-        row: of a table of rationales.
+        table: n rationales.
 
     Returns:
-        In the order of :data:`STATEMENTS`; `true` is None where there is no such thing, or where truth is not known:
-        then `right` is None too.
+        For each rationale its claims in the order of :data:`STATEMENTS`: `statement`, `claimed`, `true`, `right`.
+        `true` is None if the event has no such thing or the truth is unknown; `right` is None in the latter case.
     """
-    one = row.to_frame().T
-    claims, truth = read_claims(one, "claim"), read_claims(one, "true")
-    verdicts = []
+    claims, truth = read_claims(table, "claim"), read_claims(table, "true")
+    verdicts: list[list[dict[str, Any]]] = [[] for _ in range(len(table))]
     for name in STATEMENTS:
-        claim, true = (float(values[name][0]) for values in (claims, truth))
-        known = np.isfinite(truth[THING[name]][0])
-        if np.isfinite(claim):
-            right = bool(is_right(name, claims[name], truth[name])[0]) if known else None
-            verdicts.append({"statement": name, "claimed": claim, "true": _number(true), "right": right})
+        known, right = np.isfinite(truth[THING[name]]), is_right(name, claims[name], truth[name])
+        for i in np.flatnonzero(np.isfinite(claims[name])):
+            verdict = {"statement": name, "claimed": float(claims[name][i]), "true": _number(truth[name][i])}
+            verdicts[i].append(verdict | {"right": bool(right[i]) if known[i] else None})
     return verdicts
 
 
 def relative_errors(claim: np.ndarray, true: np.ndarray) -> dict[str, Any]:
-    """claimed / true - 1 where there are both: `n`, the `median` and the `spread`, which holds 68 % of |error|."""
+    """Relative errors claimed / true - 1: `n`, `median`, and `spread`, the 68 % quantile of the absolute error."""
     both = np.isfinite(claim) & (true > 0)
     error = claim[both] / true[both] - 1
     if not len(error):
@@ -351,11 +350,11 @@ def relative_errors(claim: np.ndarray, true: np.ndarray) -> dict[str, Any]:
 
 
 def fit_tree(truth: Claims, classes: np.ndarray) -> DecisionTreeClassifier | None:
-    """A shallow decision tree that takes true claims for a class; None without events to learn from.
+    """Fit a shallow decision tree from true statements to the class; None without training events.
 
     Args:
-        truth: true claims of n events; those with truth unknown are left out.
-        classes: (n,) index of the true class; -1 where there is none.
+        truth: true statements of n events; events with unknown truth are left out.
+        classes: (n,) index of the true class; -1 if unknown.
     """
     features = _features(truth)
     usable = np.isfinite(features).all(axis=1) & (classes >= 0)
@@ -366,7 +365,7 @@ def fit_tree(truth: Claims, classes: np.ndarray) -> DecisionTreeClassifier | Non
 
 
 def classify(tree: DecisionTreeClassifier | None, claims: Claims) -> np.ndarray:
-    """(n,) index of the class that claims imply; -1 without a tree. Where one is missing most events' way is taken."""
+    """(n,) index of the class that claims imply; -1 without a tree. Missing claims follow the majority branch."""
     features = _features(claims)
     if tree is None or not len(features):
         return np.full(len(features), -1)
@@ -374,7 +373,7 @@ def classify(tree: DecisionTreeClassifier | None, claims: Claims) -> np.ndarray:
 
 
 def topology_claims(events: pd.DataFrame) -> Claims:
-    """What is true of events, from their topology in the event table (docs/formats.md), unrounded."""
+    """True statements from the topology columns of the event table (docs/formats.md), unrounded."""
     columns = ("charged", "track_mm", "track_leaves", "shower_mev", "shower_gap_mm")
     charged, track, leaves, shower, gap = (
         events[name].astype("Float64").to_numpy(np.float64, na_value=np.nan)
@@ -394,7 +393,7 @@ def topology_claims(events: pd.DataFrame) -> Claims:
 
 
 def read_claims(table: pd.DataFrame, prefix: str) -> Claims:
-    """The claims of a table of rationales, with the prefix ``claim``, or the truth beside them, with ``true``."""
+    """Claims (prefix ``claim``) or truth (prefix ``true``) of a table of rationales."""
     return {
         name: table[f"{prefix}_{name}"].astype("Float64").to_numpy(np.float64, na_value=np.nan) for name in STATEMENTS
     }
@@ -406,7 +405,7 @@ def class_codes(names: "pd.Series[str]") -> np.ndarray:
 
 
 def _features(claims: Claims) -> np.ndarray:
-    """(n, 5) for the tree: charged particles, length, leaves, energy, gap; 0 where the thing is said not to be."""
+    """(n, 5) for the tree: charged particles, length, leaves, energy, gap; 0 if the thing is absent."""
     none = {name: claims[thing] == 0 for name, thing in THING.items()}
     none["gap_cm"] |= (claims["gap"] == 0) | (claims["gap_cm"] < GAP_CM)
     columns = [np.where(none[name], 0, claims[name]) for name in ("track_cm", "leaves", "shower_mev", "gap_cm")]
@@ -414,7 +413,7 @@ def _features(claims: Claims) -> np.ndarray:
 
 
 def _check_pictures(pictures: Mapping[str, pd.DataFrame]) -> None:
-    """Refuse a picture of an event that has no rationale of the nominal one, and one without that of the black one."""
+    """Check that every event has a rationale of the nominal picture, and of the black one if others have."""
     nominal = pictures["nominal"].index
     for name, rows in pictures.items():
         lost = rows.index.difference(nominal)
@@ -423,7 +422,7 @@ def _check_pictures(pictures: Mapping[str, pd.DataFrame]) -> None:
         if len(lost):
             shard, event = lost[0]
             raise InputError(
-                f"event {event} of shard {shard} has a rationale of one of the pictures nominal and {name} alone. "
+                f"event {event} of shard {shard} has a rationale of only one of the pictures nominal and {name}. "
                 "Remove the explanations and rerun."
             )
 
@@ -436,7 +435,7 @@ def _exchanged(
     seed: int,
     groups: np.ndarray,
 ) -> tuple[Shares, dict[str, dict[str, float | None]]]:
-    """Shares and errors of rationales exchanged between the events of each group, (n,) of them: means over shuffles."""
+    """Metrics and errors of rationales exchanged within groups of events, (n,) group of each: means over shuffles."""
     rng = np.random.default_rng(seed)
     shares: dict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     errors: dict[tuple[str, str], list[float | None]] = defaultdict(list)
@@ -459,14 +458,14 @@ def _exchanged(
 
 
 def _pairs(true: np.ndarray, claim: np.ndarray) -> list[list[float]]:
-    """True and claimed numbers of events that have both."""
+    """Pairs of true and claimed value."""
     pairs = np.stack([true, claim], axis=1)
     kept: list[list[float]] = pairs[np.isfinite(pairs).all(axis=1)][:POINTS].tolist()
     return kept
 
 
 def _share(above: np.ndarray, below: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
-    """`value`, `interval` and `n` of a share: exact for counts, a bootstrap where an event adds more than one."""
+    """`value`, `interval`, `n` of a fraction: Clopper-Pearson, or bootstrap if an event counts more than once."""
     n = int(below.sum())
     if below.max(initial=0) <= 1:
         interval = binomial_interval(int(above.sum()), n)
@@ -478,7 +477,7 @@ def _share(above: np.ndarray, below: np.ndarray, seed: int, resamples: int) -> d
 
 
 def _differences(shares: Shares, reference: Shares, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """What every share is above that of `reference`, of many resamples (b, n) at once."""
+    """Difference of every metric to `reference`, for many resamples (b, n) at once."""
     return {
         name: _divide(weights @ above, weights @ below) - _divide(*(weights @ part for part in reference[name]))
         for name, (above, below) in shares.items()

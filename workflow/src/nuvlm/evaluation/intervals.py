@@ -1,4 +1,4 @@
-"""Intervals at 95 % confidence: exact for counts, bootstrap for everything else."""
+"""95 % confidence intervals: Clopper-Pearson for counts, bootstrap otherwise."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
@@ -11,29 +11,29 @@ RESAMPLES = 2000
 _BLOCK_BYTES = 32_000_000
 
 Interval = list[float] | None
-"""Lower and upper end, or None where there is nothing to measure."""
+"""Lower and upper end, or None if undefined."""
 
 
 def binomial_interval(successes: int, trials: int) -> Interval:
-    """Clopper-Pearson interval of an efficiency `successes / trials`; None without a trial."""
+    """Clopper-Pearson interval of `successes / trials`; None without trials."""
     return binomial_intervals(np.array([successes]), np.array([trials]))[0]
 
 
 def binomial_intervals(successes: np.ndarray, trials: np.ndarray) -> list[Interval]:
-    """The same of (n,) efficiencies."""
+    """Clopper-Pearson intervals of (n,) ratios."""
     low, high = proportion_confint(successes, np.maximum(trials, 1), alpha=1 - LEVEL, method="beta")
     ends = zip(trials, low, high, strict=True)
     return [[float(lower), float(upper)] if n else None for n, lower, upper in ends]
 
 
 def ratio(name: str, successes: int, trials: int) -> dict[str, Any]:
-    """A share under its `name`, and its interval; None without a trial."""
+    """A ratio under `name` and its interval under ``{name}_interval``; None without trials."""
     of_one = ratios(name, np.array([successes]), np.array([trials]))
     return {key: of_one[key][0] for key in (name, f"{name}_interval")}
 
 
 def ratios(name: str, successes: np.ndarray, trials: np.ndarray) -> dict[str, list[Any]]:
-    """(n,) shares under their `name`, their intervals, and the trials of each under ``{name}_n``."""
+    """(n,) ratios under `name`, their intervals, and the trials under ``{name}_n``."""
     return {
         name: [float(k / n) if n else None for k, n in zip(successes, trials, strict=True)],
         f"{name}_interval": binomial_intervals(np.asarray(successes), np.asarray(trials)),
@@ -44,13 +44,13 @@ def ratios(name: str, successes: np.ndarray, trials: np.ndarray) -> dict[str, li
 def bootstrap(
     statistic: Callable[[np.ndarray], dict[str, np.ndarray]], n: int, seed: int, resamples: int = RESAMPLES
 ) -> dict[str, Interval]:
-    """Percentile bootstrap intervals of several statistics of the same `n` events.
+    """Compute percentile bootstrap intervals of several statistics of the same `n` events.
 
     The same `seed` and `n` give the same resamples, so that differences between models are paired.
 
     Args:
-        statistic: takes weights (b, n), how often each event was drawn in each of b resamples, and returns (b,)
-            values of each statistic, NaN where one is not defined (a class that was not drawn).
+        statistic: takes weights (b, n), the multiplicity of each event in each of b resamples, and returns (b,)
+            values of each statistic, NaN if undefined (a class that was not drawn).
     """
     blocks = [statistic(weights) for weights in _draws(n, seed, resamples)]
     return {
@@ -68,7 +68,7 @@ def bootstrap_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -
 
 
 def percentile_interval(values: np.ndarray) -> Interval:
-    """The central 95 % of `values`, those that are defined; None if none is."""
+    """Central 95 % of the finite `values`; None if there are none."""
     values = values[np.isfinite(values)]
     if not len(values):
         return None
@@ -77,7 +77,7 @@ def percentile_interval(values: np.ndarray) -> Interval:
 
 
 def _draws(n: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
-    """Yield weights (b, n) in blocks that fit into memory, `resamples` rows in all."""
+    """Yield weights (b, n) in blocks of limited size, `resamples` rows in total."""
     if n == 0:
         return
     rng = np.random.default_rng(seed)

@@ -1,10 +1,10 @@
-"""Scores of the classifiers on the test split, with their uncertainties.
+"""Scores of the classifiers on the test split, with uncertainties.
 
-Conventions, where a number could mean two things:
+Conventions:
 
-- A class without an event in the test split has no recall and no AUC; the means over classes leave it out.
-- The precision of a class that is never predicted is not defined; it counts as 0 in the mean, as in scikit-learn.
-- Where nothing can be measured a value is None (null in the file), never 0.
+- A class without test events has no recall and no AUC, and is left out of the means over classes.
+- The precision of a class that is never predicted is undefined, and counts as 0 in the mean, as in scikit-learn.
+- Undefined values are None (null in the file), never 0.
 """
 
 import logging
@@ -28,7 +28,7 @@ from nuvlm.evaluation.calibration import calibrate, expected_calibration_error
 from nuvlm.evaluation.comparison import agreement, compare_all
 from nuvlm.evaluation.cuts import scan_cuts
 from nuvlm.evaluation.dependence import Axis, dependence, pion_axis, pions_mistaken, truth_axes
-from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_heat
+from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_saliency
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, ratio
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, labelled_events, read_sample
 from nuvlm.evaluation.spectrum import read_spectrum, weigh
@@ -48,36 +48,31 @@ def evaluate(
     out: Path,
     resamples: int = RESAMPLES,
     explanations: Explanations = MappingProxyType({}),
-    heat: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
+    saliency: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
     spectrum: Path | None = None,
 ) -> None:
-    """Score every model under every condition, compare them, and write it all to `out` (JSON).
+    """Score every model under every condition, compare the models, and write all numbers to `out` (JSON).
 
-    The file holds `classes`; `events`, how many by split and class; `scores[model][condition]`;
-    `robustness[kind]`, accuracy against the level of each kind of degradation; `calibration[model]` and `cuts[model]`,
-    under the first condition, and `spectrum`, what cuts are weighted by;
-    `comparisons`, every two models under each condition; `changes[model][condition]`, each condition against the
-    first one; `explanations[model]`, what its rationales are worth; `heat[model]`, what a CNN loses where it looks. The
-    keys are described in docs/report.md. Without truth in the test split `n` is 0, the scores are null, and only what
-    was predicted is counted.
+    The keys are part of report.json and described in nuvlm.report.schema. Without truth in the test split `n` is 0, the
+    scores are null, and only predictions are counted.
 
     Args:
         events: events.parquet.
         predictions: Parquet files of each model under each condition; the first condition is the same for all models.
-        out: the file to write.
-        resamples: of the bootstrap.
-        explanations: tables of rationales of each model that gives any.
-        heat: stores of where each CNN looks, of all parts.
-        spectrum: CSV file of the beam that cuts are weighted by; None: the sample as it is.
+        out: JSON file to write.
+        resamples: number of bootstrap resamples.
+        explanations: tables of rationales of each model that writes them.
+        saliency: stores of saliency maps of each CNN, one per part.
+        spectrum: CSV file of the beam spectrum for `cuts`; None: unweighted.
 
     Raises:
-        InputError: naming the file and event that cannot be used.
+        InputError: an input is unusable; names the file and the event.
     """
     table = read_events(events)
     scored = labelled_events(table, "test")
     validation = labelled_events(table, "validation")
-    untold = table[table["class"].isna()]
-    logger.info("%d of %d events are scored, %d have no truth", len(scored), len(table), len(untold))
+    unlabelled = table[table["class"].isna()]
+    logger.info("%d of %d events are scored, %d have no truth", len(scored), len(table), len(unlabelled))
     beam, weights = _weights(spectrum, table, {"test": scored, "validation": validation})
     samples = {
         model: {condition: read_sample(scored, parts) for condition, parts in conditions.items()}
@@ -86,14 +81,16 @@ def evaluate(
     axes = truth_axes(scored)
     pions = pion_axis(scored), scored["pi0_energy"].to_numpy(np.float64)
     scores: dict[str, dict[str, Any]] = {}
-    cells = [(model, condition, sample) for model, told in samples.items() for condition, sample in told.items()]
+    cells = [
+        (model, condition, sample) for model, of_model in samples.items() for condition, sample in of_model.items()
+    ]
     for model, condition, sample in track(cells, "samples", len(cells)):
         score = score_sample(sample, resamples)
         if condition in shown_in_full(samples[model]):
             describe_sample(score, sample, axes)
             score["pi0"] = pions_mistaken(sample, *pions)
-        blind = read_sample(untold, predictions[model][condition])
-        score["predicted_without_truth"] = _counts(blind.predicted)
+        without_truth = read_sample(unlabelled, predictions[model][condition])
+        score["predicted_without_truth"] = _counts(without_truth.predicted)
         scores.setdefault(model, {})[condition] = score
         if len(sample):
             logger.info("%s, %s: accuracy %.3f, n = %d", model, condition, score["accuracy"], score["n"])
@@ -104,7 +101,7 @@ def evaluate(
         calibration[model] = calibrate(chosen, conditions[main])
         cuts[model] = scan_cuts(chosen, conditions[main], weights["validation"], weights["test"])
         if calibration[model]["temperatures"]["fitted"]["temperature"] is None:
-            logger.warning("%s: no temperature fits the %d validation events", model, len(validation))
+            logger.warning("%s: the temperature fit to %d validation events has no minimum", model, len(validation))
     faithfulness = measure_faithfulness(table, explanations, SEED, resamples)
     for model, measured in faithfulness.items():
         logger.info("%s: rationales of %d test events drawn at random", model, measured["n"])
@@ -121,22 +118,22 @@ def evaluate(
             "comparisons": _comparisons(samples, axes["energy"], resamples),
             "changes": _changes(samples, resamples),
             "explanations": faithfulness,
-            "heat": {model: measure_heat(table, parts, SEED, resamples) for model, parts in heat.items()},
+            "saliency": {model: measure_saliency(table, parts, SEED, resamples) for model, parts in saliency.items()},
         },
         sealed=True,
     )
 
 
 def score_sample(sample: Sample, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """The overall scores of one model under one condition.
+    """Compute the overall scores of one model under one condition.
 
     Args:
         sample: n events with truth.
-        resamples: of the bootstrap.
+        resamples: number of bootstrap resamples.
 
     Returns:
-        `n`; `accuracy`, `precision`, `recall`, `auc` and the interval of each; `ece`; `confusion` (rows are the
-        truth); `by_class` with `n`, `selected` and the same for each class.
+        `n`; the scores of :func:`weighted_scores` with intervals; `ece`; `confusion` (rows: true class); `by_class`
+        with `n`, `selected`, recall, precision and AUC of each class.
     """
     truth, predicted, p = sample.truth, sample.predicted, sample.probabilities
     n = len(sample)
@@ -146,10 +143,10 @@ def score_sample(sample: Sample, resamples: int = RESAMPLES) -> dict[str, Any]:
     values = _summary(confusion[None].astype(np.float64), auc[None])
     intervals = bootstrap(lambda weights: weighted_scores(sample, weights), n, SEED, resamples)
     score: dict[str, Any] = {"n": n}
-    for name in ("accuracy", "precision", "recall", "auc"):
+    for name in values:
         score[name] = _number(values[name][0])
         score[f"{name}_interval"] = intervals.get(name)
-    # No interval: resampling adds to the distance from the diagonal, so a bootstrap of it is biased upwards.
+    # No interval: the bootstrap of the ECE is biased upwards.
     score["ece"] = _number(expected_calibration_error(sample))
     score["confusion"] = confusion.tolist()
     score["by_class"] = {
@@ -167,10 +164,10 @@ def score_sample(sample: Sample, resamples: int = RESAMPLES) -> dict[str, Any]:
 
 
 def describe_sample(score: dict[str, Any], sample: Sample, axes: Mapping[str, Axis | None]) -> None:
-    """Add to `score`, of :func:`score_sample`, what is shown of a condition in full.
+    """Add to `score`, of :func:`score_sample`, the details of a condition that is shown in full.
 
-    That is `score_edges` and, for each class, `roc` and `rejection`; `dependence[quantity]` for each of `axes`; and
-    `scores`, how its probability is distributed for each true class.
+    These are `score_edges` and, for each class, `roc`, `rejection`, `dependence[quantity]` for each of `axes`, and
+    `scores`, histograms of its probability for each true class.
     """
     truth, p = sample.truth, sample.probabilities
     score["score_edges"] = SCORE_EDGES.round(6).tolist()
@@ -185,11 +182,11 @@ def describe_sample(score: dict[str, Any], sample: Sample, axes: Mapping[str, Ax
 
 
 def weighted_scores(sample: Sample, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The scores of many bootstrap resamples at once.
+    """Compute the scores of many bootstrap resamples at once.
 
     Args:
         sample: n events with truth.
-        weights: (b, n), how often each event counts in each of b resamples.
+        weights: (b, n), multiplicity of each event in each of b resamples.
 
     Returns:
         (b,) values of `accuracy`, `precision`, `recall`, `auc` and `auc_{k}` of each class; NaN where undefined.
@@ -202,7 +199,7 @@ def weighted_scores(sample: Sample, weights: np.ndarray) -> dict[str, np.ndarray
 
 
 def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -> np.ndarray:
-    """Area under the ROC curve of many weightings of the same events.
+    """Compute the area under the ROC curve for many weightings of the same events.
 
     It is the probability that a positive scores above a negative, ties counting half (Hanley and McNeil,
     Radiology 143, 29 (1982)), which is what scikit-learn's ``roc_auc_score`` gives for each row of `weights`.
@@ -213,7 +210,7 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
         weights: (b, n), not negative.
 
     Returns:
-        (b,) areas; NaN where one side has no weight.
+        (b,) areas; NaN if positives or negatives have no weight.
     """
     order = np.argsort(score, kind="stable")
     ties = np.r_[np.diff(score[order]) == 0, False]  # whether the next event scores the same
@@ -224,7 +221,7 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
 
 @numba.njit(cache=True)
 def _areas(order, ties, positive, weights):  # type: ignore[no-untyped-def]
-    """One pass over the events of each weighting, in rising order of score."""
+    """One pass over the events in rising order of score, for each weighting."""
     areas = np.empty(len(weights))
     for b in range(len(weights)):
         below, negatives, positives, total, pairs = 0.0, 0.0, 0.0, 0.0, 0.0
@@ -260,14 +257,14 @@ def _summary(confusion: np.ndarray, auc: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def _mean_defined(values: np.ndarray) -> np.ndarray:
-    """Mean over the last axis of what is not NaN; NaN where all is."""
+    """Mean over the last axis, ignoring NaN; NaN if all are."""
     defined = np.isfinite(values)
     total: np.ndarray = np.where(defined, values, 0).sum(axis=-1)
     return total / np.where(defined.any(axis=-1), defined.sum(axis=-1), np.nan)
 
 
 def _roc(positive: np.ndarray, score: np.ndarray) -> dict[str, Any]:
-    """The ROC curve, thinned, and the background rejection at fixed signal efficiencies."""
+    """ROC curve (at most ROC_POINTS points) and background rejection at fixed signal efficiencies."""
     if not _both(positive):
         return {"roc": None, "rejection": {f"{efficiency:g}": None for efficiency in EFFICIENCIES}}
     false, true, _ = roc_curve(positive, score)
@@ -284,31 +281,35 @@ def _roc(positive: np.ndarray, score: np.ndarray) -> dict[str, Any]:
 def _weights(
     spectrum: Path | None, table: pd.DataFrame, splits: Mapping[str, pd.DataFrame]
 ) -> tuple[dict[str, Any] | None, dict[str, np.ndarray]]:
-    """What is told of the beam, and what the events of each split count for: 1 where there is no spectrum."""
+    """Beam-spectrum summary and per-event weights of each split (1 without a spectrum)."""
     if spectrum is None:
         return None, {split: np.ones(len(rows)) for split, rows in splits.items()}
     beam = read_spectrum(spectrum)
     labelled = table[table["class"].notna()]
-    # The sample's own spectrum is that of all splits, which are drawn alike.
+    # All splits have the same spectrum, so all labelled events are used to estimate it.
     weight = weigh(beam, labelled["nu_pdg"].to_numpy(), labelled["nu_energy"].to_numpy(np.float64))
     by_row = pd.Series(weight, index=pd.MultiIndex.from_frame(labelled[KEY]))
     weights = {split: by_row.reindex(pd.MultiIndex.from_frame(rows[KEY])).to_numpy() for split, rows in splits.items()}
     test = weights["test"]
     if len(test) and not test.any():
         raise InputError(
-            f"{spectrum}: gives no test event a weight. Check that its energies are in GeV, and its nu_pdg those of "
-            "the sample, or set report.spectrum to null."
+            f"{spectrum}: no test event lies within the spectrum. Check that its energies are in GeV and its nu_pdg "
+            "occur in the sample, or set report.spectrum to null."
         )
     effective = float(test.sum() ** 2 / (test**2).sum()) if len(test) else 0.0
-    told = {"file": str(spectrum), "effective_events": effective, "left_out": int((test == 0).sum())}
+    summary = {"file": str(spectrum), "effective_events": effective, "left_out": int((test == 0).sum())}
     logger.info(
-        "%s: the %d test events count as %.0f, %d for nothing", spectrum, len(test), effective, told["left_out"]
+        "%s: %d test events correspond to %.0f unweighted ones, %d are outside the spectrum",
+        spectrum,
+        len(test),
+        effective,
+        summary["left_out"],
     )
-    return told, weights
+    return summary, weights
 
 
 def _curves(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]]:
-    """Accuracy against the level of each kind of degradation that a run has, from pictures as they are."""
+    """Accuracy against the level of each kind of degradation, starting at the nominal level."""
     curves: dict[str, dict[str, Any]] = {}
     for model, by_condition in scores.items():
         points: dict[str, list[tuple[int, str]]] = {}
@@ -330,7 +331,7 @@ def _curves(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
 def _comparisons(
     samples: Mapping[str, Mapping[str, Sample]], energy: Axis | None, resamples: int
 ) -> list[dict[str, Any]]:
-    """Every two models under each condition; where it is shown in full also where they disagree."""
+    """All pairs of models under each condition; with disagreement if the condition is shown in full."""
     cases = [
         (first, second, condition)
         for first, second in combinations(samples, 2)
@@ -347,7 +348,7 @@ def _comparisons(
 
 
 def _changes(samples: Mapping[str, Mapping[str, Sample]], resamples: int) -> dict[str, dict[str, Any]]:
-    """Every condition against the first one, for the same model, and the share of answers that stay."""
+    """Each condition against the first one for each model, and the fraction of unchanged answers."""
     cases = [
         (model, condition, sample, next(iter(conditions)))
         for model, conditions in samples.items()
@@ -364,7 +365,7 @@ def _changes(samples: Mapping[str, Mapping[str, Sample]], resamples: int) -> dic
 
 
 def _count_events(table: pd.DataFrame) -> dict[str, dict[str, int]]:
-    """How many events of each class each split holds; those without truth stand under `none`."""
+    """Number of events by split and class; `none` without truth."""
     splits = table["split"].fillna("none")
     classes = table["class"].fillna("none")
     return {

@@ -1,4 +1,4 @@
-"""What is evaluated: the predictions of a classifier beside the truth of the same events, checked."""
+"""Predictions of a classifier joined with the truth of the same events, and checked."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -14,7 +14,7 @@ from nuvlm.models.predictions import LOG_PROBABILITIES, PROBABILITIES, read_pred
 KEY = ["shard", "event_id"]
 
 Predictions = Mapping[str, Mapping[str, Sequence[str | Path]]]
-"""Prediction tables (one a part) of each model under each condition."""
+"""Prediction tables (one per part) of each model under each condition."""
 
 
 @dataclass(frozen=True)
@@ -22,7 +22,7 @@ class Sample:
     """Predictions of one model under one condition, event by event."""
 
     truth: np.ndarray
-    """(n,) index into CLASSES; -1 where there is no truth."""
+    """(n,) index into CLASSES; -1 if unknown."""
     predicted: np.ndarray
     """(n,) index into CLASSES."""
     probabilities: np.ndarray
@@ -35,21 +35,21 @@ class Sample:
 
     @property
     def correct(self) -> np.ndarray:
-        """(n,) whether the predicted class is the true one."""
+        """(n,) bool, the prediction is right."""
         same: np.ndarray = self.predicted == self.truth
         return same
 
 
 def labelled_events(events: pd.DataFrame, split: str) -> pd.DataFrame:
-    """The rows of the event table in `split`, as far as the truth is known; scores are about those of ``test``."""
+    """Rows of the event table in `split` with known truth; scores use those of ``test``."""
     return events[(events["split"] == split).fillna(False) & events["class"].notna()].reset_index(drop=True)
 
 
 def read_sample(events: pd.DataFrame, parts: Sequence[str | Path]) -> Sample:
-    """The predictions in `parts` for each of `events` (rows of the event table), in their order.
+    """Read the predictions in `parts` for `events` (rows of the event table), in their order.
 
     Raises:
-        InputError: where an event has no prediction, or two, or one that is no class or no probability.
+        InputError: an event has no or two predictions, or an invalid class or probability.
     """
     where = Path(parts[0]).parent
     joined = events[[*KEY, "class"]].merge(
@@ -62,13 +62,13 @@ def read_sample(events: pd.DataFrame, parts: Sequence[str | Path]) -> Sample:
     if len(missing):
         raise InputError(
             f"{where}: {len(missing)} of {len(events)} events have no prediction, first {_name(missing.iloc[0])}. "
-            "The predictions were made from another event table: remove them and rerun."
+            "The predictions belong to another event table: remove them and rerun."
         )
     unknown = joined[~joined["predicted"].isin(CLASSES)]
     if len(unknown):
         raise InputError(
             f"{where}: {_name(unknown.iloc[0])} is predicted as {unknown.iloc[0]['predicted']!r}, "
-            f"which is none of {', '.join(CLASSES)}. Remove the predictions and rerun."
+            f"not one of {', '.join(CLASSES)}. Remove the predictions and rerun."
         )
     p = joined[list(PROBABILITIES)].to_numpy(np.float64)
     # NaN fails every comparison.

@@ -1,6 +1,6 @@
-"""The spectrum of a beam, from a CSV file, and the weights that give it to a sample of events.
+"""Beam spectrum from a CSV file, and the event weights that give a sample this spectrum.
 
-Light to import: the workflow checks the file before anything has run.
+Light to import: the file is checked while rules are parsed.
 """
 
 import csv
@@ -13,17 +13,17 @@ import numpy as np
 from nuvlm.base.errors import InputError
 
 BINS, PER_BIN = 50, 60
-"""Bins, at most, and events in each, of the histogram that tells the sample's own spectrum."""
+"""Maximum number of bins, and events per bin, of the histogram of the sample's energies."""
 
 
 class Spectrum(NamedTuple):
-    """Neutrinos that interact, a GeV, in any unit."""
+    """Interacting neutrinos per GeV, in any unit."""
 
     curves: Mapping[int | None, tuple[np.ndarray, np.ndarray]]
-    """PDG code of a flavour -> rising energies (GeV) and the values there; the one key None stands for all flavours."""
+    """PDG code of a flavour -> rising energies (GeV) and the values there; the single key None means all flavours."""
 
     def at(self, nu_pdg: int | None, energy: np.ndarray) -> np.ndarray:
-        """The value at each energy (GeV), straight between the points of the file, 0 outside them."""
+        """Value at each energy (GeV): linear interpolation, 0 outside the range."""
         if nu_pdg not in self.curves:
             return np.zeros(len(energy))
         return np.interp(energy, *self.curves[nu_pdg], left=0.0, right=0.0)
@@ -32,9 +32,9 @@ class Spectrum(NamedTuple):
 def read_spectrum(path: str | Path) -> Spectrum:
     """Read a spectrum.
 
-    The header names the columns: ``energy_gev``; ``weight``, the neutrinos that interact a GeV, or ``flux``, those that
-    come a GeV, which is multiplied by the energy, as the total cross section is nearly proportional to it (PDG,
-    "Neutrino cross section measurements"); and ``nu_pdg``, if flavours differ. Lines that begin with # are left out.
+    The header names the columns: ``energy_gev``; ``weight``, interacting neutrinos per GeV, or ``flux``, incoming
+    neutrinos per GeV, which is multiplied by the energy, as the total cross section is nearly proportional to it (PDG,
+    "Neutrino cross section measurements"); and optionally ``nu_pdg``. Lines that begin with # are ignored.
 
     Raises:
         InputError: naming the file, the line and what to change.
@@ -44,10 +44,10 @@ def read_spectrum(path: str | Path) -> Spectrum:
         lines = path.read_text(encoding="utf-8-sig").splitlines()
     except (OSError, UnicodeDecodeError) as error:
         raise InputError(f"{path}: cannot be read ({error}). Set report.spectrum to a CSV file, or to null.") from error
-    told = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
-    if not told:
+    content = [(i, line) for i, line in enumerate(lines, 1) if line.strip() and not line.lstrip().startswith("#")]
+    if not content:
         raise InputError(f"{path}: is empty. Its first line must name the columns: energy_gev,weight.")
-    rows = [(i, [cell.strip() for cell in next(csv.reader([line]))]) for i, line in told]
+    rows = [(i, [cell.strip() for cell in next(csv.reader([line]))]) for i, line in content]
     (line, header), *rows = rows
     values = [name for name in ("weight", "flux") if name in header]
     if "energy_gev" not in header or len(values) != 1 or set(header) - {"energy_gev", "weight", "flux", "nu_pdg"}:
@@ -59,7 +59,7 @@ def read_spectrum(path: str | Path) -> Spectrum:
     for line, cells in rows:
         where = f"{path}, line {line}"
         if len(cells) != len(header):
-            raise InputError(f"{where}: has {len(cells)} values for {len(header)} columns. Mend the line.")
+            raise InputError(f"{where}: has {len(cells)} values for {len(header)} columns. Correct the line.")
         row = dict(zip(header, cells, strict=True))
         energy, value = _number(where, "energy_gev", row), _number(where, values[0], row)
         flavour = int(_number(where, "nu_pdg", row)) if "nu_pdg" in header else None
@@ -80,26 +80,26 @@ def read_spectrum(path: str | Path) -> Spectrum:
 
 
 def weigh(spectrum: Spectrum, nu_pdg: np.ndarray, energy: np.ndarray) -> np.ndarray:
-    """What each event of a sample has to count for its energies to have the spectrum.
+    """Weight events so that their energies follow the spectrum.
 
-    That is the spectrum at the event's energy over the sample's own, the density of its histogram. With flavours in
-    the spectrum it is so for each of them.
+    The weight is the spectrum at the energy of the event divided by the density of the sample there (a histogram),
+    separately for each flavour of the spectrum.
 
     Args:
         nu_pdg: (n,) PDG code of each neutrino.
-        energy: (n,) GeV; NaN where it is not known.
+        energy: (n,) GeV; NaN if unknown.
 
     Returns:
-        (n,) weights, in any unit; 0 outside the spectrum and where the energy is not known.
+        (n,) weights, in any unit; 0 outside the spectrum and for unknown energy.
     """
     weights = np.zeros(len(energy))
     for flavour in spectrum.curves:
-        mine = np.isfinite(energy) & ((nu_pdg == flavour) if flavour is not None else True)
-        if not mine.any():
+        selected = np.isfinite(energy) & ((nu_pdg == flavour) if flavour is not None else True)
+        if not selected.any():
             continue
-        count, edges = np.histogram(energy[mine], bins=int(np.clip(mine.sum() // PER_BIN, 1, BINS)))
-        where = np.clip(np.searchsorted(edges, energy[mine], side="right") - 1, 0, len(count) - 1)
-        weights[mine] = spectrum.at(flavour, energy[mine]) / (count / np.diff(edges))[where]
+        count, edges = np.histogram(energy[selected], bins=int(np.clip(selected.sum() // PER_BIN, 1, BINS)))
+        where = np.clip(np.searchsorted(edges, energy[selected], side="right") - 1, 0, len(count) - 1)
+        weights[selected] = spectrum.at(flavour, energy[selected]) / (count / np.diff(edges))[where]
     return weights
 
 
@@ -111,5 +111,5 @@ def _number(where: str, name: str, row: Mapping[str, str]) -> float:
     least = -np.inf if name == "nu_pdg" else 0.0
     if not (np.isfinite(value) and value >= least) or (name == "nu_pdg" and value not in (12, -12, 14, -14, 16, -16)):
         expected = "12, -12, 14, -14, 16 or -16" if name == "nu_pdg" else "a number that is not negative"
-        raise InputError(f"{where}: {name} is {row[name]!r}, not {expected}. Mend the line.")
+        raise InputError(f"{where}: {name} is {row[name]!r}, not {expected}. Correct the line.")
     return value

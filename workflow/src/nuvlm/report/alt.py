@@ -1,4 +1,4 @@
-"""What a figure shows, in a sentence of numbers, for those who do not see it."""
+"""Text alternatives of the figures: the main numbers, for screen readers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -9,17 +9,17 @@ from nuvlm.report.wording import PLAIN, number, percent
 
 
 def describe(kind: str, results: Mapping[str, Any], model: str | None = None, condition: str | None = None) -> str:
-    """What is seen in a figure, "" where the caption must do.
+    """Describe a figure; "" if its caption is enough.
 
     Args:
         kind: of figure (nuvlm.report.names).
-        results: what ``evaluate`` wrote.
-        model, condition: what the figure is about, if it is about one.
+        results: content of scores.json.
+        model, condition: model and condition of the figure, if any.
     """
     if kind == "robustness":
         return "; ".join(f"{title(name)}: {_accuracies(scores)}" for name, scores in results["scores"].items())
     of_model = results["scores"].get(model, {})
-    # A figure of a model alone is about the first condition.
+    # Figures per model show the first condition.
     score = of_model.get(condition or next(iter(of_model), None))
     if kind not in _OF_SCORE or not score or not score["n"]:
         return ""
@@ -57,8 +57,8 @@ def _energy(score: Mapping[str, Any]) -> str:
 
 def _reliability(score: Mapping[str, Any]) -> str:
     return (
-        f"Accuracy {percent(score['accuracy'])}, expected calibration error {number(score['ece'])}: the curve's mean "
-        "distance from the diagonal"
+        f"Accuracy {percent(score['accuracy'])}, expected calibration error {number(score['ece'])}: the mean "
+        "distance of the curve from the diagonal"
     )
 
 

@@ -1,4 +1,4 @@
-// Figures of which there is one for each condition: a choice shows one at a time; print, and a page without scripts, all.
+// Figures per condition: a menu shows one condition at a time. Print and pages without scripts show all.
 
 for (const group of document.querySelectorAll("[data-choice]")) {
   const key = `show.${group.dataset.choice}`;

@@ -1,4 +1,4 @@
-"""The events that a reader can browse: as they were seen, with the truth and what every model says of them."""
+"""Collect the events of the event browser: images, truth, predictions, rationales, saliency maps."""
 
 import json
 import logging
@@ -20,35 +20,35 @@ from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import open_pixel_maps
 from nuvlm.detector.voxels import MODES
 from nuvlm.evaluation.faithfulness import Explanations, judge, read_explanations
-from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
+from nuvlm.evaluation.samples import Sample, labelled_events, read_sample
 from nuvlm.models.explained_events import choose_explained
 from nuvlm.models.predictions import read_predictions
 from nuvlm.report.sparse import Sparse, coarsen, encode, encode_map, find_filled, log_levels, log_values, size_of
 
 WRONG, DISAGREE, CORRECT, NO_TRUTH = "all wrong", "disagreement", "all correct", "no truth"
-# Less in a pixel is not drawn: it is the far tail of a Gaussian, not a deposit.
+# Pixels with less energy are not drawn: they hold the tail of the diffusion, not a deposit.
 THRESHOLD_MEV = 0.05
 BUDGET = 22_000_000
-"""Bytes that events may take in a page: what is left of 30 MB when figures and tables are in."""
+"""Maximum size of all events in the page, bytes: figures and tables add up to 8 MB more."""
 COARSEST = 16
 BRIGHT = 0.005
-"""Share of the pixels that have the brightest colour: a few that hold much more would leave all others dark."""
+"""Fraction of pixels with the brightest colour; otherwise a few outliers would leave all others dark."""
 CELLS = 32
-"""Cells along a side of a map of where a CNN looks: all there is to see in it, as it is smooth."""
+"""Cells along a side of a saliency map, which is smooth."""
 
 logger = logging.getLogger(__name__)
 
 
 @dataclass(frozen=True)
 class Frame:
-    """What all events of a run have in common: their views, and the axes of these."""
+    """Properties that all events of a run share: views and axes."""
 
     drawn: str
     """`display` (energies, in cm) or `pixel map` (grey values, in pixels)."""
     pixel: float
     """Side of a pixel in units of the axes."""
     views: list[dict[str, Any]]
-    """Of each: `name`, `title`, labels `x` and `y`, `shape` (rows, columns), `origin` (x, y) of the first pixel,
+    """For each: `name`, `title`, labels `x` and `y`, `shape` (rows, columns), `origin` (x, y) of the first pixel,
     `axes` (which of the vertex's coordinates are x and y), and whether rows go `up`."""
 
 
@@ -62,30 +62,30 @@ def collect_events(
     seed: int,
     displays: bool = True,
     explanations: Explanations = MappingProxyType({}),
-    heat: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
+    saliency: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
     pixel_maps: Mapping[str, Path] = MappingProxyType({}),
     budget: int = BUDGET,
 ) -> None:
-    """Collect up to `count` events for the report, the worst mistakes first, and write them to `out` (JSON).
+    """Collect up to `count` events for the report, worst mistakes first, and write them to `out` (JSON).
 
-    All test events are taken where there are not more than `count`. Otherwise those are that would be explained: half
-    are the worst mistakes, the others a sample drawn at random with `seed`.
+    If there are more than `count` test events, they are selected like the events to explain: half are the worst
+    mistakes, the others are drawn at random with `seed`.
 
     Args:
         events: events.parquet.
-        predictions: prediction tables of each model, under the condition that the report shows events of.
-        stores: display store of each shard, or pixel-map store.
-        count: of events.
-        out: `available` (events to choose from), `frame`, `scale` and `events`, as docs/formats.md describes them.
-        seed: of the sample.
-        displays: whether there are displays; pixel maps that were made elsewhere are shown themselves.
-        explanations: tables of rationales of each model that gives any.
-        heat: stores of where each CNN looks (docs/formats.md), of all parts.
-        pixel_maps: pixel-map store of each shard, which says where those maps lie in a display.
-        budget: bytes of all events. Where they take more, pixels are put together, two by two.
+        predictions: prediction tables of each model under the first condition.
+        stores: display store, or pixel-map store, of each shard.
+        count: maximum number of events.
+        out: `available` (number of candidate events), `frame`, `scale` and `events`, see docs/formats.md.
+        seed: seed of the random selection.
+        displays: stores are displays; otherwise pixel maps made elsewhere are shown.
+        explanations: tables of rationales of each model that writes them.
+        saliency: stores of saliency maps of each CNN (docs/formats.md), one per part.
+        pixel_maps: pixel-map store of each shard, which locates saliency maps within the display.
+        budget: maximum size of all events in bytes; above it, blocks of 2 x 2 pixels are merged, repeatedly.
 
     Raises:
-        InputError: naming the file and event that cannot be used.
+        InputError: an input is unusable; names the file and the event.
     """
     table = read_events(events)
     scored = labelled_events(table, "test")
@@ -96,7 +96,7 @@ def collect_events(
         shown = choose_explained(shown, answers, count, seed)
     samples = {model: read_sample(shown, parts) for model, parts in predictions.items()}
     rationales = {model: _by_event(read_explanations(parts)) for model, parts in explanations.items()}
-    looks = {model: _Looks(parts) for model, parts in heat.items()}
+    saliency_maps = {model: _SaliencyMaps(parts) for model, parts in saliency.items()}
     corners = _Corners(pixel_maps) if displays else None
     reader = _Reader(stores, displays)
     entries: list[dict[str, Any]] = []
@@ -115,15 +115,15 @@ def collect_events(
                 }
                 for model, sample in samples.items()
             },
-            "explanations": {model: _explain(told.get(key)) for model, told in rationales.items()},
+            "explanations": {model: by_event.get(key, []) for model, by_event in rationales.items()},
             "drawn": reader.frame.drawn,
             "views": [view["name"] for view in reader.frame.views],
-            "heat": {},
+            "saliency": {},
         }
-        for model, of_model in looks.items():
+        for model, of_model in saliency_maps.items():
             if (maps := of_model.of(*key)) is not None:
                 corner_mm = corners.of(key[0], int(event["row"])) if corners else None
-                entry["heat"][model] = _place(maps, corner_mm, reader.frame)
+                entry["saliency"][model] = _place(maps, corner_mm, reader.frame)
         entries.append(entry)
     content: dict[str, Any] = {"available": available, "frame": None, "scale": None}
     if reader.frame is not None:
@@ -139,13 +139,13 @@ def collect_events(
 
 
 def rank(samples: Sequence[Sample]) -> list[tuple[int, str]]:
-    """The index and the outcome of every event, the worst mistakes first.
+    """Index and outcome of every event, worst mistakes first.
 
-    The lower the mean probability that the models give to the true class, the earlier. Without truth, the least sure
-    come first.
+    Events are sorted by the mean probability of the true class over the models, lowest first; without truth, by the
+    mean confidence.
 
     Args:
-        samples: of each model, the same n events.
+        samples: predictions of each model for the same n events.
     """
     truth = samples[0].truth
     if not len(truth):
@@ -161,7 +161,7 @@ def rank(samples: Sequence[Sample]) -> list[tuple[int, str]]:
 
 
 class _Reader:
-    """Reads the images of events, shard by shard as they come."""
+    """Reads the images of events; opens each store once."""
 
     def __init__(self, stores: Mapping[str, Path], displays: bool) -> None:
         self._stores, self._displays = stores, displays
@@ -172,7 +172,7 @@ class _Reader:
         """The filled pixels of each view of an event.
 
         Raises:
-            InputError: the store has another event in that row, or others of its views.
+            InputError: the store has another event in this row, or other views than the previous stores.
         """
         shard, row = str(event["shard"]), int(event["row"])
         path = self._stores[shard]
@@ -180,14 +180,17 @@ class _Reader:
             store = open_store(path, "nuvlm-displays") if self._displays else open_pixel_maps(path)
             frame = _display_frame(store) if self._displays else _map_frame(store)
             if self.frame is not None and frame != self.frame:
-                raise InputError(f"{path}: its views are not those of other stores of this run. Make all of them anew.")
-            self._opened[shard], self.frame = (store, store["event_id"][:]), frame
-        store, ids = self._opened[shard]
+                raise InputError(
+                    f"{path}: its views differ from those of other stores of this run. Remove all stores and rerun."
+                )
+            arrays = [store[view] for view in ("xz", "yz")] if self._displays else [store["images"]]
+            self._opened[shard], self.frame = (arrays, store["event_id"][:]), frame
+        arrays, ids = self._opened[shard]
         if ids[row : row + 1].tolist() != [event["event_id"]]:
             raise InputError(f"{path}: row {row} is not event {event['event_id']}. Remove the store and rerun.")
         if self._displays:
-            return [find_filled(store[view][row], THRESHOLD_MEV) for view in ("xz", "yz")]
-        return [find_filled(image, 1) for image in store["images"][row]]
+            return [find_filled(array[row], THRESHOLD_MEV) for array in arrays]
+        return [find_filled(image, 1) for image in arrays[0][row]]
 
 
 def _display_frame(store: Any) -> Frame:
@@ -228,9 +231,9 @@ def _map_frame(store: Any) -> Frame:
 
 
 def _code(images: list[list[Sparse]], frame: Frame, room: int) -> tuple[list[list[str]], int, dict[str, Any]]:
-    """All images as text of at most `room` bytes, how many pixels were made one, and what levels stand for.
+    """Encode all images in at most `room` bytes; also return the merged pixels per side, and the scale of the levels.
 
-    `images` are replaced by what was coded.
+    `images` are replaced by the encoded, possibly coarser, ones.
     """
     energies, step = frame.drawn == "display", 1
     while True:
@@ -259,33 +262,33 @@ def _code(images: list[list[Sparse]], frame: Frame, room: int) -> tuple[list[lis
     return coded, step, scale
 
 
-class _Looks:
-    """Where a CNN looks in the events that are explained."""
+class _SaliencyMaps:
+    """The saliency maps of a CNN, for the events that are explained."""
 
     def __init__(self, paths: Sequence[str | Path]) -> None:
         self._where: dict[tuple[str, int], tuple[Any, int]] = {}
         for path in paths:
             store = open_store(path, "nuvlm-cam")
-            events = zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
-            self._where |= {event: (store, row) for row, event in enumerate(events)}
+            maps, events = store["maps"], zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
+            self._where |= {event: (maps, row) for row, event in enumerate(events)}
 
     def of(self, shard: str, event_id: int) -> np.ndarray | None:
-        """uint8 (views, size, size), 255 where it looks most; None of an event that is not explained."""
+        """uint8 (views, size, size), 255 at the most salient pixel; None if the event is not explained."""
         if (shard, event_id) not in self._where:
             return None
-        store, row = self._where[shard, event_id]
-        return np.asarray(store["maps"][row])
+        maps, row = self._where[shard, event_id]
+        return np.asarray(maps[row])
 
 
 class _Corners:
-    """Where pixel maps lie in the detector."""
+    """Positions of pixel maps in the detector."""
 
     def __init__(self, pixel_maps: Mapping[str, Path]) -> None:
         self._pixel_maps = pixel_maps
         self._corners: dict[str, np.ndarray] = {}
 
     def of(self, shard: str, row: int) -> np.ndarray:
-        """(3,) low corner of an event's pixel map, mm."""
+        """(3,) lower corner of the pixel map of an event, mm."""
         if shard not in self._corners:
             self._corners[shard] = open_pixel_maps(self._pixel_maps[shard])["corner_mm"][:]
         corner: np.ndarray = self._corners[shard][row]
@@ -293,7 +296,7 @@ class _Corners:
 
 
 def _place(maps: np.ndarray, corner_mm: np.ndarray | None, frame: Frame) -> list[dict[str, Any]]:
-    """A map of where a CNN looks in each view: its `cells`, and its low corner `x`, `y` and `side` on the axes."""
+    """Saliency map of each view: `cells`, lower corner `x`, `y` and `side` on the axes."""
     placed = []
     for image, view in zip(maps, frame.views, strict=True):
         cells, width = encode_map(image, CELLS)
@@ -303,24 +306,18 @@ def _place(maps: np.ndarray, corner_mm: np.ndarray | None, frame: Frame) -> list
     return placed
 
 
-def _by_event(table: pd.DataFrame) -> dict[tuple[str, int], pd.DataFrame]:
-    """The rationales of each event."""
-    groups: list[tuple[Any, pd.DataFrame]] = list(table.groupby(KEY, sort=False))
-    return {(str(key[0]), int(key[1])): rows for key, rows in groups}
-
-
-def _explain(rows: pd.DataFrame | None) -> list[dict[str, Any]]:
-    """The rationales of an event, that of the picture as it is first, each with its claims judged."""
-    if rows is None:
-        return []
-    rows = rows.sort_values("picture", key=lambda names: names != "nominal", kind="stable")
-    return [
-        {"picture": row["picture"], "rationale": row["rationale"], "claims": judge(row)} for _, row in rows.iterrows()
-    ]
+def _by_event(table: pd.DataFrame) -> dict[tuple[str, int], list[dict[str, Any]]]:
+    """The rationales of each event with their judged claims; that of the unchanged picture comes first."""
+    found: dict[tuple[str, int], list[dict[str, Any]]] = {}
+    rows = zip(table["shard"], table["event_id"], table["picture"], table["rationale"], judge(table), strict=True)
+    for shard, event_id, picture, rationale, claims in rows:
+        of_event = found.setdefault((str(shard), int(event_id)), [])
+        of_event.append({"picture": picture, "rationale": rationale, "claims": claims})
+    return {key: sorted(rationales, key=lambda one: one["picture"] != "nominal") for key, rationales in found.items()}
 
 
 def _describe(event: "pd.Series[Any]") -> dict[str, Any]:
-    """The identity and the truth of an event; None for what is not known."""
+    """Identity and truth of an event; unknown values are None."""
     modes = {code: name for name, code in MODES.items()}
     return {
         "shard": str(event["shard"]),

@@ -1,4 +1,4 @@
-"""Two finished runs side by side: python -m nuvlm.report.compare results/x results/y."""
+"""Compare two finished runs: python -m nuvlm.report.compare results/x results/y."""
 
 import argparse
 import sys
@@ -21,12 +21,12 @@ from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
 from nuvlm.models.table import title
 from nuvlm.report.names import words
 from nuvlm.report.page import environment
-from nuvlm.report.style import new_figure, to_svg
+from nuvlm.report.schema import SCORES
+from nuvlm.report.style import arrange, new_figure, to_svg
 from nuvlm.report.wording import interval, number, p_value
 
-QUANTITIES = ("accuracy", "precision", "recall", "auc")
 TRUTH = ["class", "nu_energy", "inelasticity", "vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]
-"""What tells whether two events of one name are one event."""
+"""Two events with the same name are the same event if these agree."""
 COSTS = ("ms_per_sample", "joules_per_sample", "peak_memory_mb")
 
 
@@ -37,9 +37,9 @@ class FinishedRun:
     folder: Path
     report: dict[str, Any]
     events: pd.DataFrame
-    """Those of the test split with known truth."""
+    """Events of the test split with known truth."""
     predictions: dict[str, dict[str, list[Path]]]
-    """Tables of each model under each condition."""
+    """Prediction tables of each model under each condition."""
 
     @property
     def name(self) -> str:
@@ -47,43 +47,43 @@ class FinishedRun:
 
 
 def read_run(folder: str | Path) -> FinishedRun:
-    """A finished run, results/{run}.
+    """Read a finished run, results/{run}.
 
     Raises:
         InputError: it has no report, no event table or no predictions.
     """
     folder = Path(folder)
     if not (folder / "report" / "report.json").is_file():
-        raise InputError(f"{folder}: no finished run (it has no report/report.json). Finish it, or name another one.")
+        raise InputError(f"{folder}: no finished run (no report/report.json). Finish the run, or give another folder.")
     report = read_json(folder / "report" / "report.json")
     if report.get("format") != "nuvlm-report":
-        raise InputError(f"{folder}/report/report.json: no report of NuVLM. Remove it and rerun.")
+        raise InputError(f"{folder}/report/report.json: not a NuVLM report. Remove it and rerun.")
     predictions: dict[str, dict[str, list[Path]]] = {}
-    # The report names what belongs to the run; a folder may hold what an earlier one has left.
+    # The report lists the models and conditions of the run; the folder may hold files of earlier runs.
     for model, conditions in report["scores"].items():
         for condition in conditions:
             parts = sorted((folder / "predictions" / model / condition).glob("*.parquet"))
             if not parts:
-                raise InputError(f"{folder}/predictions/{model}/{condition}: no predictions. Finish the run again.")
+                raise InputError(f"{folder}/predictions/{model}/{condition}: no predictions. Rerun the workflow.")
             predictions.setdefault(model, {})[condition] = parts
     return FinishedRun(folder, report, labelled_events(read_events(folder / "events.parquet"), "test"), predictions)
 
 
 def compare_runs(first: FinishedRun, second: FinishedRun, resamples: int = RESAMPLES) -> dict[str, Any]:
-    """Every model and condition that both runs have, the second less the first.
+    """Compare all models and conditions that both runs have, second minus first.
 
-    Where at least half of the smaller test split is in the other run too, only those events count: differences are
-    paired, and McNemar's exact test says whether they could be chance. Else all events of both count, each run is
-    resampled by itself, and there is no test.
+    If at least half of the smaller test split is also in the other run, only the shared events are used: differences
+    are paired and tested with McNemar's exact test. Otherwise all test events are used, the runs are resampled
+    independently, and there is no test.
 
     Returns:
-        `runs` (name, date, commit, events), `paired`, `n` of each side, `differences` (model, condition, and of each
-        quantity its value in both, `difference` and `difference_interval`; with `paired` the counts of
-        :func:`nuvlm.evaluation.comparison.compare`), `only_first` and `only_second` (what one run alone has),
+        `runs` (name, date, commit, events), `paired`, `n` of each side, `differences` (model, condition, and for each
+        score its value in both, `difference` and `difference_interval`; with `paired` the counts of
+        :func:`nuvlm.evaluation.comparison.compare`), `only_first` and `only_second` (in one run only),
         `cost`, `settings` (those that differ).
 
     Raises:
-        InputError: no test event with known truth in one of them, or predictions that cannot be used.
+        InputError: a run has no test event with known truth, or unusable predictions.
     """
     for run in (first, second):
         if not len(run.events):
@@ -132,24 +132,24 @@ def settings_that_differ(first: Mapping[str, Any], second: Mapping[str, Any]) ->
 def render_text(found: Mapping[str, Any]) -> str:
     """For a terminal."""
     names = {side: run["name"] for side, run in found["runs"].items()}
-    lines = [f"{names['second']} less {names['first']}, {_events(found)}", ""]
+    lines = [f"{names['second']} minus {names['first']}, {_events(found)}", ""]
     lines.append(f"{'':34}{names['first']:>12.12}{names['second']:>12.12}  difference, 95 % interval")
     for item in found["differences"]:
-        for quantity in QUANTITIES:
-            told = item[quantity]
+        for quantity in SCORES:
+            change = item[quantity]
             label = f"{title(item['model'])}, {words(item['condition'])}: {quantity}"
             test = f"  {p_value(item['mcnemar']['p_value'])}" if quantity == "accuracy" and item["mcnemar"] else ""
-            change = f"{number(told['difference'])} {interval(told['difference_interval'])}"
-            lines.append(f"{label:34}{number(told['first']):>12}{number(told['second']):>12}  {change}{test}")
+            difference = f"{number(change['difference'])} {interval(change['difference_interval'])}"
+            lines.append(f"{label:34}{number(change['first']):>12}{number(change['second']):>12}  {difference}{test}")
     for side in ("first", "second"):
-        alone = [f"{title(model)} under {words(condition)}" for model, condition in found[f"only_{side}"]]
-        if alone:
-            lines += ["", f"only in {names[side]}: {', '.join(alone)}"]
+        unpaired = [f"{title(model)} under {words(condition)}" for model, condition in found[f"only_{side}"]]
+        if unpaired:
+            lines += ["", f"only in {names[side]}: {', '.join(unpaired)}"]
     if found["settings"]:
         lines += ["", f"settings that differ ({names['first']} -> {names['second']}):"]
         lines += [f"  {item['key']}: {item['first']} -> {item['second']}" for item in found["settings"]]
     else:
-        lines += ["", "all settings are the same"]
+        lines += ["", "all settings are equal"]
     return "\n".join(lines)
 
 
@@ -157,14 +157,14 @@ def render_page(found: Mapping[str, Any]) -> str:
     """One self-contained HTML page."""
     figure = Markup(_draw(found)) if found["differences"] else ""
     template = environment().get_template("compare.html.j2")
-    return template.render(found, events=_events(found), quantities=QUANTITIES, figure=figure)
+    return template.render(found, events=_events(found), quantities=SCORES, figure=figure)
 
 
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nuvlm.report.compare", description=__doc__)
     parser.add_argument("first", type=Path, help="folder of a finished run, results/x")
-    parser.add_argument("second", type=Path, help="folder of another one")
-    parser.add_argument("--out", type=Path, help="folder to write to; results/compare/x_y without")
+    parser.add_argument("second", type=Path, help="folder of another finished run")
+    parser.add_argument("--out", type=Path, help="folder to write to (default: results/compare/x_y)")
     options = parser.parse_args(arguments)
     try:
         runs = read_run(options.first), read_run(options.second)
@@ -187,27 +187,27 @@ def _in_both(first: FinishedRun, second: FinishedRun) -> Iterator[tuple[str, str
 
 
 def _differ(samples: Mapping[str, Sample], paired: bool, resamples: int) -> dict[str, Any]:
-    """Every quantity of two samples: of the same events in the same order if they are paired."""
+    """Compare all scores of two samples; paired samples hold the same events in the same order."""
     values = {side: weighted_scores(sample, np.ones((1, len(sample)))) for side, sample in samples.items()}
-    # One seed gives both sides the same resamples.
+    # The same seed gives both sides the same resamples.
     seeds = {"first": SEED, "second": SEED if paired else SEED + 1}
     drawn = {side: _resampled(sample, seeds[side], resamples) for side, sample in samples.items()}
-    told: dict[str, Any] = {}
-    for name in QUANTITIES:
+    found: dict[str, Any] = {}
+    for name in SCORES:
         one, other = (_number(values[side][name][0]) for side in ("first", "second"))
-        told[name] = {
+        found[name] = {
             "first": one,
             "second": other,
             "difference": None if one is None or other is None else other - one,
             "difference_interval": percentile_interval(drawn["second"][name] - drawn["first"][name]),
         }
     right = samples["second"].correct, samples["first"].correct
-    told["mcnemar"] = compare(*right, SEED, resamples) if paired else None
-    return told
+    found["mcnemar"] = compare(*right, SEED, resamples) if paired else None
+    return found
 
 
 def _resampled(sample: Sample, seed: int, resamples: int) -> dict[str, np.ndarray]:
-    """(resamples,) values of every score, in the order in which they are drawn."""
+    """(resamples,) values of every score."""
     blocks: list[dict[str, np.ndarray]] = []
 
     def keep(weights: np.ndarray) -> dict[str, np.ndarray]:
@@ -215,7 +215,7 @@ def _resampled(sample: Sample, seed: int, resamples: int) -> dict[str, np.ndarra
         return blocks[-1]
 
     bootstrap(keep, len(sample), seed, resamples)
-    return {name: np.concatenate([block[name] for block in blocks]) for name in QUANTITIES}
+    return {name: np.concatenate([block[name] for block in blocks]) for name in SCORES}
 
 
 def _number(value: float) -> float | None:
@@ -244,13 +244,13 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
 def _events(found: Mapping[str, Any]) -> str:
     n, runs = found["n"], found["runs"]
     if not found["paired"]:
-        return f"on different events: {n['first']:,} and {n['second']:,} of the test splits"
+        return f"on different test events: {n['first']:,} and {n['second']:,}"
     left = [f"{run['test_events'] - n[side]:,} of {run['name']}" for side, run in runs.items()]
-    return f"on the same {n['first']:,} test events (left out: {' and '.join(left)})"
+    return f"on the same {n['first']:,} test events (not compared: {' and '.join(left)})"
 
 
 def _draw(found: Mapping[str, Any]) -> str:
-    """Every difference in accuracy with its interval."""
+    """Draw all differences in accuracy with intervals."""
     items = [item for item in found["differences"] if item["accuracy"]["difference_interval"]]
     with new_figure(6.4, 0.8 + 0.24 * len(items)) as (figure, ax):
         ax.axvline(0, color="#888888", linewidth=1, linestyle=":")
@@ -261,6 +261,7 @@ def _draw(found: Mapping[str, Any]) -> str:
         names = [f"{title(item['model'])}, {words(item['condition'])}" for item in items]
         ax.set(yticks=range(len(items)), ylim=(len(items) - 0.5, -0.5), xlabel="difference in accuracy")
         ax.set_yticklabels(names)
+        arrange(figure)
         return to_svg(figure, "difference")
 
 

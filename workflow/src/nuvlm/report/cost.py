@@ -1,4 +1,4 @@
-"""What classifying and training took, as the jobs measured it."""
+"""Time, memory and electric energy of classification and training, as the jobs measured them."""
 
 from collections.abc import Sequence
 from pathlib import Path
@@ -11,15 +11,15 @@ TRAINING_KEYS = ("seconds", "events", "epochs", "parameters", "trainable_paramet
 
 
 def summarise_cost(parts: Sequence[str | Path], training: Path) -> dict[str, Any]:
-    """Cost of one model.
+    """Summarise the cost of one model.
 
     Args:
-        parts: its prediction tables under one condition, each with its cost beside it.
-        training: its training.json; keys that it lacks become None.
+        parts: prediction tables under one condition; each has a cost file beside it.
+        training: training.json; missing keys become None.
 
     Returns:
-        `ms_per_sample` (all parts together, model loaded and warm), `joules_per_sample` (None where a part lacks it),
-        whether that is measured in all of them (`energy_measured`) and how (`energy_how`), `peak_memory_mb` (of the
+        `ms_per_sample` (all parts together, model loaded and warm), `joules_per_sample` (None if a part has no value),
+        `energy_measured` (in all parts; otherwise an estimate) and `energy_how`, `peak_memory_mb` (of the
         largest part), `load_seconds` (mean of the parts), `events`, `device`, `batch_size`, and `training`.
     """
     costs = read_costs(parts)

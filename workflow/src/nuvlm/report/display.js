@@ -1,12 +1,12 @@
-// One event drawn as SVG: its pixels and where a network looks as small images, axes and marks as lines and text.
+// Draws one event as SVG: pixels and saliency map as images, axes and marks as lines and text.
 
-const DARK = "#101418"; // behind pixels on every page: colours mean the same everywhere
-const HEAT = [255, 107, 74];
+const DARK = "#101418"; // background in light and dark mode, so that colours keep their meaning
+const SALIENCY = [255, 107, 74];
 const ASPECT = 0.42; // height of a view of a display over its width
 const NARROWEST_CM = 100;
 const MARGIN = { left: 46, right: 12, top: 22, bottom: 36 };
 
-/** Base64 of: how many empty pixels come before each one, as LEB128, then its level, a byte. */
+/** Decode base64: for each pixel the number of empty pixels before it (LEB128), then its level (one byte). */
 function decodePixels(text) {
   const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const index = [];
@@ -26,7 +26,7 @@ function decodePixels(text) {
   return { index, level };
 }
 
-/** The pixels of one view, and the rows and columns that hold them. */
+/** The pixels of one view, and the range of their rows and columns. */
 function readView(view, text) {
   const columns = view.shape[1];
   const { index, level } = decodePixels(text);
@@ -62,13 +62,13 @@ function displayWindow(views, pixel, vertex, whole) {
   return [ASPECT * width, ASPECT * width, width].map((side, axis) => {
     const [from, to] = [box[axis][0] - margin, box[axis][1] + margin];
     let start = middle[axis] - side / 2;
-    // Rather more of the detector on one side of the event than what lies outside it.
+    // Shift the window into the detector.
     if (side < to - from) start = Math.min(Math.max(start, from), to - side);
     return [start, start + side];
   });
 }
 
-/** The smallest square of a pixel map with all that is not black: columns and rows. */
+/** The smallest square of a pixel map that holds all filled pixels: columns and rows. */
 function mapWindow({ view, rows, columns }, whole) {
   const size = Math.max(...view.shape);
   if (whole || rows[0] > rows[1]) return [[0, size], [0, size]];
@@ -89,7 +89,7 @@ function ticksIn([low, high], count) {
   return ticks;
 }
 
-/** A picture of `columns` x `rows` points as a URL; `paint` sets their colours, four bytes each, row by row. */
+/** An image of `columns` x `rows` pixels as a URL; `paint` fills its RGBA data, row by row. */
 function paintImage(columns, rows, paint) {
   const canvas = element("canvas", { width: columns, height: rows });
   const context = canvas.getContext("2d");
@@ -109,19 +109,19 @@ function pixelImage({ row, column, level, rows, columns, view }, colours) {
   });
 }
 
-function heatImage({ cells }, up) {
+function saliencyImage({ cells }, up) {
   const values = Uint8Array.from(atob(cells), (character) => character.charCodeAt(0));
   const n = Math.round(Math.sqrt(values.length));
   return paintImage(n, n, (data) => {
     values.forEach((value, i) => {
       const y = up ? n - 1 - Math.floor(i / n) : Math.floor(i / n);
-      data.set([...HEAT, value], 4 * (y * n + (i % n)));
+      data.set([...SALIENCY, value], 4 * (y * n + (i % n)));
     });
   });
 }
 
 /** One view within the box `at` (x, y, width, height), which shows the range `window` of both axes. */
-function drawView(read, at, window, { pixel, colours, vertex, heat, opacity, name }) {
+function drawView(read, at, window, { pixel, colours, vertex, saliency, opacity, name }) {
   const { view } = read;
   const [[x0, x1], [y0, y1]] = window;
   const toX = (x) => at.x + ((x - x0) / (x1 - x0)) * at.width;
@@ -136,10 +136,10 @@ function drawView(read, at, window, { pixel, colours, vertex, heat, opacity, nam
   const inside = svg("g", { "clip-path": `url(#${clip})` }, svg("rect", { ...at, fill: DARK }));
   const [across, down] = [view.shape[1] * pixel, view.shape[0] * pixel];
   inside.append(svg("rect", { ...box(view.origin[0], view.origin[1], across, down), class: "wall" }));
-  // Under the pixels, which keep their colours.
-  if (heat) {
-    const place = { ...box(heat.x, heat.y, heat.side, heat.side), preserveAspectRatio: "none", class: "heat", opacity };
-    inside.append(svg("image", { ...place, href: heatImage(heat, view.up) }));
+  // Below the pixels, which keep their colours.
+  if (saliency) {
+    const place = { ...box(saliency.x, saliency.y, saliency.side, saliency.side), preserveAspectRatio: "none", class: "saliency", opacity };
+    inside.append(svg("image", { ...place, href: saliencyImage(saliency, view.up) }));
   }
   if (read.level.length) {
     const corner = [view.origin[0] + read.columns[0] * pixel, view.origin[1] + read.rows[0] * pixel];
@@ -188,8 +188,8 @@ function drawColourBar(scale, x, y, width) {
   return bar;
 }
 
-/** An event as an SVG element of `width` pixels, and `valueAt`, which says what lies under a point of it. */
-function drawEvent(event, { frame, scale, colours }, { width, whole, heat, opacity }) {
+/** An event as an SVG element of `width` pixels, and `valueAt`, which describes the pixel at a point. */
+function drawEvent(event, { frame, scale, colours }, { width, whole, saliency, opacity }) {
   const views = frame.views.map((view, i) => readView(view, event.pixels[i]));
   const stacked = frame.drawn === "display";
   const columns = stacked || width < 480 ? 1 : views.length;
@@ -203,7 +203,7 @@ function drawEvent(event, { frame, scale, colours }, { width, whole, heat, opaci
     const x = MARGIN.left + (i % columns) * (inner + MARGIN.left + MARGIN.right);
     const y = MARGIN.top + Math.floor(i / columns) * (height + MARGIN.top + MARGIN.bottom);
     bottom = y + height + MARGIN.bottom;
-    const options = { pixel: frame.pixel, colours, vertex: event.vertex, heat: heat?.[i], opacity, name: String(i) };
+    const options = { pixel: frame.pixel, colours, vertex: event.vertex, saliency: saliency?.[i], opacity, name: String(i) };
     pictures.push(drawView(read, { x, y, width: inner, height }, window, options));
   });
   const counts = views.map(({ view, level }) => `${view.name.toUpperCase()} with ${level.length} filled pixels`).join(", ");

@@ -1,5 +1,5 @@
 "use strict";
-// Elements are made, never written as HTML: what comes from files is text here, and nothing else.
+// Elements are created, never parsed from HTML: text from files cannot become markup.
 
 function element(name, attributes = {}, ...children) {
   return fill(document.createElement(name), attributes, children);

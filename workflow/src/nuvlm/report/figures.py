@@ -1,8 +1,6 @@
-"""The figures of the report, drawn from the scores: nothing is computed here.
+"""Figures of the report, drawn from the scores of ``evaluate``; nothing is evaluated here."""
 
-Every figure is an SVG whose text and axes take the colour of the page it is put in.
-"""
-
+import gc
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -18,12 +16,12 @@ from nuvlm.evaluation.faithfulness import TOLERANCE
 from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import title
 from nuvlm.report.names import KINDS, RATIONALES, figure_name, words
-from nuvlm.report.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure
+from nuvlm.report.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure, use_reduced_fonts
 
 logger = logging.getLogger(__name__)
 
 Score = Mapping[str, Any]
-UNTOLD = "no test event with known truth"
+NO_TRUTH = "no test event with known truth"
 RATIOS = ("efficiency", "purity")
 QUANTITIES = {
     "energy": "true neutrino energy (GeV)",
@@ -32,17 +30,20 @@ QUANTITIES = {
     "containment": "energy at the detector's edge",
     "mode": "interaction mode",
 }
-"""What efficiency and purity are drawn against."""
+"""Quantities on the x axis of efficiency and purity, with axis labels."""
 
 
 def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
     """Draw every figure of :func:`nuvlm.report.names.figure_names` into the folder `out`.
 
     Args:
-        scores: what ``evaluate`` wrote.
-        training: training.json of each model; one without `history` or `losses` leaves its panel empty.
-        out: the folder.
+        scores: scores.json of ``evaluate``.
+        training: training.json of each model; without `history` and `losses` its panel stays empty.
+        out: folder to write to.
     """
+    use_reduced_fonts()
+    # Closed figures are reference cycles; collecting them rarely saves a tenth of the time.
+    gc.set_threshold(100_000)
     results = read_json(scores)
     by_model = results["scores"]
     cells = [
@@ -57,25 +58,25 @@ def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
         if score["n"]:
             _DRAW[kind](score, path)
         else:
-            _say(path)
+            _draw_message(path)
     main = {model: next(iter(conditions.items())) for model, conditions in by_model.items()}
     for model, (_, score) in main.items():
-        for kind, draw, told in (
+        for kind, draw, measured in (
             ("reliability", _reliability, results["calibration"][model]["temperatures"]),
             ("cuts", _cuts, results["cuts"][model]),
         ):
             path = out / figure_name(kind, model)
             if score["n"]:
-                draw(told, path)
+                draw(measured, path)
             else:
-                _say(path)
+                _draw_message(path)
     _robustness(results["robustness"], list(by_model), out / figure_name("robustness"))
     _pions({model: score.get("pi0") for model, (_, score) in main.items()}, out / figure_name("pi0"))
     first_of = {model: condition for model, (condition, _) in main.items()}
     pairs = [c for c in results["comparisons"] if c["condition"] == first_of[c["first"]] and c["n"]]
     _disagreement(pairs, list(by_model), out / figure_name("disagreement"))
-    for model, told in results["explanations"].items():
-        _rationales(told["errors"], out / figure_name(RATIONALES, model))
+    for model, measured in results["explanations"].items():
+        _rationales(measured["errors"], out / figure_name(RATIONALES, model))
     cards = {model: read_json(path) for model, path in training.items()}
     _training(cards, out / figure_name("training"))
 
@@ -128,7 +129,7 @@ def _energy(score: Score, path: Path) -> None:
 
 
 def _dependence(score: Score, path: Path) -> None:
-    """The same against what else truth knows of an event."""
+    """The same against other true quantities."""
     _against(score, ("inelasticity", "visible_energy", "containment", "mode"), path, rows=2)
 
 
@@ -152,11 +153,11 @@ def _against(score: Score, quantities: Sequence[str], path: Path, rows: int) -> 
                 if bins is None:
                     ax.plot([], [], MARKERS[name], color=COLOURS[name], label=LABELS[name])
                     continue
-                # The three classes side by side within a bin, so that their intervals can be told apart.
+                # The classes are offset within a bin, so that their intervals do not overlap.
                 centre, width = _centres(ax, bins)
                 _points(ax, centre + offset * 0.12 * width, bins[ratio], bins[f"{ratio}_interval"], name)
             if score["by_class"][name]["dependence"][quantity] is None:
-                _write(ax, "not known of these events")
+                _write(ax, "unknown for these events")
         figure.legend(*panels[0][0].get_legend_handles_labels(), loc="outside upper center", ncols=3)
         for ax, *_ in panels:
             ax.yaxis.set_tick_params(labelleft=rows == 1 or ax in axes[:, 0])
@@ -164,7 +165,7 @@ def _against(score: Score, quantities: Sequence[str], path: Path, rows: int) -> 
 
 
 def _scores(score: Score, path: Path) -> None:
-    """Distribution of each class's probability, by the true class."""
+    """Distribution of the probability of each class, by true class."""
     edges = np.array(score["score_edges"])
     with new_figure(6.4, 2.8, columns=3, sharey=True) as (figure, axes):
         for ax, (name, of_class) in zip(axes, score["by_class"].items(), strict=True):
@@ -178,12 +179,12 @@ def _scores(score: Score, path: Path) -> None:
 
 
 def _reliability(temperatures: Mapping[str, Any], path: Path) -> None:
-    """Accuracy against confidence at each temperature: on the diagonal a probability means what it says."""
+    """Accuracy against confidence at each temperature; on the diagonal a model is calibrated."""
     names = {"plain": "T = 1", "published": "T = {:g}, published", "fitted": "T = {:.3g}, fitted"}
     with new_figure(8.4, 3.6, rows=2, columns=3, sharex=True, sharey="row", height_ratios=(3, 1)) as (figure, axes):
         for (ax, below), (name, text) in zip(axes.T, names.items(), strict=True):
-            told = temperatures[name]
-            bins = told["reliability"]
+            fit = temperatures[name]
+            bins = fit["reliability"]
             ax.plot([0, 1], [0, 1], color="#888888", linewidth=1, linestyle=":", label="perfectly calibrated")
             ax.set(xlim=(0.3, 1.01), ylim=(-0.02, 1.02))
             below.set(xlabel="confidence")
@@ -191,9 +192,9 @@ def _reliability(temperatures: Mapping[str, Any], path: Path) -> None:
                 ax.set_title("T fitted")
                 _write(ax, "no temperature fits")
                 continue
-            ax.set_title(text.format(told["temperature"]))
+            ax.set_title(text.format(fit["temperature"]))
             confidence = np.array([np.nan if value is None else value for value in bins["confidence"]])
-            _points(ax, confidence, bins["accuracy"], bins["accuracy_interval"], None, label=f"ECE {told['ece']:.3f}")
+            _points(ax, confidence, bins["accuracy"], bins["accuracy_interval"], None, label=f"ECE {fit['ece']:.3f}")
             ax.legend(loc="upper left")
             below.stairs(bins["accuracy_n"], bins["edges"], fill=True, color="#0072b2", alpha=0.6)
         axes[0][0].set_ylabel("accuracy")
@@ -225,7 +226,7 @@ def _robustness(curves: Mapping[str, Any], models: Sequence[str], path: Path) ->
     """Accuracy of every model against the level of each kind of degradation."""
     known = {kind: curve for kind, curve in curves.items() if any(p["n"] for c in curve["models"].values() for p in c)}
     if not known:
-        _say(path, "no degraded condition" if not curves else UNTOLD)
+        _draw_message(path, "no degraded condition" if not curves else NO_TRUTH)
         return
     columns = min(len(known), 3)
     rows = -(-len(known) // columns)
@@ -236,7 +237,7 @@ def _robustness(curves: Mapping[str, Any], models: Sequence[str], path: Path) ->
             for model, points in curve["models"].items():
                 i = models.index(model)
                 values = [point["accuracy"] for point in points]
-                # The models side by side, so that their intervals can be told apart; levels at equal distances.
+                # Models are offset so that their intervals do not overlap; levels are equidistant.
                 x = [levels.index(point["level"]) + 0.08 * (i - (len(models) - 1) / 2) for point in points]
                 arms = _arms(values, [point["accuracy_interval"] for point in points])
                 colour = MODEL_COLOURS[i % len(MODEL_COLOURS)]
@@ -255,12 +256,12 @@ def _robustness(curves: Mapping[str, Any], models: Sequence[str], path: Path) ->
 def _pions(mistaken: Mapping[str, Any], path: Path) -> None:
     """Share of neutral-current events taken for nu_e CC, against the energy of their neutral pion, and without one."""
     if not any(mistaken.values()):
-        _say(path, "no neutral pion of a neutral-current event is known")
+        _draw_message(path, "no neutral-current event with a known neutral pion")
         return
     with new_figure(5.4, 3.4) as (figure, ax):
         for i, (model, bins) in enumerate(mistaken.items()):
             colour = MODEL_COLOURS[i % len(MODEL_COLOURS)]
-            # The models side by side, so that their intervals can be told apart; left of 0 events without a pion.
+            # Models are offset so that their intervals do not overlap; events without a pion are left of 0.
             edges = np.array(bins["edges"])
             centre, width = (edges[1:] + edges[:-1]) / 2, np.diff(edges)
             shift = i - (len(mistaken) - 1) / 2
@@ -273,15 +274,15 @@ def _pions(mistaken: Mapping[str, Any], path: Path) -> None:
         ax.axvline(0, color="#888888", linewidth=1, linestyle=":")
         ticks = [tick for tick in ax.get_xticks() if 0 <= tick <= edges[-1]]
         ax.set_xticks([none, *ticks], ["no π⁰", *(f"{tick:g}" for tick in ticks)])
-        ax.set(xlabel="energy of the leading π⁰ (GeV)", ylabel=f"NC taken for {LABELS['nue_cc']}", ylim=(0, None))
+        ax.set(xlabel="energy of the leading π⁰ (GeV)", ylabel=f"NC classified as {LABELS['nue_cc']}", ylim=(0, None))
         figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=len(mistaken))
         save_figure(figure, path)
 
 
 def _disagreement(pairs: Sequence[Mapping[str, Any]], models: Sequence[str], path: Path) -> None:
-    """Of every two models: the share of events that only one of them, or neither, gets right."""
+    """For each pair of models: share of events that only one of them, or neither, classifies correctly."""
     if not pairs:
-        _say(path, UNTOLD if len(models) > 1 else "one model alone")
+        _draw_message(path, NO_TRUTH if len(models) > 1 else "only one model")
         return
     size = (7.6, 1.3 * len(pairs) + 0.9)
     with new_figure(*size, rows=len(pairs), columns=2, sharex="col", squeeze=False) as (figure, axes):
@@ -308,7 +309,7 @@ def _disagreement(pairs: Sequence[Mapping[str, Any]], models: Sequence[str], pat
             if pair["by_energy"]:
                 right.set(ylim=(0, None), xlim=(0, pair["by_energy"]["edges"][-1]), ylabel="share")
             else:
-                _write(right, "energy not known of these events")
+                _write(right, "energy unknown for these events")
         axes[-1][0].set_xlabel("share of the events of a class")
         axes[-1][1].set_xlabel(QUANTITIES["energy"])
         save_figure(figure, path)
@@ -331,7 +332,7 @@ def _rationales(errors: Mapping[str, Any], path: Path) -> None:
         for ax, (name, label) in zip(axes, panels, strict=True):
             pairs = np.array(errors[name]["points"]).reshape(-1, 2)
             ends = np.array([pairs.min(initial=100) / 1.5, pairs.max(initial=100) * 1.5])
-            # Rationales round, so that many points are one: a little noise tells them apart.
+            # Rationales state rounded numbers: a little noise separates coincident points.
             spread = np.random.default_rng(0).uniform(0.94, 1.06, pairs.shape)
             ax.plot(*(pairs * spread).T, ".", color="#0072b2", alpha=0.45, markeredgewidth=0)
             ax.plot(ends, ends, color="#888888", linewidth=1)
@@ -343,7 +344,7 @@ def _rationales(errors: Mapping[str, Any], path: Path) -> None:
 
 
 def _training(cards: Mapping[str, Mapping[str, Any]], path: Path) -> None:
-    """Losses and accuracies of each model as its training went on."""
+    """Training history of each model: losses and accuracies."""
     columns = len(cards) if len(cards) < 4 else 2
     rows = -(-len(cards) // columns)
     with new_figure(3.4 * columns, 2.8 * rows, rows=rows, columns=columns, squeeze=False) as (figure, axes):
@@ -366,7 +367,7 @@ def _training(cards: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def _curves(card: Mapping[str, Any]) -> tuple[str, dict[str, list[tuple[float, float]]]]:
-    """What training.json tells of the way: `history` has a record an epoch, `losses` a (step, loss) a log line."""
+    """Unit of the x axis and the curves: `history` has one record per epoch, `losses` (step, loss) pairs."""
     if card.get("losses"):
         return "step", {"train loss": card["losses"]}
     history = card.get("history") or []
@@ -378,7 +379,7 @@ def _curves(card: Mapping[str, Any]) -> tuple[str, dict[str, list[tuple[float, f
 
 
 def _centres(ax: Axes, bins: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and width of each bin on an axis; that of categories gets their names."""
+    """Centre and width of each bin; labels the axis if the bins are categories."""
     if "categories" in bins:
         n = len(bins["categories"])
         ax.set_xticks(range(n), bins["categories"])
@@ -398,7 +399,7 @@ def _points(
     label: str | None = None,
     colour: str = "#0072b2",
 ) -> None:
-    """Points with their intervals, in the colour of class `name`; bins without an event are left out."""
+    """Points with intervals, in the colour of class `name`; bins without events are left out."""
     known = [i for i, value in enumerate(values) if value is not None]
     y = [value for value in values if value is not None]
     ax.errorbar(
@@ -413,17 +414,17 @@ def _points(
 
 
 def _arms(values: Sequence[float], intervals: Sequence[Sequence[float]]) -> np.ndarray:
-    """(2, n) distances from each value down and up to the ends of its interval."""
+    """(2, n) distances of each value to the lower and upper end of its interval."""
     ends = np.array(intervals, dtype=np.float64).reshape(-1, 2)
     centre = np.array(values, dtype=np.float64)
     return np.maximum(np.stack([centre - ends[:, 0], ends[:, 1] - centre]), 0)
 
 
-def _say(path: Path, why: str = UNTOLD) -> None:
-    """A figure that was promised is written in any case, and says why it is empty."""
+def _draw_message(path: Path, message: str = NO_TRUTH) -> None:
+    """Draw the reason instead of an empty figure: every declared output must exist."""
     with new_figure(4.0, 1.0) as (figure, ax):
         ax.axis("off")
-        _write(ax, why)
+        _write(ax, message)
         save_figure(figure, path)
 
 

@@ -1,6 +1,6 @@
-"""Names: of the figures on disk, and of models and conditions in text.
+"""File names of the figures; titles of models and conditions.
 
-Light to import: the workflow asks for the names of figures before anything has run.
+Light to import: the rules use it while they are parsed.
 """
 
 from collections.abc import Iterable, Sequence
@@ -9,17 +9,17 @@ from typing import NamedTuple
 from nuvlm.models.conditions import shown_in_full
 
 KINDS = ("confusion", "roc", "energy", "dependence", "scores")
-"""Figures drawn for each model under each condition that is shown in full."""
+"""Figures of each model under each condition shown in full."""
 OF_MODEL = ("reliability", "cuts")
-"""Figures drawn for each model, under the first condition."""
+"""Figures of each model under the first condition."""
 OVERVIEWS = ("robustness", "pi0", "disagreement", "training")
-"""Figures drawn once, of all models."""
+"""Figures of all models together."""
 RATIONALES = "rationales"
-"""The figure drawn for each model that gives rationales."""
+"""Figure of each model that gives rationales."""
 
 
 class FigureOf(NamedTuple):
-    """What one figure shows."""
+    """Kind of a figure, and the model and condition that it shows."""
 
     kind: str
     model: str | None = None
@@ -27,7 +27,7 @@ class FigureOf(NamedTuple):
 
 
 def figure_name(kind: str, model: str | None = None, condition: str | None = None) -> str:
-    """File name of one figure; its PDF has the same with another suffix."""
+    """File name of the SVG of a figure; the PDF differs in the suffix only."""
     return "_".join(part for part in (kind, model, condition) if part) + ".svg"
 
 
@@ -45,5 +45,5 @@ def figure_names(models: Sequence[str], conditions: Sequence[str], explaining: I
 
 
 def words(name: str) -> str:
-    """A condition's name as in running text."""
+    """Title of a condition: half_resolution -> half resolution."""
     return name.replace("_", " ")

@@ -1,4 +1,4 @@
-"""The report: one self-contained page, and every number on it as JSON."""
+"""Write the report: one self-contained HTML page, its numbers as JSON, and LaTeX tables."""
 
 import base64
 import hashlib
@@ -19,19 +19,19 @@ from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import title
 from nuvlm.report import wording
 from nuvlm.report.alt import describe
-from nuvlm.report.browser import as_script, page_data
+from nuvlm.report.browser_data import as_script, page_data
 from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.names import figure_name, words
 from nuvlm.report.provenance import provenance
-from nuvlm.report.schema import VERSION, check_report
+from nuvlm.report.schema import SCORES, VERSION, check_report
 from nuvlm.report.summary import summarise
 from nuvlm.report.tables import latex_tables
 
-SCRIPTS = ("elements.js", "state.js", "tables.js", "choices.js", "display.js", "events.js")
-"""What the page runs, in this order."""
+SCRIPTS = ("elements.js", "state.js", "tables.js", "choices.js", "display.js", "event_browser.js")
+"""Scripts of the page, in the order of execution."""
 SHOWN = 12
-"""Events, the worst mistakes, that the page has in a table too: in print, and where there is no JavaScript."""
+"""Worst mistakes in the static table, for print and without JavaScript."""
 
 logger = logging.getLogger(__name__)
 
@@ -50,23 +50,23 @@ def write_report(
     data: Path,
     tables: Path,
 ) -> None:
-    """Write the report: `page` (HTML, one self-contained file), its numbers, and its tables for a paper.
+    """Write the page (one self-contained HTML file), report.json and the LaTeX tables.
 
     Args:
-        scores: what ``evaluate`` wrote.
+        scores: scores.json of ``evaluate``.
         figures: folder of ``draw_figures``.
-        browser: what ``collect_events`` wrote.
-        predictions: prediction tables of each model under each condition, with their costs beside them.
+        browser: events.json of ``collect_events``.
+        predictions: prediction tables of each model under each condition; each has a cost file beside it.
         training: training.json of each model.
         published: resources/published.yaml.
-        config: the configuration as run, all keys.
+        config: complete configuration.
         repository: the git checkout.
         page: the page to write.
         data: the JSON file to write, a :class:`nuvlm.report.schema.Report`.
         tables: the LaTeX file to write.
 
     Raises:
-        InputError: a file that the report needs is missing or damaged.
+        InputError: an input file is missing or damaged.
     """
     results = read_json(scores)
     collected = read_json(browser)
@@ -76,7 +76,7 @@ def write_report(
     main = conditions[0]
     cost = {model: summarise_cost(predictions[model][main], training[model]) for model in models}
     headline, sentences = summarise(results, cost, main)
-    seen = read_json(next(iter(training.values()))).get("images", {})
+    images = read_json(next(iter(training.values()))).get("images", {})
     numbers = {
         "format": "nuvlm-report",
         "version": VERSION,
@@ -86,7 +86,7 @@ def write_report(
         **results,
         "controls": conclude(results),
         "cost": cost,
-        "departures": departures(reference["setup"], as_seen(config, seen)),
+        "departures": departures(reference["setup"], with_image_settings(config, images)),
         "published": reference,
         "gallery": [_facts(event) for event in collected["events"]],
         "provenance": provenance(config, repository) | {"events": results["events"]},
@@ -106,6 +106,7 @@ def write_report(
             digest=base64.b64encode(hashlib.sha256(script.encode()).digest()).decode(),
             figure=lambda kind, model=None, condition=None: _figure(figures / figure_name(kind, model, condition)),
             alt=lambda kind, model=None, condition=None: describe(kind, results, model, condition),
+            score_titles=SCORES,
             statements=wording.STATEMENTS,
             config_yaml=yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True),
         )
@@ -120,11 +121,11 @@ def write_report(
     logger.info("%s: %.1f MB", page, page.stat().st_size / 1e6)
 
 
-def as_seen(config: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration, with the truth about pixel maps that were made elsewhere instead of settings without effect.
+def with_image_settings(config: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
+    """Replace settings without effect by the properties of pixel maps that were made elsewhere.
 
     Args:
-        images: settings of the pixel maps that the models have seen, from training.json.
+        images: settings of the pixel maps that the models were trained on, from training.json.
     """
     if "source" not in images:
         return dict(config)
@@ -137,15 +138,15 @@ def as_seen(config: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, A
 
 
 def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Where a run departs from the published setting.
+    """Find the settings that differ from the published setup.
 
     Args:
-        setup: of resources/published.yaml: the `key` of a setting, `what` it is, its published `value`, and `names`
-            where values have better ones.
-        config: the configuration as run.
+        setup: from resources/published.yaml: `key` of a setting, its description `what`, its published `value`, and
+            optional display `names` of values.
+        config: complete configuration.
 
     Returns:
-        `what`, `run` and `published` of each setting that differs; a key that the configuration lacks does not.
+        `what`, `run` and `published` of each setting that differs; keys missing in the configuration are skipped.
     """
     found = []
     for item in setup:
@@ -160,23 +161,23 @@ def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[d
 
 
 def _facts(event: Mapping[str, Any]) -> dict[str, Any]:
-    """An event without its picture."""
-    return {key: value for key, value in event.items() if key != "pixels"} | {"heat": list(event["heat"])}
+    """An event without its pixels."""
+    return {key: value for key, value in event.items() if key != "pixels"} | {"saliency": list(event["saliency"])}
 
 
 def _script() -> Markup:
-    """All scripts of the page as one."""
+    """All scripts of the page, concatenated."""
     folder = resources.files("nuvlm.report")
     return Markup("\n".join((folder / name).read_text(encoding="utf-8") for name in SCRIPTS))
 
 
 def _figure(path: Path) -> Markup:
-    """A figure of ours as it is: an SVG whose text matplotlib has escaped."""
+    """An SVG of ``draw_figures``, whose text matplotlib has escaped, for embedding."""
     return Markup(verify(path, "figure", ours=True).decode())
 
 
 def environment() -> Environment:
-    """For the templates beside this module: what they are given is escaped, and written by nuvlm.report.wording."""
+    """Jinja environment of the templates in this package: autoescaping, with the filters of nuvlm.report.wording."""
     templates = Environment(
         loader=PackageLoader("nuvlm", "report"),
         autoescape=True,

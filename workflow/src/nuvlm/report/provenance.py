@@ -1,4 +1,4 @@
-"""Where a result comes from: the code, the settings, the machine, the time."""
+"""Provenance of a report: code, settings, machine, date."""
 
 import os
 import platform
@@ -30,11 +30,11 @@ PACKAGES = (
 
 
 def provenance(config: Mapping[str, Any], repository: Path) -> dict[str, Any]:
-    """What is needed to make this result again.
+    """Collect what is needed to reproduce the run.
 
     Args:
-        config: the configuration as run.
-        repository: a folder of the git checkout that the code came from; without one `commit` is None.
+        config: complete configuration.
+        repository: folder of the git checkout; if it is none, `commit` is None.
     """
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),

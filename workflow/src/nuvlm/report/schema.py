@@ -1,6 +1,6 @@
-"""What report.json holds, key by key. The JSON schema of it is made from here (resources/report.schema.json).
+"""Description of report.json, key by key; source of resources/report.schema.json (``make schema``).
 
-A key that stands here and not in a report, or the reverse, is an error, so that the description cannot fall behind.
+A report with a missing or an undescribed key is an error.
 """
 
 import json
@@ -9,24 +9,28 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field
 
-VERSION = 2
-"""Raised when a key changes its name or meaning; new keys leave it."""
+VERSION = 3
+"""Incremented when a key changes its name or meaning, not when one is added."""
+
+SCORES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "auc": "AUC"}
+"""Keys of :class:`Score` that have a bootstrap interval, and their titles on the page, in the LaTeX tables and
+in the comparison of runs. :func:`nuvlm.evaluation.metrics.weighted_scores` computes them."""
 
 Interval = Annotated[list[float], Field(min_length=2, max_length=2)] | None
-"""Lower and upper end at 95 % confidence; null where there is nothing to measure."""
+"""Lower and upper end at 95 % confidence; null if undefined."""
 Fraction = Annotated[float, Field(ge=0, le=1)]
 Count = Annotated[int, Field(ge=0)]
 Values = list[float | None]
 
 
 class Part(BaseModel):
-    """Strict: a number is no text, infinite ones are none, and every key is known."""
+    """Base class: strict types, finite numbers, no unknown keys."""
 
     model_config = ConfigDict(extra="forbid", strict=True, allow_inf_nan=False, use_attribute_docstrings=True)
 
 
 class Roc(Part):
-    """One class against the rest, at most 200 points."""
+    """ROC curve of one class against the rest, at most 200 points."""
 
     fpr: list[Fraction]
     """Background efficiency."""
@@ -35,12 +39,12 @@ class Roc(Part):
 
 
 class Dependence(Part):
-    """Against what truth knows of an event; intervals are Clopper-Pearson."""
+    """Efficiency and purity against a true quantity; intervals are Clopper-Pearson."""
 
     edges: list[float] | None = None
-    """Of the bins; GeV, or a share."""
+    """Bin edges: GeV, or dimensionless for the inelasticity."""
     categories: list[str] | None = None
-    """Instead of edges."""
+    """Category names, instead of edges."""
     efficiency: Values
     efficiency_interval: list[Interval]
     efficiency_n: list[Count]
@@ -55,9 +59,9 @@ class ClassScore(Part):
     """One class under one condition."""
 
     n: Count
-    """Events that are of the class."""
+    """True events of the class."""
     selected: Count
-    """Events that are taken for it."""
+    """Events classified as the class."""
     recall: Fraction | None
     recall_interval: Interval
     precision: Fraction | None
@@ -65,13 +69,13 @@ class ClassScore(Part):
     auc: Fraction | None
     auc_interval: Interval
     roc: Roc | None = None
-    """From here on of conditions shown in full alone."""
+    """This and the following keys: only for conditions shown in full."""
     rejection: dict[str, Fraction | None] | None = None
-    """1 - background efficiency, by the signal efficiency at which it is read."""
+    """1 - background efficiency, by signal efficiency."""
     dependence: dict[str, Dependence | None] | None = None
-    """energy, inelasticity, visible_energy, containment, mode; null what is not known."""
+    """By quantity: energy, inelasticity, visible_energy, containment, mode; null if unknown."""
     scores: dict[str, list[Count]] | None = None
-    """Histogram of this class's probability for each true class, in the bins of `score_edges`."""
+    """Histogram of the probability of this class for each true class, in the bins of `score_edges`."""
 
 
 class Reliability(Part):
@@ -79,20 +83,22 @@ class Reliability(Part):
 
     edges: list[float]
     confidence: Values
-    """Mean of each bin."""
+    """Mean confidence in each bin."""
     accuracy: Values
     accuracy_interval: list[Interval]
     accuracy_n: list[Count]
 
 
 class Mistaken(Part):
+    """Fraction of events classified as nu_e CC."""
+
     mistaken: Fraction | None
     mistaken_interval: Interval
     mistaken_n: Count
 
 
 class Pions(Part):
-    """Neutral currents taken for nu_e CC, against the energy of their leading neutral pion."""
+    """Fraction of neutral-current events classified as nu_e CC, against the energy of the leading neutral pion."""
 
     edges: list[float]
     """GeV."""
@@ -100,14 +106,14 @@ class Pions(Part):
     mistaken_interval: list[Interval]
     mistaken_n: list[Count]
     without: Mistaken
-    """Those without a neutral pion."""
+    """The same for events without a neutral pion."""
 
 
 class Score(Part):
     """One model under one condition."""
 
     n: Count
-    """Events of the test split with known truth; all others here are null or empty where it is 0."""
+    """Events of the test split with known truth. If 0, all scores are null."""
     accuracy: Fraction | None
     accuracy_interval: Interval
     precision: Fraction | None
@@ -119,17 +125,17 @@ class Score(Part):
     auc_interval: Interval
     ece: Fraction | None
     confusion: list[list[Count]]
-    """Rows are the truth, columns the answer, in the order of `classes`."""
+    """Counts; rows are true classes, columns predicted classes, in the order of `classes`."""
     by_class: dict[str, ClassScore]
     score_edges: list[float] | None = None
-    """Of conditions shown in full alone, as are pions."""
+    """This and pi0: only for conditions shown in full."""
     pi0: Pions | None = None
     predicted_without_truth: dict[str, Count]
-    """Answers for the events whose truth is not known."""
+    """Predicted classes of the events with unknown truth."""
 
 
 class Difference(Part):
-    """Two sides on the same events: McNemar's exact test."""
+    """Difference of two classifiers, or two conditions, on the same events; McNemar's exact test."""
 
     n: Count
     both: Count
@@ -144,6 +150,8 @@ class Difference(Part):
 
 
 class Agreement(Part):
+    """Events that both, one or neither of two models classifies correctly."""
+
     both: Count
     only_first: Count
     only_second: Count
@@ -151,6 +159,8 @@ class Agreement(Part):
 
 
 class AgreementByEnergy(Part):
+    """The same in bins of neutrino energy."""
+
     edges: list[float]
     """GeV."""
     both: list[Count]
@@ -166,7 +176,7 @@ class Comparison(Difference):
     second: str
     condition: str
     by_class: dict[str, Agreement] | None = None
-    """Of conditions shown in full alone, as is the energy."""
+    """This and by_energy: only for conditions shown in full."""
     by_energy: AgreementByEnergy | None = None
 
 
@@ -182,17 +192,18 @@ class Curve(Part):
     """Accuracy against the level of one kind of degradation."""
 
     axis: str
-    """What a level is."""
+    """Meaning and unit of the level."""
     models: dict[str, list[CurvePoint]]
 
 
 class Beam(Part):
-    """The spectrum that cuts are weighted by."""
+    """Beam spectrum that the events of `cuts` are weighted to."""
 
     file: str
     effective_events: float
+    """(sum w)^2 / sum w^2: number of unweighted events with the same statistical power."""
     left_out: Count
-    """Test events without a weight."""
+    """Test events outside the spectrum."""
 
 
 class BestCut(Part):
@@ -206,7 +217,7 @@ class BestCut(Part):
 
 
 class Cuts(Part):
-    """Of one class, on the test split."""
+    """Scan of the cut on the probability of one class, on the test split."""
 
     cut: list[Fraction]
     efficiency: Values
@@ -218,11 +229,11 @@ class Cuts(Part):
 
 
 class Change(Difference):
-    """A model under a condition (first) against the reference condition (second)."""
+    """A model under a condition (first) compared with the reference condition (second)."""
 
     reference: str
     same_answer: Fraction | None
-    """Share of answers that stay."""
+    """Fraction of unchanged answers."""
 
 
 class Temperature(Part):
@@ -241,7 +252,7 @@ class Calibration(Part):
 
 
 class Control(Part):
-    """What a control says of a model."""
+    """Result of a control condition for a model."""
 
     model: str
     control: str
@@ -258,32 +269,32 @@ class Share(Part):
     n: Count
 
 
-class Told(Part):
-    """A share of rationales, beside its three controls."""
+class RationaleMetric(Part):
+    """A fraction measured for rationales, with its three controls."""
 
     nominal: Share
     text_only: Share | None
-    """Of a black picture."""
+    """With a black picture."""
     same_label: Fraction | None
-    """Exchanged between events with the same answer."""
+    """Rationales exchanged between events with the same answer."""
     chance: Fraction | None
-    """Exchanged between any."""
+    """Rationales exchanged between any events."""
     difference: float | None
-    """nominal less text_only."""
+    """nominal - text_only."""
     difference_interval: Interval
     beyond_label: float | None
-    """nominal less same_label."""
+    """nominal - same_label."""
     beyond_label_interval: Interval
 
 
 class ClaimError(Part):
-    """claimed / true - 1."""
+    """Relative error claimed / true - 1."""
 
     n: Count | None = None
-    """Claims; of those exchanged it is not told."""
+    """Number of claims; absent for exchanged rationales."""
     median: float | None
     spread: float | None
-    """Holds 68 % of the absolute values."""
+    """68 % quantile of the absolute value."""
 
 
 class ClaimErrors(Part):
@@ -291,16 +302,20 @@ class ClaimErrors(Part):
     text_only: ClaimError | None = None
     chance: ClaimError
     points: list[list[float]]
-    """True and claimed."""
+    """Pairs of true and claimed value."""
 
 
 class Occluded(Part):
+    """Claims of a thing after a region was blackened."""
+
     vanished: Share
     left: float | None
-    """Median of the claimed length or energy after and before."""
+    """Median ratio of the claimed length or energy after and before; 0 if the claim vanished."""
 
 
 class Occlusion(Part):
+    """Occlusion of the region of a thing, and of the other thing as a control."""
+
     taken_out: Occluded
     control: Occluded
     n: Count
@@ -308,7 +323,9 @@ class Occlusion(Part):
     difference_interval: Interval
 
 
-class Tree(Part):
+class ConsistencyTree(Part):
+    """Decision tree that maps true statements to a class."""
+
     depth: Count
     fitted_on: Count | None
     agreement: Share
@@ -316,27 +333,28 @@ class Tree(Part):
 
 
 class Explanation(Part):
-    """What the rationales of one model are worth."""
+    """Faithfulness of the rationales of one model."""
 
     n: Count
     with_truth: Count
-    right: Told
-    readable: Told
-    agreement: Told
-    claims: dict[str, dict[str, Told]]
-    """By statement, then made, right, precision, recall, within_one."""
+    right: RationaleMetric
+    readable: RationaleMetric
+    agreement: RationaleMetric
+    claims: dict[str, dict[str, RationaleMetric]]
+    """By statement and metric: made, right, precision, recall, within_one."""
     errors: dict[str, ClaimErrors]
     """track_cm, shower_mev, gap_cm."""
     occlusion: dict[str, Occlusion]
     """shower, track."""
-    tree: Tree
+    tree: ConsistencyTree
 
 
-class Heat(Part):
-    """What the probability of the CNN's class falls by when the pixels are black where the CNN looks."""
+class Saliency(Part):
+    """Decrease of the probability of the predicted class if salient, or random, pixels are blackened."""
 
     n: Count
     blackened: Fraction
+    """Fraction of the pixels with charge."""
     map: float | None
     map_interval: Interval
     random: float | None
@@ -346,7 +364,7 @@ class Heat(Part):
 
 
 class Training(Part):
-    """From training.json; null what it lacks."""
+    """From training.json; missing values are null."""
 
     seconds: float | None
     events: Count | None
@@ -358,13 +376,13 @@ class Training(Part):
 
 
 class Cost(Part):
-    """Of classifying under the first condition, all parts together, and of training."""
+    """Cost of classification under the first condition (all parts together) and of training."""
 
     events: Count
     ms_per_sample: float | None
     joules_per_sample: float | None
     energy_measured: bool
-    """By counters alone; else it is an estimate."""
+    """True if measured by hardware counters in all parts; otherwise an estimate."""
     energy_how: str
     peak_memory_mb: float
     """Of the largest part."""
@@ -375,6 +393,8 @@ class Cost(Part):
 
 
 class Departure(Part):
+    """A setting that differs from the published setup."""
+
     what: str
     run: Any
     published: Any
@@ -396,7 +416,7 @@ class PublishedTable(Part):
 
 
 class Published(Part):
-    """resources/published.yaml."""
+    """Content of resources/published.yaml."""
 
     source: Source
     tables: list[PublishedTable]
@@ -423,7 +443,7 @@ class Answer(Part):
 
 
 class GalleryEvent(Part):
-    """An event that is shown."""
+    """An event of the event browser."""
 
     shard: str
     event_id: Count
@@ -438,8 +458,8 @@ class GalleryEvent(Part):
     explanations: dict[str, list[Rationale]]
     drawn: Literal["display", "pixel map"]
     views: list[str]
-    heat: list[str]
-    """CNNs of which it is known where they look."""
+    saliency: list[str]
+    """Models with a saliency map of this event."""
 
 
 class Machine(Part):
@@ -456,26 +476,26 @@ class Provenance(Part):
     versions: dict[str, str | None]
     machine: Machine
     config: dict[str, Any]
-    """All settings (config/schema.json)."""
+    """Complete configuration (config/schema.json)."""
     events: dict[str, dict[str, Count]]
 
 
 class Report(Part):
-    """report.json."""
+    """Content of report.json."""
 
     format: Literal["nuvlm-report"]
-    version: Literal[2]
+    version: Literal[3]
     run: str | None
     headline: str
     summary: list[str]
     classes: list[str]
-    """Their order in every matrix."""
+    """Order of the classes in every matrix."""
     events: dict[str, dict[str, Count]]
-    """By split and class; `none` where there is none."""
+    """Number of events by split and class; `none`: no split or class."""
     scores: dict[str, dict[str, Score]]
     """By model and condition."""
     robustness: dict[str, Curve]
-    """By kind: resolution, noise, dead, diffusion, scale, of those that the run has."""
+    """By kind of degradation in the run: resolution, noise, dead, diffusion, scale."""
     calibration: dict[str, Calibration]
     """By model, under the first condition."""
     spectrum: Beam | None
@@ -485,23 +505,23 @@ class Report(Part):
     changes: dict[str, dict[str, Change]]
     """By model and condition."""
     explanations: dict[str, Explanation]
-    """By model; empty where nothing was explained."""
-    heat: dict[str, Heat | None]
+    """By model; empty with `report.explain: 0`."""
+    saliency: dict[str, Saliency | None]
     """By model."""
     controls: list[Control]
     cost: dict[str, Cost]
     departures: list[Departure]
-    """Settings in which the run departs from the published ones."""
+    """Settings that differ from the published setup."""
     published: Published
     gallery: list[GalleryEvent]
     provenance: Provenance
 
 
 def check_report(numbers: Mapping[str, Any]) -> None:
-    """Check the content of a report.json before it is written.
+    """Validate the content of report.json before it is written.
 
     Raises:
-        pydantic.ValidationError: naming every key that is missing, unknown or of another kind.
+        pydantic.ValidationError: names every key that is missing, unknown or has a wrong value.
     """
     Report.model_validate_json(json.dumps(numbers))
 

@@ -1,4 +1,4 @@
-"""Images of events with few filled pixels, as few bytes of text: each pixel by where it is and how bright."""
+"""Compact text encoding of sparse images: position and level of each filled pixel."""
 
 import base64
 from collections.abc import Sequence
@@ -7,7 +7,7 @@ from dataclasses import dataclass
 import numpy as np
 
 LEVELS = 255
-"""Steps of brightness above nothing."""
+"""Number of levels above zero."""
 
 
 @dataclass(frozen=True)
@@ -23,18 +23,18 @@ class Sparse:
 
 
 def find_filled(image: np.ndarray, threshold: float) -> Sparse:
-    """The pixels of `image` (rows, columns) with `threshold` or more."""
+    """Pixels of `image` (rows, columns) with a value of at least `threshold`."""
     index = np.flatnonzero(image >= threshold)
     rows, columns = image.shape
     return Sparse((rows, columns), index, image.reshape(-1)[index])
 
 
 def coarsen(image: Sparse, *, total: bool) -> Sparse:
-    """Two by two pixels made one: their sum, or the brightest of them, which keeps a thin track of grey values.
+    """Merge blocks of 2 x 2 pixels: sum, or maximum, which keeps thin tracks of grey values.
 
     Args:
-        image: of any shape; beyond an odd edge nothing is assumed.
-        total: whether values add up.
+        image: of any shape; odd sides are padded with empty pixels.
+        total: sum (energies) or maximum (grey values).
     """
     rows, columns = (-(-side // 2) for side in image.shape)
     of_each = (image.index // image.shape[1]) // 2 * columns + (image.index % image.shape[1]) // 2
@@ -45,22 +45,22 @@ def coarsen(image: Sparse, *, total: bool) -> Sparse:
 
 
 def log_levels(values: np.ndarray, lowest: float, highest: float) -> np.ndarray:
-    """Levels 1 to 255 of values from `lowest` to `highest`, the same ratio between every two (:func:`log_values`)."""
+    """Logarithmic levels 1 to 255 of values from `lowest` to `highest`."""
     position = np.log(np.asarray(values, dtype=np.float64) / lowest) / np.log(highest / lowest)
     return np.clip(1 + np.rint(position * (LEVELS - 1)), 1, LEVELS).astype(np.uint8)
 
 
 def log_values(lowest: float, highest: float) -> np.ndarray:
-    """(255,) the value that each level of :func:`log_levels` stands for, from level 1 on."""
+    """(255,) value of each level of :func:`log_levels`, from level 1."""
     return np.geomspace(lowest, highest, LEVELS)
 
 
 def encode(image: Sparse, levels: np.ndarray) -> str:
-    """Base64 of, for each pixel: how many empty ones come before it, as LEB128, then its level, a byte.
+    """Base64 of, for each pixel, the number of empty pixels before it (LEB128) and its level (one byte).
 
     Args:
-        image: the pixels.
-        levels: uint8 (n,), of each pixel, 1 to 255.
+        image: n filled pixels.
+        levels: uint8 (n,), 1 to 255.
     """
     gaps = np.diff(image.index, prepend=-1) - 1
     size = 4  # 7 bits each: an image has at most 4096 x 4096 pixels, 2^24
@@ -73,7 +73,7 @@ def encode(image: Sparse, levels: np.ndarray) -> str:
 
 
 def decode(text: str, shape: tuple[int, int]) -> np.ndarray:
-    """The image that :func:`encode` wrote: uint8 (rows, columns), 0 where nothing is."""
+    """Decode :func:`encode`: uint8 (rows, columns), 0 in empty pixels."""
     image = np.zeros(shape[0] * shape[1], dtype=np.uint8)
     at, gap, shift = -1, 0, 0
     data = iter(base64.b64decode(text))
@@ -88,14 +88,14 @@ def decode(text: str, shape: tuple[int, int]) -> np.ndarray:
 
 
 def encode_map(image: np.ndarray, side: int) -> tuple[str, int]:
-    """Base64 of a smooth map in coarse cells, the mean of the pixels in each, row by row.
+    """Base64 of a smooth map averaged in coarse cells, row by row.
 
     Args:
         image: uint8 (size, size).
-        side: cells along a side, at most.
+        side: maximum number of cells along a side.
 
     Returns:
-        The text, and how many pixels wide a cell is.
+        The text, and the width of a cell in pixels.
     """
     width = -(-len(image) // side)
     n = -(-len(image) // width)
@@ -105,5 +105,5 @@ def encode_map(image: np.ndarray, side: int) -> tuple[str, int]:
 
 
 def size_of(texts: Sequence[Sequence[str]]) -> int:
-    """Bytes of all texts together."""
+    """Total size of all texts in bytes."""
     return sum(len(text) for of_event in texts for text in of_event)

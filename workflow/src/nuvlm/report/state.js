@@ -1,5 +1,5 @@
-// What the reader has chosen stands in the address, after #, as key=value&...: a link keeps it, and "back" goes back.
-// An address that ends with #name is a section of the page and leaves the choice as it is.
+// The reader's choices are stored in the URL fragment as key=value&..., so links and the "back" button restore them.
+// A fragment without "=" is a section of the page and leaves the choices unchanged.
 
 const choice = (() => {
   const listeners = [];
@@ -11,7 +11,7 @@ const choice = (() => {
     return Object.fromEntries(new URLSearchParams(text));
   }
 
-  function tell() {
+  function notify() {
     for (const listener of listeners) listener();
   }
 
@@ -19,21 +19,21 @@ const choice = (() => {
     const found = parse(location.hash);
     if (found === null) return;
     values = found;
-    tell();
+    notify();
   });
 
   return {
     get: (key, otherwise = "") => values[key] ?? otherwise,
     keys: () => Object.keys(values),
-    /** Change some values; an empty one is left out. `replace`: as the same entry of the history. */
+    /** Change some values; empty ones are removed. `replace`: without a new history entry. */
     change(changes, replace = false) {
       values = Object.fromEntries(Object.entries({ ...values, ...changes }).filter(([, value]) => value !== ""));
       const address = `#${new URLSearchParams(values)}`;
       if (replace) history.replaceState(null, "", address);
       else if (address !== location.hash) history.pushState(null, "", address);
-      tell();
+      notify();
     },
-    /** Call `listener` now, and whenever the choice changes. */
+    /** Call `listener` now and after every change. */
     follow(listener) {
       listeners.push(listener);
       listener();

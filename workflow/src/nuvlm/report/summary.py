@@ -1,4 +1,4 @@
-"""The result in plain words, every one of them made from the numbers."""
+"""Headline and summary of the report, written from the numbers."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -6,18 +6,18 @@ from typing import Any
 import numpy as np
 
 from nuvlm.models.conditions import shown_in_full
-from nuvlm.models.table import title
+from nuvlm.models.table import family_name, title
 from nuvlm.report.names import words
 from nuvlm.report.wording import PLAIN, SIGNIFICANT, number, p_value, percent, significant
 
 
 def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: str) -> tuple[str, list[str]]:
-    """A headline, and the sentences under it.
+    """Write the headline and the sentences below it.
 
     Args:
         results: what ``evaluate`` wrote.
         cost: ``summarise_cost`` of each model.
-        condition: the one that the summary is about.
+        condition: the condition to summarise.
     """
     scores = {model: by_condition[condition] for model, by_condition in results["scores"].items()}
     if not all(score["n"] for score in scores.values()):
@@ -30,7 +30,7 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
         sentences += [_behind(model, ranked[0], scores, results["comparisons"], condition) for model in ranked[2:]]
     else:
         score = scores[ranked[0]]
-        headline = f"Of {score['n']:,} test events, the {title(ranked[0])} is {_right(score)}."
+        headline = f"On {score['n']:,} test events, the {title(ranked[0])} is {_right(score)}."
     sentences += [_habits(model, scores[model]) for model in ranked]
     changes = results["changes"]
     conditions = dict.fromkeys(
@@ -40,24 +40,25 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
         _changes(name, {model: of_model[name] for model, of_model in changes.items() if name in of_model})
         for name in conditions
     ]
-    explained = {model: told for model, told in results["explanations"].items() if told["with_truth"]}
-    sentences += [_reasons(model, told) for model, told in explained.items()]
+    explained = {model: measures for model, measures in results["explanations"].items() if measures["with_truth"]}
+    sentences += [_rationales(model, measures["right"]) for model, measures in explained.items()]
     sentences.append(_speed(cost))
-    cnns = [title(model) for model in scores if model.startswith("cnn_")]
+    cnns = [title(model) for model in scores if family_name(model) == "cnn"]
     if len(cnns) > 1:
         sentences.append(
-            f"{', '.join(cnns[:-1])} and {cnns[-1]} are one network, trained by different recipes: what lies between "
-            "them is the training alone."
+            f"{', '.join(cnns[:-1])} and {cnns[-1]} are the same network, trained with different recipes: their "
+            "differences are due to the training."
         )
-    if "tree" in scores and len(scores) > 1:
+    bdts = [model for model in scores if family_name(model) == "bdt"]
+    if bdts and len(scores) > 1:
         sentences.append(
-            f"The {title('tree')}, boosted decision trees on quantities made by hand from each view, is a control: "
-            "what a network is better by is what looking at every pixel buys."
+            f"The {title(bdts[0])}, boosted decision trees on hand-made features of each view, is the baseline: a "
+            "network with a higher accuracy uses information in the pixels beyond these features."
         )
     missing = [name for name, of_class in scores[ranked[0]]["by_class"].items() if not of_class["n"]]
     if missing:
         names = " and ".join(PLAIN[name] for name in missing)
-        sentences.append(f"The test split has no {names} event: means over classes are over those that it has.")
+        sentences.append(f"The test split has no {names} event: means over classes leave this class out.")
     return headline, sentences
 
 
@@ -68,29 +69,29 @@ def _verdict(
     test, sign = _comparison(best, second, comparisons, condition)
     low, high = sorted(100 * sign * end for end in test["difference_interval"])
     only_best, only_second = (test["only_first"], test["only_second"])[::sign]
-    ours, theirs = _right(scores[best]), _right(scores[second]).removeprefix("right ")
+    score_best, score_second = _right(scores[best]), _right(scores[second]).removeprefix("right ")
     if test["p_value"] < SIGNIFICANT:
         rank = "better" if len(scores) == 2 else "best"
-        headline = f"The {title(best)} is the {rank} classifier of {test['n']:,} test events: it is {ours}, "
-        sure = "a difference that chance would hardly make"
+        headline = f"The {title(best)} is the {rank} classifier of {test['n']:,} test events: it is {score_best}, "
+        significance = "the difference is statistically significant"
     else:
-        headline = f"The {title(best)} and the {title(second)} cannot be told apart on {test['n']:,} test events: "
-        headline += f"the {title(best)} is {ours}, "
-        sure = "which chance alone would often make"
+        headline = f"The {title(best)} and the {title(second)} do not differ significantly on {test['n']:,} test "
+        headline += f"events: the {title(best)} is {score_best}, "
+        significance = "the difference is not statistically significant"
     sentence = (
         f"The difference in accuracy is {100 * abs(test['difference']):.1f} points "
         f"(95 % interval {number(low, 1)} to {number(high, 1)}). "
-        f"Of the {only_best + only_second} events that exactly one of the two gets right, {only_best} go to the "
-        f"{title(best)} and {only_second} to the {title(second)}: {sure} "
+        f"Exactly one of the two is right for {only_best + only_second} events, the {title(best)} for {only_best} and "
+        f"the {title(second)} for {only_second}: {significance} "
         f"(McNemar's exact test, {p_value(test['p_value'])})."
     )
-    return f"{headline}the {title(second)} {theirs}.", sentence
+    return f"{headline}the {title(second)} {score_second}.", sentence
 
 
 def _comparison(
     model: str, other: str, comparisons: list[dict[str, Any]], condition: str
 ) -> tuple[dict[str, Any], int]:
-    """The comparison of two models under a condition, and -1 where it takes them the other way round."""
+    """Find the comparison of two models, and its sign: -1 if it lists `other` first."""
     test = next(c for c in comparisons if c["condition"] == condition and {c["first"], c["second"]} == {model, other})
     return test, 1 if test["first"] == model else -1
 
@@ -111,7 +112,7 @@ def _right(score: Mapping[str, Any]) -> str:
 
 
 def _habits(model: str, score: Mapping[str, Any]) -> str:
-    """The ranking power of a model, and the mistake that it makes most, as a share of the true class."""
+    """AUC, calibration error and the most frequent confusion (as a share of the true class) of a model."""
     sentence = f"{title(model)}: macro AUC {number(score['auc'])}, expected calibration error {number(score['ece'])}"
     names = list(score["by_class"])
     counts = np.array(score["confusion"], dtype=np.float64)
@@ -121,13 +122,13 @@ def _habits(model: str, score: Mapping[str, Any]) -> str:
         return f"{sentence}; no mistakes."
     true, taken = np.unravel_index(shares.argmax(), shares.shape)
     return (
-        f"{sentence}; its most frequent mistake is {PLAIN[names[true]]} taken for {PLAIN[names[taken]]} "
+        f"{sentence}; its most frequent mistake is {PLAIN[names[true]]} classified as {PLAIN[names[taken]]} "
         f"({percent(shares[true, taken], 0)} of true {PLAIN[names[true]]})."
     )
 
 
 def _changes(condition: str, changes: Mapping[str, Mapping[str, Any]]) -> str:
-    """What each model makes of another condition."""
+    """Change in accuracy of each model under another condition."""
     clauses = []
     for model, change in changes.items():
         sign = -1 if change["difference"] < 0 else 1
@@ -141,27 +142,26 @@ def _changes(condition: str, changes: Mapping[str, Mapping[str, Any]]) -> str:
     return f"From {words(reference)} to {words(condition)}, in points of accuracy: {'; '.join(clauses)}."
 
 
-def _reasons(model: str, told: Mapping[str, Any]) -> str:
-    """Whether a model's rationales are right more often than without the picture, and than its answer alone tells."""
-    right = told["right"]
+def _rationales(model: str, right: Mapping[str, Any]) -> str:
+    """Whether the rationales are right more often than with a black picture and than the answer alone explains."""
     if not right["nominal"]["n"]:
-        return f"The rationales of the {title(model)} state nothing that can be read."
+        return f"The rationales of the {title(model)} contain no statement that can be read."
     low, high = (100 * end for end in right["beyond_label_interval"])
     black = right["text_only"]
     follow = low > 0 and (black is None or right["difference_interval"][0] > 0)
     return (
         f"The rationales of the {title(model)} {'follow' if follow else 'do not measurably follow'} the picture: "
-        f"{percent(right['nominal']['value'])} of what they state is right, "
-        + (f"{percent(black['value'])} where the picture is black, " if black else "")
-        + f"{percent(right['same_label'])} where rationales are exchanged between events with the same answer "
-        f"({number(100 * right['beyond_label'], 1)} points beyond that, 95 % interval {number(low, 1)} to "
+        f"{percent(right['nominal']['value'])} of their statements are right"
+        + (f", {percent(black['value'])} with a black picture" if black else "")
+        + f", {percent(right['same_label'])} when rationales are exchanged between events with the same answer "
+        f"(difference to the last: {number(100 * right['beyond_label'], 1)} points, 95 % interval {number(low, 1)} to "
         f"{number(high, 1)})."
     )
 
 
 def _speed(cost: Mapping[str, Any]) -> str:
     clauses = [
-        f"the {title(model)} takes {significant(of_model['ms_per_sample'])} ms a sample and at most "
+        f"the {title(model)} needs {significant(of_model['ms_per_sample'])} ms per event and at most "
         f"{of_model['peak_memory_mb']:,.0f} MB ({of_model['device']})"
         for model, of_model in cost.items()
     ]
@@ -174,5 +174,5 @@ def _without_truth(scores: Mapping[str, Any]) -> tuple[str, list[str]]:
     for model, score in scores.items():
         counts = score["predicted_without_truth"]
         listed = ", ".join(f"{count} {PLAIN[name]}" for name, count in counts.items())
-        sentences.append(f"Of {sum(counts.values())} events the {title(model)} takes {listed}.")
-    return "No test event has known truth: there are predictions, but nothing to score them against.", sentences
+        sentences.append(f"The {title(model)} classifies {sum(counts.values())} events as {listed}.")
+    return "No test event has known truth: there are predictions, but no scores.", sentences

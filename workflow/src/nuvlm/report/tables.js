@@ -1,4 +1,4 @@
-// Tables are sorted by a click on a heading, and copied as text for a spreadsheet.
+// Click on a heading sorts a table; a button copies it as tab-separated text.
 
 for (const table of document.querySelectorAll("main table:not(.answers)")) {
   if (!table.tHead) continue;
@@ -19,7 +19,7 @@ function sortTable(table, heading) {
   heading.setAttribute("aria-sort", descending ? "descending" : "ascending");
   table.classList.add("sorted");
   const column = heading.cellIndex;
-  // Rows that belong together, as those of a model and what was published of it, stay together.
+  // The rows of one tbody (a model and its published values) stay together.
   const grouped = table.tBodies.length > 1;
   const items = grouped ? [...table.tBodies] : [...table.tBodies[0].rows];
   const value = (item) => cellValue((grouped ? item.rows[0] : item).cells[column]);
@@ -28,7 +28,7 @@ function sortTable(table, heading) {
   (grouped ? table : table.tBodies[0]).append(...keyed.map(([, item]) => item));
 }
 
-/** The first number in a cell, or its text; null for what is not known. */
+/** The first number in a cell, or its text; null if the value is unknown. */
 function cellValue(cell) {
   const text = (cell?.dataset.value ?? cell?.textContent ?? "").trim().replaceAll("−", "-").replaceAll(",", "");
   if (!text || text === "–") return null;
@@ -36,7 +36,7 @@ function cellValue(cell) {
   return cell.tagName !== "TH" && number ? Number(number[1]) : text;
 }
 
-/** Numbers before text, and what is not known last, whichever way. */
+/** Numbers before text; unknown values last in both directions. */
 function compareValues(a, b, descending) {
   if (a === null || b === null) return (a === null) - (b === null);
   if (typeof a !== typeof b) return typeof a === "number" ? -1 : 1;
@@ -54,7 +54,7 @@ async function copyTable(table, button) {
     await navigator.clipboard.writeText(tableText(table));
     button.textContent = "Copied";
   } catch {
-    // Some browsers keep the clipboard from pages that are files: the reader's own copy takes what is selected.
+    // Some browsers deny file:// pages the clipboard: select the table for copying by hand.
     getSelection().selectAllChildren(table);
     button.textContent = "Selected: press Ctrl+C";
   }

@@ -1,12 +1,12 @@
-"""The published tables with this run beside them, for LaTeX."""
+"""LaTeX tables: this run next to the published results."""
 
 from collections.abc import Mapping
 from typing import Any
 
 from nuvlm.models.table import title
+from nuvlm.report.schema import SCORES
 from nuvlm.report.wording import MISSING, interval, number, significant
 
-QUANTITIES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "auc": "AUC"}
 COSTS = {"peak_memory_mb": "Memory (MB)", "ms_per_sample": "Time (ms)"}
 ESCAPED = {
     "\\": r"\textbackslash{}",
@@ -17,10 +17,10 @@ ESCAPED = {
 
 
 def latex_tables(numbers: Mapping[str, Any]) -> str:
-    """Every published table whose condition is one of this run, for ``booktabs``; a comment alone without truth.
+    """Write each published table whose condition the run has, for ``booktabs``; without truth only a comment.
 
     Args:
-        numbers: of report.json.
+        numbers: content of report.json.
     """
     scores = numbers["scores"]
     reference = numbers["published"]["source"]["reference"]
@@ -31,36 +31,36 @@ def latex_tables(numbers: Mapping[str, Any]) -> str:
     main = next(iter(next(iter(scores.values()))))
     for table in numbers["published"]["tables"]:
         condition = table["condition"]
-        told = {model: of_model[condition] for model, of_model in scores.items() if condition in of_model}
-        if not told or not all(score["n"] for score in told.values()):
-            lines.append(f"% Table {table['number']}: nothing was scored under {condition}.")
+        shown = {model: of_model[condition] for model, of_model in scores.items() if condition in of_model}
+        if not shown or not all(score["n"] for score in shown.values()):
+            lines.append(f"% Table {table['number']}: no scores under {condition}.")
             continue
         costs = COSTS if condition == main and any("ms_per_sample" in row for row in table["rows"].values()) else {}
-        n = next(iter(told.values()))["n"]
+        n = next(iter(shown.values()))["n"]
         lines += [
             r"\begin{table}",
             r"  \centering",
             f"  \\caption{{{escape(table['title'])}; this run: {n:,} test events. Published: {escape(reference)}.}}",
             f"  \\label{{tab:nuvlm-{table['number']}}}",
-            f"  \\begin{{tabular}}{{ll{'l' * len(QUANTITIES)}{'r' * len(costs)}}}",
+            f"  \\begin{{tabular}}{{ll{'l' * len(SCORES)}{'r' * len(costs)}}}",
             r"    \toprule",
-            _row("Model", "", *QUANTITIES.values(), *costs.values()),
+            _row("Model", "", *SCORES.values(), *costs.values()),
             r"    \midrule",
         ]
-        for model, score in told.items():
-            values = [f"{number(score[name])} {interval(score[f'{name}_interval'])}" for name in QUANTITIES]
+        for model, score in shown.items():
+            values = [f"{number(score[name])} {interval(score[f'{name}_interval'])}" for name in SCORES]
             spent = [significant(numbers["cost"][model][name]) for name in costs]
             lines.append(_row(title(model), "this run", *values, *spent))
             row = table["rows"].get(model)
             if row:
-                values = [number(row[name], 2) for name in QUANTITIES]
+                values = [number(row.get(name), 2) for name in SCORES]
                 lines.append(_row("", "published", *values, *(significant(row.get(name)) for name in costs)))
         lines += [r"    \bottomrule", r"  \end{tabular}", r"\end{table}"]
     return "\n".join(lines) + "\n"
 
 
 def escape(text: str) -> str:
-    """Text for LaTeX: its signs are printed, not obeyed."""
+    """Escape text for LaTeX."""
     text = "".join(ESCAPED.get(sign, sign) for sign in text)
     return text.replace("\N{MINUS SIGN}", "$-$").replace(MISSING, "--")
 

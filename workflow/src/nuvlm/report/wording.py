@@ -1,4 +1,4 @@
-"""Numbers and classes as the report writes them."""
+"""Formatting of numbers, classes and statements."""
 
 from collections.abc import Sequence
 
@@ -17,14 +17,14 @@ STATEMENTS = {
     "gap_cm": "length of the gap",
     "charged": "number of charged particles",
 }
-"""What a rationale may state."""
+"""Statements of a rationale."""
 PICTURES = {
     "nominal": "as it is",
     "text_only": "black",
     "without_shower": "the shower's region black",
     "without_track": "the track's region black",
 }
-"""What a model was shown when it gave a rationale."""
+"""Pictures that rationales are given for."""
 YES_NO = {
     "track": ("no track", "a track"),
     "leaves": ("stays in the detector", "leaves the detector"),
@@ -42,7 +42,7 @@ def label(name: str | None) -> Markup:
 
 
 def number(value: float | None, digits: int = 3) -> str:
-    """A number with fixed decimals and thousands apart; a dash where there is none."""
+    """A number with fixed decimals and a thousands separator; a dash for None."""
     return MISSING if value is None else f"{value:,.{digits}f}".replace("-", MINUS)
 
 
@@ -75,7 +75,7 @@ def p_value(value: float) -> str:
 
 
 def stated(value: float | None, statement: str) -> str:
-    """What is claimed or true of one of STATEMENTS."""
+    """A claimed or true value of one of STATEMENTS in words."""
     if value is None:
         return "there is none"
     if statement in YES_NO:
@@ -86,12 +86,12 @@ def stated(value: float | None, statement: str) -> str:
 
 
 def picture(name: str) -> str:
-    """What was shown, in words."""
+    """A picture in words."""
     return PICTURES.get(name, name)
 
 
 def duration(seconds: float | None) -> str:
-    """Seconds, minutes or hours, whichever reads best."""
+    """A duration in seconds, minutes, hours or days."""
     if seconds is None:
         return MISSING
     for size, unit in ((86400, "days"), (3600, "h"), (60, "min")):

@@ -1,4 +1,4 @@
-"""The events of the report as the page's scripts take them: every word and colour ready, and nothing that is HTML."""
+"""Data of the event browser, as the scripts of the page read it: formatted text and colours, no HTML."""
 
 import json
 from collections.abc import Mapping, Sequence
@@ -14,18 +14,18 @@ from nuvlm.models.table import title
 from nuvlm.report.wording import PLAIN, number, percent, picture, stated
 
 COLOURS = "viridis"
-"""Perceptually uniform, and told apart with every kind of colour vision."""
+"""Perceptually uniform, and readable with colour vision deficiency."""
 DARKEST = 0.15
-"""Where in it the faintest pixels begin: they must show on a dark ground."""
+"""Position of the faintest pixels in the colour map: they must be visible on a dark background."""
 GREY_TICKS = (0, 64, 128, 255)
 
 
 def page_data(collected: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
-    """What the page draws from, made of what ``collect_events`` wrote.
+    """Convert the output of ``collect_events`` for the page.
 
     Args:
         collected: `available`, `frame`, `scale` and `events`.
-        models: in the order of the page.
+        models: order of the models on the page.
     """
     return {
         "available": collected["available"],
@@ -38,7 +38,7 @@ def page_data(collected: Mapping[str, Any], models: Sequence[str]) -> dict[str, 
 
 
 def as_script(data: Mapping[str, Any]) -> Markup:
-    """JSON that may stand in a script element: no `<`, `>` or `&` is left that could end it or begin a comment."""
+    """JSON for a script element: `<`, `>` and `&` are escaped, so it cannot end the element or begin a comment."""
     text = json.dumps(data, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
     return Markup("".join(_ESCAPED.get(character, character) for character in text))
 
@@ -47,7 +47,7 @@ _ESCAPED = {character: f"\\u{ord(character):04x}" for character in "<>&\u2028\u2
 
 
 def _scale(collected: Mapping[str, Any]) -> dict[str, Any] | None:
-    """The colour of each level, and the bar that explains colours: `gradient`, `ticks` (place from 0 to 1, text)."""
+    """Colour of each level, and the colour bar: `gradient`, `ticks` (position from 0 to 1, text)."""
     frame, scale = collected["frame"], collected["scale"]
     if frame is None:
         return None
@@ -59,17 +59,17 @@ def _scale(collected: Mapping[str, Any]) -> dict[str, Any] | None:
         positions = np.log(np.array(ticks) / low) / np.log(bright / low)
         label = f"energy in a {frame['pixel']:g} cm pixel (MeV)"
         note = (
-            f"Energies are rounded by {percent(scale['rounding'])} at most, less than {low:g} MeV is left out, and "
-            f"from {number(bright, 0)} MeV on colours are the same."
+            f"Energies are rounded by at most {percent(scale['rounding'])}. Pixels below {low:g} MeV are hidden, and "
+            f"the colour scale ends at {number(bright, 0)} MeV."
         )
         if step > 1:
-            note += f" {step} × {step} pixels are put together, to keep this page small."
+            note += f" Blocks of {step} × {step} pixels are merged to limit the size of the page."
     else:
         places = np.sqrt(values / values[-1])
         ticks = list(GREY_TICKS)
         positions = np.sqrt(np.array(ticks) / values[-1])
         label = "grey value" if step == 1 else f"grey value, brightest of {step} × {step}"
-        note = "Grey values are as in the pixel maps."
+        note = "Grey values are those of the pixel maps."
     return {
         "label": label,
         "note": note,
@@ -82,12 +82,12 @@ def _scale(collected: Mapping[str, Any]) -> dict[str, Any] | None:
 
 
 def _colour(place: float) -> str:
-    """The colour at a place of the scale, from 0 to 1; beyond, that of its end."""
+    """The colour at a position of the scale, from 0 to 1 (clipped)."""
     return to_hex(matplotlib.colormaps[COLOURS](DARKEST + (1 - DARKEST) * min(place, 1.0)))
 
 
 def _event(event: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
-    """One event, with classes as numbers. Its id is text: JavaScript's numbers end at 2^53, those of events at 2^64."""
+    """One event, with classes as indices. Its id is text: JavaScript numbers are exact only up to 2^53."""
     answers = [event["models"][model] for model in models]
     return {
         "id": str(event["event_id"]),
@@ -100,17 +100,17 @@ def _event(event: Mapping[str, Any], models: Sequence[str]) -> dict[str, Any]:
         "answers": [CLASSES.index(answer["predicted"]) for answer in answers],
         "p": [[round(answer["p"][name], 4) for name in CLASSES] for answer in answers],
         "pixels": event["pixels"],
-        "heat": {model: maps for model, maps in event["heat"].items() if model in models},
-        "told": [
-            {"model": title(model), "rationales": [_rationale(one) for one in told]}
-            for model, told in event["explanations"].items()
-            if told
+        "saliency": {model: maps for model, maps in event["saliency"].items() if model in models},
+        "explanations": [
+            {"model": title(model), "rationales": [_rationale(one) for one in rationales]}
+            for model, rationales in event["explanations"].items()
+            if rationales
         ],
     }
 
 
 def _facts(event: Mapping[str, Any]) -> list[list[str]]:
-    """What is known of an event: names and values."""
+    """Known true quantities of an event: names and values."""
     known = [
         ["Eν", event["nu_energy_gev"], "GeV"],
         ["y", event["inelasticity"], ""],
@@ -124,15 +124,15 @@ def _facts(event: Mapping[str, Any]) -> list[list[str]]:
     return facts
 
 
-def _rationale(told: Mapping[str, Any]) -> dict[str, Any]:
-    """A rationale with its `claims`: what is stated, whether that is right, and what is true where it is not."""
+def _rationale(rationale: Mapping[str, Any]) -> dict[str, Any]:
+    """A rationale with its `claims`: statement, whether it is right, and the true value if it is wrong."""
     claims = [
         [
             stated(claim["claimed"], claim["statement"]),
             claim["right"],
             stated(claim["true"], claim["statement"]) if claim["right"] is False else None,
         ]
-        for claim in told["claims"]
+        for claim in rationale["claims"]
     ]
-    shown = {"nominal": "", "text_only": "a black picture"}.get(told["picture"], picture(told["picture"]))
-    return {"picture": shown, "text": told["rationale"], "claims": claims}
+    shown = {"nominal": "", "text_only": "a black picture"}.get(rationale["picture"], picture(rationale["picture"]))
+    return {"picture": shown, "text": rationale["rationale"], "claims": claims}

@@ -1,4 +1,4 @@
-// The browser of events: filters and order come from the address, a list shows the rows in sight, one event is drawn.
+// Event browser: filters and order are kept in the URL; the list renders only visible rows; one event is drawn.
 
 const ROW = 32; // height of a row of the list, px, as in page.css
 
@@ -36,10 +36,10 @@ function startBrowser(root, data) {
     [null, [["", "any"]]],
     ...(known ? [[null, [["right", "right"], ["wrong", "wrong"]]]] : []),
     ["answers", classes],
-    ...(known ? [["answers, wrongly", classes.map(([name, plain]) => [`wrong-${name}`, `${plain}, wrongly`])]] : []),
+    ...(known ? [["wrong answers", classes.map(([name, plain]) => [`wrong-${name}`, `${plain} (wrong)`])]] : []),
   ];
-  const orders = [["worst", known ? "worst mistakes" : "least sure"], ["energy", "energy"], ["differ", "disagreement"]];
-  const sure = data.models.map(({ name, title }) => [`sure.${name}`, `confidence, ${title}`]);
+  const orders = [["worst", known ? "worst mistakes" : "least confident"], ["energy", "energy"], ["differ", "disagreement"]];
+  const confidences = data.models.map(({ name, title }) => [`confidence.${name}`, `confidence, ${title}`]);
   part("filters").prepend(
     ...(known ? [select("truth", "Truth", [[null, [["", "any"], ...classes]]])] : []),
     ...data.models.map(({ name, title }) => select(`model.${name}`, title, answers)),
@@ -47,11 +47,11 @@ function startBrowser(root, data) {
     ...(events.some((event) => event.energy !== null)
       ? [element("span", { class: "range" }, element("span", {}, "Eν (GeV)"), energy("from", "from"), energy("to", "to"))]
       : []),
-    ...(events.some((event) => event.told.length) && events.some((event) => !event.told.length)
-      ? [select("told", "In words", [[null, [["", "any"], ["1", "explained"]]]])]
+    ...(events.some((event) => event.explanations.length) && events.some((event) => !event.explanations.length)
+      ? [select("explained", "Rationale", [[null, [["", "any"], ["1", "with rationale"]]]])]
       : []),
-    select("sort", "Order", [[null, orders.map(([value, text], i) => [i ? value : "", text])], ["of one model", sure]]),
-    select("way", "These come", [[null, [["", "first"], ["last", "last"]]]]),
+    select("sort", "Order", [[null, orders.map(([value, text], i) => [i ? value : "", text])], ["by model", confidences]]),
+    select("way", "Direction", [[null, [["", "highest first"], ["last", "lowest first"]]]]),
   );
   part("reset").addEventListener("click", () => {
     const controls = [...root.querySelectorAll("[data-key]")];
@@ -86,17 +86,17 @@ function startBrowser(root, data) {
         (from === null || (event.energy !== null && event.energy >= from)) &&
         (to === null || (event.energy !== null && event.energy <= to)) &&
         (!differ || compared.some(([a, b]) => differs(event, a, b))) &&
-        (!choice.get("told") || event.told.length) &&
+        (!choice.get("explained") || event.explanations.length) &&
         wanted.every((value, i) => agrees(event, value, i)),
     );
     const sort = choice.get("sort");
-    const model = modelIndex.get(sort.replace("sure.", ""));
+    const model = modelIndex.get(sort.replace("confidence.", ""));
     const value =
       sort === "energy"
         ? (event) => event.energy ?? -1
         : sort === "differ"
           ? (event) => Math.max(...compared.map(([a, b]) => distance(event, a, b)))
-          : sort.startsWith("sure.") && model !== undefined
+          : sort.startsWith("confidence.") && model !== undefined
             ? (event) => Math.max(...event.p[model])
             : (event) => -event.rank;
     const order = choice.get("way") === "last" ? 1 : -1;
@@ -105,7 +105,7 @@ function startBrowser(root, data) {
     return keyed.map(([, event]) => event);
   }
 
-  // ---- the list: only rows in sight are elements
+  // ---- the list: only visible rows are elements
 
   const mark = (event, i) => {
     const { plain } = data.classes[event.answers[i]];
@@ -117,7 +117,7 @@ function startBrowser(root, data) {
   const name = (event) => (event.truth === null ? "unknown" : data.classes[event.truth].plain);
 
   function rowOf(event, at) {
-    const said = data.models.map(({ title }, i) => `${title}: ${data.classes[event.answers[i]].plain}`).join(", ");
+    const answersText = data.models.map(({ title }, i) => `${title}: ${data.classes[event.answers[i]].plain}`).join(", ");
     const attributes = {
       id: `event-${at}`,
       role: "option",
@@ -125,7 +125,7 @@ function startBrowser(root, data) {
       "aria-selected": String(event === current),
       "aria-posinset": at + 1,
       "aria-setsize": shown.length,
-      "aria-label": `true ${name(event)}, ${energyText(event)}; ${said}`,
+      "aria-label": `true ${name(event)}, ${energyText(event)}; ${answersText}`,
       style: `top: ${at * ROW}px`,
       onclick: () => choose(event),
     };
@@ -146,7 +146,7 @@ function startBrowser(root, data) {
     else list.removeAttribute("aria-activedescendant");
   }
 
-  function bringIntoSight() {
+  function scrollToCurrent() {
     const at = shown.indexOf(current) * ROW;
     if (at < list.scrollTop) list.scrollTop = at;
     else if (at + ROW > list.scrollTop + list.clientHeight) list.scrollTop = at + ROW - list.clientHeight;
@@ -176,21 +176,21 @@ function startBrowser(root, data) {
     const steps = { ArrowDown: 1, ArrowUp: -1, ArrowRight: 1, ArrowLeft: -1, PageDown: page, PageUp: -page, Home: -Infinity, End: Infinity };
     if (!(press.key in steps) || press.altKey || press.ctrlKey || press.metaKey) return;
     press.preventDefault();
-    step(steps[press.key], true); // "back" leaves the list, not step by step
+    step(steps[press.key], true); // the "back" button leaves the list instead of undoing one step
   });
   part("previous").addEventListener("click", () => step(-1));
   part("next").addEventListener("click", () => step(1));
 
   // ---- one event
 
-  const heats = data.models.filter(({ name }) => events.some(({ heat }) => name in heat));
-  const heatSelect = part("heat");
-  heatSelect.append(element("option", { value: "" }, "nothing"), ...heats.map(({ name, title }) => element("option", { value: name }, `where the ${title} looks`)));
-  heatSelect.closest("label").hidden = !heats.length;
-  heatSelect.addEventListener("change", () => choice.change({ heat: heatSelect.value }));
+  const saliencyModels = data.models.filter(({ name }) => events.some(({ saliency }) => name in saliency));
+  const saliencySelect = part("saliency");
+  saliencySelect.append(element("option", { value: "" }, "none"), ...saliencyModels.map(({ name, title }) => element("option", { value: name }, title)));
+  saliencySelect.closest("label").hidden = !saliencyModels.length;
+  saliencySelect.addEventListener("change", () => choice.change({ saliency: saliencySelect.value }));
   const opacity = part("opacity");
   opacity.addEventListener("input", () => {
-    for (const image of part("display").querySelectorAll(".heat")) image.setAttribute("opacity", opacity.value);
+    for (const image of part("display").querySelectorAll(".saliency")) image.setAttribute("opacity", opacity.value);
   });
   opacity.addEventListener("change", () => choice.change({ opacity: opacity.value === opacity.defaultValue ? "" : opacity.value }, true));
   const whole = part("whole");
@@ -199,14 +199,14 @@ function startBrowser(root, data) {
   function drawCurrent() {
     const place = part("display");
     const width = Math.round(Math.max(280, Math.min(place.clientWidth || 640, 700)));
-    const heat = heats.some(({ name }) => name === choice.get("heat")) ? choice.get("heat") : "";
-    const wanted = [current.key, width, heat, whole.checked, opacity.value].join("\n");
+    const saliency = saliencyModels.some(({ name }) => name === choice.get("saliency")) ? choice.get("saliency") : "";
+    const wanted = [current.key, width, saliency, whole.checked, opacity.value].join("\n");
     if (wanted === drawn) return;
     drawn = wanted;
-    const made = drawEvent(current, drawing, { width, whole: whole.checked, heat: current.heat[heat], opacity: opacity.value });
+    const made = drawEvent(current, drawing, { width, whole: whole.checked, saliency: current.saliency[saliency], opacity: opacity.value });
     valueAt = made.valueAt;
     place.replaceChildren(made.drawing);
-    part("under").textContent = heat && !current.heat[heat] ? "It is not known where the network looks in this event: it was not explained." : data.scale.note;
+    part("under").textContent = saliency && !current.saliency[saliency] ? "No saliency map: this event was not explained." : data.scale.note;
   }
 
   part("display").addEventListener("pointermove", (move) => {
@@ -239,35 +239,35 @@ function startBrowser(root, data) {
     };
     const heading = element("tr", {}, element("td"), ...data.classes.map(({ plain }) => element("th", { scope: "col" }, classLabel(plain))));
     part("answers").replaceChildren(element("thead", {}, heading), element("tbody", {}, ...data.models.map(row)));
-    part("told").replaceChildren(...event.told.map(tellRationales));
+    part("explained").replaceChildren(...event.explanations.map(rationaleGroup));
   }
 
   const verdict = (right) =>
     right === null ? null : element("span", { class: right ? "right" : "wrong", role: "img", "aria-label": right ? "right" : "wrong" }, right ? "✓" : "✗");
 
-  function tellRationales({ model, rationales }) {
+  function rationaleGroup({ model, rationales }) {
     const [first, ...others] = rationales;
-    const folded = others.map((told) => element("details", {}, element("summary", {}, `With ${told.picture}`), ...tellRationale(told)));
-    return element("div", { class: "rationale", role: "group", "aria-label": `${model}, in words` }, element("h4", {}, `${model}, in words`), ...tellRationale(first), ...folded);
+    const folded = others.map((rationale) => element("details", {}, element("summary", {}, `With ${rationale.picture}`), ...rationaleElements(rationale)));
+    return element("div", { class: "rationale", role: "group", "aria-label": `Rationale of ${model}` }, element("h4", {}, `Rationale of ${model}`), ...rationaleElements(first), ...folded);
   }
 
-  function tellRationale({ text, claims }) {
+  function rationaleElements({ text, claims }) {
     const quote = element("blockquote", {}, text);
-    if (!claims.length) return [quote, element("p", { class: "note" }, "Nothing in it can be read as a claim.")];
+    if (!claims.length) return [quote, element("p", { class: "note" }, "It contains no claim that can be read.")];
     const items = claims.map(([claimed, right, truth]) =>
       element("li", {}, verdict(right), claimed, truth === null ? null : element("span", { class: "true" }, ` (true: ${truth})`)),
     );
     return [quote, element("ul", { class: "claims", "aria-label": "What it states" }, ...items)];
   }
 
-  // ---- everything that follows the address
+  // ---- update from the URL
 
   function show() {
     shown = selectEvents();
     for (const control of root.querySelectorAll("[data-key]")) control.value = choice.get(control.dataset.key);
-    heatSelect.value = heats.some(({ name }) => name === choice.get("heat")) ? choice.get("heat") : "";
+    saliencySelect.value = saliencyModels.some(({ name }) => name === choice.get("saliency")) ? choice.get("saliency") : "";
     opacity.value = choice.get("opacity", opacity.defaultValue);
-    opacity.closest("label").hidden = !heatSelect.value;
+    opacity.closest("label").hidden = !saliencySelect.value;
     whole.checked = choice.get("whole") === "1";
     const before = current;
     current = shown.find(({ key }) => key === choice.get("event")) ?? shown[0] ?? null;
@@ -279,7 +279,7 @@ function startBrowser(root, data) {
     part("place").textContent = `${at + 1} of ${shown.length}`;
     part("previous").disabled = at === 0;
     part("next").disabled = at === shown.length - 1;
-    bringIntoSight();
+    scrollToCurrent();
     fillList();
     if (current !== before) describe(current);
     drawCurrent();
