@@ -3,9 +3,9 @@
 import ast
 import re
 import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -19,6 +19,7 @@ from nuvlm.workflow.config import Config
 from nuvlm.workflow.plan import jobs_by_rule
 from nuvlm.workflow.shards import list_shards
 from paths import REPOSITORY, copy_workflow
+from planner import Planner, start_planner
 
 pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
@@ -87,12 +88,12 @@ def after(rules: str) -> dict[str, int]:
 OF_ONE_CNN = {rule: JOBS[rule] // CNNS for rule in ("train_cnn", "export_cnn", "classify_cnn")}
 
 
+PLANNERS: dict[Path, Planner] = {}
+"""Copies of the workflow and the planner of each, for as long as `checkout` is there."""
+
+
 def snakemake(folder: Path, *arguments: str, check: bool = True) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    output = result.stdout + result.stderr
-    assert not check or result.returncode == 0, output
-    return output
+    return PLANNERS[folder]("--cores", "1", *arguments, check=check)
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
@@ -121,9 +122,12 @@ def finish(folder: Path, *arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
+def checkout(tmp_path_factory) -> Iterator[Path]:
     """A copy of the workflow."""
-    return copy_workflow(tmp_path_factory.mktemp("checkout"))
+    folder = copy_workflow(tmp_path_factory.mktemp("checkout"))
+    with start_planner(folder) as PLANNERS[folder]:
+        yield folder
+    del PLANNERS[folder]
 
 
 @pytest.fixture(scope="module")

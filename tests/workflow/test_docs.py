@@ -1,4 +1,4 @@
-"""Every command that the documentation shows: run in a finished tiny run, planned there, or excused with a reason."""
+"""Every command that the documentation shows: run in the tiny run, planned there, or excused with a reason."""
 
 import re
 import shlex
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from paths import REPOSITORY
+from planner import Planner, start_planner
 from tiny_run import SETTINGS
 
 pytestmark = pytest.mark.workflow
@@ -51,17 +52,23 @@ EXPECTED = sorted(command for command in COMMANDS if not any(re.match(rule, comm
 
 
 @pytest.fixture(scope="module")
-def checkout(finished: Path) -> Path:
-    """The finished run under the names that the documentation uses, with files where it has the reader's."""
+def checkout(tiny_run: Path) -> Path:
+    """The tiny run under the names that the documentation uses, with files where it has the reader's."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
-        shutil.copy(REPOSITORY / name, finished)
-    (finished / ".installed").touch()
+        shutil.copy(REPOSITORY / name, tiny_run)
+    (tiny_run / ".installed").touch()
     for name in FILES:
-        (finished / name).parent.mkdir(parents=True, exist_ok=True)
-        (finished / name).touch()
+        (tiny_run / name).parent.mkdir(parents=True, exist_ok=True)
+        (tiny_run / name).touch()
     for folder in ("maps/batch1", "maps/batch2"):
-        (finished / folder).mkdir(parents=True, exist_ok=True)
-    return finished
+        (tiny_run / folder).mkdir(parents=True, exist_ok=True)
+    return tiny_run
+
+
+@pytest.fixture(scope="module")
+def planner(checkout: Path) -> Iterator[Planner]:
+    with start_planner(checkout) as started:
+        yield started
 
 
 def tiny(command: str) -> str:
@@ -78,7 +85,7 @@ def run(command: list[str] | str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def snakemake(command: str, folder: Path) -> str:
+def snakemake(command: str, folder: Path, planner: Planner) -> str:
     """Run a command of Snakemake with the tiny settings; where it would run jobs, plan them.
 
     The published setting is planned as it is: four processes do not go with the tiny batches.
@@ -97,14 +104,14 @@ def snakemake(command: str, folder: Path) -> str:
         words.append("-n")
     if not {"--cores", "--profile"} & set(words):
         words += ["--cores", "1"]
-    return run([sys.executable, "-m", "snakemake", *words], folder)
+    return planner(*words)
 
 
 @pytest.mark.parametrize("command", EXPECTED)
-def test_a_command_of_the_documentation_works(checkout: Path, command: str) -> None:
+def test_a_command_of_the_documentation_works(checkout: Path, planner: Planner, command: str) -> None:
     told = tiny(command)
     if told.startswith("snakemake "):
-        snakemake(told, checkout)
+        snakemake(told, checkout, planner)
     elif told.startswith("make classify"):
         planning = f"SNAKEMAKE={BIN}/snakemake -n --profile profiles/local"
         plan = run([*MAKE, planning, "classify", "MODELS=tiny", *shlex.split(told)[2:]], checkout)

@@ -1,8 +1,6 @@
 """Pixel maps made elsewhere, through the whole workflow at the smallest size: from PNG files, and in three views."""
 
 import json
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import zarr
 from PIL import Image
 
 from nuvlm.dataset.event_table import read_events
-from paths import REPOSITORY, copy_workflow
+from paths import copy_workflow
+from tiny_run import snakemake
 
 pytestmark = pytest.mark.workflow
 SIZE, EVENTS = 41, 36
@@ -35,14 +34,6 @@ def draw(event: int, views: int) -> tuple[str, np.ndarray]:
         row, column = rng.integers(0, 30, 2)
         image[row : row + height, column : column + width] = 200
     return word, images
-
-
-def snakemake(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--show-failed-logs", *arguments]
-    tiny = ["--configfile", "config/config.yaml", str(REPOSITORY / "tests" / "workflow" / "tiny.yaml")]
-    result = subprocess.run([*command, *tiny], cwd=folder, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -88,7 +79,8 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
         f"input={{source: {source}, files: [{maps}], on_bad_event: skip}}",
     ]
     config = ["--config", *settings, *SMALL, f"vlm={{prompts: resources/{prompts}, scratch: {{steps: 2}}}}"]
-    snakemake(checkout, *config)
+    result = snakemake(checkout, *config)
+    assert result.returncode == 0, result.stdout + result.stderr
     results = checkout / "results" / source
 
     store = zarr.open_group(results / "pixelmaps" / f"{source}_maps.zarr", mode="r")
@@ -111,4 +103,4 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
     logs = " ".join(path.read_text() for path in (results / "logs").rglob("*.log"))
     assert "1 of 37 events cannot be used and were left out" in logs
     assert "2 events have none of our classes (nutau" in logs
-    assert "Nothing to be done" in snakemake(checkout, *config)
+    assert "Nothing to be done" in snakemake(checkout, "--dry-run", *config).stdout
