@@ -9,8 +9,7 @@ import pytest
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
 
-
-SHARED = ("tiny_run", "small_run")
+SHARED = ("tiny_run", "small_run", "exported_cnn")
 """Session fixtures that take long to make: one worker makes each, and runs all tests that use it."""
 
 

@@ -20,8 +20,11 @@ LABELS = {"nuecc": 4, "numucc": 1, "nc": 13, "nutaucc": 10}
 SMALL = [
     # a seed with which every class is in every split, in both forms
     "dataset={validation: 0.3, test: 0.3, parts: 1, seed: 1}",
-    "cnn={classify_batch_size: 8, recipes: {published: {max_epochs: 1}, tuned: {max_epochs: 1, flip: false}}}",
+    "report={explain: 6}",
 ]
+# One recipe for each form, and the two ways to run a CNN.
+TUNED = "{classify_backend: torch, recipes: {published: null, tuned: {max_epochs: 1, flip: false}}}"
+PUBLISHED = "{classify_backend: onnx, recipes: {published: {max_epochs: 1}, tuned: null}}"
 
 
 def draw(event: int, views: int) -> tuple[str, np.ndarray]:
@@ -62,20 +65,21 @@ def write_cvn(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "write", "views", "prompts", "condition"),
+    ("source", "write", "views", "prompts", "condition", "cnn"),
     [
         # an odd number of pixels has a half, too
-        ("png", write_png, ["xz", "yz"], "prompts.yaml", "half_resolution"),
-        ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal"),
+        ("png", write_png, ["xz", "yz"], "prompts.yaml", "half_resolution", TUNED),
+        ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal", PUBLISHED),
     ],
 )
-def test_all_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition):
+def test_all_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition, cnn):
     maps = checkout / f"{source}_maps"
     maps.mkdir()
     write(maps)
     settings = [
         f"run={source}",
         f"conditions=[{condition}]",
+        f"cnn={cnn}",
         f"input={{source: {source}, files: [{maps}], on_bad_event: skip}}",
     ]
     config = ["--config", *settings, *SMALL, f"vlm={{prompts: resources/{prompts}, scratch: {{steps: 2}}}}"]
@@ -90,7 +94,7 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
     assert not (results / "voxels").exists()
     table = read_events(results / "events.parquet")
     assert table["class"].isna().sum() == 2, "tau neutrinos"
-    for model in ("cnn_published", "cnn_tuned", "bdt", "vlm"):
+    for model in ("cnn_tuned" if cnn is TUNED else "cnn_published", "bdt", "vlm"):
         predicted = pd.read_parquet(results / f"predictions/{model}/{condition}/0.parquet")
         assert sorted(predicted["event_id"]) == sorted(table[table["part"] >= 0]["event_id"])
         assert json.loads((results / f"models/{model}/training.json").read_text())["images"]["views"] == views
