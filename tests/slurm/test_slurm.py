@@ -21,6 +21,7 @@ from paths import REPOSITORY, copy_workflow
 
 pytestmark = pytest.mark.slurm
 OVERLAYS = [str(REPOSITORY / "tests" / path) for path in ("workflow/tiny.yaml", "slurm/four_gpus.yaml")]
+SNAKEMAKE = Path(__file__).with_name("snakemake_polling.py")
 RESULTS = Path("results") / "tiny"
 TIMED = {"training.json", "pretraining.json", "manifest.json", "report.json", "index.html", "tables.tex"}
 """Files of models and the report that hold seconds, or the checksum of one that does."""
@@ -47,7 +48,7 @@ class Run:
     def start(self, *arguments: str) -> None:
         """Start Snakemake in the background; what it says goes to snakemake.out."""
         # Ctrl-C must reach it also where this process ignores it, as background jobs of shells do.
-        command = ["env", "--default-signal=INT", sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"]
+        command = ["env", "--default-signal=INT", sys.executable, str(SNAKEMAKE), "--profile", "profiles/slurm"]
         command += ["--slurm-init-seconds-before-status-checks", "1", *arguments]
         command += ["--configfile", "config/config.yaml", *OVERLAYS]
         with (self.folder / "snakemake.out").open("a") as out:
@@ -207,7 +208,7 @@ def test_the_fine_tuning_runs_four_processes(undisturbed):
     assert summary["processes"] == 4
     assert summary["strategy"] == "ddp"
     log = (undisturbed.folder / RESULTS / "logs/finetune_vlm.log").read_text()
-    assert set(re.findall(r"\[rank (\d)\] nuvlm\.vlm\.model: loaded", log)) == set("0123")
+    assert set(re.findall(r"\[rank (\d)\] nuvlm\.models\.vlm\.model: loaded", log)) == set("0123")
 
 
 @pytest.mark.parametrize("rule", ["simulate_events", "smear_and_downsample", "classify_cnn", "classify_vlm"])
