@@ -1,6 +1,6 @@
 """Snakemake's command line without its start-up: each call is a fork of one process that has imported it.
 
-A dry-run in a process of its own takes three times the CPU time, most of it to import Snakemake and to parse the
+A dry-run in a new process takes three times the CPU time, most of it to import Snakemake and to parse the
 package for the digests of the code. The forks parse the Snakefile, the configuration and edited modules themselves.
 """
 

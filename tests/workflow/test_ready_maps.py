@@ -28,7 +28,7 @@ PUBLISHED = "{classify_backend: onnx, recipes: {published: {max_epochs: 1}, tune
 
 
 def draw(event: int, views: int) -> tuple[str, np.ndarray]:
-    """A class, and a map with a bar that tells it: uint8 (views, SIZE, SIZE)."""
+    """A class, and a map with a bar whose shape depends on the class: uint8 (views, SIZE, SIZE)."""
     rng = np.random.default_rng(event)
     word = list(LABELS)[event % 3] if event < EVENTS - 2 else "nutaucc"
     images = np.zeros((views, SIZE, SIZE), np.uint8)

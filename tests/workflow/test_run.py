@@ -39,7 +39,7 @@ def test_shards_and_stores_agree_with_the_table(results):
         assert rows["event_id"].tolist() == ids.tolist()
         displays = zarr.open_group(results / "displays" / f"{shard}.zarr", mode="r")
         assert displays["xz"].shape == displays["yz"].shape == (45, 40, 140)
-        # what little is lost lies at the walls, and float32 rounds
+        # a little is lost at the walls, and float32 rounds
         seen = displays["xz"][:].sum(axis=(1, 2), dtype=np.float64)
         np.testing.assert_allclose(seen, rows["visible_energy"], rtol=2e-3)
         images = zarr.open_group(results / "pixelmaps" / f"{shard}.zarr", mode="r")["images"]
@@ -65,10 +65,10 @@ def test_rationales_stand_beside_the_truth_of_simulation(results):
     table = pd.concat(pd.read_parquet(results / f"explanations/vlm/{part}.parquet") for part in (0, 1))
     nominal = table[table["picture"] == "nominal"].set_index(["shard", "event_id"])
     assert 10 <= len(nominal) <= 20
-    told = events.loc[nominal.index]
-    assert (told["split"] == "test").all()
-    assert (nominal["true_track"] == (told["track_mm"] > 0)).all()
-    assert (nominal["true_charged"] == told["charged"]).all()
+    truth = events.loc[nominal.index]
+    assert (truth["split"] == "test").all()
+    assert (nominal["true_track"] == (truth["track_mm"] > 0)).all()
+    assert (nominal["true_charged"] == truth["charged"]).all()
     assert (table["picture"] == "without_track").sum() == nominal["true_track"].sum()
 
 
@@ -107,14 +107,14 @@ def test_the_report_of_snakemake_holds_every_figure_with_its_place(tiny_run, res
     result = snakemake(tiny_run, "--report", "report.zip")
     assert result.returncode == 0, result.stderr
     with zipfile.ZipFile(tiny_run / "report.zip") as archive:
-        told = archive.read("report/report.html").decode()
+        page = archive.read("report/report.html").decode()
         held = {Path(name).name for name in archive.namelist()}
     figures = {path.name for path in (results / "figures").iterdir() if path.suffix in (".svg", ".pdf")}
     assert len(figures) > 20
     assert figures | {"index.html", "report.json", "tables.tex"} <= held
     for place in ("Figures: confusion", "Figures: roc", "Figures: training", "every number, JSON", "half resolution"):
-        assert place in told
-    assert "the diagonal is the recall" in told, "captions"
+        assert place in page
+    assert "the diagonal is the recall" in page, "captions"
 
 
 def test_the_numbers_follow_the_schema_and_the_tables_hold_them(results):
@@ -144,8 +144,8 @@ def test_simulation_does_not_depend_on_how_events_are_cut(tiny_run, results):
             np.testing.assert_array_equal(a[f"voxels/{name}"][spans[0]], b[f"voxels/{name}"][spans[1]])
 
 
-def test_another_detector_is_configuration_alone(tiny_run):
-    """The 2x2 module, from simulation to report, with charge drifting along z for good measure."""
+def test_another_detector_needs_only_configuration(tiny_run):
+    """The 2x2 module, from simulation to report, with charge drifting along z."""
     turned = "detector={drift_axis: z, anodes_mm: [-310, 310], cathodes_mm: [0], voxel_mm: [5, 5, 1]}"
     cnn = "cnn={classify_backend: torch, recipes: {published: null, tuned: {max_epochs: 1}}}"
     more = ["vlm={scratch: {steps: 2}}", cnn, "conditions=[nominal]"]
@@ -158,7 +158,7 @@ def test_another_detector_is_configuration_alone(tiny_run):
     assert displays.attrs["origin_mm"] == [-300, -620, -310]
     with h5py.File(results / "voxels/sim00000.h5") as file:
         assert file.attrs["shape"].tolist() == [120, 248, 620]
-    # without one of the recipes, for good measure too
+    # one recipe was left out
     scores = json.loads((results / "report/report.json").read_text())["scores"]
     assert list(scores) == ["cnn_tuned", "bdt", "vlm"]
     assert scores["cnn_tuned"]["nominal"]["n"] > 0
