@@ -1,4 +1,4 @@
-"""Every file that one stage writes for another, damaged at random: the reader reports it, or reads the original content."""
+"""Files that one stage writes for another, damaged at random: the reader reports it, or reads the original content."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Faults of a running workflow on clusters: second workflows, kills, full disks, clocks. Real processes and file systems."""
+"""Faults of a running workflow on clusters: second workflows, kills, full disks, clocks, on real file systems."""
 
 import os
 import shutil
