@@ -18,11 +18,11 @@ demo: $(INSTALLED)
 	@echo "The report: results/demo/report/index.html"
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not long and not slurm" -n 2 --dist loadfile
+	$(BIN)/python -m pytest -m "not long and not slurm" -n 2 --dist loadgroup
 
 # Every fault, with the table of docs/running.md at the end.
 fault-test: $(INSTALLED)
-	$(BIN)/python -m pytest tests/faults
+	$(BIN)/python -m pytest -m faults tests/faults
 
 slurm-test: $(INSTALLED)
 	$(BIN)/python tests/slurm/cluster.py install

@@ -9,6 +9,20 @@ import pytest
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
 
+SHARED = ("tiny_run", "small_run", "exported_cnn")
+"""Session fixtures that take long to make: one worker makes each, and runs all tests that use it."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Group the tests for ``--dist loadgroup``: by a shared fixture, or else by file."""
+    for item in items:
+        used = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
+        item.add_marker(pytest.mark.xdist_group(used[0] if used else str(item.path)))
+
+
+def pytest_report_header(config: pytest.Config) -> str:
+    return f"tests with these markers: {config.option.markexpr or 'all'} (make test: all but long and slurm)"
+
 
 @pytest.fixture
 def detector() -> Detector:

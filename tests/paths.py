@@ -8,8 +8,12 @@ SHARED = REPOSITORY.parent / "shared" / "data"
 
 
 def copy_workflow(folder: Path) -> Path:
-    """Copy all that Snakemake needs into `folder`, so that a test may edit and run it."""
+    """Copy all that Snakemake needs into `folder`, so that a test may edit and run it.
+
+    ``__pycache__`` goes with it: compiling with Numba again takes ten seconds a copy. Python and Numba compare the
+    times and sizes of the sources, which a copy keeps.
+    """
     for name in ("workflow", "config", "resources", "profiles"):
-        shutil.copytree(REPOSITORY / name, folder / name, ignore=shutil.ignore_patterns("__pycache__"))
+        shutil.copytree(REPOSITORY / name, folder / name)
     shutil.copy(REPOSITORY / "Snakefile", folder)
     return folder

@@ -1,4 +1,4 @@
-"""A CNN that trains in seconds, on pixel maps that a glance tells apart."""
+"""A CNN that trains in seconds, on pixel maps of simple shapes."""
 
 import json
 from pathlib import Path

@@ -15,6 +15,8 @@ from nuvlm.base.errors import InputError
 from nuvlm.evaluation.intervals import binomial_interval
 from paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 WORDS = ("nue", "numu", "nc", "nutau")
 SIZE, EVENTS = 41, 64
 

@@ -18,7 +18,7 @@ def tally() -> Tally:
 
 
 def pytest_runtest_logreport(report: pytest.TestReport) -> None:
-    """A fault whose test fails is not left out of the table."""
+    """Count a fault whose test fails as lost."""
     if report.failed and "tests/faults/" in report.nodeid:
         TALLY.add("failed test", report.nodeid.rpartition("::")[2], "lost")
 

@@ -1,4 +1,4 @@
-"""Every file that a stage leaves for another, damaged at random: the reader says so, or reads what was written."""
+"""Files that one stage writes for another, damaged at random: the reader reports it, or reads the original content."""
 
 from collections.abc import Iterator
 from contextlib import contextmanager

@@ -1,4 +1,4 @@
-"""Files made to do harm: pickled code, names that mean more than a name, and a little that unpacks to a lot."""
+"""Hostile files: pickled code, names with shell or path characters, and decompression bombs."""
 
 import io
 import re

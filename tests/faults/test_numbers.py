@@ -21,7 +21,7 @@ pytestmark = pytest.mark.faults
 
 
 def test_a_cnn_that_diverges_ends_without_a_model(small_run: SmallRun, tally: Tally, tmp_path: Path) -> None:
-    """It goes on from a checkpoint of its own whose weights have become NaN."""
+    """Training resumes from a valid checkpoint whose weights are NaN."""
     checkpoint = small_run.folder / "checkpoints" / "cnn.pt"
     state = torch.load(small_run.folder / "left" / "cnn.pt", weights_only=True)
     next(iter(state["network"].values())).fill_(torch.nan)

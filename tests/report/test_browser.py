@@ -19,7 +19,7 @@ from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
 from report_on_disk import make_page, make_report
 from run_on_disk import Run, write_run
 
-pytestmark = needs_chromium
+pytestmark = [needs_chromium, pytest.mark.slow]
 
 MODELS = {"cnn_published": 1.0, "cnn_tuned": 1.8, "bdt": 0.8, "vlm": 1.2}
 EVIL = "<img src=x onerror=alert(1)> & \"quoted\" 'text' </script><script>alert(2)</script>"

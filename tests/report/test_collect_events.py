@@ -52,6 +52,7 @@ def test_without_truth_the_least_sure_lead() -> None:
     assert rank([sample]) == [(1, NO_TRUTH), (0, NO_TRUTH)]
 
 
+@pytest.mark.slow
 def test_every_entry_is_its_event(run: Run, tmp_path: Path) -> None:
     collected = _collect(run, tmp_path / "events.json")
     events = pd.read_parquet(run.events).set_index("event_id")

@@ -18,6 +18,8 @@ from nuvlm.report.names import KINDS, OVERVIEWS, RATIONALES, figure_name, figure
 from paths import REPOSITORY
 from run_on_disk import CONDITIONS, Run, write_run
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:

@@ -20,6 +20,8 @@ from paths import REPOSITORY
 from report_on_disk import PUBLISHED, make_page, make_report
 from run_on_disk import FOUR_MODELS, Run, write_run
 
+pytestmark = pytest.mark.slow
+
 
 class Page(HTMLParser):
     """Collects what a test asks of a page, and fails where tags do not close."""

@@ -14,6 +14,8 @@ from paths import REPOSITORY
 from report_on_disk import make_report
 from run_on_disk import write_run
 
+pytestmark = pytest.mark.slow
+
 SCHEMA = json.loads(json_schema())
 
 

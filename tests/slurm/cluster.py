@@ -102,7 +102,7 @@ class Cluster:
             os.mknod(self.folder / "dev" / f"gpu{number}", 0o20666, os.makedev(1, 3))
         conf = self.folder / "etc" / "slurm.conf"
         host = socket.gethostname().split(".")[0]
-        # processes are told by the number of their job: a second cluster on this machine must have others
+        # processes are found by the number of their job: a second cluster on this machine needs different numbers
         first_job = random.randrange(10_000, 60_000_000)
         conf.write_text(CONFIGURATION.format(folder=self.folder, host=host, ports=_free_ports(3), first_job=first_job))
         conf.with_name("gres.conf").write_text(f"NodeName=gpu01 Name=gpu Type=a100 File={self.folder}/dev/gpu[0-3]\n")
@@ -133,7 +133,7 @@ class Cluster:
         for name in [*NODES, "slurmctld", "munged"]:
             if name in self.daemons:
                 self._stop(name)
-        for job in jobs:  # what has not heeded Slurm
+        for job in jobs:  # processes that ignored Slurm's signal
             _kill(step_daemons(job["JobId"]) + processes_of(job["JobId"]))
 
     def command(self, *arguments: str) -> str:
@@ -169,7 +169,7 @@ class Cluster:
 
     def _start(self, program: str, *arguments: str, name: str | None = None) -> None:
         with (self.folder / "log" / f"{name or program}.out").open("a") as log:
-            # A session of its own, so that Ctrl-C reaches the daemons only through this process; where that is killed,
+            # A new session, so that Ctrl-C reaches the daemons only through this process; where that is killed,
             # they end too.
             self.daemons[name or program] = subprocess.Popen(
                 ["setpriv", "--pdeathsig", "TERM", program, *arguments],

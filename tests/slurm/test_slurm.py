@@ -1,4 +1,4 @@
-"""The whole workflow on a real Slurm, and what clusters do to jobs: each ends in the result of an undisturbed run.
+"""The whole workflow on a real Slurm, and faults of clusters: each run ends with the results of an undisturbed one.
 
 Needs root and Slurm's programs (``make slurm-test``), so plain pytest leaves it out.
 """
@@ -21,6 +21,7 @@ from paths import REPOSITORY, copy_workflow
 
 pytestmark = pytest.mark.slurm
 OVERLAYS = [str(REPOSITORY / "tests" / path) for path in ("workflow/tiny.yaml", "slurm/four_gpus.yaml")]
+SNAKEMAKE = Path(__file__).with_name("snakemake_polling.py")
 RESULTS = Path("results") / "tiny"
 TIMED = {"training.json", "pretraining.json", "manifest.json", "report.json", "index.html", "tables.tex"}
 """Files of models and the report that hold seconds, or the checksum of one that does."""
@@ -47,7 +48,7 @@ class Run:
     def start(self, *arguments: str) -> None:
         """Start Snakemake in the background; what it says goes to snakemake.out."""
         # Ctrl-C must reach it also where this process ignores it, as background jobs of shells do.
-        command = ["env", "--default-signal=INT", sys.executable, "-m", "snakemake", "--profile", "profiles/slurm"]
+        command = ["env", "--default-signal=INT", sys.executable, str(SNAKEMAKE), "--profile", "profiles/slurm"]
         command += ["--slurm-init-seconds-before-status-checks", "1", *arguments]
         command += ["--configfile", "config/config.yaml", *OVERLAYS]
         with (self.folder / "snakemake.out").open("a") as out:
@@ -68,8 +69,8 @@ class Run:
 
     def jobs(self, rule: str = "") -> list[dict[str, str]]:
         """The jobs of a rule that were submitted from this folder."""
-        ours = [job for job in self.cluster.jobs() if job["WorkDir"] == str(self.folder)]
-        return [job for job in ours if job["Comment"].startswith(f"rule_{rule}")]
+        jobs = [job for job in self.cluster.jobs() if job["WorkDir"] == str(self.folder)]
+        return [job for job in jobs if job["Comment"].startswith(f"rule_{rule}")]
 
     def states(self, rule: str = "") -> list[str]:
         return [job["JobState"] for job in self.jobs(rule)]
@@ -140,7 +141,7 @@ def _content(path: Path) -> object:
 
 @pytest.fixture(scope="module")
 def undisturbed(cluster, tmp_path_factory) -> Run:
-    """The whole run, nothing done to it."""
+    """A finished run without faults."""
     run = Run(cluster, copy_workflow(tmp_path_factory.mktemp("undisturbed")))
     run.run()
     return run
@@ -148,7 +149,7 @@ def undisturbed(cluster, tmp_path_factory) -> Run:
 
 @pytest.fixture
 def fork(undisturbed, tmp_path) -> Iterator[Callable[[], Run]]:
-    """Make a copy of the finished run in a folder of its own."""
+    """Make a copy of the finished run in another folder."""
     copies: list[Run] = []
 
     def make() -> Run:
@@ -172,7 +173,7 @@ def run(fork) -> Run:
 
 
 def assert_as_undisturbed(run: Run, undisturbed: Run) -> None:
-    # what is younger than it was would make what follows from it run again, although it is the same
+    # without it, the newer times of identical files would rerun what follows from them
     run.run("--touch")
     found, expected = run.contents(), undisturbed.contents()
     assert found.keys() == expected.keys()
@@ -207,7 +208,7 @@ def test_the_fine_tuning_runs_four_processes(undisturbed):
     assert summary["processes"] == 4
     assert summary["strategy"] == "ddp"
     log = (undisturbed.folder / RESULTS / "logs/finetune_vlm/vlm.log").read_text()
-    assert set(re.findall(r"\[rank (\d)\] nuvlm\.vlm\.model: loaded", log)) == set("0123")
+    assert set(re.findall(r"\[rank (\d)\] nuvlm\.models\.vlm\.model: loaded", log)) == set("0123")
 
 
 @pytest.mark.parametrize("rule", ["simulate_events", "smear_and_downsample", "classify_cnn", "classify_vlm"])
@@ -229,7 +230,7 @@ def test_a_cancelled_job_is_tried_again(run, undisturbed):
 
 
 def test_a_job_over_its_memory_is_given_more(run, undisturbed):
-    """Slurm looks at the memory once a second: half of what torch takes for several cannot be missed."""
+    """Slurm samples the memory once a second; torch needs twice the limit for several seconds."""
     run.remove("predictions/cnn_tuned/nominal/1.parquet")
     # these replace the profile's set-resources as a whole
     run.run(
@@ -246,7 +247,7 @@ def test_a_job_over_its_memory_is_given_more(run, undisturbed):
 
 
 def test_jobs_that_reach_their_time_limit(fork, undisturbed):
-    """One hangs and is killed at its limit; a training gets SIGTERM before it and goes on from its checkpoint.
+    """A hanging job is killed at its limit; a training gets SIGTERM before the limit and resumes from its checkpoint.
 
     The limits are shortened while the jobs run, as Slurm counts in minutes.
     """
@@ -295,7 +296,7 @@ def test_an_interrupted_snakemake_takes_its_jobs_along(run, undisturbed):
 
 
 def test_a_killed_snakemake_leaves_a_job_that_harms_nobody(run, undisturbed):
-    """The job runs on while a second Snakemake, once it is told to unlock, starts the same training beside it."""
+    """The job continues while a second Snakemake, after --unlock, starts the same training."""
     run.set_site(gpus="none")
     run.remove("models/vlm")
     target = str(RESULTS / "models/vlm/training.json")
@@ -322,7 +323,7 @@ def test_a_killed_snakemake_leaves_a_job_that_harms_nobody(run, undisturbed):
 
 @pytest.mark.parametrize("fault", ["set down", "dies"])
 def test_a_job_on_a_node_that_fails_starts_again(run, undisturbed, fault):
-    """Slurm itself queues it again, for the time when the node is back."""
+    """Slurm requeues it until the node is back."""
     run.remove("voxels/sim00000.h5")
     run.start(str(RESULTS / "voxels/sim00000.h5"))
     job, _ = run.hold("simulate_events")

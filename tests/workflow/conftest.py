@@ -1,5 +1,6 @@
-"""One finished tiny run for all tests of the workflow: it takes minutes."""
+"""One tiny run for all tests that read a finished run: it takes minutes."""
 
+import os
 from pathlib import Path
 
 import pytest
@@ -7,11 +8,17 @@ import pytest
 from paths import copy_workflow
 from tiny_run import snakemake
 
+RECORDER = Path(__file__).parent / "record_calls"
+
 
 @pytest.fixture(scope="session")
-def finished(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the workflow with a finished tiny run."""
+def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A copy of the workflow with a finished run of tiny.yaml, and the calls of each job in ``calls``."""
     folder = copy_workflow(tmp_path_factory.mktemp("run"))
-    result = snakemake(folder, "all", "explanations")
+    (folder / "calls").mkdir()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("PYTHONPATH", os.pathsep.join(filter(None, (str(RECORDER), os.environ.get("PYTHONPATH")))))
+        patch.setenv("RECORDED_CALLS", str(folder / "calls"))
+        result = snakemake(folder, "all", "explanations")
     assert result.returncode == 0, result.stdout + result.stderr
     return folder

@@ -83,6 +83,7 @@ def definitions(package: Path) -> dict[Path, list[ast.stmt]]:
     }
 
 
+@pytest.mark.slow
 def test_an_edited_function_or_class_changes_the_digests_of_exactly_those_who_reach_it(copied: Path) -> None:
     reached = {script.name: reachable(script) for script in SCRIPTS}
     before = digests()
@@ -127,6 +128,15 @@ def test_statements_that_run_on_import_count_for_all_who_import_the_module(tmp_p
     assert code_digest.code_digest(script) != before
 
 
+def test_a_function_called_for_a_name_counts_for_all_who_import_the_module(tmp_path: Path, copied: Path) -> None:
+    script = tmp_path / "script.py"
+    script.write_text("from nuvlm.evaluation.cuts import choose_cuts\n")
+    below = copied / "base" / "classes.py"  # imported by cuts
+    below.write_text(below.read_text() + "\ndef prepare() -> int:\n    return 1\n\n\nPREPARED = prepare()\n")
+    forget()
+    assert Definition("nuvlm.base.classes", "prepare") in reachable(script)
+
+
 def test_names_looked_up_at_run_time_are_given_as_entries(tmp_path: Path) -> None:
     script = tmp_path / "script.py"
     script.write_text("import pkgutil\n")
@@ -134,3 +144,20 @@ def test_names_looked_up_at_run_time_are_given_as_entries(tmp_path: Path) -> Non
     found = reachable(script, "nuvlm.sources.png:convert_png")
     assert Definition("nuvlm.sources.png", "convert_png") in found
     assert not any(definition.module == "nuvlm.sources.cvn" for definition in found)
+
+
+@pytest.mark.workflow
+def test_all_that_a_job_calls_is_in_its_digest(tiny_run: Path) -> None:
+    """The digest finds definitions by reading the code; here, the jobs of a run have recorded what they called."""
+    called: dict[str, set[Definition]] = {}
+    for file in (tiny_run / "calls").iterdir():
+        calls = {Definition(*line.split(":")) for line in file.read_text().split()}
+        called.setdefault(file.stem, set()).update(calls)
+    assert len(called) > 10
+    assert sum(map(len, called.values())) > 300
+    missing = {}
+    for script, definitions in called.items():
+        tracked = {definition for definition in definitions if definition.module not in code_digest.WITHOUT_EFFECT}
+        assert tracked, script
+        missing[script] = tracked - reachable(REPOSITORY / "workflow" / "scripts" / script)
+    assert not any(missing.values()), missing

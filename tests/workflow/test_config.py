@@ -103,11 +103,11 @@ MISTAKES = {
 }
 
 
-def test_a_recipe_makes_what_one_training_job_is_told():
+def test_a_recipe_gives_the_settings_of_its_training():
     cnn = parse_config({"cnn": {"width": 0.5, "recipes": {"published": None, "wide": {"batch_size": 8}}}}).cnn
     assert cnn.recipe_names == ("wide",)
-    told = cnn.recipe_settings("wide")
-    assert (told.width, told.recipe.batch_size, told.recipe.max_epochs) == (0.5, 8, 300)
+    settings = cnn.recipe_settings("wide")
+    assert (settings.width, settings.recipe.batch_size, settings.recipe.max_epochs) == (0.5, 8, 300)
 
 
 def test_null_may_come_as_a_word_as_from_the_command_line():

@@ -3,9 +3,9 @@
 import ast
 import re
 import subprocess
-import sys
 import time
 from collections import Counter
+from collections.abc import Iterator
 from pathlib import Path
 
 import h5py
@@ -20,6 +20,7 @@ from nuvlm.workflow.config import Config
 from nuvlm.workflow.plan import jobs_by_rule, requests
 from nuvlm.workflow.shards import list_shards
 from paths import REPOSITORY, copy_workflow
+from planner import Planner, start_planner
 
 pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
@@ -88,12 +89,12 @@ def after(rules: str) -> dict[str, int]:
 OF_ONE_CNN = {rule: JOBS[rule] // CNNS for rule in ("train_cnn", "export_cnn", "classify_cnn")}
 
 
+PLANNERS: dict[Path, Planner] = {}
+"""Copies of the workflow and the planner of each, for as long as `checkout` is there."""
+
+
 def snakemake(folder: Path, *arguments: str, check: bool = True) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "1", *arguments]
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
-    output = result.stdout + result.stderr
-    assert not check or result.returncode == 0, output
-    return output
+    return PLANNERS[folder]("--cores", "1", *arguments, check=check)
 
 
 def planned(folder: Path, *arguments: str) -> dict[str, int]:
@@ -122,9 +123,12 @@ def finish(folder: Path, *arguments: str) -> None:
 
 
 @pytest.fixture(scope="module")
-def checkout(tmp_path_factory) -> Path:
+def checkout(tmp_path_factory) -> Iterator[Path]:
     """A copy of the workflow."""
-    return copy_workflow(tmp_path_factory.mktemp("checkout"))
+    folder = copy_workflow(tmp_path_factory.mktemp("checkout"))
+    with start_planner(folder) as PLANNERS[folder]:
+        yield folder
+    del PLANNERS[folder]
 
 
 @pytest.fixture(scope="module")
@@ -144,7 +148,7 @@ def test_nothing_is_there_so_everything_runs(checkout):
     assert planned(checkout, *TINY, "run=nothing") == JOBS
 
 
-# Every section of the configuration: a change there, and what it concerns. The report shows all of them.
+# Section of the configuration -> a change in it, and the rules that depend on it. The report shows all settings.
 SECTIONS = {
     "run": ("run=other", " ".join(JOBS)),
     "models_from": ("models_from=demo", None),  # another DAG: see below
@@ -164,7 +168,7 @@ SECTIONS = {
     "bdt": ("bdt={learning_rate: 0.2}", "train_bdt"),
     "vlm": ("vlm={prompts: resources/prompts_dune_cvn.yaml}", "build_base_model finetune_vlm classify_vlm"),
     "vlm.scratch": ("vlm={scratch: {steps: 10}}", "build_base_model"),
-    "vlm.hub": ("vlm={hub: {revision: other}}", "write_report"),  # concerns a base model of the hub alone
+    "vlm.hub": ("vlm={hub: {revision: other}}", "write_report"),  # only for base models of the hub
     "vlm.finetune": ("vlm={finetune: {epochs: 2}}", "finetune_vlm"),
     "vlm.finetune.lora": ("vlm={finetune: {lora: {r: 4}}}", "finetune_vlm"),
     "vlm.classify": ("vlm={classify: {temperature: 1.0}}", "classify_vlm"),
@@ -213,7 +217,7 @@ def test_how_jobs_run_is_no_reason_to_repeat_them(finished, change, rules):
 
 
 @pytest.mark.parametrize("recipe", ["published", "tuned"])
-def test_a_changed_recipe_trains_its_own_cnn_alone(finished, recipe):
+def test_a_changed_recipe_trains_only_its_cnn(finished, recipe):
     change = f"cnn={{recipes: {{{recipe}: {{learning_rate: 0.004}}}}}}"
     assert planned(finished, *TINY, change) == after("train_cnn") | OF_ONE_CNN
 
@@ -282,7 +286,7 @@ def test_an_edited_resource_reruns_what_reads_it(finished, file, rules):
         (finished / file).write_bytes(original)
 
 
-def test_one_changed_prompt_reruns_the_language_model_alone(finished):
+def test_one_changed_prompt_reruns_only_the_language_model(finished):
     file = finished / "resources/prompts_demo.yaml"
     original = file.read_text()
     file.write_text(original.replace("neutrino", "antineutrino", 1))
@@ -310,7 +314,7 @@ def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, jobs
         path.with_suffix(".away").rename(path)
 
 
-def test_more_events_make_new_shards_alone(finished):
+def test_more_events_make_only_new_shards(finished):
     more = planned(finished, "--config", "input={simulate: {events: 60, events_per_shard: 10}}")
     new = {"simulate_events": 2, "smear_and_downsample": 2, "crop_displays": 2}
     assert more == after("list_events collect_events") | new
@@ -324,12 +328,12 @@ def test_more_events_make_new_shards_alone(finished):
         ("displays/sim00002.zarr/xz/c/0/0/0", "results/demo/displays/sim00002.zarr/xz/c/0/0/0", "smear_and_downsample"),
         ("voxels/sim00002.h5", "results/demo/voxels/sim00002.h5", "simulate_events"),
         ("predictions/vlm/blank/1.parquet", "predictions", "classify_vlm predictions"),
-        # what was needed to make the report, which is there, is not missed
+        # deleted intermediate files are not recreated while the report is current
         ("voxels/sim00002.h5", "all", ""),
         ("predictions/vlm/blank/1.parquet", "all", ""),
     ],
 )
-def test_a_deleted_file_is_made_again_alone(finished, deleted, target, remade):
+def test_only_a_deleted_file_is_made_again(finished, deleted, target, remade):
     path = finished / "results/demo" / deleted
     path.rename(path.with_suffix(".away"))
     try:
@@ -378,7 +382,7 @@ def test_a_thousand_shards_are_planned_in_seconds(checkout):
     assert time.monotonic() - start < 60
 
 
-# What docs/running.md says how to fill in the profile's site block for, and what Slurm is then asked for.
+# Site settings of docs/running.md -> values in the profile, and the resources that Slurm is asked for.
 SITES = {
     "gpus: gres": ({"gpus": "gres"}, {"slurm_partition=gpu", "gpu=0", "gres=gpu:4"}),
     "gpu_model: a100": ({"gpu_model": "a100"}, {"slurm_partition=gpu", "gpu=4", "gpu_model=a100"}),
@@ -411,11 +415,11 @@ def test_the_four_gpu_job_asks_for_its_resources(checkout, site):
     assert "threads: 32" in job
     asked = set(re.search(r"resources: (.*)", job)[1].split(", "))
     assert expected | {"mem_mb=144000", "runtime=1440", "nodes=1", "slurm_extra=--signal=TERM@300"} <= asked
-    told = {pair.split("=")[0] for pair in asked}
-    assert ("gres" in told, "gpu_model" in told) == ("gres" in str(values), "gpu_model" in values)
+    names = {pair.split("=")[0] for pair in asked}
+    assert ("gres" in names, "gpu_model" in names) == ("gres" in str(values), "gpu_model" in values)
 
 
-def test_training_alone_takes_several_gpus(checkout):
+def test_only_training_takes_several_gpus(checkout):
     several = "cnn={processes: 4, gpus: 4, memory_mb: 9000, classify_backend: torch}"
     plan = snakemake(checkout, "--dry-run", "--cores", "64", *TINY, "run=several", several)
     for rule, asked in {

@@ -1,4 +1,4 @@
-"""Every command that the documentation shows: run in a finished tiny run, planned there, or excused with a reason."""
+"""Every command that the documentation shows: run in the tiny run, planned there, or excused with a reason."""
 
 import re
 import shlex
@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from paths import REPOSITORY
+from planner import Planner, start_planner
 from tiny_run import SETTINGS
 
 pytestmark = pytest.mark.workflow
@@ -21,19 +22,19 @@ MAKE = ["make", "INSTALLED=.installed", f"BIN={BIN}"]
 # What is not run here, and why. That the target or the script is there is checked all the same.
 EXCUSED = {
     r"make (demo|test|slurm-test|fault-test)\b": "what continuous integration runs itself",
-    r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls has tests of its own",
+    r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls is tested separately",
     r"python (benchmarks/\S+|workflow/envs/pin\.py)": "takes minutes or writes into the checkout",
     r"export GEANT4_DATA_DIR=": "sets a variable to the reader's own folder",
     r"tensorboard ": "a server that does not end",
 }
-# Options with which Snakemake runs no job, so that it can be let do what it is asked for.
+# Options with which Snakemake runs no job: these commands run as they are.
 HARMLESS = {"-n", "--report", "--rulegraph", "--lint", "--unlock", "--touch"}
 INLINE = re.compile(r"`((?:snakemake|make|python|tensorboard) [^`]+)`")
 FILES = ["mine.h5", "mine.root", "genie.gtrac.root", "pixel_maps.h5", "data/voxels/a.h5", "genie/a.gtrac.root"]
 
 
 def commands(page: Path) -> Iterator[str]:
-    """Of its blocks of shell, line by line, and those between the words of its text."""
+    """Commands in the shell blocks of a page, line by line, and in its running text."""
     text = page.read_text()
     for block in re.findall(r"```(?:sh|bash)\n(.*?)```", text, flags=re.DOTALL):
         if re.search(r"^\w+=", block, flags=re.MULTILINE):  # a variable: its lines belong together
@@ -51,21 +52,27 @@ EXPECTED = sorted(command for command in COMMANDS if not any(re.match(rule, comm
 
 
 @pytest.fixture(scope="module")
-def checkout(finished: Path) -> Path:
-    """The finished run under the names that the documentation uses, with files where it has the reader's."""
+def checkout(tiny_run: Path) -> Path:
+    """The tiny run under the names that the documentation uses, with files where it has the reader's."""
     for name in ("Makefile", "pyproject.toml", "requirements.lock"):
-        shutil.copy(REPOSITORY / name, finished)
-    (finished / ".installed").touch()
+        shutil.copy(REPOSITORY / name, tiny_run)
+    (tiny_run / ".installed").touch()
     for name in FILES:
-        (finished / name).parent.mkdir(parents=True, exist_ok=True)
-        (finished / name).touch()
+        (tiny_run / name).parent.mkdir(parents=True, exist_ok=True)
+        (tiny_run / name).touch()
     for folder in ("maps/batch1", "maps/batch2"):
-        (finished / folder).mkdir(parents=True, exist_ok=True)
-    return finished
+        (tiny_run / folder).mkdir(parents=True, exist_ok=True)
+    return tiny_run
+
+
+@pytest.fixture(scope="module")
+def planner(checkout: Path) -> Iterator[Planner]:
+    with start_planner(checkout) as started:
+        yield started
 
 
 def tiny(command: str) -> str:
-    """A command about the demo, its variants or a reader's files, about the tiny run instead."""
+    """The same command for the tiny run in place of the demo, its variants or a reader's files."""
     command = re.sub(r"results/(demo|wide)\b", "results/tiny", command)
     command = re.sub(r"(models_from|run|MODELS)=demo\b", r"\1=tiny", command)
     return command.replace("sim00002", "sim00001").replace("/data/", "data/")
@@ -78,7 +85,7 @@ def run(command: list[str] | str, folder: Path) -> str:
     return done.stdout + done.stderr
 
 
-def snakemake(command: str, folder: Path) -> str:
+def snakemake(command: str, folder: Path, planner: Planner) -> str:
     """Run a command of Snakemake with the tiny settings; where it would run jobs, plan them.
 
     The published setting is planned as it is: four processes do not go with the tiny batches.
@@ -97,24 +104,24 @@ def snakemake(command: str, folder: Path) -> str:
         words.append("-n")
     if not {"--cores", "--profile"} & set(words):
         words += ["--cores", "1"]
-    return run([sys.executable, "-m", "snakemake", *words], folder)
+    return planner(*words)
 
 
 @pytest.mark.parametrize("command", EXPECTED)
-def test_a_command_of_the_documentation_works(checkout: Path, command: str) -> None:
-    told = tiny(command)
-    if told.startswith("snakemake "):
-        snakemake(told, checkout)
-    elif told.startswith("make classify"):
+def test_a_command_of_the_documentation_works(checkout: Path, planner: Planner, command: str) -> None:
+    translated = tiny(command)
+    if translated.startswith("snakemake "):
+        snakemake(translated, checkout, planner)
+    elif translated.startswith("make classify"):
         planning = f"SNAKEMAKE={BIN}/snakemake -n --profile profiles/local"
-        plan = run([*MAKE, planning, "classify", "MODELS=tiny", *shlex.split(told)[2:]], checkout)
+        plan = run([*MAKE, planning, "classify", "MODELS=tiny", *shlex.split(translated)[2:]], checkout)
         assert "classify_vlm" in plan
-    elif told.startswith(("make plan", "make compare")):
-        assert len(run([*MAKE, *shlex.split(told)[1:]], checkout).splitlines()) > 5
-    elif told.startswith("python -m nuvlm."):
-        assert run([sys.executable, *shlex.split(told)[1:]], checkout)
-    elif "nuvlm-sha256" in told:
-        written, computed = run(told, checkout).splitlines()
+    elif translated.startswith(("make plan", "make compare")):
+        assert len(run([*MAKE, *shlex.split(translated)[1:]], checkout).splitlines()) > 5
+    elif translated.startswith("python -m nuvlm."):
+        assert run([sys.executable, *shlex.split(translated)[1:]], checkout)
+    elif "nuvlm-sha256" in translated:
+        written, computed = run(translated, checkout).splitlines()
         assert written.removeprefix("nuvlm-sha256:") == computed.split()[0]
     else:
         pytest.fail(f"no rule here says how to run `{command}`, and EXCUSED gives no reason not to")

@@ -10,7 +10,6 @@ from pathlib import Path
 import pytest
 import yaml
 
-from nuvlm.workflow.code_digest import modules_of
 from paths import REPOSITORY
 
 WORKFLOW = REPOSITORY / "workflow"
@@ -28,15 +27,33 @@ def packages(environment: Path) -> set[str]:
     return {PIN["normalise"](pin.split("==")[0]) for pin in pins}
 
 
-def third_party(file: Path) -> set[str]:
-    """Distributions of the packages that a file imports when it is loaded or run."""
+def imported(file: Path) -> set[str]:
+    """Names that a file imports, at its top or in functions; of ``from a import b``, both ``a`` and ``a.b``."""
     found = set()
     for node in ast.walk(ast.parse(file.read_text())):
-        names = [alias.name for alias in node.names] if isinstance(node, ast.Import) else []
-        names += [node.module] if isinstance(node, ast.ImportFrom) and node.module else []
-        for name in {name.split(".")[0] for name in names} - sys.stdlib_module_names - {"nuvlm"}:
-            found |= {PIN["normalise"](distribution) for distribution in DISTRIBUTIONS[name]}
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module, *(f"{node.module}.{alias.name}" for alias in node.names)}
     return found
+
+
+def files_of(script: Path) -> set[Path]:
+    """A script and every module of the package that it imports, directly or not."""
+    found: set[Path] = set()
+    queue = {script}
+    while queue:
+        file = queue.pop()
+        found.add(file)
+        modules = {WORKFLOW / "src" / f"{name.replace('.', '/')}.py" for name in imported(file)}
+        queue |= {module for module in modules if module.is_file()} - found
+    return found
+
+
+def third_party(file: Path) -> set[str]:
+    """Distributions of the packages that a file imports."""
+    names = {name.split(".")[0] for name in imported(file)} - sys.stdlib_module_names - {"nuvlm"}
+    return {PIN["normalise"](distribution) for name in names for distribution in DISTRIBUTIONS[name]}
 
 
 @pytest.mark.parametrize("environment", ENVIRONMENTS, ids=lambda path: path.stem)
@@ -50,7 +67,7 @@ def test_every_rule_has_an_environment_with_all_that_its_script_imports():
     assert {match["script"] for match in rules} == {script.stem for script in (WORKFLOW / "scripts").glob("*.py")}
     for match in rules:
         script = WORKFLOW / "scripts" / f"{match['script']}.py"
-        needed = set().union(*(third_party(Path(module)) for module in modules_of(script)))
+        needed = set().union(*map(third_party, files_of(script)))
         missing = needed - packages(WORKFLOW / "envs" / f"{match['environment']}.yaml")
         assert not missing, f"{match['environment']}.yaml lacks {missing} for {match['script']}"
 

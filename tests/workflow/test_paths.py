@@ -58,10 +58,10 @@ def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch
         (trained / model / "training.json").touch()
     with pytest.raises(InputError, match=r"no finished model in results/other/models \(cnn_published missing\)"):
         check_models(other)
-    alone = {"recipes": {"published": None, "tuned": {}}}
-    check_models(Config(models_from="other", cnn=alone))
+    only_tuned = {"recipes": {"published": None, "tuned": {}}}
+    check_models(Config(models_from="other", cnn=only_tuned))
     with pytest.raises(InputError, match=r"no (results/other/models/cnn_tuned_onnx/model.onnx). Make .*\1.*run=other"):
-        check_models(Config(models_from="other", cnn=alone | {"classify_backend": "onnx"}))
+        check_models(Config(models_from="other", cnn=only_tuned | {"classify_backend": "onnx"}))
     (trained / "cnn_published").mkdir()
     (trained / "cnn_published" / "training.json").touch()
     check_models(Config(models_from="other"))

@@ -1,8 +1,6 @@
 """Pixel maps made elsewhere, through the whole workflow at the smallest size: from PNG files, and in three views."""
 
 import json
-import subprocess
-import sys
 import zlib
 from pathlib import Path
 
@@ -13,7 +11,8 @@ import zarr
 from PIL import Image
 
 from nuvlm.dataset.event_table import read_events
-from paths import REPOSITORY, copy_workflow
+from paths import copy_workflow
+from tiny_run import snakemake
 
 pytestmark = pytest.mark.workflow
 SIZE, EVENTS = 41, 36
@@ -21,12 +20,15 @@ LABELS = {"nuecc": 4, "numucc": 1, "nc": 13, "nutaucc": 10}
 SMALL = [
     # a seed with which every class is in every split, in both forms
     "dataset={validation: 0.3, test: 0.3, parts: 1, seed: 1}",
-    "cnn={classify_batch_size: 8, recipes: {published: {max_epochs: 1}, tuned: {max_epochs: 1, flip: false}}}",
+    "report={explain: 6}",
 ]
+# One recipe for each form, and the two ways to run a CNN.
+TUNED = "{classify_backend: torch, recipes: {published: null, tuned: {max_epochs: 1, flip: false}}}"
+PUBLISHED = "{classify_backend: onnx, recipes: {published: {max_epochs: 1}, tuned: null}}"
 
 
 def draw(event: int, views: int) -> tuple[str, np.ndarray]:
-    """A class, and a map with a bar that tells it: uint8 (views, SIZE, SIZE)."""
+    """A class, and a map with a bar whose shape depends on the class: uint8 (views, SIZE, SIZE)."""
     rng = np.random.default_rng(event)
     word = list(LABELS)[event % 3] if event < EVENTS - 2 else "nutaucc"
     images = np.zeros((views, SIZE, SIZE), np.uint8)
@@ -35,14 +37,6 @@ def draw(event: int, views: int) -> tuple[str, np.ndarray]:
         row, column = rng.integers(0, 30, 2)
         image[row : row + height, column : column + width] = 200
     return word, images
-
-
-def snakemake(folder: Path, *arguments: str) -> str:
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--show-failed-logs", *arguments]
-    tiny = ["--configfile", "config/config.yaml", str(REPOSITORY / "tests" / "workflow" / "tiny.yaml")]
-    result = subprocess.run([*command, *tiny], cwd=folder, capture_output=True, text=True)
-    assert result.returncode == 0, result.stdout + result.stderr
-    return result.stdout + result.stderr
 
 
 @pytest.fixture(scope="module")
@@ -71,24 +65,26 @@ def write_cvn(folder: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("source", "write", "views", "prompts", "condition"),
+    ("source", "write", "views", "prompts", "condition", "cnn"),
     [
         # an odd number of pixels has a half, too
-        ("png", write_png, ["xz", "yz"], "prompts.yaml", "half_resolution"),
-        ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal"),
+        ("png", write_png, ["xz", "yz"], "prompts.yaml", "half_resolution", TUNED),
+        ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal", PUBLISHED),
     ],
 )
-def test_all_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition):
+def test_all_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition, cnn):
     maps = checkout / f"{source}_maps"
     maps.mkdir()
     write(maps)
     settings = [
         f"run={source}",
         f"conditions=[{condition}]",
+        f"cnn={cnn}",
         f"input={{source: {source}, files: [{maps}], on_bad_event: skip}}",
     ]
     config = ["--config", *settings, *SMALL, f"vlm={{prompts: resources/{prompts}, scratch: {{steps: 2}}}}"]
-    snakemake(checkout, *config)
+    result = snakemake(checkout, *config)
+    assert result.returncode == 0, result.stdout + result.stderr
     results = checkout / "results" / source
 
     store = zarr.open_group(results / "pixelmaps" / f"{source}_maps.zarr", mode="r")
@@ -98,7 +94,7 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
     assert not (results / "voxels").exists()
     table = read_events(results / "events.parquet")
     assert table["class"].isna().sum() == 2, "tau neutrinos"
-    for model in ("cnn_published", "cnn_tuned", "bdt", "vlm"):
+    for model in ("cnn_tuned" if cnn is TUNED else "cnn_published", "bdt", "vlm"):
         predicted = pd.read_parquet(results / f"predictions/{model}/{condition}/0.parquet")
         assert sorted(predicted["event_id"]) == sorted(table[table["part"] >= 0]["event_id"])
         assert json.loads((results / f"models/{model}/training.json").read_text())["images"]["views"] == views
@@ -111,4 +107,4 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
     logs = " ".join(path.read_text() for path in (results / "logs").rglob("*.log"))
     assert "1 of 37 events cannot be used and were left out" in logs
     assert "2 events belong to none of the three classes (nutau" in logs
-    assert "Nothing to be done" in snakemake(checkout, *config)
+    assert "Nothing to be done" in snakemake(checkout, "--dry-run", *config).stdout

@@ -24,8 +24,8 @@ CONDITIONS = ("nominal", "half_resolution")
 
 
 @pytest.fixture
-def results(finished) -> Path:
-    return finished / "results" / "tiny"
+def results(tiny_run) -> Path:
+    return tiny_run / "results" / "tiny"
 
 
 def test_shards_and_stores_agree_with_the_table(results):
@@ -39,7 +39,7 @@ def test_shards_and_stores_agree_with_the_table(results):
         assert rows["event_id"].tolist() == ids.tolist()
         displays = zarr.open_group(results / "displays" / f"{shard}.zarr", mode="r")
         assert displays["xz"].shape == displays["yz"].shape == (45, 40, 140)
-        # what little is lost lies at the walls, and float32 rounds
+        # a little is lost at the walls, and float32 rounds
         seen = displays["xz"][:].sum(axis=(1, 2), dtype=np.float64)
         np.testing.assert_allclose(seen, rows["visible_energy"], rtol=2e-3)
         images = zarr.open_group(results / "pixelmaps" / f"{shard}.zarr", mode="r")["images"]
@@ -65,10 +65,10 @@ def test_rationales_stand_beside_the_truth_of_simulation(results):
     table = pd.concat(pd.read_parquet(results / f"explanations/vlm/{part}.parquet") for part in (0, 1))
     nominal = table[table["picture"] == "nominal"].set_index(["shard", "event_id"])
     assert 10 <= len(nominal) <= 20
-    told = events.loc[nominal.index]
-    assert (told["split"] == "test").all()
-    assert (nominal["true_track"] == (told["track_mm"] > 0)).all()
-    assert (nominal["true_charged"] == told["charged"]).all()
+    truth = events.loc[nominal.index]
+    assert (truth["split"] == "test").all()
+    assert (nominal["true_track"] == (truth["track_mm"] > 0)).all()
+    assert (nominal["true_charged"] == truth["charged"]).all()
     assert (table["picture"] == "without_track").sum() == nominal["true_track"].sum()
 
 
@@ -103,18 +103,18 @@ def test_every_job_has_a_log_and_a_benchmark(results):
         assert "events/s" in (results / f"logs/{log}.log").read_text()
 
 
-def test_the_report_of_snakemake_holds_every_figure_with_its_place(finished, results):
-    result = snakemake(finished, "--report", "report.zip")
+def test_the_report_of_snakemake_holds_every_figure_with_its_place(tiny_run, results):
+    result = snakemake(tiny_run, "--report", "report.zip")
     assert result.returncode == 0, result.stderr
-    with zipfile.ZipFile(finished / "report.zip") as archive:
-        told = archive.read("report/report.html").decode()
+    with zipfile.ZipFile(tiny_run / "report.zip") as archive:
+        page = archive.read("report/report.html").decode()
         held = {Path(name).name for name in archive.namelist()}
     figures = {path.name for path in (results / "figures").iterdir() if path.suffix in (".svg", ".pdf")}
     assert len(figures) > 20
     assert figures | {"index.html", "report.json", "tables.tex"} <= held
     for place in ("Figures: confusion", "Figures: roc", "Figures: training", "every number, JSON", "half resolution"):
-        assert place in told
-    assert "the diagonal is the recall" in told, "captions"
+        assert place in page
+    assert "the diagonal is the recall" in page, "captions"
 
 
 def test_the_numbers_follow_the_schema_and_the_tables_hold_them(results):
@@ -126,15 +126,16 @@ def test_the_numbers_follow_the_schema_and_the_tables_hold_them(results):
         assert report["cost"][model]["joules_per_sample"] > 0
 
 
-def test_a_second_run_has_nothing_to_do(finished):
-    assert "Nothing to be done" in snakemake(finished).stdout + snakemake(finished).stderr
+def test_a_second_run_has_nothing_to_do(tiny_run):
+    result = snakemake(tiny_run)
+    assert "Nothing to be done" in result.stdout + result.stderr
 
 
-def test_simulation_does_not_depend_on_how_events_are_cut(finished, results):
+def test_simulation_does_not_depend_on_how_events_are_cut(tiny_run, results):
     cut = "input={simulate: {events: 90, events_per_shard: 30}}"
-    result = snakemake(finished, "results/cut/voxels/sim00001.h5", "--config", "run=cut", cut)
+    result = snakemake(tiny_run, "results/cut/voxels/sim00001.h5", "--config", "run=cut", cut)
     assert result.returncode == 0, result.stderr
-    with h5py.File(finished / "results/cut/voxels/sim00001.h5") as b, h5py.File(results / "voxels/sim00000.h5") as a:
+    with h5py.File(tiny_run / "results/cut/voxels/sim00001.h5") as b, h5py.File(results / "voxels/sim00000.h5") as a:
         # event 40 is the 11th of one shard and the 41st of the other
         one, other = a["events"][40], b["events"][10]
         assert one["event_id"] == other["event_id"] == 40
@@ -143,55 +144,57 @@ def test_simulation_does_not_depend_on_how_events_are_cut(finished, results):
             np.testing.assert_array_equal(a[f"voxels/{name}"][spans[0]], b[f"voxels/{name}"][spans[1]])
 
 
-def test_another_detector_is_configuration_alone(finished):
-    """The 2x2 module, from simulation to report, with charge drifting along z for good measure."""
+def test_another_detector_needs_only_configuration(tiny_run):
+    """The 2x2 module, from simulation to report, with charge drifting along z."""
     turned = "detector={drift_axis: z, anodes_mm: [-310, 310], cathodes_mm: [0], voxel_mm: [5, 5, 1]}"
-    cnn = "cnn={recipes: {published: null, tuned: {max_epochs: 1}}}"
+    cnn = "cnn={classify_backend: torch, recipes: {published: null, tuned: {max_epochs: 1}}}"
     more = ["vlm={scratch: {steps: 2}}", cnn, "conditions=[nominal]"]
-    result = snakemake(finished, "--config", "run=module", turned, *more, overlays=("config/module2x2.yaml",))
+    result = snakemake(tiny_run, "--config", "run=module", turned, *more, overlays=("config/module2x2.yaml",))
     assert result.returncode == 0, result.stdout + result.stderr
-    results = finished / "results/module"
+    results = tiny_run / "results/module"
     displays = zarr.open_group(results / "displays/sim00000.zarr", mode="r")
     assert displays["xz"].shape == (45, 60, 62)
     assert displays["yz"].shape == (45, 124, 62)
     assert displays.attrs["origin_mm"] == [-300, -620, -310]
     with h5py.File(results / "voxels/sim00000.h5") as file:
         assert file.attrs["shape"].tolist() == [120, 248, 620]
-    # without one of the recipes, for good measure too
+    # one recipe was left out
     scores = json.loads((results / "report/report.json").read_text())["scores"]
     assert list(scores) == ["cnn_tuned", "bdt", "vlm"]
     assert scores["cnn_tuned"]["nominal"]["n"] > 0
 
 
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the sample files")
-def test_own_events_without_truth_go_from_file_to_predictions_and_a_report(finished):
+def test_own_events_without_truth_go_from_file_to_predictions_and_a_report(tiny_run):
     source = f"input={{source: larndsim, files: [{SHARED}/larndsim/edepsim_mixed.h5], offset_mm: [0, 0, 3500]}}"
     small = ["conditions=[nominal]", "dataset={parts: 1}"]
-    result = snakemake(finished, "all", "explanations", "--config", "run=mine", "models_from=tiny", source, *small)
+    result = snakemake(tiny_run, "all", "explanations", "--config", "run=mine", "models_from=tiny", source, *small)
     assert result.returncode == 0, result.stdout + result.stderr
     for model in MODELS:
-        table = pd.read_parquet(finished / f"results/mine/predictions/{model}/nominal/0.parquet")
+        table = pd.read_parquet(tiny_run / f"results/mine/predictions/{model}/nominal/0.parquet")
         assert sorted(table["event_id"]) == list(range(100))
         assert table["class"].isna().all()
-    explained = pd.read_parquet(finished / "results/mine/explanations/vlm/0.parquet")
+    explained = pd.read_parquet(tiny_run / "results/mine/explanations/vlm/0.parquet")
     assert explained.filter(like="true_").isna().all(axis=None)
     assert len(explained) == 2 * 20
-    report = json.loads((finished / "results/mine/report/report.json").read_text())
+    report = json.loads((tiny_run / "results/mine/report/report.json").read_text())
     assert report["scores"]["cnn_tuned"]["nominal"]["n"] == 0
 
 
-@pytest.mark.parametrize("content", [b"", b"not HDF5", None])
-def test_a_bad_file_is_named_and_the_good_ones_are_kept(finished, results, content):
-    folder = finished / "own"
-    folder.mkdir(exist_ok=True)
+def test_bad_files_are_named_and_the_good_ones_are_kept(tiny_run, results):
+    folder = tiny_run / "own"
+    folder.mkdir()
     shutil.copy(results / "voxels/sim00000.h5", folder / "good.h5")
-    (folder / "bad.h5").write_bytes((folder / "good.h5").read_bytes()[:5000] if content is None else content)
-    source = f"input={{source: voxels, files: [{folder}/good.h5, {folder}/bad.h5]}}"
-    result = snakemake(finished, "pixelmaps", "--config", "run=own", "models_from=tiny", source)
+    bad = {"empty": b"", "text": b"not HDF5", "cut": (folder / "good.h5").read_bytes()[:5000]}
+    for name, content in bad.items():
+        (folder / f"{name}.h5").write_bytes(content)
+    source = f"input={{source: voxels, files: [{folder}/*.h5]}}"
+    result = snakemake(tiny_run, "pixelmaps", "--config", "run=own", "models_from=tiny", source)
     output = result.stdout + result.stderr
     assert result.returncode != 0
-    assert f"{folder}/bad.h5: " in output
     assert "again." in output
-    assert "Traceback" not in output.split("bad.h5: ")[0].rsplit("smear", 1)[-1]
-    assert (finished / "results/own/pixelmaps/good.zarr/images/c/0/0/0/0").is_file()
-    assert not list((finished / "results/own/displays").glob("**/bad*/**/*json"))
+    for name in bad:
+        assert f"{folder}/{name}.h5: " in output
+        assert "Traceback" not in output.split(f"{name}.h5: ")[0].rsplit("smear", 1)[-1]
+        assert not list((tiny_run / "results/own/displays").glob(f"**/{name}*/**/*json"))
+    assert (tiny_run / "results/own/pixelmaps/good.zarr/images/c/0/0/0/0").is_file()

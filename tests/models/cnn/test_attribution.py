@@ -17,6 +17,8 @@ from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from stores import write_pixel_maps
 
+pytestmark = pytest.mark.slow
+
 SIZE = 96
 CPU = torch.device("cpu")
 

@@ -8,7 +8,6 @@ import numpy as np
 import onnx
 import pytest
 import torch
-from test_cnn import train, write_data
 
 from nuvlm.base.errors import InputError
 from nuvlm.models.cnn import export
@@ -17,6 +16,9 @@ from nuvlm.models.cnn.export import export_cnn, largest_difference, write_onnx
 from nuvlm.models.cnn.network import SiameseCnn, load_cnn, to_float
 from nuvlm.models.cnn.runtime import open_session
 from nuvlm.models.predictions import read_costs, read_predictions
+from tiny_cnn import train
+
+pytestmark = pytest.mark.slow
 
 
 def lively(views: int, width: float) -> SiameseCnn:
@@ -48,19 +50,10 @@ def test_onnxruntime_and_torch_agree_at_every_size_and_batch(tmp_path, views, wi
     assert np.concatenate(seen).std(axis=0).min() > 0.1, "logits that hardly change prove nothing"
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory):
-    """A trained network, exported; not to be changed."""
-    folder = write_data(tmp_path_factory.mktemp("trained"))
-    train(folder)
-    export_cnn(folder / "cnn", folder / "cnn_onnx")
-    return folder
-
-
 @pytest.fixture
-def own(trained, tmp_path):
+def own(exported_cnn, tmp_path):
     """A copy of it, to be changed."""
-    return Path(shutil.copytree(trained, tmp_path / "own"))
+    return Path(shutil.copytree(exported_cnn, tmp_path / "own"))
 
 
 def classify(folder, out, **changes):
@@ -70,18 +63,18 @@ def classify(folder, out, **changes):
     return read_predictions([out])
 
 
-def test_both_backends_classify_alike_and_say_which_they_are(trained, tmp_path):
+def test_both_backends_classify_alike_and_say_which_they_are(exported_cnn, tmp_path):
     columns = ["p_nue_cc", "p_numu_cc", "p_nc"]
     torch_, onnx_ = tmp_path / "torch.parquet", tmp_path / "onnx.parquet"
     for condition, batch in (("nominal", 1), ("half_resolution", 7)):
-        one = classify(trained, torch_, condition=condition, batch_size=batch)
-        other = classify(trained, onnx_, condition=condition, batch_size=batch, export=trained / "cnn_onnx")
+        one = classify(exported_cnn, torch_, condition=condition, batch_size=batch)
+        other = classify(exported_cnn, onnx_, condition=condition, batch_size=batch, export=exported_cnn / "cnn_onnx")
         np.testing.assert_allclose(one[columns], other[columns], atol=1e-5)
     assert [cost.device == "CPU (ONNX Runtime)" for cost in read_costs([torch_, onnx_])] == [False, True]
 
 
-def test_the_file_says_what_it_takes_and_gives(trained):
-    model = onnx.load(trained / "cnn_onnx/model.onnx")
+def test_the_file_says_what_it_takes_and_gives(exported_cnn):
+    model = onnx.load(exported_cnn / "cnn_onnx/model.onnx")
     (image,), (logits,) = model.graph.input, model.graph.output
     assert image.type.tensor_type.elem_type == onnx.TensorProto.UINT8
     sides = [side.dim_value or None for side in image.type.tensor_type.shape.dim]

@@ -10,10 +10,10 @@ from typing import Any
 
 import pytest
 import torch
-from test_cnn import train, write_data
 
 from benchmark_scripts import BENCHMARKS, load_benchmark, numbers
 from nuvlm.models.cnn.network import SiameseCnn
+from tiny_cnn import train, write_data
 
 SCRIPT = BENCHMARKS / "gpu_cnn.py"
 
@@ -24,6 +24,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_benchmark("gpu_cnn", monkeypatch)
 
 
+@pytest.mark.slow
 def test_everything_is_measured_in_every_mode(benchmark: ModuleType) -> None:
     command = [sys.executable, SCRIPT, "--device", "cpu", "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -12,7 +12,6 @@ import pytest
 import torch
 import zarr
 from safetensors.torch import load_file, save_file
-from test_cnn import train, write_data
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
@@ -27,25 +26,19 @@ from nuvlm.models.cnn.settings import TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from nuvlm.models.predictions import PROBABILITIES, read_predictions
 from stores import write_pixel_maps
+from tiny_cnn import train
+
+pytestmark = pytest.mark.slow
 
 CPU = torch.device("cpu")
 LIT = np.random.default_rng(1).integers(0, 256, (96, 2, 64, 64), dtype=np.uint8)
 """Of the shape that the network is trained on."""
 
 
-@pytest.fixture(scope="module")
-def trained(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A trained network, exported; not to be changed."""
-    folder: Path = write_data(tmp_path_factory.mktemp("hostile"))
-    train(folder, max_epochs=1)
-    export_cnn(folder / "cnn", folder / "cnn_onnx")
-    return folder
-
-
 @pytest.fixture
-def own(trained: Path, tmp_path: Path) -> Path:
+def own(exported_cnn: Path, tmp_path: Path) -> Path:
     """A copy of it, to be changed."""
-    return Path(shutil.copytree(trained, tmp_path / "own"))
+    return Path(shutil.copytree(exported_cnn, tmp_path / "own"))
 
 
 def classify(folder: Path, onnx: bool = False, batch_size: int = 24) -> pd.DataFrame:

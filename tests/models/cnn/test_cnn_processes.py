@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
@@ -36,6 +37,7 @@ def in_process(rank: int, size: int, port: int, folder: Path) -> None:
         torch.save(gradient(team), folder / f"{rank}.pt")
 
 
+@pytest.mark.slow
 def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))

@@ -5,10 +5,13 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 from paths import REPOSITORY
 from tiny_cnn import write_data
 
 
+@pytest.mark.slow
 def test_it_trains_what_is_not_in_its_result_and_prints_the_table(tmp_path: Path) -> None:
     write_data(tmp_path)
     (tmp_path / "pixelmaps").mkdir()

@@ -189,6 +189,7 @@ def test_clipped_gradients_move_nothing_where_the_norm_is_tiny(data: Path) -> No
     assert moved[1e-13] < 1e-5
 
 
+@pytest.mark.slow
 def test_it_stops_early_and_keeps_the_best(data: Path) -> None:
     card = train(data, learning_rate=0.5, max_epochs=30, patience=2)
     found = [entry["validation_loss"] for entry in card["history"]]
@@ -234,6 +235,7 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
     monkeypatch.setattr(trainer, "batches", stopping)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("bf16", [False, True])
 def test_a_stopped_training_ends_as_an_uninterrupted_one(
     data: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
@@ -252,6 +254,7 @@ def test_a_stopped_training_ends_as_an_uninterrupted_one(
     assert weights(data, "stopped") == weights(data, "whole")
 
 
+@pytest.mark.slow
 def test_early_stopping_survives_a_stop(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """What was best, and how long ago, is in the checkpoint."""
     changes = {"learning_rate": 0.5, "max_epochs": 30, "patience": 3}
@@ -265,6 +268,7 @@ def test_early_stopping_survives_a_stop(data: Path, monkeypatch: pytest.MonkeyPa
     assert weights(data, "stopped") == weights(data, "whole")
 
 
+@pytest.mark.slow
 def test_old_checkpoints_are_renewed_within_an_epoch(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     written: list[int] = []
     write = trainer.write_checkpoint
@@ -289,6 +293,7 @@ def kill(process: subprocess.Popen) -> None:
     process.kill()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("processes", "end", "status"), [(1, kill, -signal.SIGKILL), (2, all_of_its_processes, 128 + signal.SIGTERM)]
 )
@@ -315,6 +320,7 @@ def test_a_process_that_is_ended_goes_on_exactly(
     assert weights(data, "stopped") == weights(data, "whole")
 
 
+@pytest.mark.slow
 def test_two_processes_train_as_one(data: Path) -> None:
     """With batches that they cannot share equally. Their sums differ in the last bits, which Adam makes larger."""
     changes = {**FULL, "learning_rate": 1e-4, "batch_size": 9, "max_epochs": 2, "dropout": 0.0}
@@ -342,6 +348,7 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(data: Path, monkeypat
         train(data)
 
 
+@pytest.mark.slow
 def test_how_events_are_read_may_change_before_a_training_goes_on(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     whole = train(data, "whole")
     stop_at(monkeypatch, 3)

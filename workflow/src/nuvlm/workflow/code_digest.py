@@ -25,7 +25,7 @@ class Definition(NamedTuple):
 
     module: str
     name: str
-    """``*`` for the statements that run on import, such as calls."""
+    """``*`` for the statements that run on import: calls, also those whose result is bound to a name."""
 
 
 class _Module:
@@ -38,9 +38,13 @@ class _Module:
         """Name -> the definition, or the module, of this package that it stands for."""
         self.bindings: dict[str, list[ast.stmt]] = {}
         """Name -> the statements that bind it, without imports; ``*`` -> those that run on import."""
+        functions = {*self.imports, *(node.name for node in tree.body if isinstance(node, ast.FunctionDef))}
         for statement in tree.body:
             if not isinstance(statement, ast.Import | ast.ImportFrom):
-                for bound in _bound(statement) or ["*"]:
+                names = _bound(statement)
+                # ``X = f()`` runs f on import, whether or not X is used.
+                runs = not names or (isinstance(statement, ast.Assign | ast.AnnAssign) and _calls(statement, functions))
+                for bound in [*names, "*"] if runs else names:
                     self.bindings.setdefault(bound, []).append(statement)
         self.source = cache(self._source)
         self.uses = cache(self._uses)
@@ -127,6 +131,12 @@ def _bound(statement: ast.stmt) -> list[str]:
         if all(isinstance(element, ast.Name) for element in elements):
             return [element.id for element in elements if isinstance(element, ast.Name)]
     return []
+
+
+def _calls(tree: ast.AST, functions: set[str]) -> bool:
+    """Whether the code below `tree` calls one of these names, or an attribute of one."""
+    called = [node.func for node in ast.walk(tree) if isinstance(node, ast.Call)]
+    return any(node.id in functions for func in called for node in ast.walk(func) if isinstance(node, ast.Name))
 
 
 def _imported(tree: ast.AST) -> Iterator[tuple[str, Definition | str]]:
