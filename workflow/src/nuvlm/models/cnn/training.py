@@ -31,6 +31,7 @@ from nuvlm.models.cnn.processes import join
 from nuvlm.models.cnn.recipes import steps_per_epoch
 from nuvlm.models.cnn.settings import TrainSettings
 from nuvlm.models.cnn.trainer import Split, StopOnSigterm, Training
+from nuvlm.models.memory import keep_freed_memory
 from nuvlm.models.torchrun import torchrun
 
 # Not __name__, which is "__main__" where torchrun starts this.
@@ -107,6 +108,7 @@ def _train(job: Job) -> None:
     check_targets(splits, job.events)
     check_shares(len(splits["train"]), settings)
     torch.set_num_threads(max(1, job.threads // settings.processes))
+    keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN does for convolutions by itself
     torch.backends.cudnn.deterministic = True
     with join(settings.processes) as team, StopOnSigterm() as stop:
