@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, write_json
 from nuvlm.base.logs import track
@@ -110,7 +110,7 @@ def _load(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (events, features) and class indices (events,) of a split."""
     chosen = table[table["split"] == split]
-    labels = pd.Categorical(chosen["class"], categories=list(CLASSES)).codes.astype(np.int64)
+    labels = class_codes(chosen["class"])
     names, scale = feature_names(images["views"]), Scale.of(images)
     values = np.zeros((len(chosen), len(names)))
     seconds = 0.0

@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from captum.attr import LayerGradientXActivation
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import class_codes
 from nuvlm.base.logs import track
 from nuvlm.base.stores import create_store
 from nuvlm.dataset.pixelmaps import check_images, read_blocks
@@ -65,7 +64,7 @@ def explain_cnn(
     device = choose_device()
     network = load_cnn(model, device)
     chosen = read_explained(events, predictions, name, part=part, count=count, seed=seed)
-    predicted = pd.Categorical(chosen["predicted"], categories=list(CLASSES)).codes.astype(np.int64)
+    predicted = class_codes(chosen["predicted"])
     shape = (len(chosen), len(images["views"]), images["size"], images["size"])
     maps = np.zeros(shape, dtype=np.uint8)
     peak = np.zeros(len(chosen), dtype=np.float32)

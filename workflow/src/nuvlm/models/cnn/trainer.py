@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ from torch.utils.tensorboard import SummaryWriter
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.logs import track
+from nuvlm.models.checkpoints import SigtermFlag
 from nuvlm.models.cnn.checkpoint import read_checkpoint, write_checkpoint
 from nuvlm.models.cnn.data import Images, batches
 from nuvlm.models.cnn.network import SiameseCnn, count_parameters, to_float
-from nuvlm.models.cnn.processes import Team
+from nuvlm.models.cnn.processes import ProcessGroup
 from nuvlm.models.cnn.recipes import (
     Batch,
     draw_epoch,
@@ -78,23 +78,6 @@ class Progress:
     rate: float = 0.0
 
 
-class StopOnSigterm:
-    """Takes note of SIGTERM, which would else end the process at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "StopOnSigterm":
-        self._previous = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-
-
 class Training:
     """A network in training, from its first step or from a checkpoint to the last step.
 
@@ -102,8 +85,8 @@ class Training:
         settings: how it is trained.
         checkpoint: file of the checkpoint.
         fingerprint: of what the checkpoint belongs to.
-        team: this process among those that share each batch.
-        stop: whether SIGTERM has come.
+        group: this process among those that share each batch.
+        sigterm: whether SIGTERM was received.
         train, validation: their events.
     """
 
@@ -111,20 +94,20 @@ class Training:
         self,
         settings: TrainSettings,
         checkpoint: Path,
-        fingerprint: str,
-        team: Team,
-        stop: StopOnSigterm,
+        fingerprint: dict[str, Any],
+        group: ProcessGroup,
+        sigterm: SigtermFlag,
         train: Split,
         validation: Split,
     ) -> None:
         self.settings, self.recipe = settings, settings.recipe
         self.checkpoint, self.fingerprint = checkpoint, fingerprint
-        self.team, self.stop, self.train, self.validation = team, stop, train, validation
+        self.group, self.sigterm, self.train, self.validation = group, sigterm, train, validation
         self.steps = steps_per_epoch(len(train.labels), self.recipe)
         torch.manual_seed(self.settings.seed)
         network = SiameseCnn(train.images.shape[0], width=self.settings.width, dropout=self.settings.dropout)
-        self.network = network.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.forward = team.wrap(self.network)
+        self.network = network.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.forward = group.wrap(self.network)
         if self.settings.compile:
             # A graph for each of two resolutions and two sizes of batches: one for all shapes cannot always be made.
             self.forward = torch.compile(self.forward, dynamic=False)  # type: ignore[assignment]
@@ -137,7 +120,7 @@ class Training:
             self._resume()
         self._info(
             "training on %d events, validating on %d; %d parameters, %d processes, %s, %s",
-            len(train.labels), len(validation.labels), count_parameters(self.network), team.size, team.device,
+            len(train.labels), len(validation.labels), count_parameters(self.network), group.size, group.device,
             self.precision,
         )  # fmt: skip
 
@@ -155,7 +138,7 @@ class Training:
             InputError: a loss or gradient that is not a number.
             SystemExit: on SIGTERM, when a checkpoint is written.
         """
-        writer = SummaryWriter(str(tensorboard), purge_step=len(self.history)) if self.team.rank == 0 else None
+        writer = SummaryWriter(str(tensorboard), purge_step=len(self.history)) if self.group.rank == 0 else None
         while (epoch := len(self.history)) < self.recipe.max_epochs and self._since_best() < self.recipe.patience:
             self._epoch(epoch)
             entry = self._validate(epoch)
@@ -179,7 +162,7 @@ class Training:
         """The steps of an epoch that are left to do."""
         drawn = draw_epoch(self.train.labels, self.recipe, self.settings.seed, epoch)
         left = drawn[len(self.progress.losses) :]
-        made = batches(self.train.images, [self.team.share(batch.rows) for batch in left], self.settings.workers)
+        made = batches(self.train.images, [self.group.share(batch.rows) for batch in left], self.settings.workers)
         self.network.train()
         start = time.perf_counter()
         last: Tensor | None = None  # loss of the step before, not yet waited for
@@ -193,7 +176,7 @@ class Training:
             last = current
             self.progress.seconds += time.perf_counter() - start
             start = time.perf_counter()
-            asked, due = self.team.any(self.stop.asked, time.monotonic() - self.saved > CHECKPOINT_SECONDS)
+            asked, due = self.group.any(self.sigterm.received, time.monotonic() - self.saved > CHECKPOINT_SECONDS)
             if asked or due:
                 losses.append(self._finite(last, epoch, step + 1))
                 self._add_losses(losses)
@@ -212,26 +195,26 @@ class Training:
         Returns:
             (2,): the share's part of the batch's mean loss, and the norm of the batch's gradient.
         """
-        seed, device = self.settings.seed, self.team.device
+        seed, device = self.settings.seed, self.group.device
         grey = torch.from_numpy(images).to(device, non_blocking=True)
         if batch.halved:
             grey = halve(grey)
         x = to_float(grey, device)
         if self.recipe.flip:
-            chosen = self.team.share(draw_flips(len(batch.rows), x.shape[1], seed, epoch, step))
+            chosen = self.group.share(draw_flips(len(batch.rows), x.shape[1], seed, epoch, step))
             x = flip(x, torch.from_numpy(chosen).to(device))
         target = torch.from_numpy(self.train.labels[rows]).to(device)
         self.progress.rate = learning_rate(self.recipe, epoch * self.steps + step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.progress.rate
-        seed_torch(seed, epoch, step, self.team.rank)
+        seed_torch(seed, epoch, step, self.group.rank)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
             logits = self.forward(x)
         summed = F.cross_entropy(logits.float(), target, label_smoothing=self.recipe.label_smoothing, reduction="sum")
         loss = summed / len(batch.rows)
         self.optimizer.zero_grad(set_to_none=True)
         # The gradient is the mean over the processes of their losses', and has to be the sum, also of unequal shares.
-        (loss * self.team.size).backward()
+        (loss * self.group.size).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.recipe.max_grad_norm is not None:
@@ -253,11 +236,12 @@ class Training:
 
     def _add_losses(self, losses: list[float]) -> None:
         """Put together the losses of the steps that the processes have taken since they did so last."""
-        self.progress.losses += [math.fsum(parts) for parts in zip(*self.team.gather(losses), strict=True)]
+        self.progress.losses += [math.fsum(parts) for parts in zip(*self.group.gather(losses), strict=True)]
 
     def _validate(self, epoch: int) -> dict[str, float]:
         """The entry of the history for an epoch that has been trained."""
-        loss, accuracy = validate(self.network, self.validation, self.team, self.settings.workers)
+        self.group.sync_buffers(self.network)
+        loss, accuracy = validate(self.network, self.validation, self.group, self.settings.workers)
         sizes = [len(batch.rows) for batch in draw_epoch(self.train.labels, self.recipe, self.settings.seed, epoch)]
         entry = {
             "train_loss": float(np.average(self.progress.losses, weights=sizes)),
@@ -268,7 +252,7 @@ class Training:
             "waited_seconds": self.progress.waited,
         }
         if self.recipe.half_resolution:
-            loss, accuracy = validate(self.network, self.validation, self.team, self.settings.workers, halved=True)
+            loss, accuracy = validate(self.network, self.validation, self.group, self.settings.workers, halved=True)
             entry |= {"half_validation_loss": loss, "half_validation_accuracy": accuracy}
         if not np.isfinite(list(entry.values())).all():
             raise InputError(
@@ -276,7 +260,7 @@ class Training:
                 "its recipe in cnn.recipes."
             )
         # The clocks of the processes differ, and with them what is in the checkpoint.
-        return self.team.gather(entry)[0]
+        return self.group.gather(entry)[0]
 
     def card(self, images: dict[str, Any]) -> dict[str, Any]:
         """What ``training.json`` says."""
@@ -301,11 +285,11 @@ class Training:
             "seconds": seconds,
             "events_per_second": len(labels) * epochs / seconds,
             "loader_share": sum(entry["waited_seconds"] for entry in self.history) / seconds,
-            "processes": self.team.size,
+            "processes": self.group.size,
             "precision": self.precision,
             "compiled": self.settings.compile,
-            "peak_memory_mb": max(self.team.gather(peak_memory_mb())),
-            "device": device_name(self.team.device),
+            "peak_memory_mb": max(self.group.gather(peak_memory_mb())),
+            "device": device_name(self.group.device),
             "torch": torch.__version__,
         }
 
@@ -314,7 +298,7 @@ class Training:
         digest = hashlib.sha256()
         for value in self.network.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
-        if len(set(self.team.gather(digest.hexdigest()))) > 1:
+        if len(set(self.group.gather(digest.hexdigest()))) > 1:
             raise RuntimeError("the processes have trained different networks")
 
     def _since_best(self) -> int:
@@ -322,7 +306,7 @@ class Training:
         return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
     def _save(self) -> None:
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             state = {
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -334,7 +318,7 @@ class Training:
         self.saved = time.monotonic()
 
     def _resume(self) -> None:
-        state = read_checkpoint(self.checkpoint, self.fingerprint, self.team.device)
+        state = read_checkpoint(self.checkpoint, self.fingerprint, self.group.device)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.history = state["best"], json.loads(state["history"])
@@ -345,8 +329,8 @@ class Training:
         )  # fmt: skip
 
     def _leave(self, epoch: int, steps: int) -> None:
-        self.team.any(False)  # where one process leaves, torchrun ends the others: not before the checkpoint is there
-        if self.team.rank == 0:
+        self.group.any(False)  # where one process leaves, torchrun ends the others: not before the checkpoint is there
+        if self.group.rank == 0:
             logger.error(
                 "stopped in epoch %d after step %d of %d by SIGTERM, checkpoint written: start again to go on",
                 epoch + 1, steps, self.steps,
@@ -354,35 +338,35 @@ class Training:
         raise SystemExit(128 + signal.SIGTERM)
 
     def _track(self, left: list[Batch]) -> Iterable[Batch]:
-        return track(left, "batches") if self.team.rank == 0 else left
+        return track(left, "batches") if self.group.rank == 0 else left
 
     def _info(self, message: str, *values: object) -> None:
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             logger.info(message, *values)
 
 
 def validate(
-    network: SiameseCnn, split: Split, team: Team, workers: int = 0, *, halved: bool = False
+    network: SiameseCnn, split: Split, group: ProcessGroup, workers: int = 0, *, halved: bool = False
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of `network` on a split, in float32, shared by the processes of `team`.
+    """Mean cross-entropy and accuracy of `network` on a split, in float32, shared by the processes of `group`.
 
     Args:
-        network: on the device of `team`.
+        network: on the device of `group`.
         workers: that make batches, see :func:`nuvlm.models.cnn.data.batches`.
         halved: whether the images are shown at half the resolution.
     """
     network.eval()
     size = max(1, min(VALIDATION_BATCH, VALIDATION_PIXELS // math.prod(split.images.shape)))
-    mine = team.share(np.arange(len(split.labels)))
+    mine = group.share(np.arange(len(split.labels)))
     loss, right = 0.0, 0
     with torch.inference_mode():
         order = [mine[begin : begin + size] for begin in range(0, len(mine), size)]
         for rows, images in batches(split.images, order, workers):
-            target = torch.from_numpy(split.labels[rows]).to(team.device)
-            grey = torch.from_numpy(images).to(team.device, non_blocking=True)
-            logits = network(to_float(halve(grey) if halved else grey, team.device))
+            target = torch.from_numpy(split.labels[rows]).to(group.device)
+            grey = torch.from_numpy(images).to(group.device, non_blocking=True)
+            logits = network(to_float(halve(grey) if halved else grey, group.device))
             loss += float(F.cross_entropy(logits, target, reduction="sum"))
             right += int((logits.argmax(dim=1) == target).sum())
-    parts = team.gather((loss, right))
+    parts = group.gather((loss, right))
     events = len(split.labels)
     return math.fsum(part[0] for part in parts) / events, sum(part[1] for part in parts) / events

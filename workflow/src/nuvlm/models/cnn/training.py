@@ -4,33 +4,32 @@
 whether to use it.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import atomic_path, sha256, write_json
+from nuvlm.base.files import atomic_path, write_json
 from nuvlm.base.logs import setup_logging
-from nuvlm.base.manifest import MANIFEST, write_manifest
+from nuvlm.base.manifest import write_manifest
 from nuvlm.base.settings import Settings
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
+from nuvlm.models.checkpoints import SigtermFlag, fingerprint
 from nuvlm.models.cnn.data import open_images
 from nuvlm.models.cnn.processes import join
 from nuvlm.models.cnn.recipes import steps_per_epoch
 from nuvlm.models.cnn.settings import TrainSettings
-from nuvlm.models.cnn.trainer import Split, StopOnSigterm, Training
+from nuvlm.models.cnn.trainer import Split, Training
 from nuvlm.models.memory import keep_freed_memory
 from nuvlm.models.torchrun import torchrun
 
@@ -111,14 +110,19 @@ def _train(job: Job) -> None:
     keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN does for convolutions by itself
     torch.backends.cudnn.deterministic = True
-    with join(settings.processes) as team, StopOnSigterm() as stop:
-        memory_mb = settings.memory_mb // team.size
-        data = {name: Split(open_images(job.stores, rows, memory_mb), labels_of(rows)) for name, rows in splits.items()}
-        training = Training(settings, job.checkpoint, _fingerprint(job), team, stop, data["train"], data["validation"])
+    with join(settings.processes) as group, SigtermFlag() as sigterm:
+        memory_mb = settings.memory_mb // group.size
+        data = {
+            name: Split(open_images(job.stores, rows, memory_mb), class_codes(rows["class"]))
+            for name, rows in splits.items()
+        }
+        training = Training(
+            settings, job.checkpoint, _fingerprint(job), group, sigterm, data["train"], data["validation"]
+        )
         training.run(job.tensorboard)
         training.check_replicas()
         card = training.card(images)  # all processes have a part in it
-        if team.rank == 0:
+        if group.rank == 0:
             with atomic_path(job.out) as partial:
                 partial.mkdir()
                 best = {name: value.contiguous() for name, value in training.best.items()}
@@ -169,20 +173,11 @@ def _check_compiler(settings: TrainSettings) -> None:
         raise InputError("cnn.compile needs a C++ compiler, and there is none: install one, or set it to false.")
 
 
-def labels_of(rows: pd.DataFrame) -> np.ndarray:
-    """(events,) int64, class indices."""
-    return np.asarray(pd.Categorical(rows["class"], categories=list(CLASSES)).codes, dtype=np.int64)
-
-
-def _fingerprint(job: Job) -> str:
-    """What a checkpoint belongs to, as JSON: each setting, the event table and the pixel maps."""
+def _fingerprint(job: Job) -> dict[str, Any]:
     settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     recipe = settings.pop("recipe")
-    images = hashlib.sha256()
-    for shard, store in sorted(job.stores.items()):
-        images.update(f"{shard}\n{sha256(store / MANIFEST)}\n".encode())
-    found = {**settings, **{f"recipe.{key}": value for key, value in recipe.items()}}
-    return json.dumps(found | {"events": sha256(job.events), "pixel maps": images.hexdigest()})
+    settings |= {f"recipe.{key}": value for key, value in recipe.items()}
+    return fingerprint(settings, job.events, job.stores)
 
 
 def main(arguments: list[str]) -> None:

@@ -36,6 +36,7 @@ from nuvlm.base.manifest import MANIFEST, verify_manifest, write_manifest
 from nuvlm.base.settings import Settings
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
+from nuvlm.models.checkpoints import check_fingerprint, fingerprint
 from nuvlm.models.devices import choose_device, device_name, peak_memory_mb
 from nuvlm.models.torchrun import torchrun
 from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
@@ -136,8 +137,8 @@ def finetune(job: Job) -> None:
     )
     if not len(train):
         raise InputError(f"{job.events}: no labelled event in the split train. Add events.")
-    fingerprint = _fingerprint(job)
-    checkpoint = newest_checkpoint(job.checkpoints, fingerprint)
+    identity = _fingerprint(job)
+    checkpoint = newest_checkpoint(job.checkpoints, identity)
     check_targets(
         meta_model(AutoConfig.from_pretrained(job.base, local_files_only=True)),
         settings.lora,
@@ -162,7 +163,7 @@ def finetune(job: Job) -> None:
         eval_dataset=validation if len(validation) else None,
         processing_class=processor,
         peft_config=lora_config(settings.lora, family_of(job.base).vision_tower),
-        callbacks=[StopAtNan(), MarkWhole(fingerprint)],
+        callbacks=[StopAtNan(), MarkWhole(identity)],
     )
     if vocabulary is not None:
         trainer.weigh_rationales(
@@ -293,7 +294,7 @@ def _check_replicas(parameters: list[torch.nn.Parameter]) -> None:
         raise RuntimeError("the processes have trained different adapters")
 
 
-def newest_checkpoint(folder: Path, fingerprint: Mapping[str, str]) -> Path | None:
+def newest_checkpoint(folder: Path, expected: Mapping[str, Any]) -> Path | None:
     """The newest whole checkpoint below `folder`, if there is one.
 
     Raises:
@@ -305,12 +306,7 @@ def newest_checkpoint(folder: Path, fingerprint: Mapping[str, str]) -> Path | No
         return None
     newest = max(whole, key=checkpoint_step)
     found = read_json(newest / FINGERPRINT)
-    differ = sorted(key for key in {*found, *fingerprint} if found.get(key) != fingerprint.get(key))
-    if differ:
-        raise InputError(
-            f"{newest}: a checkpoint of another training: {', '.join(differ)} differ. Restore them to go on with it, "
-            f"or remove {folder} to start anew."
-        )
+    check_fingerprint(newest, found, expected, remove=folder)
     verify_manifest(newest)
     logger.info("going on from %s", newest)
     return newest
@@ -330,22 +326,14 @@ def _check_base(base: Path, views: int) -> None:
         )
 
 
-def _fingerprint(job: Job) -> dict[str, str]:
-    """What the training depends on: each setting, and a digest of the base model, the events, images and texts."""
+def _fingerprint(job: Job) -> dict[str, Any]:
     settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
-    fingerprint = {f"settings.{key}": json.dumps(value) for key, value in settings.items()}
-    images = hashlib.sha256()
-    for shard, store in sorted(job.stores.items()):
-        images.update(f"{shard}\n{sha256(store / MANIFEST)}\n".encode())
+    values = {f"settings.{key}": json.dumps(value) for key, value in settings.items()}
+    values |= {"base model": sha256(job.base / MANIFEST), "prompts": sha256(job.prompts)}
     if settings["rationales"] == "grounded":
         assert job.vocabulary is not None
-        fingerprint["vocabulary"] = sha256(job.vocabulary)
-    return fingerprint | {
-        "base model": sha256(job.base / MANIFEST),
-        "events": sha256(job.events),
-        "pixel maps": images.hexdigest(),
-        "prompts": sha256(job.prompts),
-    }
+        values["vocabulary"] = sha256(job.vocabulary)
+    return fingerprint(values, job.events, job.stores)
 
 
 def _vocabulary(job: Job) -> Rationales | None:
