@@ -1,7 +1,7 @@
-"""Training the Siamese CNN by a recipe, in one process or several, with early stopping and exact resume.
+"""Training the Siamese CNN with a recipe, in one or more processes, with early stopping and exact resume.
 
-``python -m nuvlm.models.cnn.training job.json`` is what torchrun starts in each process; :func:`train_cnn` decides
-whether to use it.
+:func:`train_cnn` runs in this process, or starts ``python -m nuvlm.models.cnn.training job.json`` in several with
+torchrun.
 """
 
 import logging
@@ -33,15 +33,15 @@ from nuvlm.models.cnn.trainer import Split, Training
 from nuvlm.models.memory import keep_freed_memory
 from nuvlm.models.torchrun import torchrun
 
-# Not __name__, which is "__main__" where torchrun starts this.
+# Not __name__, which is "__main__" in processes started by torchrun.
 logger = logging.getLogger("nuvlm.models.cnn.training")
 
 WITHOUT_EFFECT = {"memory_mb", "workers"}
-"""Settings that a checkpoint may be resumed under with another value."""
+"""Settings that do not change the result and may differ when a checkpoint is resumed."""
 
 
 class Job(Settings):
-    """A training job, as it is handed to each process: the arguments of :func:`train_cnn`."""
+    """The arguments of :func:`train_cnn`, passed to each process as JSON."""
 
     events: Path
     stores: dict[str, Path]
@@ -66,21 +66,21 @@ def train_cnn(
 ) -> None:
     """Train on the split ``train``, stop on ``validation``, and write the best network to the folder `out`.
 
-    `out` holds ``model.safetensors``, ``training.json`` (what was trained, how, on what, and what it took) and a
-    manifest. Events without a class are left out. Best is the lowest plain cross-entropy, without smoothing, of the
-    validation events as they are, whatever the recipe shows in training: recipes are compared by the same number.
+    `out` holds ``model.safetensors``, ``training.json`` (settings, data, history and cost) and a manifest. Events
+    without a class are ignored. The best network has the lowest cross-entropy on the validation events, without label
+    smoothing or augmentation for every recipe.
 
-    After each epoch, and on SIGTERM after the step at hand, `checkpoint` holds all that is needed to go on. A training
-    that goes on ends, on CPU cores, with the same losses and weights bit for bit. The checkpoint is removed at the end.
+    `checkpoint` is written after each epoch, and on SIGTERM after the current step; it is removed at the end. On CPU
+    cores a resumed training ends with exactly the losses and weights of an uninterrupted one.
 
     Args:
-        threads: of all processes together.
-        log: file that the processes write to which are started beside this one.
+        threads: total of all processes.
+        log: log file of the processes started by torchrun.
 
     Raises:
-        InputError: no event of a class to train on, or none to validate on; damaged stores; a checkpoint that is
-            damaged, or of other settings or data; a loss that is not a number; more processes than GPUs or events.
-        SystemExit: with status 143 where it was stopped by SIGTERM.
+        InputError: a class has no training event, there are no validation events, stores are damaged, the checkpoint
+            is damaged or belongs to another training, a loss is not finite, or there are too many processes.
+        SystemExit: status 143 after SIGTERM.
     """
     job = Job(
         events=events, stores=dict(stores), out=out, checkpoint=checkpoint, tensorboard=tensorboard,
@@ -97,7 +97,7 @@ def train_cnn(
 
 
 def _train(job: Job) -> None:
-    """What each process does."""
+    """The training in each process."""
     settings = job.settings
     images = image_settings(job.stores)
     _check_compiler(settings)
@@ -108,7 +108,7 @@ def _train(job: Job) -> None:
     check_shares(len(splits["train"]), settings)
     torch.set_num_threads(max(1, job.threads // settings.processes))
     keep_freed_memory()
-    torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN does for convolutions by itself
+    torch.backends.cuda.matmul.allow_tf32 = True  # the default for cuDNN's convolutions
     torch.backends.cudnn.deterministic = True
     with join(settings.processes) as group, SigtermFlag() as sigterm:
         memory_mb = settings.memory_mb // group.size
@@ -121,7 +121,7 @@ def _train(job: Job) -> None:
         )
         training.run(job.tensorboard)
         training.check_replicas()
-        card = training.card(images)  # all processes have a part in it
+        card = training.card(images)  # a collective operation
         if group.rank == 0:
             with atomic_path(job.out) as partial:
                 partial.mkdir()
@@ -133,44 +133,51 @@ def _train(job: Job) -> None:
 
 
 def check_targets(splits: Mapping[str, pd.DataFrame], events: Path) -> None:
-    """Refuse splits that a network cannot learn from, or cannot be chosen on.
+    """Check that the splits suffice for training and for choosing the best network.
 
     Args:
-        splits: ``train`` and ``validation``, rows of the event table that have a class.
+        splits: ``train`` and ``validation``: rows of the event table with a class.
         events: the table's file, for the message.
 
     Raises:
-        InputError: a class has no training event, or there is nothing to validate on.
+        InputError: a class has no training event, or there are no validation events.
     """
     counts = splits["train"]["class"].value_counts()
     if missing := [label for label in CLASSES if not counts.get(label, 0)]:
         raise InputError(
-            f"{events}: no event of class {', '.join(missing)} in the split train, which the CNN would never name. "
-            "Add events of it; if there are some, change dataset.seed or the share of the other splits."
+            f"{events}: no event of class {', '.join(missing)} in the split train, so the CNN cannot learn it. "
+            "Add such events, or change dataset.seed or the fractions of the other splits."
         )
     if not len(splits["validation"]):
-        raise InputError(f"{events}: no labelled event in the split validation. Add events, or raise its share.")
+        raise InputError(
+            f"{events}: no labelled event in the split validation. Add events, or increase dataset.validation."
+        )
     if missing := sorted({*CLASSES} - {*splits["validation"]["class"]}):
-        logger.warning("no event of class %s in the split validation: the CNN is chosen without it", ", ".join(missing))
+        logger.warning(
+            "no event of class %s in the split validation: it does not count in choosing the best epoch",
+            ", ".join(missing),
+        )
 
 
 def check_shares(events: int, settings: TrainSettings) -> None:
-    """Refuse batches of which some process would have no event, or which are too small for batch normalisation.
+    """Check that every process gets an event of every batch, and that batch normalisation has at least two.
 
     Raises:
-        InputError: the smallest batch of an epoch of so many `events` has less than 2, or than there are processes.
+        InputError: the smallest batch of an epoch is smaller than 2 or than the number of processes.
     """
     smallest = events // steps_per_epoch(events, settings.recipe)
     if smallest < max(2, settings.processes):
         raise InputError(
-            f"{events} training events in batches of {settings.recipe.batch_size} leave some batch with {smallest}, "
-            f"too few for cnn.processes {settings.processes}. Add events, or take a larger batch or fewer processes."
+            f"{events} training events in batches of {settings.recipe.batch_size} give a smallest batch of {smallest}, "
+            f"too few for cnn.processes {settings.processes}. Add events, or use a larger batch or fewer processes."
         )
 
 
 def _check_compiler(settings: TrainSettings) -> None:
     if settings.compile and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        raise InputError("cnn.compile needs a C++ compiler, and there is none: install one, or set it to false.")
+        raise InputError(
+            "cnn.compile needs a C++ compiler, and none was found: install one, or set cnn.compile to false."
+        )
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:
@@ -181,7 +188,7 @@ def _fingerprint(job: Job) -> dict[str, Any]:
 
 
 def main(arguments: list[str]) -> None:
-    """One process of a job that torchrun started: ``main([path of the job's JSON])``."""
+    """Run one process of a job: ``main([path of the job's JSON])``."""
     path = Path(arguments[0])
     try:
         job = Job.model_validate_json(path.read_text())
