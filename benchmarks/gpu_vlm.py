@@ -3,18 +3,18 @@
     python benchmarks/gpu_vlm.py [--tiles 1 4] [--batches 1 8 16] [--steps 12] [--tiny] [--out FILE]
 
 The model has the shape of Llama 3.2 11B Vision and random weights, drawn on the device while the workflow's own loading
-quantises them; a speed does not depend on what they are. All else is what a run does: `finetune` and `classify_vlm` are
-called as their rules call them, on scenes drawn at 512 x 512, and what they record is reported. For 1 and 4 tiles:
+quantises them; speed does not depend on their values. Everything else is as in a run: `finetune` and `classify_vlm` are
+called as their rules call them, on scenes drawn at 512 x 512, and their records are reported. For 1 and 4 tiles:
 
-- training: events/s, peak memory, fraction of the arithmetic floor, nf4 weights, with and without checkpointing. A
-  batch that does not fit is halved and tried again.
-- classifying: ms a sample and peak memory by scoring and by beams, batch by batch, with the adapter beside nf4 weights,
-  beside bf16 weights, and merged; and the image processor alone, on one CPU core, which runs beside the GPU.
+- training: events/s, peak memory, fraction of the floor from counted operations, nf4 weights, with and without
+  checkpointing. A batch that does not fit is halved and repeated.
+- classifying: ms per event and peak memory by scoring and by beams, for each batch size, with the adapter beside nf4
+  weights, beside bf16 weights, and merged; and the image processor on one CPU core, which runs beside the GPU.
 - a profile of a scoring pass: the kernels that take most, and the shares of unpacking, attention and the vision tower.
 
-What fails is recorded, and the next measurement goes on. Results, with machine, versions and commit, go to
+Failures are recorded, and the next measurement continues. Results, with machine, versions and commit, go to
 results/gpu_vlm_{device}.json beside this file, after each number of tiles. --tiny takes a tiny model through the same
-code in half a minute, also without a GPU; those numbers mean nothing and are printed alone.
+code in half a minute, also without a GPU; those numbers mean nothing and are only printed.
 """
 
 import argparse
@@ -38,6 +38,7 @@ import pandas as pd
 import torch
 import yaml
 from accelerate.utils.memory import should_reduce_batch_size
+from arithmetic import count_arithmetic, matmul_rate
 from gpu import attempt, free, logger
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
@@ -49,6 +50,7 @@ from transformers import (
     MllamaProcessor,
     PreTrainedModel,
 )
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from vlm_floor import eleven_b, with_tiles
 
 import nuvlm.models.vlm.classify as classify_module
@@ -60,11 +62,10 @@ from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import write_store
 from nuvlm.dataset.pixelmaps import read_blocks
 from nuvlm.models.devices import choose_device, device_name
-from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate, meta_model
 from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
-from nuvlm.models.vlm.dataset import to_pictures
+from nuvlm.models.vlm.dataset import conversations, to_pictures
 from nuvlm.models.vlm.families import FAMILIES
-from nuvlm.models.vlm.model import load_processor
+from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import _train_tokenizer
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
 from nuvlm.models.vlm.rationales import load_rationales
@@ -79,7 +80,7 @@ VOCABULARY = REPOSITORY / "resources" / "rationales.yaml"
 TARGETS = {1: {"ms_per_event": 30.0, "events_per_second": 10.0}, 4: {"ms_per_event": 110.0}}
 """On an H100: scoring with batches of 16, bf16, merged; training with checkpointing."""
 TOKENS = 258
-"""Of the conversation with Llama 3's tokenizer; the one that is made here knows the texts by heart, and needs fewer."""
+"""Length of the conversation with Llama 3's tokenizer; the one made here is trained on the texts and needs fewer."""
 ADAPTED = {"beside nf4": ("nf4", False), "beside bf16": ("none", False), "merged into bf16": ("nf4", True)}
 SHARES = {"unpacking": r"dequant|4bit|nf4", "attention": r"attention|flash|fmha|sdpa|softmax"}
 """Kernels by their name."""
@@ -87,7 +88,7 @@ SHARES = {"unpacking": r"dequant|4bit|nf4", "attention": r"attention|flash|fmha|
 
 @dataclass(frozen=True)
 class Scale:
-    """What is measured: a model, and how much of it."""
+    """The size of the measurement."""
 
     config: MllamaConfig
     side: int
@@ -121,7 +122,7 @@ def tiny() -> Scale:
 
 
 class RandomWeights:
-    """Stands where transformers reads a checkpoint: the same loading, of weights that are drawn on the device."""
+    """Replaces reading a checkpoint in transformers: the same loading, with weights drawn on the device."""
 
     @staticmethod
     def from_pretrained(base: Path, *, dtype: torch.dtype, **arguments: Any) -> PreTrainedModel:
@@ -186,13 +187,18 @@ def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
     return folder / "events.parquet", {"a": folder / "a.zarr"}
 
 
-def train(job: Job, folder: Path) -> dict[str, Any]:
-    """Fine-tune with the largest batch on the device that fits."""
+def train(job: Job, folder: Path, inputs: Mapping[str, torch.Tensor], flop_per_second: float) -> dict[str, Any]:
+    """Fine-tune with the largest batch on the device that fits.
+
+    Args:
+        inputs: one event, as the collator gives it to the model.
+        flop_per_second: rate of the device for large matrix products.
+    """
     size, did_not_fit = job.settings.global_batch_size, []
     while True:
         settings = FinetuneSettings.model_validate(job.settings.model_dump() | {"device_batch_size": size})
         try:
-            # A folder of its own: a checkpoint of another batch size would be refused.
+            # A separate folder: a checkpoint of another batch size would be refused.
             finetune(job.model_copy(update={"settings": settings, "checkpoints": folder / f"checkpoints{size}"}))
         except (RuntimeError, MemoryError) as error:
             if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
@@ -201,11 +207,18 @@ def train(job: Job, folder: Path) -> dict[str, Any]:
             if size == 1:
                 return {"failed": str(error).splitlines()[0], "did_not_fit": did_not_fit}
         else:
-            names = ("events_per_second", "tokens_per_second", "peak_memory_mb", "tflop_per_event", "fraction_of_floor")
             summary = json.loads((job.out / "training.json").read_text())
-            measured = {name: summary[name] for name in names}
-            return measured | {"device_batch_size": size, "did_not_fit": did_not_fit}
-        free()  # only here, where the error is gone with all that its frames held
+            measured = {name: summary[name] for name in ("events_per_second", "tokens_per_second", "peak_memory_mb")}
+            arithmetic = count_arithmetic(
+                AutoConfig.from_pretrained(job.base), inputs, job.settings.lora,
+                vision_tower=FAMILIES["mllama"].vision_tower, checkpointing=job.settings.gradient_checkpointing,
+            )  # fmt: skip
+            floor = {
+                "tflop_per_event": arithmetic.training / 1e12,
+                "fraction_of_floor": summary["events_per_second"] * arithmetic.training / flop_per_second,
+            }
+            return measured | floor | {"device_batch_size": size, "did_not_fit": did_not_fit}
+        free()  # after the except block: the traceback no longer holds tensors
         size //= 2
 
 
@@ -223,7 +236,7 @@ def classify(job: Job, out: Path, method: str, batch: int, bf16: bool, floor_ms:
 
 
 def profile_pass(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], answers: Any) -> dict[str, Any]:
-    """Where the time of a scoring pass goes."""
+    """Profile a scoring pass."""
     device = choose_device()
     scorer, vision = Scorer(model, answers), 0.0
     moved = {name: value.to(device) for name, value in inputs.items()}
@@ -269,7 +282,7 @@ def profile_pass(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], ans
 
 
 def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
-    """All measurements with pictures of so many tiles."""
+    """All measurements for one number of tiles."""
     folder.mkdir()
     base = make_base(folder / "base", scale, tiles)
     prompts = make_prompts(folder / "prompts.yaml", base)
@@ -286,6 +299,8 @@ def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
     inputs = encode(pictures)
     processing = 1e3 * (time.perf_counter() - start) / largest
     one = {name: value[:1] for name, value in inputs.items()}
+    collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
+    trained = collate([conversations(table[table["split"] == "train"], stores, texts)[0]])
     arithmetic = count_arithmetic(
         AutoConfig.from_pretrained(base), one, LoraSettings(), vision_tower=FAMILIES["mllama"].vision_tower,
         checkpointing=False,
@@ -314,7 +329,9 @@ def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
                 ),
             )  # fmt: skip
             name = "checkpointing" if checkpointing else "no checkpointing"
-            result["training"][name] = attempt(lambda job=job: train(job, folder), f"{tiles} tiles, training, {name}")
+            result["training"][name] = attempt(
+                lambda job=job: train(job, folder, trained, rate), f"{tiles} tiles, training, {name}"
+            )
         for adapted, (quantization, merge) in ADAPTED.items():
             found = result["classifying"][adapted] = {}
             free()

@@ -1,8 +1,8 @@
-"""What fine-tuning and classifying cost in arithmetic and memory, by the model's shape alone.
+"""Operations and memory of fine-tuning and classifying, from the model's shape.
 
     python benchmarks/vlm_floor.py [--config results/hub/.../config.json] [--tokens 258] [--views 2]
 
-Counts floating-point operations of an event (nuvlm.models.vlm.arithmetic), trainable parameters and bytes of weights,
+Counts floating-point operations of an event (arithmetic.py), trainable parameters and bytes of weights,
 for one and four tiles and for what the configuration can change: rank, modules, adapters on the vision tower or not,
 checkpointing, quantisation. Without --config, the shape of Llama 3.2 11B Vision. Needs neither weights nor a GPU;
 prints tables and writes results/vlm_floor.json beside this file.
@@ -14,10 +14,11 @@ import json
 from pathlib import Path
 
 import torch
+from arithmetic import count_arithmetic, weight_bytes
 from transformers import AutoConfig, MllamaConfig
 
-from nuvlm.models.vlm.arithmetic import count_arithmetic, meta_model, weight_bytes
 from nuvlm.models.vlm.families import family
+from nuvlm.models.vlm.model import meta_model
 from nuvlm.models.vlm.settings import LoraSettings
 
 RATES = {"H100, 800 TFLOP/s": 800e12, "A6000, 155 TFLOP/s": 155e12}
@@ -58,7 +59,7 @@ def with_tiles(config: MllamaConfig, tiles: int) -> MllamaConfig:
 
 
 def one_event(config: MllamaConfig, tokens: int, views: int) -> dict[str, torch.Tensor]:
-    """Inputs of one event in the shapes that Mllama's processor gives them."""
+    """Inputs of one event, with the shapes of Mllama's processor."""
     tiles, side = config.vision_config.max_num_tiles, config.vision_config.image_size
     with torch.device("meta"):
         return {
@@ -106,7 +107,7 @@ def main() -> None:
     arguments = parser.parse_args()
     config = AutoConfig.from_pretrained(arguments.config) if arguments.config else eleven_b()
     if config.model_type != "mllama":
-        parser.error(f"{arguments.config}: a {config.model_type}; the shapes of its inputs are known for mllama alone")
+        parser.error(f"{arguments.config}: a {config.model_type}; input shapes are only known for mllama")
     result = measure(config, arguments.tokens, arguments.views)
     for row in result["arithmetic"]:
         floors = ", ".join(

@@ -4,11 +4,11 @@
 
 Classifies the test events of a finished run with both methods, with the adapter as it was trained and merged, at batch
 sizes 1 and 8: do they agree on every event, and how long does each take? Prints the result and writes
-results/vlm_scoring.json beside this file. The ratios are what carries over to other machines.
+results/vlm_scoring.json beside this file. Only the ratios apply to other machines.
 
-Beam search reads images and prompt once for each of its three beams and then takes a step a token; scoring reads them
-once, and computes neither what is the same for all events nor what no one reads (nuvlm.models.vlm.mllama). What comes
-before, the image processor and the text, is the same for both, and is measured by itself.
+Beam search computes images and prompt once for each of its three beams and then one step per token; scoring computes
+them once, and skips what all events share or what is not used (nuvlm.models.vlm.mllama). The image processor and the
+text are the same for both and are timed separately.
 """
 
 import argparse
@@ -43,7 +43,7 @@ METHODS = ("score", "beam")
 
 @dataclass(frozen=True)
 class Pass:
-    """What one method says of all events, and the time it took."""
+    """Scores of all events by one method, and the time it took."""
 
     joint: np.ndarray
     """(events, classes) log-probability of each answer."""
@@ -51,10 +51,10 @@ class Pass:
     """(events, classes) log-probability of each label's first token."""
     encode_seconds: float
     seconds: float
-    """Of the model alone."""
+    """Time in the model, without encoding."""
 
     def differs(self, other: "Pass") -> dict[str, Any]:
-        """How far the answers of two passes lie apart."""
+        """Differences between two passes."""
         return {
             "other_class": int((self.joint.argmax(axis=1) != other.joint.argmax(axis=1)).sum()),
             "largest_difference_logp": float(np.abs(self.joint - other.joint).max()),
@@ -100,7 +100,7 @@ def measure(
                 inputs = encode([to_pictures(views) for views in images])
                 inputs = {name: value.to(device) for name, value in inputs.items()}
                 encoding += time.perf_counter() - start
-                # Both methods on one batch after the other: what else the machine does slows down both.
+                # Methods alternate batch by batch, so that other load slows both alike.
                 for i, (name, method) in enumerate(methods.items()):
                     if not warm:
                         method(inputs)
@@ -111,7 +111,7 @@ def measure(
             for i, name in enumerate(METHODS):
                 passes[adapted, batch, name] = Pass(joint[i], first[i], encoding, seconds[name])
     adapters = ("unmerged", "merged")
-    told = passes["unmerged", batches[0], "score"]
+    reference = passes["unmerged", batches[0], "score"]
     truth = events["class"].map({name: k for k, name in enumerate(texts.labels)}).to_numpy()
     return {
         "events": len(events),
@@ -144,11 +144,11 @@ def measure(
             str(batch): passes["merged", batch, "score"].differs(passes["unmerged", batch, "score"])
             for batch in batches
         },
-        "batches": passes["unmerged", batches[-1], "score"].differs(told),
+        "batches": passes["unmerged", batches[-1], "score"].differs(reference),
         "first_token": {
-            "accuracy": float((told.first.argmax(axis=1) == truth).mean()),
-            "accuracy_joint": float((told.joint.argmax(axis=1) == truth).mean()),
-            "other_class_than_joint": int((told.first.argmax(axis=1) != told.joint.argmax(axis=1)).sum()),
+            "accuracy": float((reference.first.argmax(axis=1) == truth).mean()),
+            "accuracy_joint": float((reference.joint.argmax(axis=1) == truth).mean()),
+            "other_class_than_joint": int((reference.first.argmax(axis=1) != reference.joint.argmax(axis=1)).sum()),
         },
     }
 

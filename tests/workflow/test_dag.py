@@ -265,7 +265,7 @@ def test_a_comment_or_a_touched_file_reruns_nothing(finished):
 @pytest.mark.parametrize(
     ("file", "rules"),
     [
-        ("resources/prompts.yaml", "build_base_model finetune_vlm classify_vlm"),
+        ("resources/prompts_demo.yaml", "build_base_model finetune_vlm classify_vlm"),
         ("resources/rationales.yaml", "build_base_model finetune_vlm explain_vlm"),
         ("resources/published.yaml", "write_report"),
         ("workflow/src/nuvlm/report/page.css", "write_report"),
@@ -280,7 +280,7 @@ def test_an_edited_resource_reruns_what_reads_it(finished, file, rules):
 
 
 def test_one_changed_prompt_reruns_the_language_model_alone(finished):
-    file = finished / "resources/prompts.yaml"
+    file = finished / "resources/prompts_demo.yaml"
     original = file.read_text()
     file.write_text(original.replace("neutrino", "antineutrino", 1))
     assert file.read_text() != original

@@ -3,10 +3,10 @@ from pathlib import Path
 import nuvlm.models.vlm.offline  # noqa: F401
 from nuvlm.base.logs import setup_logging
 from nuvlm.models.vlm.settings import FinetuneSettings
-from nuvlm.models.vlm.training import Job, launch
+from nuvlm.models.vlm.training import Job, finetune_vlm
 
 setup_logging(snakemake.log[0])
-launch(
+finetune_vlm(
     Job(
         base=Path(snakemake.input.base).parent,
         events=Path(snakemake.input.events),

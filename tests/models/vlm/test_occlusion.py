@@ -108,7 +108,7 @@ def test_black_pictures_stay_black_and_an_event_without_the_thing_is_named() -> 
     black = np.zeros((1, 2, SIZE, SIZE), np.uint8)
     assert not any(taken("track", event(track=(1000, (0, 0, 1))), black))
     row = event(track=(1000, (0, 0, 1)))
-    with pytest.raises(InputError, match="event 7 of shard a: truth knows of no shower"):
+    with pytest.raises(InputError, match="event 7 of shard a: it has no true shower"):
         taken("shower", row)
     assert track_region(event().iloc[0], PIXEL_MM) is None
 

@@ -37,7 +37,7 @@ def test_a_short_batch_that_does_not_fit_is_halved_itself() -> None:
 
 
 def test_an_event_that_does_not_fit_alone_is_an_error_with_a_remedy() -> None:
-    with at_most(50 * MB), pytest.raises(InputError, match=r"not even one event fits.*merge_adapter: false"):
+    with at_most(50 * MB), pytest.raises(InputError, match=r"a single event does not fit.*merge_adapter: false"):
         list(FittingBatches(4).run(doubled, range(4)))
 
 

@@ -13,11 +13,11 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from nuvlm.models.vlm.training import Job, launch
+from nuvlm.models.vlm.training import Job, finetune_vlm
 from signals import all_of_its_processes
 
-LAUNCH = "import sys; from nuvlm.models.vlm.training import Job, launch; "
-LAUNCH += "launch(Job.model_validate_json(open(sys.argv[1]).read()))"
+LAUNCH = "import sys; from nuvlm.models.vlm.training import Job, finetune_vlm; "
+LAUNCH += "finetune_vlm(Job.model_validate_json(open(sys.argv[1]).read()))"
 Kill = Callable[[subprocess.Popen], None]
 
 
@@ -57,10 +57,10 @@ def test_stopped_job_goes_on_as_if_it_had_not_been(grounded: Job, processes: int
     settings = job.settings.model_copy(update={"processes": processes, "device_batch_size": 6 // processes})
     job = job.model_copy(update={"settings": settings})
     unbroken = elsewhere(job, tmp_path / "unbroken")
-    launch(unbroken)
+    finetune_vlm(unbroken)
     assert stop(job, tmp_path, 4, kill) == 128 + signal.SIGTERM
     assert not job.out.exists()
-    launch(job)
+    finetune_vlm(job)
     summary, weights = result(job)
     expected, expected_weights = result(unbroken)
     assert 4 < summary["resumed_from_step"] < expected["steps"]
@@ -79,9 +79,9 @@ def test_failed_after_the_last_step_only_the_evaluation_is_left(job: Job, tmp_pa
     )
     job.out.parent.touch()  # a file, where a folder is to be made
     with pytest.raises(OSError, match="models"):
-        launch(job)
+        finetune_vlm(job)
     job.out.parent.unlink()
-    launch(job)
+    finetune_vlm(job)
     summary, _ = result(job)
     assert summary["resumed_from_step"] == summary["steps"] == len(summary["losses"]) == 6
     assert summary["events_per_second"] == 0

@@ -15,7 +15,7 @@ from safetensors.torch import load_file
 from nuvlm.models.torchrun import torchrun_arguments
 from nuvlm.models.vlm.model import load_model
 from nuvlm.models.vlm.settings import FinetuneSettings
-from nuvlm.models.vlm.training import Job, finetune, launch
+from nuvlm.models.vlm.training import Job, finetune, finetune_vlm
 from paths import REPOSITORY
 
 GLOBAL_BATCH = 12
@@ -55,7 +55,7 @@ def test_several_processes_train_as_one(
 ) -> None:
     """Two processes accumulate two batches a step, four one. That all ranks end with one adapter, the job checks."""
     several = training_with(job, tmp_path, processes=processes, device_batch_size=device_batch)
-    launch(several)
+    finetune_vlm(several)
     summary = json.loads((several.out / "training.json").read_text())
     assert summary["processes"] == processes
     assert summary["effective_batch"] == GLOBAL_BATCH
@@ -74,7 +74,7 @@ def test_deepspeed_trains_as_one(job: Job, tmp_path: Path, stage: int, quantizat
         job, tmp_path, strategy="deepspeed", zero_stage=stage, quantization=quantization, processes=2,
         device_batch_size=GLOBAL_BATCH // 2,
     )  # fmt: skip
-    launch(several.model_copy(update={"deepspeed": REPOSITORY / f"resources/deepspeed/zero{stage}.json"}))
+    finetune_vlm(several.model_copy(update={"deepspeed": REPOSITORY / f"resources/deepspeed/zero{stage}.json"}))
     np.testing.assert_allclose(losses(several), losses(alone), rtol=1e-4)
     expected, weights = (load_file(each.out / "adapter_model.safetensors") for each in (alone, several))
     assert weights.keys() == expected.keys()

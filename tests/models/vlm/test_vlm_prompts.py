@@ -51,7 +51,7 @@ def test_a_separator_ends_the_labels_where_rationales_follow(
         told = [*answers.prefix, *label]
         assert whole[: len(told)] == told, "the same tokens, whatever follows"
     for change in ({"labels": prompts.labels | {"nc": " N.C"}}, {"prefix": "No. I classify as"}):
-        with pytest.raises(InputError, match=r"holds the '\.' that is to end the label"):
+        with pytest.raises(InputError, match=r"contains '\.', which ends the label"):
             answer_tokens(tokenizer, prompts.model_copy(update=change), separated=True)
 
 
@@ -111,7 +111,7 @@ def test_image_token_is_the_first_beyond_the_text_vocabulary(base: Path) -> None
         ({"labels": {"nue_cc": "a", "numu_cc": " b", "nc": " c"}}, "must begin with a space"),
         ({"prefix": ""}, "prefix: "),
         ({"features": {"nue_cc": "a shower"}}, "features names"),
-        ({"system": "Classify."}, "system must say once"),
+        ({"system": "Classify."}, "system must contain"),
         ({"sistem": "x"}, "sistem: "),
     ],
 )

@@ -150,7 +150,7 @@ def test_an_event_is_always_put_in_the_same_words(words: Rationales) -> None:
         ({"track": {"write": []}}, "track.write: "),
         ({"track": {"write": ["A track {leaves}."]}}, "'A track {leaves}.' is not understood"),
         ({"no_gap": {"write": ["It starts 0 cm from the vertex."]}}, "no_gap: 'It starts 0 cm from"),
-        ({"stays": ["leaves the detector"]}, "is not understood as it is meant"),
+        ({"stays": ["leaves the detector"]}, "does not parse to its own claims"),
         ({"shower": {"write": ["It has {enery}."]}}, "shower: 'It has {enery}.' is not understood"),
         ({"pi0": {"write": ["a pi0"]}}, "pi0: "),
     ],

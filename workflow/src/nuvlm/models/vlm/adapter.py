@@ -1,4 +1,4 @@
-"""The low-rank adapter (LoRA, arXiv 2106.09685) that fine-tuning adds to a base model."""
+"""The low-rank adapter (LoRA, arXiv 2106.09685) that fine-tuning trains."""
 
 import re
 
@@ -10,10 +10,10 @@ from nuvlm.models.vlm.settings import LoraSettings
 
 
 def lora_config(lora: LoraSettings, vision_tower: str) -> LoraConfig:
-    """The adapter as peft takes it.
+    """The adapter's configuration for peft.
 
     Args:
-        lora: its settings.
+        lora: settings of the adapter.
         vision_tower: regular expression of the vision tower's modules, see :mod:`nuvlm.models.vlm.families`.
     """
     return LoraConfig(
@@ -28,15 +28,15 @@ def lora_config(lora: LoraSettings, vision_tower: str) -> LoraConfig:
 
 
 def check_targets(model: torch.nn.Module, lora: LoraSettings, vision_tower: str) -> None:
-    """Refuse names of layers that `model` does not have: peft passes over them, and complains only where all are wrong.
+    """Refuse target modules that `model` does not have: peft ignores them unless none matches.
 
     Raises:
-        InputError: naming them, and the layers that there are.
+        InputError: names the missing modules and those available.
     """
     names = [name for name, module in model.named_modules() if isinstance(module, torch.nn.Linear)]
     if not lora.vision:
         names = [name for name in names if not re.fullmatch(vision_tower, name)]
-    # As peft matches: the whole name of a module, or its end.
+    # peft's rule: the full module name, or its last part.
     missing = [
         target
         for target in lora.target_modules
@@ -51,9 +51,9 @@ def check_targets(model: torch.nn.Module, lora: LoraSettings, vision_tower: str)
 
 
 def stop_gradients_at_inputs(model: PeftModel) -> None:
-    """Undo what peft and TRL do for reentrant checkpointing: to send gradients through a frozen vision tower.
+    """Stop gradients at the embeddings, so that no gradient is computed through a frozen vision tower.
 
-    They make the embeddings of text and images require gradients, as that kind of checkpointing wants. The other kind,
-    which is used here, does not, and a frozen tower that is not walked backwards saves half of a training step.
+    peft and TRL make the embeddings of text and images require gradients, as reentrant checkpointing needs. The
+    non-reentrant kind used here does not, and skipping the frozen tower saves half of a training step.
     """
     model.disable_input_require_grads()

@@ -1,4 +1,4 @@
-"""Batches that fit themselves to memory, and are made ready while the one before is computed on."""
+"""Batches that shrink until they fit in memory, and are prepared while the previous one is computed."""
 
 import logging
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -15,13 +15,12 @@ Result = TypeVar("Result")
 
 
 def prepared(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: bool) -> Iterator[Result]:
-    """What `work` makes of each of the `items`, in order.
+    """Yield ``work(item)`` for each item, in order.
 
     Args:
-        work: whatever needs no device.
-        items: read one at a time, where `work` runs.
-        ahead: whether a thread makes the next one ready while the caller is busy with the last, at the price of one
-            more in memory.
+        work: preparation on the CPU.
+        items: read one at a time, in the thread where `work` runs.
+        ahead: whether a thread prepares the next result while the caller uses the last; holds one more in memory.
     """
     if not ahead:
         yield from map(work, items)
@@ -41,22 +40,22 @@ def prepared(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: bo
 
 
 class FittingBatches:
-    """Cuts work into batches, and into smaller ones from where a batch did not fit in memory.
+    """Splits work into batches, and halves the batch size whenever a batch does not fit in memory.
 
     Attributes:
-        size: events a batch, the largest that has not failed.
+        size: events per batch; the largest size that has not failed.
     """
 
     def __init__(self, size: int) -> None:
         self.size = size
 
     def run(self, work: Callable[[Sequence[Item]], Result], items: Sequence[Item]) -> Iterator[tuple[slice, Result]]:
-        """Yield where in `items` each batch lies, and what `work` makes of it.
+        """Yield the slice of `items` and the result of `work` for each batch.
 
-        A batch that runs out of memory is halved and tried again, as often as it takes; the smaller size is kept.
+        A batch that runs out of memory is halved and repeated until it fits; the smaller size is kept.
 
         Raises:
-            InputError: where a single event does not fit.
+            InputError: a single event does not fit.
         """
         begin = 0
         while begin < len(items):
@@ -68,7 +67,7 @@ class FittingBatches:
             begin = where.stop
 
     def _attempt(self, work: Callable[[Sequence[Item]], Result], batch: Sequence[Item]) -> tuple[Result] | None:
-        """What `work` makes of `batch`; None where it did not fit, and `size` is now smaller."""
+        """``(work(batch),)``, or None if it did not fit; `size` is then halved."""
         try:
             return (work(batch),)
         except (MemoryError, RuntimeError) as error:
@@ -76,11 +75,13 @@ class FittingBatches:
                 raise
             if len(batch) == 1:
                 raise InputError(
-                    f"not even one event fits in memory ({error}). Take a device or a job with more of it, "
+                    f"a single event does not fit in memory ({error}). Use a device or a job with more memory, "
                     "vlm.hub.max_tiles: 1, quantization: nf4, or merge_adapter: false."
                 ) from error
-        # Only here, where the error is gone with all that its frames held, is the memory free again.
+        # After the except block: the traceback no longer holds the tensors of the failed batch.
         clear_device_cache(garbage_collection=True)
         self.size = len(batch) // 2
-        logger.warning("%d events at once do not fit in memory: %d from here on", len(batch), self.size)
+        logger.warning(
+            "a batch of %d events does not fit in memory; continuing with batches of %d", len(batch), self.size
+        )
         return None

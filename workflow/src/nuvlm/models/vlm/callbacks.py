@@ -1,4 +1,4 @@
-"""What happens between the steps of a fine-tuning: whole checkpoints, a stop on SIGTERM, progress in the log."""
+"""Callbacks of the fine-tuning: complete checkpoints, stop on SIGTERM, stop at NaN, progress in the log."""
 
 import logging
 import math
@@ -22,15 +22,15 @@ logger = logging.getLogger(__name__)
 FINGERPRINT = "fingerprint.json"
 
 
-class MarkWhole(TrainerCallback):  # type: ignore[misc]
-    """Writes manifest and fingerprint into a checkpoint when all processes have written all else in it."""
+class MarkComplete(TrainerCallback):  # type: ignore[misc]
+    """Adds manifest and fingerprint to a checkpoint once all processes have written their parts."""
 
     def __init__(self, fingerprint: Mapping[str, Any]) -> None:
         self.fingerprint = dict(fingerprint)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         if args.world_size > 1:
-            torch.distributed.barrier()  # each process saves the state of its random numbers, or of its shard
+            torch.distributed.barrier()  # each process saves its random state, or its shard
         if state.is_world_process_zero:
             assert args.output_dir is not None
             folder = Path(args.output_dir) / f"checkpoint-{state.global_step}"
@@ -40,7 +40,7 @@ class MarkWhole(TrainerCallback):  # type: ignore[misc]
 
 
 class StopAtNan(TrainerCallback):  # type: ignore[misc]
-    """Ends training at the first loss or gradient that is not a finite number, before a checkpoint can hold it."""
+    """Stops training at the first loss or gradient norm that is not finite, before a checkpoint is written."""
 
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
@@ -50,22 +50,22 @@ class StopAtNan(TrainerCallback):  # type: ignore[misc]
             if isinstance(value, float) and not math.isfinite(value):
                 raise InputError(
                     f"{args.output_dir}: {name} is {value} at step {state.global_step} of the fine-tuning. Lower "
-                    "vlm.finetune.learning_rate; if vlm.finetune.bf16 is on, see whether it helps to turn it off."
+                    "vlm.finetune.learning_rate; if vlm.finetune.bf16 is true, try false."
                 )
 
 
 class StopGradientsAtInputs(TrainerCallback):  # type: ignore[misc]
-    """Calls :func:`stop_gradients_at_inputs` when the trainer has set up checkpointing."""
+    """Calls :func:`stop_gradients_at_inputs` after the trainer has set up gradient checkpointing."""
 
     def on_train_begin(self, *_: Any, model: PeftModel, **__: Any) -> None:
         stop_gradients_at_inputs(model)
 
 
 class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
-    """Ends training with a checkpoint after the step in which any process received SIGTERM.
+    """Writes a checkpoint and stops training after the step in which any process receives SIGTERM.
 
-    transformers' own `enable_jit_checkpoint` saves as well, but then the process ends with status 0, and a workflow
-    takes an unfinished training for a finished one.
+    transformers' `enable_jit_checkpoint` also saves, but the process then exits with status 0, and a workflow would
+    take the training for finished.
     """
 
     def __init__(self) -> None:
@@ -78,7 +78,7 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
         self.asked = self._sigterm.received
         if args.world_size > 1:
-            # The signal reaches the processes at different times; they must leave the loop at the same step.
+            # The signal reaches processes at different times, but all must stop at the same step.
             asked = torch.tensor(float(self.asked), device=args.device)
             torch.distributed.all_reduce(asked, op=torch.distributed.ReduceOp.MAX)
             self.asked = bool(asked.item())
@@ -92,13 +92,13 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
-    """Logs what is done, how fast it goes and how long it will take, every `every` steps."""
+    """Logs loss, rate and remaining time every `every` steps."""
 
     def __init__(self, events_per_step: int, every: int) -> None:
         self.events_per_step = events_per_step
         self.every = every
         self.seconds = 0.0
-        """What the steps took: without the making of the trainer's engine before the first."""
+        """Duration of the steps, without the trainer's set-up before the first."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self._start, self._begun = time.monotonic(), state.global_step

@@ -1,4 +1,4 @@
-"""Pixel maps as conversations, read from the stores when they are asked for."""
+"""Training conversations about pixel maps, read from the stores on access."""
 
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,23 +15,22 @@ from nuvlm.models.vlm.rationales import Rationales, grounded_rationales
 
 
 def to_pictures(views: np.ndarray) -> list[Image.Image]:
-    """The views of one event, uint8 (views, size, size), as grayscale pictures; the processor makes them RGB."""
+    """Convert the views of one event, uint8 (views, size, size), to grayscale images; the processor makes them RGB."""
     return [Image.fromarray(view) for view in views]
 
 
 def conversations(
     events: pd.DataFrame, stores: Mapping[str, Path], prompts: Prompts, vocabulary: Rationales | None = None
 ) -> Dataset:
-    """Rows ``{"images": [...], "messages": [...]}`` as TRL takes them: every view, and the true answer at the end.
+    """Rows ``{"images": [...], "messages": [...]}`` in TRL's format: all views, and the true answer.
 
-    A row is read from disk when it is asked for: the pixel maps of a full production do not fit in memory.
+    Rows are read from disk on access: the pixel maps of a full production do not fit in memory.
 
     Args:
         events: rows of the event table, all of a known class.
         stores: shard name -> pixel-map store.
-        prompts: the texts.
-        vocabulary: to go on with what there is to see of each event, by its truth, after the label; answers end with
-            the label without one.
+        prompts: texts of the conversation.
+        vocabulary: phrasings of the rationale after each label; without it, answers end with the label.
 
     Raises:
         InputError: a store is damaged or does not hold the events.

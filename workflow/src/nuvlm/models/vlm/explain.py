@@ -1,4 +1,4 @@
-"""Why the fine-tuned model says so: what it goes on to say after its label, and what that claims."""
+"""Generate the rationales of the fine-tuned model after its label, and extract their claims."""
 
 import logging
 import time
@@ -33,7 +33,7 @@ logger = logging.getLogger(__name__)
 
 NOMINAL, TEXT_ONLY = "nominal", "text_only"
 WITHOUT: dict[str, Literal["shower", "track"]] = {"without_shower": "shower", "without_track": "track"}
-"""Pictures from which something is taken out -> what that is."""
+"""Picture name -> the object whose region is made black."""
 ANSWER = ("event", "picture", "rationale", "seconds")
 
 
@@ -56,11 +56,11 @@ def explain_vlm(
     quantization: Quantization,
     bf16: bool,
 ) -> None:
-    """Write what the model says after its label of chosen events, under each picture, and what that claims.
+    """Write the model's rationales of the selected events, for each picture, and the claims in them.
 
-    The label is the one that the model chose for the event as it is, also where the picture is another: `text_only`
-    (black) shows what the label alone would have it say. It is forced, and the model goes on greedily. A model that has
-    not learnt to do so is asked why, in a second turn.
+    The label predicted for the nominal picture is forced for all pictures, and the rationale is decoded greedily.
+    `text_only` (a black picture) gives the rationale that follows from the label without the event. A model trained
+    without rationales is asked for its reasons in a second turn.
 
     The table (docs/formats.md) has a row for each event and picture.
 
@@ -68,9 +68,9 @@ def explain_vlm(
         base, adapter, events, stores, prompts, quantization, bf16: as for
         :func:`nuvlm.models.vlm.classify.classify_vlm`.
         predictions: model -> prediction table of this part, `vlm` among them, under `condition`.
-        part, count, seed: which events, see :func:`nuvlm.models.explained_events.read_explained`.
-        condition: under which the pictures are shown.
-        vocabulary: how truth is put into words and read from them.
+        part, count, seed: select the events, see :func:`nuvlm.models.explained_events.read_explained`.
+        condition: degradation of the pictures.
+        vocabulary: file of the phrasings that state truth and parse rationales.
         merge_adapter: see :func:`nuvlm.models.vlm.classify.load_finetuned`.
 
     Raises:
@@ -92,7 +92,7 @@ def explain_vlm(
 
 
 class _Explainer:
-    """A model that is asked for its reasons."""
+    """Generates rationales in batches."""
 
     def __init__(
         self,
@@ -111,11 +111,11 @@ class _Explainer:
         self.batches = FittingBatches(settings.batch_size)
 
     def explain(self, label: str, pictures: Sequence[np.ndarray]) -> list[tuple[str, float]]:
-        """What the model says of each of `pictures` (views, size, size) after the label of a class, and the seconds."""
-        told: list[tuple[str, float]] = []
+        """The rationale after `label` for each of `pictures` (views, size, size), and the seconds that it took."""
+        rationales: list[tuple[str, float]] = []
         for _, answers in self.batches.run(partial(self._explain, label), [to_pictures(views) for views in pictures]):
-            told += answers
-        return told
+            rationales += answers
+        return rationales
 
     def _explain(self, label: str, pictures: Sequence[Sequence[Image.Image]]) -> list[tuple[str, float]]:
         start = time.perf_counter()
@@ -130,12 +130,12 @@ class _Explainer:
             out = self._model.generate(
                 **inputs, do_sample=False, num_beams=1, max_new_tokens=self._tokens, eos_token_id=end, pad_token_id=end
             )
-        said = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         seconds = (time.perf_counter() - start) / len(pictures)
-        return [(text.strip(), seconds) for text in said]
+        return [(text.strip(), seconds) for text in texts]
 
     def _opening(self, label: str, views: int) -> str:
-        """The conversation up to where the rationale begins."""
+        """The conversation up to the start of the rationale."""
         texts = self._texts
         if self._grounded:
             messages, forced = conversation(texts, views), texts.answer(label, "")
@@ -151,17 +151,17 @@ def _explain_events(
     condition: str,
     settings: Mapping[str, Any],
 ) -> Iterator[list[dict[str, Any]]]:
-    """The answers about each event, a row a picture; class by class, as texts with one label have one length."""
+    """Yield the rows of each event, one per picture; label by label, so that prompts in a batch have one length."""
     corners = pd.DataFrame(index=chosen.index, columns=list("xyz"), dtype=np.float64)
     for shard, group in chosen.groupby("shard"):
         corners.loc[group.index] = open_pixel_maps(stores[str(shard)])["corner_mm"][:][group["row"]]
     for label in CLASSES:
-        alike = chosen[chosen["predicted"] == label]
-        words_alone: list[tuple[str, float]] = []
-        for where, maps in read_blocks(stores, alike, explainer.batches.size):
-            block = alike.iloc[where]
-            # The same words and the same black picture for all of them.
-            words_alone = words_alone or explainer.explain(label, [np.zeros_like(maps[0])])
+        same_label = chosen[chosen["predicted"] == label]
+        text_only: list[tuple[str, float]] = []
+        for where, maps in read_blocks(stores, same_label, explainer.batches.size):
+            block = same_label.iloc[where]
+            # Prompt and black picture are the same for all events with this label.
+            text_only = text_only or explainer.explain(label, [np.zeros_like(maps[0])])
             shown = [(event, NOMINAL, views) for event, views in zip(block.index, maps, strict=True)]
             for picture, what in WITHOUT.items():
                 corner_mm = corners.loc[block.index].to_numpy()
@@ -172,9 +172,9 @@ def _explain_events(
             events = block.loc[[event for event, *_ in shown]]
             degraded = degrade(condition, np.stack([views for *_, views in shown]), events, settings)
             answers = explainer.explain(label, list(degraded))
-            told = [(event, picture, *answer) for (event, picture, _), answer in zip(shown, answers, strict=True)]
+            answered = [(event, picture, *answer) for (event, picture, _), answer in zip(shown, answers, strict=True)]
             for event in block.index:
-                found = [row for row in told if row[0] == event] + [(event, TEXT_ONLY, *words_alone[0])]
+                found = [row for row in answered if row[0] == event] + [(event, TEXT_ONLY, *text_only[0])]
                 yield [dict(zip(ANSWER, row, strict=True)) for row in found]
 
 
@@ -185,7 +185,7 @@ def _occluded(
     corner_mm: np.ndarray,
     pixel_mm: float | None,
 ) -> list[tuple[int, np.ndarray]]:
-    """The pixel maps of those events of `block` that have such a thing, without it."""
+    """Index and occluded pixel maps of the events of `block` that have a shower or track, as given by `what`."""
     has = block[[f"{what}_direction_z", "vertex_z_mm"]].notna().all(axis=1).to_numpy()
     if pixel_mm is None or not has.any():
         return []
@@ -194,7 +194,7 @@ def _occluded(
 
 
 def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales) -> None:
-    """Write the table: the answers beside their events, what they claim, and what is true."""
+    """Write the table of rationales, their claims and the true values."""
     rows = answers.sort_values("event", kind="stable")
     events = chosen.loc[rows["event"].astype(int)]
     table = events[["event_id", "shard", "row", "class", "predicted", "chosen"]].reset_index(drop=True)

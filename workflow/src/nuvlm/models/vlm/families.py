@@ -1,7 +1,7 @@
-"""What differs between families of vision-language models, by the `model_type` of a model's config.
+"""Differences between families of vision-language models, by the `model_type` of a model's config.
 
-Another family is another entry in FAMILIES, and its chat template in resources/chat_templates/{model_type}.jinja, which
-must render system messages, block-style contents and the images in order, and mark what the assistant says with
+A new family needs an entry in FAMILIES and a chat template resources/chat_templates/{model_type}.jinja, which must
+render system messages, block-style contents and the images in order, and enclose the assistant's text in
 ``{% generation %}``.
 """
 
@@ -23,38 +23,38 @@ TILE_EMBEDDINGS = (
     "pre_tile_positional_embedding.embedding.weight",
     "post_tile_positional_embedding.embedding.weight",
 )
-"""Mllama's tensors with a row for each aspect ratio, in which the embeddings of all tiles lie one after the other."""
+"""Mllama's tensors with a row for each aspect ratio, which concatenates the embeddings of all tiles."""
 
 
 @dataclass(frozen=True)
 class Family:
-    """What the code must know of a family, beyond what transformers' Auto classes do."""
+    """Properties of a family that transformers' Auto classes do not give."""
 
     models: str
-    """Examples, as people know them."""
+    """Names of example models, for messages."""
     end_of_answer: str
     """The token that ends a turn in the chat template; the tokenizer's own end token may be another."""
     vision_tower: str
     """Regular expression of the names of the vision tower's modules."""
     appended: Callable[[Tensors, torch.Tensor], dict[str, torch.Tensor]]
-    """What a pass takes besides tokens and attention mask when tokens stand behind the text: :func:`text_positions`."""
+    """Further model inputs when tokens are appended to the text, see :func:`text_positions`."""
     tiles: Callable[[Mapping[str, Any]], int | None]
-    """How many tiles a picture becomes, by the model's config; None where that depends on the picture."""
+    """Config -> tiles per picture; None if that depends on the picture."""
     one_tile: Callable[[Path], None] | None
-    """Makes the model in a folder take a picture as one tile; None where it knows no tiles."""
+    """Changes the model in a folder to one tile per picture; None if the family has no tiles."""
 
 
 def family(model_type: str, where: Path | str) -> Family:
     """The family of models with this `model_type`.
 
     Raises:
-        InputError: it is not known; the message begins with `where` and names those that are.
+        InputError: it is not known; the message starts with `where` and lists the known families.
     """
     if model_type not in FAMILIES:
         known = "; ".join(f"{name} ({entry.models})" for name, entry in FAMILIES.items())
         raise InputError(
-            f"{where}: a model of the family '{model_type}', which this workflow does not know. Set vlm.hub.model to "
-            f"one of the families {known}, or describe this one in nuvlm/models/vlm/families.py."
+            f"{where}: models of the family '{model_type}' are not supported. Set vlm.hub.model to a model of the "
+            f"families {known}, or add this one to nuvlm/models/vlm/families.py."
         )
     return FAMILIES[model_type]
 
@@ -63,13 +63,13 @@ def family_of(folder: Path) -> Family:
     """The family of the model in `folder`.
 
     Raises:
-        InputError: it is not known, or config.json does not say.
+        InputError: it is not known, or config.json does not name it.
     """
     return family(model_type(folder / "config.json"), folder)
 
 
 def model_type(config: Path) -> str:
-    """What a model's config.json says about its family.
+    """The `model_type` in a model's config.json.
 
     Raises:
         InputError: it is not a model's config.
@@ -83,18 +83,18 @@ def model_type(config: Path) -> str:
 
 
 def text_positions(inputs: Tensors, depth: torch.Tensor) -> dict[str, torch.Tensor]:
-    """Position ids (1, length + more) where each token counts one, as images stand as tokens in the text or not at all.
+    """Position ids (1, length + more) of the text and the appended tokens.
 
     Args:
-        inputs: the text of n events, (n, length) tokens without padding, and their images.
-        depth: (more,) the positions of the tokens behind it, counted from its end.
+        inputs: text of n events, (n, length) tokens without padding, and their images.
+        depth: (more,) positions of the appended tokens, counted from the end of the text.
     """
     length = inputs["input_ids"].shape[1]
     return {"position_ids": torch.cat([torch.arange(length, device=depth.device), length + depth])[None]}
 
 
 def _mllama_appended(inputs: Tensors, depth: torch.Tensor) -> dict[str, torch.Tensor]:
-    """The cross-attention mask too: what is put behind the text sees the images that its end sees."""
+    """Appended tokens inherit the cross-attention mask of the last prompt token."""
     mask = inputs["cross_attention_mask"]  # (n, length, images, tiles)
     mask = torch.cat([mask, mask[:, -1:].expand(-1, len(depth), -1, -1)], dim=1)
     return text_positions(inputs, depth) | {"cross_attention_mask": mask}
@@ -103,8 +103,8 @@ def _mllama_appended(inputs: Tensors, depth: torch.Tensor) -> dict[str, torch.Te
 def _mllama_one_tile(folder: Path) -> None:
     """Slice the tile embeddings in place.
 
-    A 512 x 512 pixel map fits one tile of 560; the published model pads to four and computes on all four. The two
-    are not equivalent (the padding takes part in the vision tower's attention): choose one for all stages.
+    A 512 x 512 pixel map fits one tile of 560; the published model pads to four and computes all four. The results
+    differ, as the vision tower attends to the padding: use one setting for all stages.
     """
     config = json.loads((folder / "config.json").read_text())
     vision = config["vision_config"]
@@ -121,8 +121,10 @@ def _mllama_one_tile(folder: Path) -> None:
             if name.endswith(TILE_EMBEDDINGS):
                 width = hidden * (patches if "tile_embedding" in name else 1)
                 if tensors[name].shape[-1] % width:
-                    raise InputError(f"{path}: {name} of shape {tuple(tensors[name].shape)} holds no whole tiles.")
-                # Row 0 stands for no image, row 1 for one tile; the first tile comes first in a row.
+                    raise InputError(
+                        f"{path}: {name} of shape {tuple(tensors[name].shape)} is not a whole number of tiles."
+                    )
+                # Row 0 is for no image, row 1 for one tile; a row starts with the first tile.
                 tensors[name] = tensors[name][:2, :width].contiguous()
                 sliced += 1
         save_file(tensors, path, metadata)
@@ -137,7 +139,7 @@ def _mllama_one_tile(folder: Path) -> None:
 
 
 def _idefics3_one_tile(folder: Path) -> None:
-    """No splitting: the whole picture, scaled to the side of a tile, which is what the model sees last anyway."""
+    """No splitting: the whole picture, scaled to the side of one tile."""
     config = json.loads((folder / "config.json").read_text())
     _set_image_processor(folder, do_image_splitting=False, size={"longest_edge": config["vision_config"]["image_size"]})
 

@@ -1,4 +1,4 @@
-"""A published base model, fetched from the Hugging Face hub once; the jobs that compute stay offline."""
+"""Download a published base model from the Hugging Face hub once; all other jobs stay offline."""
 
 import errno
 import json
@@ -32,17 +32,16 @@ NEEDED = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "LICENSE*", "US
 def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) -> None:
     """Download the model to the folder `out`, with the project's chat template, ready for offline use.
 
-    A published template may take no system message beside images and has no generation markers. Beside the model
-    stands ``source.json`` with the commit that the revision was resolved to. A download that was cut short goes on
-    with the files that have not arrived.
+    Published templates may not accept a system message with images, and have no generation markers. ``source.json`` in
+    the folder holds the commit of the revision. An interrupted download continues with the missing files.
 
     Args:
         chat_templates: folder of the templates, {model_type}.jinja.
 
     Raises:
-        InputError: the model is gated, does not exist, is not of a known family, cannot have so many tiles or cannot be
-            reached, or the disk is full; the message says what to do. All but the last two are found out before the
-            weights are downloaded.
+        InputError: the model is gated, does not exist, is not of a known family, does not allow the number of tiles or
+            cannot be reached, or the disk is full; the message gives the remedy. All but the last two are checked
+            before the weights are downloaded.
     """
     name = f"{settings.model} (revision {settings.revision})"
     snapshot = _download(settings, settings.revision, (CONFIG,))
@@ -51,7 +50,7 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
     kind = model_type(snapshot / CONFIG)
     entry = family(kind, name)
     _check_tiles(name, entry, snapshot / CONFIG, settings.max_tiles)
-    commit = snapshot.name  # what the hub's cache names a snapshot after
+    commit = snapshot.name  # the hub's cache names snapshots by commit
     snapshot = _download(settings, commit, NEEDED)
     _check_weights(name, snapshot)
     with atomic_path(out) as partial:
@@ -62,7 +61,7 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
                 shutil.copyfile(file, target)
         write_json(partial / "source.json", {**settings.model_dump(), "family": kind, "commit": commit})
         shutil.copyfile(chat_templates / f"{kind}.jinja", partial / "chat_template.jinja")
-        # An older way to keep a template with a processor, which would win over the file.
+        # The older format, which would take precedence over the file.
         (partial / "chat_template.json").unlink(missing_ok=True)
         if settings.max_tiles == 1 and entry.one_tile is not None:
             entry.one_tile(partial)
@@ -71,21 +70,21 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
 
 
 def _check_tiles(name: str, entry: Family, config: Path, tiles: int | None) -> None:
-    """Refuse a number of tiles that the model cannot have."""
+    """Refuse a number of tiles that the model does not allow."""
     if tiles is None:
         return
     published = entry.tiles(json.loads(config.read_text(encoding="utf-8")))
     if tiles == 1 and entry.one_tile is None:
-        raise InputError(f"{name}: a model that does not cut pictures into tiles. Set vlm.hub.max_tiles to null.")
+        raise InputError(f"{name}: this model does not split pictures into tiles. Set vlm.hub.max_tiles to null.")
     if tiles not in (1, published):
         raise InputError(
             f"{name}: made for {published or 'a varying number of'} tiles, not {tiles}. Set vlm.hub.max_tiles to 1, or "
-            "to null to take it as it is published."
+            "to null to use the published setting."
         )
 
 
 def _check_weights(name: str, snapshot: Path) -> None:
-    """Refuse a snapshot without all its weights: the hub's cache returns what it has when the hub is out of reach."""
+    """Refuse a snapshot with missing weights: without a network the hub's cache returns an incomplete one."""
     index = snapshot / "model.safetensors.index.json"
     if index.exists():
         names = set(json.loads(index.read_text(encoding="utf-8"))["weight_map"].values())
@@ -100,7 +99,7 @@ def _check_weights(name: str, snapshot: Path) -> None:
 
 
 def _download(settings: HubSettings, revision: str, files: tuple[str, ...]) -> Path:
-    """The folder of the hub's cache with these files of the model."""
+    """Download these files of the model; returns the folder in the hub's cache."""
     name = f"{settings.model} (revision {settings.revision})"
     try:
         return Path(snapshot_download(settings.model, revision=revision, allow_patterns=list(files)))
@@ -119,8 +118,8 @@ def _download(settings: HubSettings, revision: str, files: tuple[str, ...]) -> P
         raise InputError(f"{name}: not a name on the hub. Set vlm.hub.model to owner/name.") from error
     except LocalEntryNotFoundError as error:
         raise InputError(
-            f"{name}: the hub cannot be reached ({error.__cause__ or error}), and the model is not wholly in the local "
-            f"cache, {constants.HF_HUB_CACHE}. Run fetch_base_model on a machine with network access (HF_HOME, "
+            f"{name}: the hub cannot be reached ({error.__cause__ or error}), and the local cache lacks files of "
+            f"the model, {constants.HF_HUB_CACHE}. Run fetch_base_model on a machine with network access (HF_HOME, "
             "HTTPS_PROXY and HF_ENDPOINT are honoured, HF_HUB_OFFLINE must not be set), then rerun."
         ) from error
     except HfHubHTTPError as error:
@@ -129,14 +128,14 @@ def _download(settings: HubSettings, revision: str, files: tuple[str, ...]) -> P
         if isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
             raise InputError(
                 f"{name}: no space left in the hub's cache, {constants.HF_HUB_CACHE} ({error}). Free some or set "
-                "HF_HOME to a folder on a larger disk, then rerun: files that have arrived are kept."
+                "HF_HOME to a folder on a larger disk, then rerun: downloaded files are kept."
             ) from error
         if isinstance(error, PermissionError):
             raise InputError(
                 f"{name}: the hub's cache, {constants.HF_HUB_CACHE}, cannot be written ({error}). Set HF_HOME to a "
-                "folder that can, then rerun."
+                "writable folder, then rerun."
             ) from error
         raise InputError(
-            f"{name}: the download was cut short ({error}). Check the network and any proxy (HTTPS_PROXY), then rerun: "
-            "files that have arrived are kept."
+            f"{name}: the download was interrupted ({error}). Check the network and any proxy (HTTPS_PROXY), then "
+            "rerun: downloaded files are kept."
         ) from error

@@ -1,12 +1,12 @@
-"""Mllama's pass over events with one text, without what is the same for all of them or read by no one.
+"""A faster Mllama forward pass for events that share one text.
 
-The numbers are those of the model's own forward pass, which the tests hold against it. Left out are:
+The logits equal those of the model's forward pass (tested). The pass saves three things:
 
-- The layers before the first one that looks at the images. They see the text alone, which is the same for every event,
-  so they are computed once: three of the 40 layers of Llama 3.2 11B Vision, one of the demo's four.
-- Rows that no one reads. Of the last layers' output only those rows count whose next token is asked for; the last
-  self-attention needs keys and values of all rows, and everything from there on is computed for those few alone.
-- A mask of the images that hides nothing. On GPUs attention without one has faster kernels.
+- Layers before the first cross-attention see only the text, so they are computed once for all events: three of the 40
+  layers of Llama 3.2 11B Vision, one of the demo's four.
+- Logits are needed at few positions. The last self-attention needs keys and values of all tokens; from there on only
+  the positions whose logits are used are computed.
+- A cross-attention mask that hides nothing is dropped: attention without a mask has faster GPU kernels.
 """
 
 from collections.abc import Mapping
@@ -23,30 +23,30 @@ Inputs = Mapping[str, Tensor]
 
 
 @dataclass(frozen=True)
-class Text:
-    """What follows from the text and what is appended to it, of `rows` tokens in all."""
+class TextCache:
+    """What depends only on the text and the appended tokens, `rows` tokens in all."""
 
     ids: Tensor
-    """(1, length) of the text alone."""
-    images: Tensor
-    """(1, length, views, tiles), which of them each token sees."""
+    """(1, length) token ids of the text, without the appended tokens."""
+    image_mask: Tensor
+    """(1, length, views, tiles), cross-attention mask: which tiles each token attends to."""
     states: Tensor
-    """(1, rows, width) behind the layers that come before the first one with images."""
+    """(1, rows, width) hidden states before the first cross-attention layer."""
     rotation: tuple[Tensor, Tensor]
-    """Cosine and sine of the positions, (1, rows, width of a head) each."""
-    unseen: Tensor | None
-    """(1, 1, rows, patches), added to the scores of cross-attention; None where it would be zero."""
-    sighted: Tensor
-    """(1, 1, rows, 1), 0 for tokens that come before any image, 1 for others."""
+    """Rotary embedding: cosine and sine of the positions, (1, rows, head width) each."""
+    cross_mask: Tensor | None
+    """(1, 1, rows, patches), added to the cross-attention scores; None if it is zero everywhere."""
+    sees_images: Tensor
+    """(1, 1, rows, 1), 0 for tokens before any image, 1 for others."""
 
     def fits(self, inputs: Inputs) -> bool:
-        """Whether all events have this text."""
-        given = (inputs["input_ids"], self.ids), (inputs["cross_attention_mask"], self.images)
-        return all(ours.shape[1:] == theirs.shape[1:] and bool((ours == theirs).all()) for ours, theirs in given)
+        """Whether all events have this text and this cross-attention mask."""
+        pairs = (inputs["input_ids"], self.ids), (inputs["cross_attention_mask"], self.image_mask)
+        return all(new.shape[1:] == cached.shape[1:] and bool((new == cached).all()) for new, cached in pairs)
 
 
 class MllamaReader:
-    """Reads events with one text. For a model that does not change: what it makes of the text is kept.
+    """Computes logits for events that share one text. The text is cached, so the model must not change.
 
     Args:
         model: a Mllama, with or without an adapter, on one device.
@@ -61,91 +61,92 @@ class MllamaReader:
         self._language = whole.model.language_model
         crossing = self._language.cross_attention_layers
         self._first = min(crossing)
-        """The first layer that looks at the images."""
+        """Index of the first cross-attention layer."""
         self._last = max(set(range(len(self._language.layers))) - set(crossing))
-        """The last one where tokens look at each other."""
-        self._text: Text | None = None
+        """Index of the last self-attention layer."""
+        self._text: TextCache | None = None
 
-    def __call__(self, inputs: Inputs, appended: Tensor, depth: Tensor, unseen: Tensor) -> Tensor:
-        """Logits behind the text and behind each token that is appended to it.
+    def __call__(self, inputs: Inputs, appended: Tensor, depth: Tensor, mask: Tensor) -> Tensor:
+        """Logits after the text and after each token appended to it.
 
         Args:
-            inputs: what the processor makes of n events.
-            appended: (more,) tokens behind the text.
-            depth: (more,) their positions, counted from its end.
-            unseen: (1, 1, rows, rows), added to the scores of self-attention.
+            inputs: the processor's output for n events.
+            appended: (more,) token ids appended to the text.
+            depth: (more,) positions of the appended tokens, counted from the end of the text.
+            mask: (1, 1, rows, rows), added to the self-attention scores.
 
         Returns:
             (n, 1 + more, vocabulary).
 
         Raises:
-            ValueError: the events differ in their text, or in what it sees of the images.
+            ValueError: the events differ in their text or cross-attention mask.
         """
         if self._text is None or not self._text.fits(inputs):
-            self._text = self._read_text(inputs, appended, depth, unseen)
+            self._text = self._read_text(inputs, appended, depth, mask)
             if not self._text.fits(inputs):
                 raise ValueError("the text must be the same for every event")
-        text, asked = self._text, len(appended) + 1
+        text, used = self._text, len(appended) + 1
         images = self._read_images(inputs)
-        hidden, hides, sighted = text.states.expand(len(images), -1, -1), text.unseen, text.sighted
+        hidden, cross_mask = text.states.expand(len(images), -1, -1), text.cross_mask
+        sees_images = text.sees_images
         for index, layer in enumerate(self._language.layers[self._first :], start=self._first):
             if index == self._last:
-                hidden = self._look_back(layer, hidden, asked, text.rotation, unseen)
+                hidden = self._last_self_attention(layer, hidden, used, text.rotation, mask)
                 continue
             if index > self._last:
-                # Here rows know of no others, and those that are not asked for are of no more use.
-                hidden, sighted = hidden[:, -asked:], sighted[:, :, -asked:]
-                hides = None if hides is None else hides[:, :, -asked:]
+                # Cross-attention and MLP mix no tokens: the other rows are not needed any more.
+                hidden, sees_images = hidden[:, -used:], sees_images[:, :, -used:]
+                cross_mask = None if cross_mask is None else cross_mask[:, :, -used:]
             hidden = layer(
                 hidden,
                 cross_attention_states=images,
-                cross_attention_mask=hides,
-                attention_mask=unseen,
-                full_text_row_masked_out_mask=sighted,
+                cross_attention_mask=cross_mask,
+                attention_mask=mask,
+                full_text_row_masked_out_mask=sees_images,
                 position_embeddings=text.rotation,
-                is_causal=False,  # the masks say it all; without one transformers would take it for causal
+                is_causal=False,  # the masks are complete; without one transformers would assume causal attention
             )
-        return self._head(self._language.norm(hidden[:, -asked:]))
+        return self._head(self._language.norm(hidden[:, -used:]))
 
-    def _read_text(self, inputs: Inputs, appended: Tensor, depth: Tensor, unseen: Tensor) -> Text:
-        """By the first event."""
-        ids, images = inputs["input_ids"][:1], inputs["cross_attention_mask"][:1]
+    def _read_text(self, inputs: Inputs, appended: Tensor, depth: Tensor, mask: Tensor) -> TextCache:
+        """Compute the cache from the first event."""
+        ids, image_mask = inputs["input_ids"][:1], inputs["cross_attention_mask"][:1]
         length = ids.shape[1]
         states = self._language.embed_tokens(torch.cat([ids, appended[None]], dim=1))
         positions = torch.cat([torch.arange(length, device=depth.device), length + depth])[None]
         rotation = self._language.rotary_emb(states, position_ids=positions)
         for layer in self._language.layers[: self._first]:
-            states = layer(states, attention_mask=unseen, position_embeddings=rotation)
-        # What stands behind the text sees the images that its end sees.
-        seen = torch.cat([images, images[:, -1:].expand(-1, len(depth), -1, -1)], dim=1)
-        hides, sighted = _prepare_cross_attention_mask(seen, self._vision.num_patches, self._dtype)
-        return Text(ids, images, states, rotation, hides if hides.any() else None, sighted)
+            states = layer(states, attention_mask=mask, position_embeddings=rotation)
+        # Appended tokens inherit the cross-attention mask of the last text token.
+        extended = torch.cat([image_mask, image_mask[:, -1:].expand(-1, len(depth), -1, -1)], dim=1)
+        cross_mask, sees_images = _prepare_cross_attention_mask(extended, self._vision.num_patches, self._dtype)
+        return TextCache(ids, image_mask, states, rotation, cross_mask if cross_mask.any() else None, sees_images)
 
     def _read_images(self, inputs: Inputs) -> Tensor:
-        """(n, views * tiles * patches, width) what the text is told of the images."""
+        """(n, views * tiles * patches, width) cross-attention states of the images."""
         names = ("pixel_values", "aspect_ratio_ids", "aspect_ratio_mask")
-        seen = self._projector(self._vision(**{name: inputs[name] for name in names}).last_hidden_state)
-        return seen.flatten(1, -2)  # (n, views, tiles, patches, width)
+        states = self._projector(self._vision(**{name: inputs[name] for name in names}).last_hidden_state)
+        return states.flatten(1, -2)  # (n, views, tiles, patches, width)
 
-    def _look_back(
-        self, layer: Any, hidden: Tensor, asked: int, rotation: tuple[Tensor, Tensor], unseen: Tensor
+    def _last_self_attention(
+        self, layer: Any, hidden: Tensor, used: int, rotation: tuple[Tensor, Tensor], mask: Tensor
     ) -> Tensor:
-        """What a layer of self-attention makes of the last `asked` of the rows `hidden` (n, rows, width) alone."""
+        """Output (n, used, width) of a self-attention layer for the last `used` rows of `hidden` (n, rows, width)."""
         attention = layer.self_attn
-        normed, hidden = layer.input_layernorm(hidden), hidden[:, -asked:]
-        # (n, rows, heads * width of a head) -> (n, heads, rows, width of a head)
+        normed, hidden = layer.input_layernorm(hidden), hidden[:, -used:]
+        # (n, rows, heads * head width) -> (n, heads, rows, head width)
         queries, keys, values = (
             project(rows).unflatten(-1, (-1, attention.head_dim)).transpose(1, 2)
             for project, rows in (
-                (attention.q_proj, normed[:, -asked:]),
+                (attention.q_proj, normed[:, -used:]),
                 (attention.k_proj, normed),
                 (attention.v_proj, normed),
             )
         )
-        queries, _ = apply_rotary_pos_emb(queries, queries, *(angles[:, -asked:] for angles in rotation))
+        queries, _ = apply_rotary_pos_emb(queries, queries, *(angles[:, -used:] for angles in rotation))
         keys, _ = apply_rotary_pos_emb(keys, keys, *rotation)
-        seen = scaled_dot_product_attention(
-            queries, keys, values, unseen[:, :, -asked:], scale=attention.scaling, enable_gqa=True
+        attended = scaled_dot_product_attention(
+            queries, keys, values, mask[:, :, -used:], scale=attention.scaling, enable_gqa=True
         )
-        hidden = hidden + attention.o_proj(seen.transpose(1, 2).flatten(2))
+        hidden = hidden + attention.o_proj(attended.transpose(1, 2).flatten(2))
         return hidden + layer.mlp(layer.post_attention_layernorm(hidden))

@@ -1,4 +1,4 @@
-"""Loading a vision-language model from a folder: the same way for training and for classifying."""
+"""Load a vision-language model from a folder, in the same way for training and classifying."""
 
 import json
 import logging
@@ -13,6 +13,7 @@ from transformers import (
     AutoModelForImageTextToText,
     AutoProcessor,
     BitsAndBytesConfig,
+    PreTrainedConfig,
     PreTrainedModel,
     ProcessorMixin,
 )
@@ -28,15 +29,15 @@ Quantization = Literal["nf4", "int8", "none"]
 def load_processor(base: Path) -> ProcessorMixin:
     """The tokenizer, image processor and chat template of the base model in the folder `base`.
 
-    The tokenizer's end token is the one that ends an answer in the chat template.
+    The tokenizer's end token is set to the token that ends an answer in the chat template.
 
     Raises:
-        InputError: where the folder is damaged, or the model's family is not known.
+        InputError: the folder is damaged, or the model's family is not known.
     """
     verify_manifest(base)
     family = family_of(base)
     processor: ProcessorMixin = AutoProcessor.from_pretrained(base, local_files_only=True)
-    # Not torchvision's image processor where that happens to be installed: the same pixels on every machine.
+    # Never torchvision's image processor, even if installed: all machines compute the same pixels.
     processor.image_processor = AutoImageProcessor.from_pretrained(base, backend="pil", local_files_only=True)
     processor.tokenizer.eos_token = family.end_of_answer
     return processor
@@ -45,14 +46,14 @@ def load_processor(base: Path) -> ProcessorMixin:
 def load_model(
     base: Path, quantization: Quantization, *, bf16: bool, device_map: str | dict[str, Any] | None
 ) -> PreTrainedModel:
-    """The base model in the folder `base`, which :func:`load_processor` has checked.
+    """The base model in the folder `base`, already verified by :func:`load_processor`.
 
     Args:
         quantization: `nf4` is bitsandbytes' 4-bit NormalFloat with double quantisation (QLoRA, arXiv 2305.14314);
-            `int8` its 8-bit integers with outliers in 16 bits (LLM.int8, arXiv 2208.07339); `none` leaves the
-            weights in the computing type.
+            `int8` its 8-bit integers with outliers in 16 bits (LLM.int8, arXiv 2208.07339); `none` keeps the
+            weights in the compute type.
         bf16: compute in bfloat16 instead of float32.
-        device_map: as accelerate takes it; `balanced` spreads the layers over all GPUs.
+        device_map: as for accelerate; `balanced` distributes the layers over all GPUs.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
     config = None
@@ -65,16 +66,16 @@ def load_model(
         )
     elif quantization == "int8":
         config = BitsAndBytesConfig(load_in_8bit=True)
-        # It warns of the cast to float16, which LLM.int8 always does, in every pass.
+        # Every pass would warn about the cast to float16, which is part of LLM.int8.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
     model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
         base,
         dtype=dtype,
         quantization_config=config,
         device_map=device_map,
-        attn_implementation="sdpa",  # Mllama builds 4-D masks, which flash attention does not take
+        attn_implementation="sdpa",  # Mllama uses 4-D masks, which flash attention does not support
         local_files_only=True,
-        use_safetensors=True,  # the other format is a pickle
+        use_safetensors=True,  # the alternative is a pickle
     )
     if quantization == "nf4":
         _keep_plain_nf4_on_cpu(model)
@@ -84,23 +85,33 @@ def load_model(
     return model
 
 
+def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
+    """The model of `config` on the meta device: shapes without values."""
+    with torch.device("meta"):
+        # Eager attention: the masks of fused attention depend on values.
+        model: PreTrainedModel = AutoModelForImageTextToText.from_config(
+            config, dtype=torch.bfloat16, attn_implementation="eager"
+        )
+    return model.eval()
+
+
 def source(base: Path) -> dict[str, Any] | None:
-    """Where a fetched model came from: its name and the commit on the hub; None for one made here."""
+    """Name and commit of a downloaded model; None for one from `build_base_model`."""
     file = base / "source.json"
     return json.loads(file.read_text()) if file.exists() else None
 
 
 def count_parameters(model: torch.nn.Module) -> int:
     """Parameters of a model, quantised or not."""
-    # bitsandbytes packs two 4-bit weights in a byte; of a weight spread over processes, DeepSpeed keeps the size.
+    # bitsandbytes packs two 4-bit weights into a byte; DeepSpeed stores the size of a partitioned weight in ds_numel.
     return sum(getattr(p, "ds_numel", p.numel()) * (2 if p.dtype == torch.uint8 else 1) for p in model.parameters())
 
 
 def _keep_plain_nf4_on_cpu(model: torch.nn.Module) -> None:
-    """Forbid bitsandbytes to repack the weights for AVX512-BF16 in eval mode.
+    """Keep bitsandbytes from repacking the weights for AVX512-BF16 in eval mode.
 
-    Training that goes on from repacked weights crashes or loses its input gradient without a word
-    (bitsandbytes 0.50), and a CPU with that extension would compute other numbers than one without.
+    Training with repacked weights crashes or silently loses the input gradient (bitsandbytes 0.50), and CPUs with and
+    without that extension would give different numbers.
     """
     import bitsandbytes
 
@@ -110,10 +121,10 @@ def _keep_plain_nf4_on_cpu(model: torch.nn.Module) -> None:
 
 
 def _give_int8_rows(model: torch.nn.Module) -> None:
-    """Show the LLM.int8 layers their input as rows.
+    """Flatten the input of LLM.int8 layers to two dimensions.
 
-    bitsandbytes 0.50 takes at most three dimensions: with five, as between Mllama's vision tower and its text, it looks
-    for outliers along a wrong one, and fails or computes something else.
+    bitsandbytes 0.50 supports at most three: with five, as between Mllama's vision tower and its text model, it
+    searches for outliers along the wrong dimension and fails or gives wrong results.
     """
     import bitsandbytes
 
@@ -123,5 +134,5 @@ def _give_int8_rows(model: torch.nn.Module) -> None:
 
 
 def _in_rows(forward: Callable[[torch.Tensor], torch.Tensor], values: torch.Tensor) -> torch.Tensor:
-    """`forward` over the last dimension, the others put together and taken apart again."""
+    """Apply `forward` with all but the last dimension flattened, and restore the shape."""
     return forward(values.flatten(0, -2)).unflatten(0, values.shape[:-1])

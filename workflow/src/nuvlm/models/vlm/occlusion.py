@@ -1,7 +1,7 @@
-"""Pixel maps without their longest track, or without their most energetic shower: black where truth says that it is.
+"""Pixel maps with the longest track or the most energetic shower made black, at its true position.
 
-Voxels do not say which particle left them, so a region stands for each (docs/report.md): what lies within a width of a
-straight axis from the vertex, in both views, the width growing along the way.
+Voxels do not record which particle made them, so each object is a region (docs/report.md): all points within a
+half-width of a straight axis from the vertex, in both views; the half-width grows along the axis.
 """
 
 import math
@@ -15,15 +15,15 @@ from nuvlm.simulation.expected import RADIATION_LENGTH_CM, shower_maximum_cm
 from nuvlm.simulation.final_states import MASS_MEV, PION_ZERO
 
 KEPT_MM = 50.0
-"""Nothing nearer to the vertex than this is taken out, nor the pixel of the vertex: other particles start there."""
+"""Pixels closer to the vertex than this are kept, as is the vertex pixel: other particles start there."""
 TRACK_WIDTH_MM, TRACK_OPENING = 25.0, 0.1
-"""Half the width of a track's corridor at the vertex, and what that gains a mm: tracks scatter."""
+"""Half-width of a track's region at the vertex, and its growth per mm, as tracks scatter."""
 SHOWER_WIDTH_MM, SHOWER_OPENING = 45.0, 0.15
-"""The same of a shower's wedge: half the Moliere radius at first, all of it after two radiation lengths."""
+"""The same for a shower: half the Moliere radius at the start, the full radius after two radiation lengths."""
 
 
 class Region(NamedTuple):
-    """What lies within ``width + opening * s`` of the axis, `begin` <= s <= `end` along it; lengths in mm."""
+    """Points within ``width + opening * s`` of the axis for `begin` <= s <= `end`; lengths in mm."""
 
     direction: np.ndarray
     """(3,) unit vector."""
@@ -33,14 +33,14 @@ class Region(NamedTuple):
     opening: float
 
     def distance(self, points_mm: np.ndarray, axes: list[int]) -> np.ndarray:
-        """Distance of points in a view from the axis, in half-widths of the region there: up to 1 is inside.
+        """Distance of points from the axis in a view, in units of the local half-width: inside up to 1.
 
-        Seen in a view the region is a row of disks, ``|p - s v| <= width + opening * s`` with the axis v as it is seen.
-        The least ``|p - s v| / (width + opening * s)`` is at an end or where its derivative vanishes, at
+        In a view the region is a union of disks, ``|p - s v| <= width + opening * s``, with the projected axis v. The
+        minimum of ``|p - s v| / (width + opening * s)`` is at an end or where its derivative vanishes, at
         s = (opening |p|^2 + width p.v) / (width |v|^2 + opening p.v).
 
         Args:
-            points_mm: (n, 2), from the vertex.
+            points_mm: (n, 2), relative to the vertex.
             axes: the two axes of the view.
         """
         axis = self.direction[axes]
@@ -64,15 +64,15 @@ def occlude(
     corner_mm: np.ndarray,
     pixel_mm: float,
 ) -> np.ndarray:
-    """Pixel maps with the region of the shower, or of the track, black.
+    """Copies of pixel maps with the region of the shower, or of the track, made black.
 
-    A pixel in both regions goes with the one whose axis is nearer, in half-widths: what is taken out with the shower
-    stays when the track is taken out. What is near the vertex stays in any case.
+    A pixel in both regions belongs to the one whose axis is nearer in half-widths, so it is removed with only one of
+    them. Pixels near the vertex are kept.
 
     Args:
         images: uint8 (n, 2, size, size), views XZ and YZ (docs/formats.md).
-        what: to take out.
-        events: their n rows of the event table, with vertex and topology.
+        what: object to remove.
+        events: the n rows of the event table, with vertex and topology.
         corner_mm: (n, 3), as in the pixel-map store.
         pixel_mm: side of a pixel.
 
@@ -80,7 +80,7 @@ def occlude(
         uint8 (n, 2, size, size), new.
 
     Raises:
-        InputError: an event that has no such thing.
+        InputError: an event without such an object.
     """
     occluded = images.copy()
     for image, corner, (_, event) in zip(occluded, corner_mm, events.iterrows(), strict=True):
@@ -89,8 +89,8 @@ def occlude(
         (other,) = regions.values()
         if region is None:
             raise InputError(
-                f"event {event['event_id']} of shard {event['shard']}: truth knows of no {what} that could be taken "
-                "out. Choose events that have one."
+                f"event {event['event_id']} of shard {event['shard']}: it has no true {what} to remove. "
+                "Choose events that have one."
             )
         vertex = np.array([event[f"vertex_{axis}_mm"] for axis in "xyz"], dtype=np.float64)
         for view, axes in zip(image, ([0, 2], [1, 2]), strict=True):
@@ -106,7 +106,7 @@ def occlude(
 
 
 def track_region(event: "pd.Series", pixel_mm: float) -> Region | None:
-    """The corridor of the longest track of an event (a row of the event table); None where it has none."""
+    """The region of the longest track of an event (a row of the event table); None without a track."""
     direction = _direction(event, "track")
     if direction is None:
         return None
@@ -114,11 +114,11 @@ def track_region(event: "pd.Series", pixel_mm: float) -> Region | None:
 
 
 def shower_region(event: "pd.Series", pixel_mm: float) -> Region | None:
-    """The wedge of the most energetic shower of an event (a row of the event table); None where it has none.
+    """The region of the most energetic shower of an event (a row of the event table); None without a shower.
 
-    It is as long as holds 95 % of the energy: to the maximum, and from there 0.08 Z + 9.6 radiation lengths (Fabjan and
-    Ludlam, Ann. Rev. Nucl. Part. Sci. 32, 335 (1982)). A shower that begins after a gap is of photons, most often two:
-    its wedge opens by half of the least angle between those of a neutral pion, asin(m / E), 45 degrees at most.
+    Its length contains 95 % of the energy: the shower maximum plus 0.08 Z + 9.6 radiation lengths (Fabjan and Ludlam,
+    Ann. Rev. Nucl. Part. Sci. 32, 335 (1982)). A shower after a gap comes from photons, mostly two from a neutral pion:
+    it opens by half of their minimum angle, asin(m / E), at most 45 degrees.
     """
     direction = _direction(event, "shower")
     if direction is None:

@@ -1,4 +1,4 @@
-"""Imported before anything of Hugging Face: its libraries then ask no server, as compute nodes reach none.
+"""Import this before any Hugging Face library to keep it offline: compute nodes have no network.
 
 Only `fetch_base_model` needs the network.
 """

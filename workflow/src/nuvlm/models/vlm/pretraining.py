@@ -1,4 +1,4 @@
-"""The model that fine-tuning starts from: a tiny Mllama made here, or a published one fetched from the hub."""
+"""Build and pre-train the tiny Mllama that the demo fine-tunes."""
 
 import logging
 import math
@@ -53,11 +53,11 @@ LLAMA3_SPLIT = (
     r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}{1,3}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-DESCRIBE = "What is there to see?"
+DESCRIBE = "Describe the scene."
 DISPLAY_VIEWS = ("xz", "yz")
 IMAGE_STD = 0.25
 CONFIDENT_LOGIT = 16.0
-"""Logit of a word that the last hidden state points at, at initialisation."""
+"""Logit at initialisation of the word whose embedding the last hidden state equals."""
 
 
 def build_base_model(
@@ -70,19 +70,19 @@ def build_base_model(
     vocabulary: Path,
     pixel_maps: Path | None = None,
 ) -> None:
-    """Make a tiny Mllama from nothing and teach it to see and to speak: to describe geometric scenes (`shapes`).
+    """Make a tiny Mllama with random weights and pre-train it to describe geometric scenes (`shapes`).
 
-    The folder `out` holds what save_pretrained writes, as a published model's does, pretraining.json with the loss,
-    and a manifest. The same settings give the same model, bit for bit, on the same machine and number of threads.
+    The folder `out` has the files of a published model (save_pretrained), pretraining.json with the loss, and a
+    manifest. The same settings give a bit-identical model on the same machine and number of threads.
 
     Args:
-        prompts, vocabulary: files of texts; the tokenizer learns their words, the model sees nothing of them.
+        prompts, vocabulary: text files. The tokenizer is trained on them, the model is not.
         chat_template: a Jinja file with ``{% generation %}`` markers, saved with the processor.
         tensorboard: folder for the loss curve.
-        pixel_maps: a pixel-map store, where the views are not those of event displays: scenes are drawn in as many.
+        pixel_maps: a pixel-map store that gives the number of views; without it, the two views of event displays.
 
     Raises:
-        InputError: a damaged store, prompts for other views, or a loss that is not a number.
+        InputError: a damaged store, prompts for other views, or a loss that is not finite.
     """
     texts = load_prompts(prompts)
     names = DISPLAY_VIEWS if pixel_maps is None else open_store(pixel_maps, "nuvlm-pixelmaps").attrs["views"]
@@ -92,7 +92,7 @@ def build_base_model(
     processor = _make_processor(tokenizer, settings, chat_template.read_text(encoding="utf-8"))
     model = _make_model(tokenizer, settings)
     size = sum(p.numel() for p in model.parameters()) / 1e6
-    logger.info("made a Mllama of %.3g M parameters, to see %d views", size, len(names))
+    logger.info("made a Mllama with %.3g M parameters for %d views", size, len(names))
     summary = _pretrain(model, processor, settings, len(names), tensorboard)
     with atomic_path(out) as partial:
         model.save_pretrained(partial)
@@ -117,7 +117,7 @@ def _train_tokenizer(size: int, prompts: Prompts, rationales: Rationales) -> Pre
         vocab_size=size - len(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
-    # A short corpus runs out of merges: reserved tokens, as Llama 3 has them, fill the vocabulary up.
+    # A short corpus gives fewer merges than asked for: reserved tokens, as in Llama 3, fill the vocabulary.
     reserved = size - len(SPECIAL_TOKENS) - tokenizer.get_vocab_size()
     special = [*SPECIAL_TOKENS, *(f"<|reserved_special_token_{i}|>" for i in range(reserved)), IMAGE_TOKEN]
     tokenizer.add_special_tokens(special)
@@ -138,7 +138,7 @@ def _make_processor(
     images = MllamaImageProcessorPil(
         size={"height": side, "width": side},
         max_image_tiles=1,
-        # Black is zero: what is empty says nothing, where ImageNet's mean would have it shine as bright as white.
+        # Black must be zero: with ImageNet's mean, empty pixels would be as large in magnitude as white ones.
         image_mean=[0.0] * 3,
         image_std=[IMAGE_STD] * 3,
     )
@@ -173,7 +173,7 @@ def _make_model(tokenizer: PreTrainedTokenizerFast, settings: ScratchSettings) -
         num_hidden_layers=settings.text_layers,
         num_attention_heads=settings.heads,
         num_key_value_heads=settings.heads,
-        # Every other layer, but never layer 0: the cache takes its length from there, and would give the images'.
+        # Every other layer but not layer 0, where the cache takes its length: it would be that of the images.
         cross_attention_layers=list(range(1, settings.text_layers, 2)),
         max_position_embeddings=4096,
         rope_parameters={"rope_type": "default", "rope_theta": 10000.0},
@@ -185,11 +185,11 @@ def _make_model(tokenizer: PreTrainedTokenizerFast, settings: ScratchSettings) -
     model.generation_config = GenerationConfig(**tokens)
     with torch.no_grad():
         for name, parameter in model.named_parameters():
-            # Zero at first, the gates would hide the images from the text until they have grown.
+            # Gates are zero by default and would hide the images from the text.
             if re.search(r"cross_attn_(attn|mlp)_gate$|gate_(attn|ffn)$", name):
                 parameter.fill_(1.0)
-        # What the final norm lets through must be able to single out any word against all others, also one that no
-        # description has: both the norm and the output layer stay frozen when the model is fine-tuned.
+        # Norm and output layer are frozen during fine-tuning, so the logits must be large enough to select any word,
+        # including words that pre-training does not use.
         model.model.language_model.norm.weight.fill_(CONFIDENT_LOGIT / hidden**0.5)
         model.lm_head.weight.copy_(model.get_input_embeddings().weight[: settings.vocabulary])
         positions = model.model.vision_model.gated_positional_embedding.embedding
@@ -213,7 +213,7 @@ def _pretrain(
     views: int,
     tensorboard: Path,
 ) -> dict[str, float]:
-    """Train all weights to describe scenes never seen before; return the loss at the end and the token accuracy."""
+    """Train all weights on fresh random scenes; return the final loss and the token accuracy."""
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
     optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     warmup = max(settings.steps // 20, 1)
@@ -247,8 +247,8 @@ def _pretrain(
     with torch.inference_mode():
         guesses = model(**batch, use_cache=False).logits[:, :-1].argmax(dim=-1)
     targets = batch["labels"][:, 1:]
-    told = targets != -100
-    accuracy = float((guesses == targets)[told].float().mean())
+    supervised = targets != -100
+    accuracy = float((guesses == targets)[supervised].float().mean())
     summary = {
         "views": views,
         "steps": settings.steps,
@@ -260,7 +260,7 @@ def _pretrain(
 
 
 def _examples(settings: ScratchSettings, count: int) -> Iterator[dict[str, Any]]:
-    """Scenes and their descriptions without end, as TRL takes them."""
+    """An endless series of scenes and descriptions in TRL's format."""
     rng = np.random.default_rng(settings.seed)
     while True:
         views, description = draw_scene(rng, settings.image_size, count)

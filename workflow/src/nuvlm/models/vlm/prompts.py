@@ -1,4 +1,4 @@
-"""What the vision-language model is told, and what it may answer."""
+"""The texts of the conversation with the vision-language model, and the answers that it may give."""
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +15,7 @@ from nuvlm.base.settings import Settings
 
 FEATURES = "{features}"
 SEPARATOR = "."
-"""What ends the label where a rationale may follow."""
+"""Ends the label if a rationale may follow."""
 Text = Annotated[str, Field(min_length=1)]
 Texts = TypeVar("Texts", bound=Settings)
 
@@ -24,19 +24,19 @@ class Prompts(Settings):
     """The texts of a conversation about one event; see resources/prompts.yaml."""
 
     context: Text = Field(alias="system")
-    """The physics context, with FEATURES where those of the classes stand."""
+    """The physics context, with the placeholder FEATURES."""
     features: dict[str, Text]
-    """How each class looks, in the order in which the model is told."""
+    """Description of each class, in the order of the prompt."""
     user: Text
-    """The question, which follows the images."""
+    """The question after the images."""
     prefix: Text
-    """How every answer begins."""
+    """Start of every answer."""
     labels: dict[str, Text]
-    """How the answer goes on, by class."""
+    """Class -> the label after the prefix."""
     explain: Text = "Why?"
-    """The question after a label without a rationale."""
+    """The question that asks a model trained without rationales for its reasons."""
     views: tuple[str, ...] | None = None
-    """The views that the texts speak of, in order; null where they hold for any."""
+    """The views that the texts describe, in order; null if they fit any."""
 
     @property
     def system(self) -> str:
@@ -46,7 +46,7 @@ class Prompts(Settings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.context.count(FEATURES) != 1:
-            raise ValueError(f"system must say once, by {FEATURES}, where the features of the classes stand")
+            raise ValueError(f"system must contain {FEATURES} once, where the features of the classes are inserted")
         if set(self.features) != set(CLASSES):
             raise ValueError(f"features names {sorted(self.features)}: give one for each of {', '.join(CLASSES)}")
         if set(self.labels) != set(CLASSES):
@@ -59,7 +59,7 @@ class Prompts(Settings):
         return self
 
     def answer(self, name: str, rationale: str | None = None) -> str:
-        """The whole answer for the class `name`; with a `rationale`, which may be empty, SEPARATOR ends the label."""
+        """The answer for the class `name`; with a `rationale`, which may be empty, SEPARATOR ends the label."""
         answer = self.prefix + self.labels[name]
         return answer if rationale is None else f"{answer}{SEPARATOR} {rationale}".rstrip()
 
@@ -68,16 +68,16 @@ def load_prompts(path: Path) -> Prompts:
     """Read and check a prompts file.
 
     Raises:
-        InputError: naming the file, and the key to mend.
+        InputError: names the file and the key to correct.
     """
     return read_texts(path, Prompts, "resources/prompts.yaml")
 
 
 def read_texts(path: Path, kind: type[Texts], example: str) -> Texts:
-    """Read a YAML file of texts, of which `example` is one, and check them.
+    """Read and check a YAML file of texts; error messages refer to `example`.
 
     Raises:
-        InputError: naming the file, and the key to mend.
+        InputError: names the file and the key to correct.
     """
     try:
         return kind.model_validate(yaml.safe_load(path.read_text(encoding="utf-8")))
@@ -92,30 +92,30 @@ def read_texts(path: Path, kind: type[Texts], example: str) -> Texts:
 
 
 def permuted(prompts: Prompts) -> Prompts:
-    """The same texts with the classes in another order, in which none stands where it stood."""
+    """The same texts with the class descriptions rotated by one: every class changes its place."""
     first, *others = prompts.features.items()
     return prompts.model_copy(update={"features": dict([*others, first])})
 
 
 def check_views(path: Path, prompts: Prompts, views: Sequence[str]) -> None:
-    """Refuse texts that speak of other views than the pixel maps have.
+    """Refuse texts for views other than those of the pixel maps.
 
     Raises:
-        InputError: naming both.
+        InputError: names both.
     """
     if prompts.views is not None and prompts.views != tuple(views):
         raise InputError(
             f"{path}: its texts speak of the views {', '.join(prompts.views)}, but the pixel maps have "
-            f"{', '.join(views)}. Set vlm.prompts to texts that fit, with these names under `views`, or with none "
-            "where they fit any."
+            f"{', '.join(views)}. Set vlm.prompts to matching texts: with these names under `views`, or "
+            "without `views` if they fit any."
         )
 
 
 def conversation(prompts: Prompts, images: int, answer: str | None = None) -> list[dict[str, Any]]:
-    """The messages about one event of so many `images`, in TRL's block style, with the `answer` where it is given.
+    """The messages about one event with the given number of `images`, in TRL's block style, and the `answer` if given.
 
-    The images stand side by side, ahead of the user's text: Mllama lets a token attend to the images of the last
-    unbroken run of image tokens only, so text between them would hide the first views from the answer.
+    The images are adjacent and precede the user's text: in Mllama a token attends only to the last unbroken run of
+    image tokens, so text between the images would hide the first views from the answer.
     """
     messages = [
         {"role": "system", "content": [_text(prompts.system)]},
@@ -127,13 +127,13 @@ def conversation(prompts: Prompts, images: int, answer: str | None = None) -> li
 
 
 def user_turn(text: str, images: int = 0) -> dict[str, Any]:
-    """What the user says, after so many `images`."""
+    """A user message: the given number of `images`, then the text."""
     return {"role": "user", "content": [{"type": "image"}] * images + [_text(text)]}
 
 
 @dataclass(frozen=True)
 class AnswerTokens:
-    """Token ids of what may follow the prefix: each label and what ends it, in the order of CLASSES."""
+    """Token ids of the prefix, and of each label with its end token, in the order of CLASSES."""
 
     prefix: tuple[int, ...]
     labels: tuple[tuple[int, ...], ...]
@@ -148,15 +148,15 @@ class AnswerTokens:
 
 
 def answer_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, *, separated: bool = False) -> AnswerTokens:
-    """Tokenise the answers as training sees them: prefix and label in one piece.
+    """Tokenise the answers as in training, prefix and label together.
 
     Args:
-        tokenizer: whose end token ends the answer, as :func:`nuvlm.models.vlm.model.load_processor` sees to.
-        separated: whether SEPARATOR ends the label, as in training with rationales, or the answer ends with it.
+        tokenizer: its end token ends the answer, see :func:`nuvlm.models.vlm.model.load_processor`.
+        separated: whether SEPARATOR ends the label (training with rationales) instead of the end token.
 
     Raises:
-        InputError: where a label changes how the prefix is split, so that no token ends where the prefix does, or where
-            SEPARATOR is in the answer, or part of a token that holds more.
+        InputError: a label changes the tokens of the prefix, or the ending occurs in the answer or is merged into a
+            longer token.
     """
     prefix = _ids(tokenizer, prompts.prefix)
     ending = SEPARATOR if separated else tokenizer.eos_token
@@ -167,22 +167,22 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, *, separ
         if whole[: len(prefix)] != prefix:
             raise InputError(
                 f"prompts: with the label {prompts.labels[name]!r} of {name} the prefix {prompts.prefix!r} splits into "
-                "other tokens than alone. End the prefix with a whole word."
+                "different tokens. End the prefix with a whole word."
             )
         if whole.count(end) != 1 or whole[-1] != end:
             raise InputError(
-                f"prompts: the prefix or the label {prompts.labels[name]!r} of {name} holds the {ending!r} that is to "
-                "end the label, or does not leave it a token of its own. Choose labels and a prefix without it."
+                f"prompts: the prefix or the label {prompts.labels[name]!r} of {name} contains {ending!r}, which ends "
+                "the label, or merges with it into one token. Choose labels and a prefix without it."
             )
         labels.append(tuple(whole[len(prefix) :]))
     return AnswerTokens(prefix=tuple(prefix), labels=tuple(labels))
 
 
 def require_distinct_first_tokens(answers: AnswerTokens, labels: Mapping[str, str]) -> None:
-    """Refuse labels that the published first-token decision cannot tell apart.
+    """Refuse labels that the published first-token decision cannot distinguish.
 
     Raises:
-        InputError: naming the labels that begin with the same token.
+        InputError: names the labels that begin with the same token.
     """
     by_token: dict[int, list[str]] = {}
     for name, token in zip(CLASSES, answers.first, strict=True):
@@ -191,7 +191,7 @@ def require_distinct_first_tokens(answers: AnswerTokens, labels: Mapping[str, st
         if len(shared) > 1:
             raise InputError(
                 f"prompts: the labels {' and '.join(shared)} begin with the same token, so decision: first_token "
-                "cannot tell them apart. Choose labels that begin differently, or decision: joint."
+                "cannot distinguish them. Choose labels that begin differently, or decision: joint."
             )
 
 

@@ -1,6 +1,6 @@
-"""Rationales: what is to be seen of an event, in a few sentences of a fixed vocabulary, written from truth and read.
+"""Rationales: a few sentences from fixed phrasings that describe an event; written from truth and parsed.
 
-The same phrasings serve for both (resources/rationales.yaml), so that what a model says can be checked claim by claim.
+Writing and parsing use the same phrasings (resources/rationales.yaml), so each claim of a model can be checked.
 """
 
 import hashlib
@@ -19,7 +19,7 @@ from nuvlm.base.settings import Settings
 from nuvlm.models.vlm.prompts import read_texts
 
 GAP_MM = 50.0
-"""Gap between vertex and shower from which on it is stated, mm: one pixel of 5 cm."""
+"""Smallest gap between vertex and shower that is stated, mm: one pixel of 5 cm."""
 CLAIM_TYPES = {
     "charged": "Int16",
     "track": "boolean",
@@ -30,7 +30,7 @@ CLAIM_TYPES = {
     "gap": "boolean",
     "gap_cm": "float32",
 }
-"""The columns that claims become, after `claim_` or `true_`, and their types."""
+"""Column types of the claims; column names have the prefix `claim_` or `true_`."""
 COUNTS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten")
 CM = {"mm": 0.1, "cm": 1.0, "m": 100.0, "centimetres": 1.0, "centimeters": 1.0, "metres": 100.0, "meters": 100.0}
 MEV = {"kev": 1e-3, "mev": 1.0, "gev": 1e3}
@@ -42,30 +42,30 @@ Phrases = Annotated[tuple[Phrase, ...], Field(min_length=1)]
 
 @dataclass(frozen=True)
 class Claims:
-    """What a rationale states; None where it states nothing."""
+    """The claims of a rationale; None if it makes no statement."""
 
     charged: int | None = None
     """Charged particles at the vertex."""
     track: bool | None = None
     """Whether there is a track."""
     track_cm: float | None = None
-    """Length of the longest."""
+    """Length of the longest track."""
     leaves: bool | None = None
-    """Whether that one leaves the detector."""
+    """Whether the longest track leaves the detector."""
     shower: bool | None = None
     """Whether there is an electromagnetic shower."""
     shower_mev: float | None = None
-    """Energy of the largest."""
+    """Energy of the largest shower."""
     gap: bool | None = None
-    """Whether that one starts after a gap, rather than at the vertex."""
+    """Whether the largest shower starts after a gap instead of at the vertex."""
     gap_cm: float | None = None
 
 
 class _Kind(NamedTuple):
-    """A kind of sentence: what it states by itself, and the claim behind each of its gaps."""
+    """A kind of sentence: the claims that it always makes, and the claim of each placeholder."""
 
-    meaning: dict[str, bool]
-    holes: dict[str, str]
+    fixed: dict[str, bool]
+    placeholders: dict[str, str]
 
 
 KINDS = {
@@ -77,29 +77,29 @@ KINDS = {
     "no_gap": _Kind({"gap": False}, {}),
     "charged": _Kind({}, {"count": "charged"}),
 }
-"""In the order in which they are written."""
+"""In the order of writing."""
 SAMPLES = (
     Claims(charged=3, track=True, track_cm=120.0, leaves=True, shower=True, shower_mev=1500.0, gap=True, gap_cm=8.0),
     Claims(charged=0, track=True, track_cm=15.0, leaves=False, shower=True, shower_mev=50.0, gap=False),
     Claims(charged=11, track=False, shower=False),
 )
-"""What a vocabulary must be able to say and to understand."""
+"""Claims that a vocabulary must be able to write and parse; checked when it is loaded."""
 
 
 class Phrasings(Settings):
-    """How a sentence may be put."""
+    """Phrasings of one kind of sentence."""
 
     write: Phrases
-    """Phrasings that are written, and understood."""
+    """Phrasings that are written and parsed."""
     read: tuple[Phrase, ...] = ()
-    """Further ones that are understood."""
+    """Further phrasings that are only parsed."""
 
 
 class Rationales(Settings):
     """The vocabulary, see resources/rationales.yaml."""
 
     numbers: Annotated[tuple[Annotated[int, Field(ge=10, le=99)], ...], Field(min_length=1)]
-    """What lengths and energies are rounded to, times a power of ten."""
+    """Lengths and energies are rounded to these, times a power of ten."""
     leaves: Phrases
     stays: Phrases
     track: Phrasings
@@ -121,22 +121,22 @@ class Rationales(Settings):
         for claims in SAMPLES:
             for name in _sentences(claims):
                 for phrase in self._phrasings(name).write:
-                    told = {*KINDS[name].meaning, *KINDS[name].holes.values()}
-                    expected = Claims(**{field: value for field, value in vars(claims).items() if field in told})
+                    stated = {*KINDS[name].fixed, *KINDS[name].placeholders.values()}
+                    expected = Claims(**{field: value for field, value in vars(claims).items() if field in stated})
                     for end in self.leaves if claims.leaves else self.stays:
                         text = _fill(phrase, name, claims, end)
                         if self.parse(text) != expected:
-                            raise ValueError(f"{name}: {phrase!r} is not understood as it is meant, as in {text!r}")
+                            raise ValueError(f"{name}: {phrase!r} does not parse to its own claims, as in {text!r}")
         return self
 
     def round(self, value: float) -> float:
-        """`value`, above 0, as it is stated: the nearest of `numbers` times a power of ten, by their ratio."""
+        """Round `value` > 0 to the nearest of `numbers` times a power of ten, by ratio."""
         power = math.floor(math.log10(value))
         stated = [float(f"{number}e{p - 1}") for p in (power - 1, power, power + 1) for number in self.numbers]
         return min(stated, key=lambda number: abs(math.log(number / value)))
 
     def state(self, event: Mapping[Hashable, Any]) -> Claims:
-        """What is to be said of an event, as far as its truth is known.
+        """The true claims of an event, as far as truth is known.
 
         Args:
             event: with the columns of :mod:`nuvlm.dataset.topology`.
@@ -157,7 +157,7 @@ class Rationales(Settings):
         return Claims(**claims)
 
     def write(self, claims: Claims, rng: np.random.Generator) -> str:
-        """The sentences that state `claims`, each in one of its phrasings; nothing where nothing is stated."""
+        """The sentences that state `claims`, each in a random phrasing; empty without claims."""
         ends = self.leaves if claims.leaves else self.stays
         return " ".join(
             _fill(str(rng.choice(self._phrasings(name).write)), name, claims, str(rng.choice(ends)))
@@ -165,13 +165,13 @@ class Rationales(Settings):
         )
 
     def parse(self, text: str) -> Claims:
-        """What `text` states.
+        """The claims in `text`.
 
-        The first statement about a thing counts, whatever is said after it. Lengths and energies of a track or shower
-        that there is not, by what is said of it, do not count. What cannot be read states nothing.
+        The first statement about an object counts; later ones are ignored. Lengths and energies of an object that the
+        text says is absent are ignored. Text that matches no phrasing makes no claim.
         """
         found = [
-            (match.start(), -len(match[0]), kind.meaning | _read(match, kind))
+            (match.start(), -len(match[0]), kind.fixed | _read(match, kind))
             for pattern, kind in self._patterns
             for match in pattern.finditer(text)
         ]
@@ -190,12 +190,12 @@ class Rationales(Settings):
         return Claims(**claims)
 
     def texts(self) -> list[str]:
-        """All phrasings that are written, without their numbers, and all numbers: what a tokenizer should know."""
+        """All written phrasings without numbers, and all numbers: training text of the tokenizer."""
         units = {"{length}": "cm", "{energy}": "MeV", "{count}": "", "{leaves}": ""}
         texts = [*self.leaves, *self.stays]
         for name in KINDS:
             for phrase in self._phrasings(name).write:
-                texts.append(re.sub(r"\{\w+\}", lambda hole: units[hole[0]], phrase))
+                texts.append(re.sub(r"\{\w+\}", lambda match: units[match[0]], phrase))
         texts += [_decimal(float(f"{number}e{power}")) for number in self.numbers for power in (-1, 0, 1, 2)]
         return [f" {text}" for text in texts]
 
@@ -204,15 +204,15 @@ class Rationales(Settings):
         return phrasings
 
     def _expression(self, phrase: str) -> str:
-        """The regular expression that reads a phrasing."""
-        holes = {
+        """The regular expression of a phrasing."""
+        patterns = {
             "{length}": rf"{APPROXIMATELY}(?P<length>{NUMBER})\s*(?P<length_unit>{'|'.join(CM)})",
             "{energy}": rf"{APPROXIMATELY}(?P<energy>{NUMBER})\s*(?P<energy_unit>{'|'.join(MEV)})",
             "{count}": rf"(?P<count>\d{{1,3}}|{'|'.join(COUNTS)})",
             "{leaves}": rf"(?:(?P<leaves>{_any_of(self.leaves)})|{_any_of(self.stays)})",
         }
         parts = re.split(r"(\{\w+\})", phrase.strip().rstrip("."))
-        expression = "".join(holes.get(part) or _literally(part) for part in parts)
+        expression = "".join(patterns.get(part) or _literally(part) for part in parts)
         return rf"(?<!\w)(?<!\d[.,]){expression}(?!\w)"
 
 
@@ -226,7 +226,7 @@ def load_rationales(path: Path) -> Rationales:
 
 
 def grounded_rationales(events: pd.DataFrame, vocabulary: Rationales) -> list[str]:
-    """The rationale of each event by its truth, empty where nothing is known; an event's is the same in every run.
+    """The true rationale of each event, empty if no truth is known. Phrasings depend only on the event's identity.
 
     Args:
         events: rows of the event table.
@@ -238,7 +238,7 @@ def grounded_rationales(events: pd.DataFrame, vocabulary: Rationales) -> list[st
 
 
 def claims_table(prefix: str, claims: list[Claims]) -> pd.DataFrame:
-    """A column for each claim, its name after `prefix`, null where nothing is claimed."""
+    """A column ``{prefix}{claim}`` for each claim, null where nothing is claimed."""
     columns = {
         name: [np.nan if kind == "float32" and vars(each)[name] is None else vars(each)[name] for each in claims]
         for name, kind in CLAIM_TYPES.items()
@@ -247,27 +247,27 @@ def claims_table(prefix: str, claims: list[Claims]) -> pd.DataFrame:
 
 
 def _sentences(claims: Claims) -> list[str]:
-    """Which kinds of sentences state `claims`, in order."""
+    """Kinds of sentences that state `claims`, in order."""
     stated = {name for name, value in vars(claims).items() if value is not None}
     return [
         name
         for name, kind in KINDS.items()
-        if stated.issuperset({*kind.meaning, *kind.holes.values()})
-        and all(getattr(claims, field) is value for field, value in kind.meaning.items())
+        if stated.issuperset({*kind.fixed, *kind.placeholders.values()})
+        and all(getattr(claims, field) is value for field, value in kind.fixed.items())
     ]
 
 
 def _fill(phrase: str, name: str, claims: Claims, end: str) -> str:
-    """A phrasing of the kind `name` with what `claims` has for its gaps."""
-    for hole, field in KINDS[name].holes.items():
+    """A phrasing of the kind `name` with its placeholders filled from `claims`."""
+    for placeholder, field in KINDS[name].placeholders.items():
         value = getattr(claims, field)
-        if hole == "leaves":
+        if placeholder == "leaves":
             text = end
-        elif hole == "count":
+        elif placeholder == "count":
             text = str(value)
         else:
-            text = f"{_decimal(value)} {'cm' if hole == 'length' else 'MeV'}"
-        phrase = phrase.replace(f"{{{hole}}}", text)
+            text = f"{_decimal(value)} {'cm' if placeholder == 'length' else 'MeV'}"
+        phrase = phrase.replace(f"{{{placeholder}}}", text)
     return phrase
 
 
@@ -276,19 +276,19 @@ def _decimal(value: float) -> str:
 
 
 def _read(match: re.Match[str], kind: _Kind) -> dict[str, Any]:
-    """What stands in the gaps of a phrasing."""
+    """The claims in the placeholders of a matched phrasing."""
     found = match.groupdict()
     claims: dict[str, Any] = {}
-    for hole, field in kind.holes.items():
-        if hole not in match.re.groupindex:
+    for placeholder, field in kind.placeholders.items():
+        if placeholder not in match.re.groupindex:
             continue
-        text = found[hole]
-        if hole == "leaves":
+        text = found[placeholder]
+        if placeholder == "leaves":
             claims[field] = text is not None
-        elif hole == "count":
+        elif placeholder == "count":
             claims[field] = COUNTS.index(text.lower()) if text.lower() in COUNTS else int(text)
         else:
-            unit = (CM if hole == "length" else MEV)[found[f"{hole}_unit"].lower()]
+            unit = (CM if placeholder == "length" else MEV)[found[f"{placeholder}_unit"].lower()]
             claims[field] = float(f"{float(text.replace(',', '')) * unit:.6g}")
     return claims
 
@@ -298,10 +298,10 @@ def _any_of(phrases: Phrases) -> str:
 
 
 def _literally(text: str) -> str:
-    """A regular expression for `text` with any spaces between its words."""
+    """A regular expression for `text` with any whitespace between words."""
     return re.sub(r"(?:\\?\s)+", r"\\s+", re.escape(text))
 
 
 def _rng(shard: str, event_id: int) -> np.random.Generator:
-    """Random numbers of an event, the same wherever it stands."""
+    """Random number generator that depends only on the event's identity."""
     return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{shard}/{event_id}".encode()).digest()[:8], "big"))

@@ -1,7 +1,7 @@
-"""How probable the model finds each answer: by teacher forcing, or by constrained beam search as published.
+"""Log-probabilities of the answers, by teacher forcing or by constrained beam search as published.
 
-Both give the same numbers. Teacher forcing reads the images, the prompt and all labels once, together, and computes
-nothing that is not read; beam search generates token by token, and is there to be compared with the paper.
+Both give the same numbers. Teacher forcing scores the images, the prompt and all labels in one pass; beam search
+generates token by token and is kept for comparison with the paper.
 """
 
 from collections.abc import Mapping, Sequence
@@ -17,19 +17,17 @@ from nuvlm.models.vlm.mllama import MllamaReader
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, conversation
 
 READERS = {"mllama": MllamaReader}
-"""Faster passes over events with one text, by `model_type`; other families take the model's own. Here and not in
-`families`, as no training depends on them."""
+"""Faster forward passes for events with one text, by `model_type`; other families use the model's own pass."""
 
 
 class Encoder:
-    """Makes events into what the model takes: the conversation up to and with the forced prefix of the answer.
+    """Encodes events as model inputs: the conversation up to and including the forced prefix of the answer.
 
-    The text is the same for every event, so it is put into the template and into tokens once, rows have one length, and
-    nothing is padded.
+    The text is the same for every event: it is rendered and tokenised once, and needs no padding.
 
     Args:
-        processor, prompts: of the model.
-        dtype: of the pixels, as the model computes; it would cast them itself, after they have been moved.
+        processor, prompts: processor of the model and texts of the conversation.
+        dtype: type of the pixels, that of the model, so that they are cast before they are copied to the device.
     """
 
     def __init__(self, processor: ProcessorMixin, prompts: Prompts, dtype: torch.dtype = torch.float32) -> None:
@@ -39,13 +37,13 @@ class Encoder:
         self._first: dict[tuple[tuple[int, int], ...], dict[str, torch.Tensor]] = {}
 
     def __call__(self, images: Sequence[Sequence[Image.Image]]) -> dict[str, torch.Tensor]:
-        """Inputs for n events on the CPU, of which the views have the same sizes in each."""
+        """Inputs for n events, on the CPU. The sizes of the views must be the same for all events."""
         pictures = [list(views) for views in images]
         sizes = tuple(picture.size for picture in pictures[0])
         if sizes not in self._first:
             self._first[sizes] = self._encode(pictures[:1])
         seen = self._processor.image_processor(pictures, return_tensors="pt")
-        # The image processor also says what is for the processor alone, as how many tiles there are.
+        # The image processor also returns values that the model does not take, such as the number of tiles.
         inputs = {
             name: seen[name] if name in seen else value.expand(len(pictures), *value.shape[1:])
             for name, value in self._first[sizes].items()
@@ -53,32 +51,32 @@ class Encoder:
         return inputs | {"pixel_values": inputs["pixel_values"].to(self._dtype)}
 
     def _encode(self, pictures: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
-        """All of it by the processor, text and images."""
+        """Text and images, encoded by the processor."""
         opening = self._processor.apply_chat_template(
             conversation(self._prompts, len(pictures[0])), add_generation_prompt=True, tokenize=False
         )
         text = [opening + self._prompts.prefix] * len(pictures)
-        # The template has written the begin-of-text token: do not add a second one.
+        # The template writes the begin-of-text token: do not add a second one.
         return dict(self._processor(images=pictures, text=text, add_special_tokens=False, return_tensors="pt"))
 
 
 def encode(
     processor: ProcessorMixin, prompts: Prompts, images: Sequence[Sequence[Image.Image]], device: torch.device
 ) -> dict[str, torch.Tensor]:
-    """What :class:`Encoder` makes of some events, on the `device`."""
+    """The output of :class:`Encoder` for some events, on the `device`."""
     return {name: value.to(device) for name, value in Encoder(processor, prompts)(images).items()}
 
 
 class Scorer:
     """Log-probabilities of the answers by teacher forcing, in one pass.
 
-    The labels stand one after the other behind the prompt. The attention mask lets each see the prompt and itself, and
-    its positions count from the end of the prompt, so that none knows of the others (as a token tree is verified in
-    speculative decoding, arXiv 2305.09781).
+    All labels are appended to the prompt. The attention mask lets each label attend only to the prompt and itself, and
+    its positions count from the end of the prompt, so the labels are independent (as in the token trees of speculative
+    decoding, arXiv 2305.09781).
 
     Args:
-        model: ready to classify; while it is scored with it may not change.
-        answers: what to score.
+        model: in eval mode; it must not change while the scorer is used.
+        answers: token ids of the answers to score.
     """
 
     def __init__(self, model: PreTrainedModel, answers: AnswerTokens) -> None:
@@ -87,32 +85,33 @@ class Scorer:
         self._family = family(model.config.model_type, "model")
         reader = READERS.get(model.config.model_type)
         self._reader = None if reader is None else reader(model)
-        # What follows a label's last token, the end of the answer, does not matter: that token is never read.
+        # The last token of a label is only predicted, so it is not part of the input.
         self._label, self._depth = torch.tensor(
             [(k, j) for k, tokens in enumerate(answers.labels) for j in range(len(tokens) - 1)], device=model.device
         ).T
-        told = [token for tokens in answers.labels for token in tokens[:-1]]
+        appended = [token for tokens in answers.labels for token in tokens[:-1]]
         following = [token for tokens in answers.labels for token in tokens[1:]]
-        self._told, self._following = torch.tensor([told, following], device=model.device)
-        self._unseen = torch.zeros(0)
+        self._appended, self._following = torch.tensor([appended, following], device=model.device)
+        self._mask = torch.zeros(0)
 
     @torch.inference_mode()
     def __call__(self, inputs: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
         """Score n events.
 
         Args:
-            inputs: what :class:`Encoder` makes of them, on the model's device.
+            inputs: the output of :class:`Encoder`, on the model's device.
 
         Returns:
-            (n, classes) of each whole answer (label and end token), and (n, classes) of each label's first token.
+            Log-probabilities (n, classes) of each whole answer (label and end token), and (n, classes) of each label's
+            first token.
         """
-        rows = inputs["input_ids"].shape[1] + len(self._told)
-        if self._unseen.shape[-1] != rows:
-            self._unseen = self._mask(rows)
+        rows = inputs["input_ids"].shape[1] + len(self._appended)
+        if self._mask.shape[-1] != rows:
+            self._mask = self._make_mask(rows)
         if self._reader is None:
             logits = self._read(inputs)
         else:
-            logits = self._reader(inputs, self._told, self._depth, self._unseen)
+            logits = self._reader(inputs, self._appended, self._depth, self._mask)
         logp = logits.float().log_softmax(dim=-1)  # (n, 1 + more, vocabulary)
         first = logp[:, 0, self._answers.first]  # (n, classes)
         following = self._following.expand(len(logp), -1)
@@ -120,26 +119,26 @@ class Scorer:
         joint = first.index_add(1, self._label, later)
         return _numpy(joint), _numpy(first)
 
-    def _mask(self, rows: int) -> torch.Tensor:
-        """(1, 1, rows, rows), zero where a token may look and minus infinity where not."""
-        length = rows - len(self._told)
-        sees = torch.ones(rows, rows, dtype=torch.bool, device=self._label.device).tril()
-        sees[length:, length:] &= self._label[:, None] == self._label
-        unseen = torch.zeros(sees.shape, dtype=self._model.dtype, device=sees.device).masked_fill(~sees, -torch.inf)
-        return unseen[None, None]
+    def _make_mask(self, rows: int) -> torch.Tensor:
+        """Attention mask (1, 1, rows, rows): zero where a token may attend, minus infinity elsewhere."""
+        length = rows - len(self._appended)
+        visible = torch.ones(rows, rows, dtype=torch.bool, device=self._label.device).tril()
+        visible[length:, length:] &= self._label[:, None] == self._label
+        mask = torch.zeros(visible.shape, dtype=self._model.dtype, device=visible.device)
+        return mask.masked_fill(~visible, -torch.inf)[None, None]
 
     def _read(self, inputs: Mapping[str, torch.Tensor]) -> torch.Tensor:
-        """Logits (n, 1 + more, vocabulary) by the model's own pass."""
+        """Logits (n, 1 + more, vocabulary) from the model's own forward pass."""
         n = len(inputs["input_ids"])
         out: Any = self._model(
             **dict(inputs)
             | {
-                "input_ids": torch.cat([inputs["input_ids"], self._told.expand(n, -1)], dim=1),
-                "attention_mask": self._unseen.expand(n, -1, -1, -1),
+                "input_ids": torch.cat([inputs["input_ids"], self._appended.expand(n, -1)], dim=1),
+                "attention_mask": self._mask.expand(n, -1, -1, -1),
             }
             | self._family.appended(inputs, self._depth),
             use_cache=False,
-            logits_to_keep=len(self._told) + 1,
+            logits_to_keep=len(self._appended) + 1,
         )
         logits: torch.Tensor = out.logits
         return logits
@@ -148,7 +147,7 @@ class Scorer:
 def score(
     model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], answers: AnswerTokens
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What :class:`Scorer` says of some events."""
+    """Score some events with a new :class:`Scorer`."""
     return Scorer(model, answers)(inputs)
 
 
@@ -156,10 +155,10 @@ def score(
 def beam(
     model: PreTrainedModel, inputs: dict[str, torch.Tensor], answers: AnswerTokens
 ) -> tuple[np.ndarray, np.ndarray]:
-    """The same as :func:`score`, by beam search that may only walk along the answers.
+    """The same as :func:`score`, by beam search constrained to the answers.
 
-    Core transformers has no lexical constraints for beams any more (`force_words_ids`): a trie of the answers says
-    which token may follow. There is a beam for each answer, so that every one of them ends with its score.
+    transformers has removed lexical constraints for beams (`force_words_ids`), so a trie of the answers gives the
+    allowed tokens. There are as many beams as answers, so every answer gets its score.
     """
     n, length = inputs["input_ids"].shape
     classes = len(answers.labels)
@@ -176,7 +175,7 @@ def beam(
         num_return_sequences=classes,
         do_sample=False,
         max_new_tokens=max(map(len, answers.labels)),
-        length_penalty=0.0,  # the score of a beam is then the sum of its log-probabilities, not their mean
+        length_penalty=0.0,  # beam scores are sums of log-probabilities, not means
         prefix_allowed_tokens_fn=allowed,
         eos_token_id=answers.end,
         pad_token_id=answers.end,
@@ -189,7 +188,7 @@ def beam(
         for k, label in enumerate(answers.labels):
             if tuple(ids[: len(label)]) == label:
                 joint[i // classes, k] = value
-    # Before the first step all beams of an event are alike; the first one's scores are the model's own.
+    # Before the first step the beams of an event are identical; only the scores of the first are not masked.
     first = out.scores[0].view(n, classes, -1)[:, 0][:, answers.first]
     return joint, _numpy(first)
 

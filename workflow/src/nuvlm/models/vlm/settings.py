@@ -11,10 +11,10 @@ Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
 class ScratchSettings(Settings):
-    """The tiny Mllama that the demo makes for itself: the classes of Llama 3.2 Vision, small."""
+    """The tiny Mllama that the demo builds: the same classes as Llama 3.2 Vision."""
 
     hidden: Annotated[int, Field(ge=64, multiple_of=64)] = 64
-    """Width of text and vision layers; nf4 wants multiples of 64."""
+    """Width of text and vision layers; a multiple of 64, as nf4 needs."""
     text_layers: Annotated[int, Field(ge=2)] = 4
     """Layers of the language model, every other one cross-attention to the images."""
     vision_layers: Count = 3
@@ -24,7 +24,7 @@ class ScratchSettings(Settings):
     patch_size: Count = 14
     vocabulary: Annotated[int, Field(ge=300)] = 768
     steps: Count = 1800
-    """Steps of the generic pre-training on geometric shapes and their descriptions."""
+    """Steps of the pre-training on geometric shapes and their descriptions."""
     batch_size: Count = 16
     learning_rate: Rate = 3e-3
     seed: int = 7
@@ -39,13 +39,13 @@ class ScratchSettings(Settings):
 
 
 class HubSettings(Settings):
-    """A published model, fetched once by fetch_base_model."""
+    """A published model, downloaded once by fetch_base_model."""
 
     model: str = "meta-llama/Llama-3.2-11B-Vision-Instruct"
     revision: str = "main"
-    """Pin a commit here for a result that can be repeated."""
+    """Branch, tag or commit; only a commit makes a run reproducible."""
     max_tiles: Literal[1, 4] | None = 4
-    """Image tiles: a 512 x 512 pixel map fits one, Llama 3.2 Vision pads to four; null takes a model as published."""
+    """Image tiles: a 512 x 512 pixel map fits one, Llama 3.2 Vision pads to four; null: as published."""
 
 
 class LoraSettings(Settings):
@@ -70,22 +70,22 @@ class FinetuneSettings(Settings):
     """The base model's weights: `nf4` 4-bit with double quantisation, `int8` LLM.int8, `none` bfloat16."""
     lora: LoraSettings = LoraSettings()
     strategy: Literal["single", "ddp", "deepspeed", "balanced"] = "ddp"
-    """`ddp`: a replica a process. `deepspeed`: likewise, with what `zero_stage` says spread over the processes.
-    `balanced`: one process, the layers spread over its GPUs, as published."""
+    """`ddp`: one replica per process. `deepspeed`: the same, with states partitioned by `zero_stage`. `balanced`: one
+    process with the layers distributed over its GPUs, as published."""
     zero_stage: Literal[2, 3] = 2
-    """What DeepSpeed spreads: 2 gradients and the optimiser's state, 3 the weights too (arXiv 1910.02054); the rest of
-    its settings are in resources/deepspeed."""
+    """DeepSpeed partitions gradients and optimiser states (2), and also weights (3), see arXiv 1910.02054; its other
+    settings are in resources/deepspeed."""
     processes: Count = 4
-    """Processes that torchrun starts, one a GPU (`ddp`, `deepspeed`), on all nodes together."""
+    """Processes started by torchrun, one per GPU (`ddp`, `deepspeed`), on all nodes together."""
     nodes: Count = 1
-    """Nodes of the Slurm job that the processes are shared over; several are started with srun."""
+    """Nodes of the Slurm job; several are started with srun."""
     gpus: Annotated[int, Field(ge=0)] = 4
     """GPUs of the finetune_vlm job."""
     epochs: Annotated[float, Field(gt=0)] = 1
     global_batch_size: Count = 8
-    """Events an optimiser step, over all processes (published: 4 x 2 accumulated x 1 replica)."""
+    """Events per optimiser step, over all processes (published: 4 x 2 accumulated x 1 replica)."""
     device_batch_size: Count = 2
-    """Events a forward pass on one device; accumulation follows from the global batch."""
+    """Events per forward pass on one device; gradient accumulation follows from the global batch."""
     learning_rate: Rate = 2e-4
     warmup_ratio: Annotated[float, Field(ge=0, lt=1)] = 0.03
     max_grad_norm: Annotated[float, Field(gt=0)] = 0.3
@@ -97,10 +97,10 @@ class FinetuneSettings(Settings):
     save_steps: Count = 500
     logging_steps: Count = 10
     rationales: Literal["none", "grounded"] = "none"
-    """Where an answer ends: `none` with the label, as published; `grounded`: the label is followed by what there is to
-    see of the event, by simulation's truth, in the words of `vlm.vocabulary`."""
+    """`none`: answers end with the label, as published. `grounded`: a description of the event from simulated truth
+    follows, in the phrasings of `vlm.vocabulary`."""
     rationale_loss: Rate = 0.2
-    """Share of an event's loss that its rationale has, however long it is; the label's is the rest."""
+    """Share of the rationale in an event's loss, whatever its length; the label has the rest."""
     seed: int = 7
 
     @model_validator(mode="after")
@@ -125,19 +125,19 @@ class ClassifySettings(Settings):
     temperature: Annotated[float, Field(gt=0)] = 5.0
     """Factor T on the log-probabilities before the softmax over classes (Eq. 1 of the paper); above 1 sharpens."""
     batch_size: Count = 8
-    """Events at once; halved while they do not fit in memory."""
+    """Events per batch; halved until they fit in memory."""
     merge_adapter: bool = False
-    """Unpack the weights once and merge the adapter into them: faster, the same but for rounding, more memory."""
+    """Dequantise the weights once and merge the adapter: faster, needs more memory, equal up to rounding."""
     gpus: Annotated[int, Field(ge=0)] = 1
 
 
 class ExplainSettings(Settings):
-    """What the model says after its label; device, adapter and weights are those of `classify`."""
+    """Generation of rationales; device, adapter and weights are those of `classify`."""
 
     batch_size: Count = 8
-    """Pictures at once; halved while they do not fit in memory."""
+    """Pictures per batch; halved until they fit in memory."""
     max_new_tokens: Count = 160
-    """Tokens after which a rationale is cut."""
+    """Maximum length of a rationale."""
 
 
 class VlmSettings(Settings):
@@ -147,7 +147,7 @@ class VlmSettings(Settings):
     hub: HubSettings = HubSettings()
     prompts: str = "resources/prompts.yaml"
     vocabulary: str = "resources/rationales.yaml"
-    """How truth is put into words and read from them."""
+    """Phrasings that state truth and parse rationales."""
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
     explain: ExplainSettings = ExplainSettings()

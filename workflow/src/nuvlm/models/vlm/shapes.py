@@ -1,8 +1,8 @@
 """Geometric scenes and sentences about them, for the generic pre-training of a model made from scratch.
 
-A scene is a handful of lines, sprays and blobs in a cube, drawn as grayscale images from above and from the side. It
-knows nothing of neutrinos: no class, no energy, no detector. A model that learns to describe such scenes has learnt to
-see thin and fuzzy, long and short, joined and apart, and to put it in words.
+A scene has a few lines, sprays and blobs in a cube, drawn as grayscale images from above and from the side. It contains
+no neutrino physics: no class, no energy, no detector. A model trained to describe such scenes distinguishes thin from
+fuzzy, long from short and joined from separate objects.
 """
 
 from dataclasses import dataclass, field
@@ -11,18 +11,18 @@ import numpy as np
 
 NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
 AMOUNTS = ("no", "tiny", "little", "some", "fair", "much", "great", "huge")
-"""Each after the second twice the one before it."""
+"""Words for amounts; from the third on each is twice the previous one."""
 DIM, BRIGHT = 64, 150
-"""Grey values below and above which a pixel is dust and glow."""
+"""Grey values: a darker pixel counts as dust, a brighter one as glow."""
 STEP = 0.25
-"""Distance between the dots that a line is drawn with, pixels."""
+"""Distance between the dots of a line, pixels."""
 FAINT, WHITE = 10.0, 200.0
-"""Ink a pixel of a faint line, and the ink of a white pixel."""
+"""Ink per pixel of a faint line, and of a white pixel."""
 
 
 @dataclass
 class Scene:
-    """Ink in a cube of `size` pixels, and what was drawn: (dots, 3) positions and (dots,) ink."""
+    """Dots in a cube of `size` pixels: lists of (dots, 3) positions and (dots,) ink."""
 
     size: int
     positions: list[np.ndarray] = field(default_factory=list)
@@ -36,7 +36,7 @@ class Scene:
         """The scene from above (axes 0, 2), from the side (axes 1, 2) and from directions between them.
 
         Returns:
-            uint8 (count, size, size), logarithmic; axis 2 of the scene is that of the columns in every view.
+            uint8 (count, size, size), logarithmic; columns are axis 2 of the scene in every view.
         """
         positions = np.concatenate(self.positions)
         ink = np.concatenate(self.ink)
@@ -62,12 +62,12 @@ def draw_scene(rng: np.random.Generator, size: int, count: int = 2) -> tuple[np.
     """Draw a random scene.
 
     Args:
-        rng: the source of all randomness.
+        rng: random number generator.
         size: side of the images, pixels.
         count: views to draw.
 
     Returns:
-        uint8 (count, size, size), and what there is to see, in a few sentences.
+        uint8 (count, size, size), and a description in a few sentences.
     """
     scene = Scene(size)
     centre = np.full(3, size / 2) + rng.uniform(-1, 1, 3)
@@ -86,13 +86,13 @@ def draw_scene(rng: np.random.Generator, size: int, count: int = 2) -> tuple[np.
 
 
 def vocabulary() -> list[str]:
-    """Every word that descriptions are made of, for the tokenizer."""
+    """All words of the descriptions, for the tokenizer."""
     rng = np.random.default_rng(0)
     return sorted({word for _ in range(500) for word in draw_scene(rng, 32)[1].split()})
 
 
 def _direction(rng: np.random.Generator) -> np.ndarray:
-    """A direction: half of them anywhere, half of them mostly to the right."""
+    """A random unit vector: 40 % isotropic, 60 % biased to the right."""
     vector = rng.normal(size=3)
     if rng.random() < 0.6:
         vector = vector / np.linalg.norm(vector) + (0, 0, rng.uniform(0.5, 3))
@@ -100,13 +100,13 @@ def _direction(rng: np.random.Generator) -> np.ndarray:
 
 
 def _towards(direction: np.ndarray) -> str:
-    """The word for the largest component of `direction`, which the views show as down, depth and right."""
+    """The word for the largest component of `direction`: down, depth or right in the views."""
     axis = int(np.abs(direction).argmax())
     return (("up", "down"), ("near", "far"), ("left", "right"))[axis][int(direction[axis] > 0)]
 
 
 def _line(scene: Scene, rng: np.random.Generator, start: np.ndarray) -> tuple[float, str]:
-    """Draw a line; return its length as a fraction of the half side, and what it is like."""
+    """Draw a line; return its length as a fraction of half the side, and its description."""
     reach = scene.size / 2
     length = reach * rng.choice((rng.uniform(0.03, 0.15), rng.uniform(0.15, 0.5), rng.uniform(0.5, 1.6)))
     steps = max(int(length / STEP), 2)
@@ -133,13 +133,13 @@ def _line(scene: Scene, rng: np.random.Generator, start: np.ndarray) -> tuple[fl
 
 
 def _spray(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> tuple[float, str]:
-    """Draw a cone of many short faint strokes, at the centre or after a gap; return its ink and what it is like."""
+    """Draw a cone of many short faint strokes, at the centre or after a gap; return its ink and its description."""
     strength = float(rng.choice((rng.uniform(15, 80), rng.uniform(80, 400), rng.uniform(400, 2000))))
     direction = _direction(rng)
     gap = 0.0 if rng.random() < 0.5 else rng.uniform(0.04, 0.3) * scene.size / 2
     start = centre + gap * direction
     strokes = max(int(strength / 3), 4)
-    # The strokes' depths follow a gamma distribution, and spread sideways in proportion to what they have crossed.
+    # Depths of the strokes follow a gamma distribution; their lateral spread is proportional to depth.
     scale = rng.uniform(1.2, 2.0 + strength / 600)
     depth = rng.gamma(rng.uniform(2.0, 4.0), scale, strokes)
     width = rng.uniform(0.04, 0.16)
@@ -150,7 +150,7 @@ def _spray(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> tuple[
     heading = direction + rng.normal(scale=0.35, size=(strokes, 3))
     positions = start + depth[owner, None] * direction + offset[owner] + along[:, None] * heading[owner]
     scene.add(positions, rng.exponential(3, strokes)[owner] / dots[owner])
-    # A spine leads from the start into the cloud; a double one is twice as bright.
+    # A line from the start into the cloud; after a gap it is twice as bright.
     double = gap > 0
     spine = np.arange(0, max(depth.mean(), 2.0), STEP)
     scene.add(start + spine[:, None] * direction, np.full(len(spine), FAINT * STEP * (2 if double else 1)))
@@ -167,7 +167,7 @@ def _blob(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> None:
 
 
 def _cut(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> None:
-    """Wipe what lies outside a box around the centre: things may leave the picture early."""
+    """Erase everything outside a random box around the centre, so that objects can leave the picture."""
     low = centre - rng.uniform(0.1, 0.7, 3) * scene.size
     high = low + np.array([0.36, 0.36, 1.2]) * scene.size
     high = np.maximum(high, centre + 2)
@@ -187,7 +187,7 @@ def _describe(lines: list[tuple[float, str]], sprays: list[tuple[float, str]], b
 
 
 def _measure(views: np.ndarray) -> str:
-    """How much of what the pictures show, and how far it reaches."""
+    """Describe the amount of ink and its extent."""
     filled = views > 0
     n = len(views)
     amounts = {
@@ -202,5 +202,5 @@ def _measure(views: np.ndarray) -> str:
 
 
 def _doublings(value: float) -> int:
-    """Index of the word for an amount: none, less than two, then each a factor of two."""
+    """Index into AMOUNTS: zero, below two, then one per factor of two."""
     return 0 if value == 0 else min(1 + int(np.log2(max(value, 1))), len(AMOUNTS) - 1)

@@ -1,4 +1,4 @@
-"""TRL's trainer, for answers that go on with a rationale behind their label."""
+"""TRL's SFTTrainer with separate loss weights for the label and the rationale after it."""
 
 from typing import Any
 
@@ -7,36 +7,36 @@ from trl import SFTTrainer
 
 
 def loss_weights(labels: torch.Tensor, *, separator: int, rationale: float) -> torch.Tensor:
-    """How much each token of an answer counts in the loss, so that a long rationale does not drown the label.
+    """Loss weight of each token, so that a long rationale does not dominate the label.
 
-    TRL takes the mean over all tokens, of which the label has a few of some forty. Here what stands behind the
-    separator, the rationale, has the share `rationale` of its event's loss, and all up to it the rest.
+    TRL averages over all tokens, of which the label has a few out of about forty. Here the rationale, the tokens after
+    the separator, has the share `rationale` of its event's loss; the tokens up to the separator have the rest.
 
     Args:
         labels: (n, length) token ids of the answers, -100 elsewhere.
         separator: token that ends the label.
-        rationale: share, above 0 and below 1. An answer without a rationale has nothing but its own end behind the
-            separator, which then does not count: the truth of the event is not known, not that there is none to tell.
+        rationale: share of the rationale, above 0 and below 1. Without a rationale, because the event's truth is not
+            known, the end token is masked from the loss.
 
     Returns:
-        (n, length), 0 where labels are -100; the sum is the number of the other tokens, which TRL divides by.
+        (n, length), 0 where labels are -100; each row sums to its number of supervised tokens, which TRL divides by.
     """
-    told = labels != -100
+    supervised = labels != -100
     ends = (labels == separator).long()
-    later = told & (ends.cumsum(dim=1) - ends > 0)
-    n_told, n_later = told.sum(dim=1, keepdim=True), later.sum(dim=1, keepdim=True)
+    later = supervised & (ends.cumsum(dim=1) - ends > 0)
+    n_supervised, n_later = supervised.sum(dim=1, keepdim=True), later.sum(dim=1, keepdim=True)
     share = torch.where(n_later > 1, rationale, 0.0)
-    each = torch.where(later, share / n_later.clamp(min=1), (1 - share) / (n_told - n_later).clamp(min=1))
-    return each * n_told * told
+    each = torch.where(later, share / n_later.clamp(min=1), (1 - share) / (n_supervised - n_later).clamp(min=1))
+    return each * n_supervised * supervised
 
 
 class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
-    """An SFTTrainer that weighs label and rationale against each other, once it is told how."""
+    """An SFTTrainer whose loss is weighted by :func:`loss_weights` after a call of `weigh_rationales`."""
 
     _weights: dict[str, Any] | None = None
 
     def weigh_rationales(self, separator: int, rationale: float) -> None:
-        """Weigh tokens with :func:`loss_weights` from now on."""
+        """Weight tokens with :func:`loss_weights` from now on."""
         self._weights = {"separator": separator, "rationale": rationale}
 
     def compute_loss(
@@ -50,9 +50,9 @@ class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
         if weights is None:
             return super().compute_loss(model, inputs, return_outputs, num_items_in_batch)
 
-        def weighted(**told: Any) -> Any:
-            outputs = model(**told)
-            each = loss_weights(told["labels"], **weights)[:, 1:]  # nothing predicts the first token
+        def weighted(**batch: Any) -> Any:
+            outputs = model(**batch)
+            each = loss_weights(batch["labels"], **weights)[:, 1:]  # nothing predicts the first token
             outputs.log_probs = outputs.log_probs * each.to(outputs.log_probs.device)
             return outputs
 

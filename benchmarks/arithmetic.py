@@ -1,8 +1,8 @@
-"""What a model's passes cost in arithmetic, counted without its weights; the floor that speed is judged by.
+"""Floating-point operations and weight bytes of a model, counted without its weights, for the other benchmarks.
 
-PyTorch's own counter (`torch.utils.flop_counter`) runs over the model on the `meta` device, where tensors have shapes
-and no values: an 11-billion-parameter model takes seconds and no memory. It counts the multiplications of matrices, two
-operations an element, forwards and backwards, with what checkpointing computes twice.
+`torch.utils.flop_counter` runs over the model on the `meta` device, where tensors have shapes but no values: an
+11-billion-parameter model takes seconds and no memory. It counts matrix products, two operations per multiply-add,
+forward and backward, including what checkpointing recomputes.
 """
 
 import math
@@ -13,9 +13,10 @@ from dataclasses import dataclass
 import torch
 from peft import get_peft_model
 from torch.utils.flop_counter import FlopCounterMode
-from transformers import AutoModelForImageTextToText, PreTrainedConfig, PreTrainedModel
+from transformers import PreTrainedConfig
 
 from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
+from nuvlm.models.vlm.model import meta_model
 from nuvlm.models.vlm.settings import LoraSettings
 
 Inputs = Mapping[str, torch.Tensor]
@@ -23,32 +24,32 @@ Inputs = Mapping[str, torch.Tensor]
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """Of one batch: floating-point operations (FLOP); of the model: parameters."""
+    """Floating-point operations (FLOP) of one batch, and parameters of the model."""
 
     forward: int
-    """Of a forward pass with the logits of the last token alone, as classifying needs it."""
+    """FLOP of a forward pass with the logits of the last token only, as in classification."""
     training: int
-    """Of a training step: forwards with all logits, and backwards through what leads to an adapter."""
+    """FLOP of a training step: a forward pass with all logits, and the backward pass to the adapters."""
     parameters: int
-    """Of the base model."""
+    """Parameters of the base model."""
     trainable: int
-    """Of the adapter."""
+    """Parameters of the adapter."""
 
 
 def count_arithmetic(
     config: PreTrainedConfig, inputs: Inputs, lora: LoraSettings, *, vision_tower: str, checkpointing: bool
 ) -> Arithmetic:
-    """Count what the model of `config` computes on a batch.
+    """Count the operations of the model of `config` on a batch.
 
     Args:
-        config: the base model's.
-        inputs: what the processor makes of the batch; shapes alone matter.
-        lora: the adapter.
+        config: config of the base model.
+        inputs: the processor's output for the batch; only shapes matter.
+        lora: settings of the adapter.
         vision_tower: regular expression of the vision tower's modules, see :mod:`nuvlm.models.vlm.families`.
-        checkpointing: whether activations are computed again on the way back instead of kept.
+        checkpointing: whether activations are recomputed in the backward pass.
 
     Raises:
-        RuntimeError: of torch, for models that choose what to compute by the values of their inputs.
+        RuntimeError: from torch, for models whose control flow depends on the values of their inputs.
     """
     model = meta_model(config)
     parameters = sum(p.numel() for p in model.parameters())
@@ -74,22 +75,12 @@ def count_arithmetic(
     )
 
 
-def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
-    """The model of `config`, with shapes and no values."""
-    with torch.device("meta"):
-        # Eager attention multiplies what fused attention does; the masks of the latter look at values.
-        model: PreTrainedModel = AutoModelForImageTextToText.from_config(
-            config, dtype=torch.bfloat16, attn_implementation="eager"
-        )
-    return model.eval()
-
-
 def weight_bytes(model: torch.nn.Module, quantization: str) -> tuple[int, int]:
-    """Bytes of a model's weights that bitsandbytes quantises and of those that it leaves in bfloat16.
+    """Bytes of the weights that bitsandbytes quantises, and of those that stay in bfloat16.
 
-    All linear layers but the output's are quantised. nf4: four bits a weight, and for every 64 of them a scale that
-    double quantisation makes 8 bits, with one of 32 bits for every 256 (QLoRA, arXiv 2305.14314, section 3). int8: one
-    byte a weight and a 32-bit scale a row.
+    All linear layers except the output layer are quantised. nf4: 4 bits per weight, an 8-bit scale per 64 weights
+    and a 32-bit scale per 256 scales (QLoRA, arXiv 2305.14314, section 3). int8: 1 byte per weight and a 32-bit
+    scale per row.
     """
     quantised = plain = 0
     linear = {
@@ -110,7 +101,7 @@ def weight_bytes(model: torch.nn.Module, quantization: str) -> tuple[int, int]:
 
 
 def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) -> float:
-    """FLOP a second at which `device` multiplies large square matrices: what arithmetic alone would allow."""
+    """FLOP/s of `device` for products of large square matrices: the floor that speed is compared with."""
     size = 8192 if device.type == "cuda" else 1024
     a = torch.ones(size, size, device=device, dtype=dtype)
 
@@ -118,7 +109,7 @@ def matmul_rate(device: torch.device, dtype: torch.dtype, seconds: float = 0.2) 
         if device.type == "cuda":
             torch.cuda.synchronize(device)
 
-    a @ a  # the first one chooses its kernel
+    a @ a  # warm-up: the first product selects a kernel
     wait()
     start, n = time.perf_counter(), 0
     while (taken := time.perf_counter() - start) < seconds or n == 0:
