@@ -15,8 +15,8 @@ include: "workflow/rules/common.smk"
 include: "workflow/rules/input.smk"
 include: "workflow/rules/images.smk"
 include: "workflow/rules/events.smk"
+include: "workflow/rules/models.smk"
 include: "workflow/rules/cnn.smk"
-include: "workflow/rules/bdt.smk"
 include: "workflow/rules/vlm.smk"
 include: "workflow/rules/report.smk"
 
@@ -54,4 +54,11 @@ rule predictions:
 rule explanations:
     """What the models give for their reasons, without the report."""
     input:
-        expand("<results>/explanations/vlm/{part}.parquet", part=PARTS),
+        [
+            file
+            for model in CONFIG.explained_models
+            for part in PARTS
+            for file in explanation_files(
+                family_of(model).explains, f"<results>/explanations/{model}/{part}"
+            )
+        ],

@@ -35,7 +35,7 @@ from sklearn.metrics import confusion_matrix
 from sklearn.model_selection import StratifiedKFold, train_test_split
 from snakemake.utils import update_config
 
-import nuvlm.models.vlm.offline  # noqa: F401
+import nuvlm.models.vlm.jobs  # noqa: F401
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, sha256, write_json, write_table
@@ -56,7 +56,6 @@ from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.pretraining import build_base_model
 from nuvlm.models.vlm.training import Job, finetune
 from nuvlm.sources.cvn import convert_cvn
-from nuvlm.workflow import paths
 from nuvlm.workflow.config import Config, parse_config
 
 REPOSITORY = Path(__file__).parents[1]
@@ -192,32 +191,32 @@ class Folds:
             return self.config.bdt.model_dump(mode="json")
         if model == "vlm":
             return self.config.vlm.model_dump(mode="json", include={"scratch", "finetune", "classify"})
-        return self.config.cnn.training(model.removeprefix("cnn_")).model_dump(mode="json")
+        return self.config.cnn.recipe_settings(model.removeprefix("cnn_")).model_dump(mode="json")
 
     def _train_and_classify(self, model: str, fold: int, table: Path) -> None:
         out = self.work / model / f"model{fold}"
         # A name of its own: a training that was stopped goes on from it.
         checkpoint, tensorboard = out.with_name(f"checkpoint{fold}"), out.with_name(f"tensorboard{fold}")
         events, trained = self.events(fold), (out / MANIFEST).exists()
-        told: dict[str, Any] = {"condition": "nominal", "part": 0}
+        outputs = {"nominal": table}
         if model == "bdt":
             if not trained:
                 train_bdt(events, self.stores, out, settings=self.config.bdt)
-            classify_bdt(out, events, self.stores, table, batch_size=self.config.bdt.classify_batch_size, **told)
+            classify_bdt(out, events, self.stores, outputs, part=0, batch_size=self.config.bdt.classify_batch_size)
         elif model == "vlm":
-            self._finetune_and_classify(fold, out, checkpoint, tensorboard, table, told, trained=trained)
+            self._finetune_and_classify(fold, out, checkpoint, tensorboard, outputs, trained=trained)
         else:
             self._halve()
             if not trained:
-                recipe = self.config.cnn.training(model.removeprefix("cnn_"))
+                recipe = self.config.cnn.recipe_settings(model.removeprefix("cnn_"))
                 train_cnn(events, self.halved, out, checkpoint, tensorboard, settings=recipe, threads=self.threads)
             classify_cnn(
-                out, events, self.halved, table, batch_size=self.config.cnn.classify_batch_size, threads=self.threads,
-                **told,
+                out, events, self.halved, outputs, part=0, batch_size=self.config.cnn.classify_batch_size,
+                threads=self.threads,
             )  # fmt: skip
 
     def _finetune_and_classify(
-        self, fold: int, out: Path, checkpoints: Path, tensorboard: Path, table: Path, told: dict[str, Any], *,
+        self, fold: int, out: Path, checkpoints: Path, tensorboard: Path, outputs: dict[str, Path], *,
         trained: bool,
     ) -> None:  # fmt: skip
         settings = self.config.vlm
@@ -238,8 +237,8 @@ class Folds:
             )  # fmt: skip
             finetune(job)
         classify_vlm(
-            base, out, self.events(fold), self.stores, table, prompts=prompts, settings=settings.classify,
-            quantization=settings.finetune.quantization, bf16=settings.finetune.bf16, **told,
+            base, out, self.events(fold), self.stores, outputs, part=0, prompts=prompts, settings=settings.classify,
+            quantization=settings.finetune.quantization, bf16=settings.finetune.bf16,
         )  # fmt: skip
 
 
@@ -339,7 +338,7 @@ def main() -> None:
     arguments = parser.parse_args()
     logging.basicConfig(level=logging.INFO, format="%(asctime)s %(message)s")
     config = read_config(REPOSITORY / "config" / "config.yaml", REPOSITORY / "config" / "dune_cvn.yaml")
-    models = arguments.models or list(paths.models(config))
+    models = arguments.models or list(config.models)
     result = {
         "machine": f"{platform.machine()}, {os.cpu_count()} cores",
         "python": platform.python_version(),

@@ -303,9 +303,7 @@ def classify(
 
     with patch.object(classify_module, "load_cnn", prepared):
         out = folder / "predictions.parquet"
-        classify_cnn(
-            model, events, maps.stores, out, condition="nominal", part=0, batch_size=batch, threads=scale.threads
-        )
+        classify_cnn(model, events, maps.stores, {"nominal": out}, part=0, batch_size=batch, threads=scale.threads)
     cost = json.loads(out.with_suffix(".json").read_text())
     seconds = cost["seconds"] / cost["events"]
     return {"ms_per_event": 1e3 * seconds, "peak_memory_mb": cost["peak_memory_mb"], **floor.compare(seconds, 1)}

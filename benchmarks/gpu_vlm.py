@@ -226,7 +226,7 @@ def classify(job: Job, out: Path, method: str, batch: int, bf16: bool, floor_ms:
     """Classify the test events as the rule does; the model is loaded."""
     settings = ClassifySettings(method=method, batch_size=batch)
     classify_vlm(
-        job.base, job.out, job.events, job.stores, out, part=0, condition="nominal", prompts=job.prompts,
+        job.base, job.out, job.events, job.stores, {"nominal": out}, part=0, prompts=job.prompts,
         settings=settings, quantization="none", bf16=bf16,
     )  # fmt: skip
     cost = json.loads(out.with_suffix(".json").read_text())

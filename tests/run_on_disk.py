@@ -12,8 +12,8 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.files import write_json
 from nuvlm.base.stores import write_store
 from nuvlm.evaluation.samples import Sample
-from nuvlm.models.conditions import conditions_of
 from nuvlm.models.predictions import Cost, write_predictions
+from nuvlm.models.table import conditions_of
 
 CONDITIONS = ("nominal", "half_resolution", "blank", "labels_permuted")
 SHAPE = (40, 40, 140)

@@ -118,11 +118,11 @@ def make_small_run(folder: Path) -> SmallRun:
     run.train_cnn(cnn)
     finetune(run.job(vlm))
     predictions = {model: {"nominal": [folder / "predictions" / f"{model}.parquet"]} for model in ("cnn", "vlm")}
-    common = {"part": 0, "condition": "nominal"}
-    classify_cnn(cnn, run.events, run.stores, predictions["cnn"]["nominal"][0], batch_size=8, threads=1, **common)
+    paths = {model: {"nominal": tables["nominal"][0]} for model, tables in predictions.items()}
+    classify_cnn(cnn, run.events, run.stores, paths["cnn"], part=0, batch_size=8, threads=1)
     classify_vlm(
-        folder / "base", vlm, run.events, run.stores, predictions["vlm"]["nominal"][0], prompts=PROMPTS,
-        settings=ClassifySettings(gpus=0), quantization="nf4", bf16=False, **common,
+        folder / "base", vlm, run.events, run.stores, paths["vlm"], part=0, prompts=PROMPTS,
+        settings=ClassifySettings(gpus=0), quantization="nf4", bf16=False,
     )  # fmt: skip
     rationales, looks = folder / "rationales.parquet", folder / "looks.zarr"
     explained = {model: parts["nominal"][0] for model, parts in predictions.items()}

@@ -59,8 +59,11 @@ def train(folder: Path, name: str = "cnn", **changes: Any) -> dict[str, Any]:
 
 def classify(folder: Path, out: str = "0.parquet", **changes: Any) -> pd.DataFrame:
     """Predictions of the network that :func:`train` has written for the events of part 0, not of the split train."""
-    keywords = {"condition": "nominal", "part": 0, "batch_size": 1, "threads": 1} | changes
-    classify_cnn(folder / "cnn", folder / "events.parquet", {"a": folder / "a.zarr"}, folder / out, **keywords)
+    condition = changes.pop("condition", "nominal")
+    keywords = {"part": 0, "batch_size": 1, "threads": 1} | changes
+    classify_cnn(
+        folder / "cnn", folder / "events.parquet", {"a": folder / "a.zarr"}, {condition: folder / out}, **keywords
+    )
     return read_predictions([folder / out])
 
 

@@ -6,8 +6,9 @@ import pytest
 from scipy.special import ndtr
 
 from nuvlm.detector.grayscale import energy_of_grey, grayscale
-from nuvlm.models.conditions import check_condition, conditions_of, degradation, shown_in_full
+from nuvlm.models.conditions import check_condition, degradation, shown_in_full
 from nuvlm.models.degradations import degrade
+from nuvlm.models.table import conditions_of
 
 LOG = {"transfer": "log", "white_mev": 200, "knee_mev": 1, "pixel_mm": 50}
 LINEAR = LOG | {"transfer": "linear"}
@@ -154,7 +155,7 @@ def test_kinds_and_levels() -> None:
 def test_a_model_that_is_told_nothing_has_no_order_of_classes() -> None:
     conditions = ["nominal", "labels_permuted", "blank"]
     assert conditions_of("vlm_small", conditions) == conditions
-    assert conditions_of("cnn", conditions) == conditions_of("tree", conditions) == ["nominal", "blank"]
+    assert conditions_of("cnn", conditions) == conditions_of("bdt", conditions) == ["nominal", "blank"]
 
 
 def test_the_first_condition_and_the_published_ones_are_shown_in_full() -> None:

@@ -12,8 +12,9 @@ import pytest
 from explanations_on_disk import write_explanations
 from nuvlm.base.files import verify, write_json
 from nuvlm.evaluation.metrics import evaluate
+from nuvlm.models.table import title
 from nuvlm.report.figures import draw_figures
-from nuvlm.report.names import KINDS, OVERVIEWS, RATIONALES, figure_name, figure_names, title
+from nuvlm.report.names import KINDS, OVERVIEWS, RATIONALES, figure_name, figure_names
 from paths import REPOSITORY
 from run_on_disk import CONDITIONS, Run, write_run
 

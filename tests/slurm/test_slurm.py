@@ -206,7 +206,7 @@ def test_the_fine_tuning_runs_four_processes(undisturbed):
     summary = json.loads((undisturbed.folder / RESULTS / "models/vlm/training.json").read_text())
     assert summary["processes"] == 4
     assert summary["strategy"] == "ddp"
-    log = (undisturbed.folder / RESULTS / "logs/finetune_vlm.log").read_text()
+    log = (undisturbed.folder / RESULTS / "logs/finetune_vlm/vlm.log").read_text()
     assert set(re.findall(r"\[rank (\d)\] nuvlm\.vlm\.model: loaded", log)) == set("0123")
 
 

@@ -106,7 +106,7 @@ MISTAKES = {
 def test_a_recipe_makes_what_one_training_job_is_told():
     cnn = parse_config({"cnn": {"width": 0.5, "recipes": {"published": None, "wide": {"batch_size": 8}}}}).cnn
     assert cnn.recipe_names == ("wide",)
-    told = cnn.training("wide")
+    told = cnn.recipe_settings("wide")
     assert (told.width, told.recipe.batch_size, told.recipe.max_epochs) == (0.5, 8, 300)
 
 
@@ -115,7 +115,7 @@ def test_null_may_come_as_a_word_as_from_the_command_line():
     config = parse_config(values)
     assert config.models_from is None
     assert config.cnn.recipe_names == ("tuned",)
-    assert config.cnn.training("tuned").recipe.max_grad_norm is None
+    assert config.cnn.recipe_settings("tuned").recipe.max_grad_norm is None
 
 
 @pytest.mark.parametrize("mistake", MISTAKES)

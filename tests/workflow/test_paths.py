@@ -3,8 +3,9 @@
 import pytest
 
 from nuvlm.base.errors import InputError
+from nuvlm.models.vlm.settings import VlmSettings
 from nuvlm.workflow.config import Config
-from nuvlm.workflow.paths import base_model, check_models, cnns, explained_models, models, store_files
+from nuvlm.workflow.paths import check_models, store_files
 from nuvlm.workflow.shards import list_shards, simulated_events
 
 
@@ -68,15 +69,15 @@ def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch
 
 
 def test_each_recipe_is_a_model_in_the_order_of_the_report():
-    assert models(Config()) == ("cnn_published", "cnn_tuned", "bdt", "vlm")
-    assert explained_models(Config()) == ("cnn_published", "cnn_tuned", "vlm")
+    assert Config().models == ("cnn_published", "cnn_tuned", "bdt", "vlm")
+    assert Config().explained_models == ("cnn_published", "cnn_tuned", "vlm")
+    assert Config(report={"explain": 0}).explained_models == ()
     one = Config(cnn={"recipes": {"published": None, "tuned": {}, "wide": None}})
-    assert cnns(one) == ("cnn_tuned",)
-    assert models(one) == ("cnn_tuned", "bdt", "vlm")
+    assert one.models == ("cnn_tuned", "bdt", "vlm")
 
 
 def test_fetched_models_of_other_revisions_or_tiles_lie_apart():
     hubs = [{}, {"max_tiles": 1}, {"max_tiles": None}, {"revision": "v1"}, {"model": "lab/other"}]
-    folders = [base_model(Config.model_validate({"vlm": {"base": "hub", "hub": hub}})) for hub in hubs]
+    folders = [VlmSettings(base="hub", hub=hub).base_folder for hub in hubs]
     assert len(set(folders)) == len(folders)
     assert folders[2] == "results/hub/meta-llama--Llama-3.2-11B-Vision-Instruct/main-as-published"

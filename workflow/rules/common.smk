@@ -11,10 +11,10 @@ sys.path.insert(0, str(SOURCE))
 
 from nuvlm.workflow import paths, shards
 from nuvlm.workflow.code_digest import code_digest
-from nuvlm.models.conditions import conditions_of
+from nuvlm.models.table import FAMILIES, conditions_of, family_name, family_of, title
 from nuvlm.workflow.config import parse_config
 from nuvlm.base.errors import InputError
-from nuvlm.report.names import figure_name, title, words
+from nuvlm.report.names import figure_name, words
 from nuvlm.evaluation.spectrum import read_spectrum
 
 try:
@@ -34,13 +34,15 @@ onstart:
         raise WorkflowError(str(error)) from None
 
 
-MODELS = paths.models(CONFIG)
-CNNS = paths.cnns(CONFIG)
-cores = paths.cores
+MODELS = CONFIG.models
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 PARTS = range(CONFIG.dataset.parts)
 # Of each part.
 EXPLAINED = -(-CONFIG.report.explain // CONFIG.dataset.parts)
+# Where logs and benchmarks of classification lie.
+PREDICTION = (
+    "{model}/{part}" if CONFIG.conditions_in_one_job else "{model}/{condition}/{part}"
+)
 
 
 pathvars:
@@ -50,8 +52,6 @@ pathvars:
 
 wildcard_constraints:
     shard="[^/]+",
-    # never an exported one, cnn_tuned_onnx
-    cnn="|".join(CNNS),
     condition="[a-z0-9_]+",
     part=r"\d+",
 
@@ -109,18 +109,16 @@ def stores(kind):
 
 
 def trained_models():
-    """Models trained here. They are results in themselves: one that was lost comes back, though nothing waits for it."""
+    """Models trained here. They are targets of their own: a deleted one is trained again, though the report is current."""
     if CONFIG.models_from is not None:
         return []
-    files = ["manifest.json", "training.json"]
     return [
-        *expand(
-            "<models>/{model}/{file}",
-            model=[*CNNS, "bdt"],
-            file=["model.safetensors", *files],
+        *(
+            f"<models>/{model}/{file}"
+            for model in MODELS
+            for file in (family_of(model).weights, "manifest.json", "training.json")
         ),
-        *expand("<models>/vlm/{file}", file=["adapter_model.safetensors", *files]),
-        f"{paths.base_model(CONFIG)}/manifest.json",
+        f"{CONFIG.vlm.base_folder}/manifest.json",
     ]
 
 
@@ -144,6 +142,48 @@ def explained_predictions(part):
     return {
         model: f"results/{CONFIG.run}/predictions/{model}/{CONFIG.conditions[0]}/{part}.parquet"
         for model in MODELS
+    }
+
+
+def of_request(kind, what):
+    """A part of what a model's job asks for (nuvlm.models.jobs), as a rule's parameter; `kind` is training, say."""
+
+    def parameter(wildcards):
+        section = CONFIG.families[family_name(wildcards.model)]
+        model = [wildcards.model] if kind == "training" else []
+        return dict(getattr(getattr(section, kind)(*model), what))
+
+    return parameter
+
+
+def request_inputs(kind):
+    """The further inputs of a model's job: name -> path."""
+    models = f"results/{CONFIG.models_from or CONFIG.run}/models"
+    return lambda wildcards: {
+        name: path.replace("<models>", models).format(model=wildcards.model)
+        for name, path in of_request(kind, "inputs")(wildcards).items()
+    }
+
+
+def explanation_path(model, part):
+    """The store or table of explanations of a model and part."""
+    suffix = "zarr" if family_of(model).explains == "saliency" else "parquet"
+    return f"results/{CONFIG.run}/explanations/{model}/{part}.{suffix}"
+
+
+def explanation_files(kind, stem):
+    """Every file of the store of saliency maps, or the table of rationales, that begins with `stem`."""
+    if kind == "saliency":
+        return paths.store_files(f"{stem}.zarr", paths.CAM_ARRAYS)
+    return [f"{stem}.parquet"]
+
+
+def explanations(kind):
+    """Model -> its explanations of all parts, for the models that have that kind."""
+    return {
+        model: [explanation_path(model, part) for part in PARTS]
+        for model in CONFIG.explained_models
+        if family_of(model).explains == kind
     }
 
 

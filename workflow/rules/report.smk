@@ -15,19 +15,8 @@ TRAINING = {
     model: f"results/{CONFIG.models_from or CONFIG.run}/models/{model}/training.json"
     for model in MODELS
 }
-# Why the models say so, where that is asked for.
-RATIONALES = {
-    model: [
-        f"results/{CONFIG.run}/explanations/{model}/{part}.parquet" for part in PARTS
-    ]
-    for model in MODELS
-    if model.startswith("vlm") and CONFIG.report.explain
-}
-HEAT = {
-    cnn: [f"results/{CONFIG.run}/explanations/{cnn}/{part}.zarr" for part in PARTS]
-    for cnn in CNNS
-    if CONFIG.report.explain
-}
+RATIONALES = explanations("rationales")
+HEAT = explanations("saliency")
 FIGURES = figures_of(MODELS, CONFIG.conditions, RATIONALES)
 
 

@@ -185,8 +185,11 @@ def train(folder, **changes):
 
 
 def classify(folder, out="0.parquet", **changes):
-    keywords = {"condition": "nominal", "part": 0, "batch_size": 16} | changes
-    classify_bdt(folder / "tree", folder / "events.parquet", {"a": folder / "a.zarr"}, folder / out, **keywords)
+    condition = changes.pop("condition", "nominal")
+    keywords = {"part": 0, "batch_size": 16} | changes
+    classify_bdt(
+        folder / "tree", folder / "events.parquet", {"a": folder / "a.zarr"}, {condition: folder / out}, **keywords
+    )
     return read_predictions([folder / out])
 
 
@@ -255,7 +258,7 @@ def test_damaged_and_foreign_models_are_refused(data):
     write_pixel_maps(data / "b.zarr", np.zeros((240, 2, 32, 32), np.uint8))
     with pytest.raises(InputError, match="trained on other pixel maps"):
         classify_bdt(
-            data / "tree", data / "events.parquet", {"a": data / "b.zarr"}, data / "x.parquet",
-            condition="nominal", part=0, batch_size=4,
+            data / "tree", data / "events.parquet", {"a": data / "b.zarr"}, {"nominal": data / "x.parquet"},
+            part=0, batch_size=4,
         )  # fmt: skip
     assert json.loads(card.read_text())["features"][0] == "xz_charge"

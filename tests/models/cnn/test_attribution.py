@@ -52,7 +52,7 @@ def run(tmp_path_factory):
         settings=settings, threads=1,
     )  # fmt: skip
     classify_cnn(
-        folder / "cnn", folder / "events.parquet", stores, folder / "0.parquet", condition="nominal", part=0,
+        folder / "cnn", folder / "events.parquet", stores, {"nominal": folder / "0.parquet"}, part=0,
         batch_size=8, threads=1,
     )  # fmt: skip
     return folder, images, side

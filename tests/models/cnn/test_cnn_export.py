@@ -64,8 +64,9 @@ def own(trained, tmp_path):
 
 
 def classify(folder, out, **changes):
-    keywords = {"condition": "nominal", "part": 0, "batch_size": 1, "threads": 1} | changes
-    classify_cnn(folder / "cnn", folder / "events.parquet", {"a": folder / "a.zarr"}, out, **keywords)
+    condition = changes.pop("condition", "nominal")
+    keywords = {"part": 0, "batch_size": 1, "threads": 1} | changes
+    classify_cnn(folder / "cnn", folder / "events.parquet", {"a": folder / "a.zarr"}, {condition: out}, **keywords)
     return read_predictions([out])
 
 

@@ -51,7 +51,7 @@ def own(trained: Path, tmp_path: Path) -> Path:
 def classify(folder: Path, onnx: bool = False, batch_size: int = 24) -> pd.DataFrame:
     out = folder / "predictions.parquet"
     classify_cnn(
-        folder / "cnn", folder / "events.parquet", {"a": folder / "a.zarr"}, out, condition="nominal", part=0,
+        folder / "cnn", folder / "events.parquet", {"a": folder / "a.zarr"}, {"nominal": out}, part=0,
         batch_size=batch_size, threads=1, export=folder / "cnn_onnx" if onnx else None,
     )  # fmt: skip
     return read_predictions([out])

@@ -26,7 +26,7 @@ def tuned(job: Job) -> Job:
 def classify(job: Job, out: Path, condition: str = "nominal", **settings: object) -> pd.DataFrame:
     values = ClassifySettings.model_validate({"gpus": 0, "batch_size": 4, **settings})
     classify_vlm(
-        job.base, job.out, job.events, job.stores, out, part=0, condition=condition, prompts=job.prompts,
+        job.base, job.out, job.events, job.stores, {condition: out}, part=0, prompts=job.prompts,
         settings=values, quantization="nf4", bf16=False,
     )  # fmt: skip
     return read_predictions([out])

@@ -30,7 +30,7 @@ def classified(job: Job, folder: Path) -> Path:
     """The predictions of the part."""
     out = folder / "predictions.parquet"
     classify_vlm(
-        job.base, job.out, job.events, job.stores, out, part=0, condition="nominal", prompts=job.prompts,
+        job.base, job.out, job.events, job.stores, {"nominal": out}, part=0, prompts=job.prompts,
         settings=ClassifySettings(gpus=0), quantization="nf4", bf16=False,
     )  # fmt: skip
     return out

@@ -118,7 +118,7 @@ def test_fine_tuned_and_classified_by_config_alone(job: Job, other: Path, tmp_pa
     tables: dict[str, pd.DataFrame] = {}
     for method in ("score", "beam"):
         classify_vlm(
-            other, job.out, job.events, job.stores, tmp_path / f"{method}.parquet", part=0, condition="nominal",
+            other, job.out, job.events, job.stores, {"nominal": tmp_path / f"{method}.parquet"}, part=0,
             prompts=job.prompts, settings=ClassifySettings(gpus=0, batch_size=4, method=method), quantization="nf4",
             bf16=True,
         )  # fmt: skip

@@ -259,7 +259,7 @@ def test_jobs_that_compute_need_no_network(hub: Hub, tmp_path: Path, job: Job) -
     program = """
 import socket, sys
 from pathlib import Path
-import nuvlm.vlm.offline
+import nuvlm.models.vlm.jobs
 from nuvlm.vlm.classify import classify_vlm
 from nuvlm.vlm.settings import ClassifySettings
 from nuvlm.vlm.training import Job, finetune
@@ -268,7 +268,7 @@ assert huggingface_hub.constants.HF_HUB_OFFLINE
 job = Job.model_validate_json(Path(sys.argv[1]).read_text())
 finetune(job)
 classify_vlm(
-    job.base, job.out, job.events, job.stores, Path(sys.argv[2]), part=0, condition="nominal", prompts=job.prompts,
+    job.base, job.out, job.events, job.stores, {"nominal": Path(sys.argv[2])}, part=0, prompts=job.prompts,
     settings=ClassifySettings(gpus=0), quantization="nf4", bf16=False,
 )
 """

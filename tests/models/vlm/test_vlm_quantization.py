@@ -35,7 +35,7 @@ def test_trained_and_classified_with(job: Job, tmp_path: Path, quantization: Qua
 
     out = tmp_path / "p.parquet"
     classify_vlm(
-        job.base, job.out, job.events, job.stores, out, part=0, condition="nominal", prompts=job.prompts,
+        job.base, job.out, job.events, job.stores, {"nominal": out}, part=0, prompts=job.prompts,
         settings=ClassifySettings(gpus=0, batch_size=4), quantization=quantization, bf16=bf16,
     )  # fmt: skip
     joint = read_predictions([out])[[f"logp_joint_{name}" for name in CLASSES]].to_numpy()

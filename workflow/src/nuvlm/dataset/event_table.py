@@ -31,3 +31,13 @@ def read_events(path: str | Path) -> pd.DataFrame:
         InputError: missing or damaged.
     """
     return read_table(path, "event table")
+
+
+def read_part(path: str | Path, part: int) -> pd.DataFrame:
+    """The rows of the event table in one part of inference, numbered from 0.
+
+    Raises:
+        InputError: missing or damaged.
+    """
+    table = read_events(path)
+    return table[table["part"] == part].reset_index(drop=True)

@@ -12,9 +12,9 @@ NOMINAL = "nominal"
 PUBLISHED = (NOMINAL, "half_resolution")
 """Conditions of the published tables."""
 CONTROLS = ("blank", "labels_permuted")
-"""Conditions that ask whether a model looks at the picture; the others ask how it bears worse ones."""
-VLM_ALONE = ("labels_permuted",)
-"""Conditions for the models that are told something."""
+"""Conditions that test whether a model uses the picture; the others test its robustness to degradation."""
+PROMPT_CONDITIONS = ("labels_permuted",)
+"""Conditions for prompted models only."""
 RESOLUTIONS = {"half_resolution": 2, "quarter_resolution": 4}
 """How many pixels are averaged along each axis."""
 
@@ -65,11 +65,6 @@ def degradation(condition: str) -> tuple[str, int] | None:
         return "resolution", RESOLUTIONS[condition]
     kind, _, level = condition.rpartition("_")
     return (kind, int(level)) if level.isdigit() else None
-
-
-def conditions_of(model: str, conditions: Iterable[str]) -> list[str]:
-    """Those of `conditions` that are for `model`, in their order."""
-    return [name for name in conditions if model.startswith("vlm") or name not in VLM_ALONE]
 
 
 def shown_in_full(conditions: Iterable[str]) -> list[str]:

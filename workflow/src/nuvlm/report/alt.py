@@ -3,7 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nuvlm.report.names import title, words
+from nuvlm.models.table import title
+from nuvlm.report.names import words
 from nuvlm.report.wording import PLAIN, number, percent
 
 

@@ -10,7 +10,7 @@ from markupsafe import Markup
 from matplotlib.colors import to_hex
 
 from nuvlm.base.classes import CLASSES
-from nuvlm.report.names import title
+from nuvlm.models.table import title
 from nuvlm.report.wording import PLAIN, number, percent, picture, stated
 
 COLOURS = "viridis"

@@ -18,7 +18,8 @@ from nuvlm.evaluation.comparison import compare
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, percentile_interval
 from nuvlm.evaluation.metrics import SEED, weighted_scores
 from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
-from nuvlm.report.names import title, words
+from nuvlm.models.table import title
+from nuvlm.report.names import words
 from nuvlm.report.page import environment
 from nuvlm.report.style import new_figure, to_svg
 from nuvlm.report.wording import interval, number, p_value

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from nuvlm.models.conditions import CONTROLS
-from nuvlm.report.names import title
+from nuvlm.models.table import title
 from nuvlm.report.wording import PLAIN, SIGNIFICANT, percent
 
 MOST = 0.9

@@ -16,7 +16,8 @@ from nuvlm.base.logs import track
 from nuvlm.evaluation.cuts import FIGURES_OF_MERIT
 from nuvlm.evaluation.faithfulness import TOLERANCE
 from nuvlm.models.conditions import shown_in_full
-from nuvlm.report.names import KINDS, RATIONALES, figure_name, title, words
+from nuvlm.models.table import title
+from nuvlm.report.names import KINDS, RATIONALES, figure_name, words
 from nuvlm.report.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure
 
 logger = logging.getLogger(__name__)

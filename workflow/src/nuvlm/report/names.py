@@ -14,9 +14,6 @@ OF_MODEL = ("reliability", "cuts")
 """Figures drawn for each model, under the first condition."""
 OVERVIEWS = ("robustness", "pi0", "disagreement", "training")
 """Figures drawn once, of all models."""
-ACRONYMS: dict[str, str] = {}
-"""Kinds of models whose name is not its own acronym."""
-
 RATIONALES = "rationales"
 """The figure drawn for each model that gives rationales."""
 
@@ -45,12 +42,6 @@ def figures_of(models: Sequence[str], conditions: Sequence[str], explaining: Ite
 def figure_names(models: Sequence[str], conditions: Sequence[str], explaining: Iterable[str] = ()) -> list[str]:
     """File names of all figures of a run."""
     return [figure_name(*figure) for figure in figures_of(models, conditions, explaining)]
-
-
-def title(model: str) -> str:
-    """A model's name as in running text: vlm -> VLM, cnn_tuned -> CNN tuned."""
-    kind, _, rest = model.partition("_")
-    return " ".join([ACRONYMS.get(kind, kind.upper()), *([words(rest)] if rest else [])])
 
 
 def words(name: str) -> str:

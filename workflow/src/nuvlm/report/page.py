@@ -16,12 +16,13 @@ from markupsafe import Markup
 from nuvlm.base.files import atomic_path, read_json, verify, write_json
 from nuvlm.evaluation.samples import Predictions
 from nuvlm.models.conditions import shown_in_full
+from nuvlm.models.table import title
 from nuvlm.report import wording
 from nuvlm.report.alt import describe
 from nuvlm.report.browser import as_script, page_data
 from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
-from nuvlm.report.names import figure_name, title, words
+from nuvlm.report.names import figure_name, words
 from nuvlm.report.provenance import provenance
 from nuvlm.report.schema import VERSION, check_report
 from nuvlm.report.summary import summarise

@@ -6,7 +6,8 @@ from typing import Any
 import numpy as np
 
 from nuvlm.models.conditions import shown_in_full
-from nuvlm.report.names import title, words
+from nuvlm.models.table import title
+from nuvlm.report.names import words
 from nuvlm.report.wording import PLAIN, SIGNIFICANT, number, p_value, percent, significant
 
 

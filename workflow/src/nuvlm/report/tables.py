@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from nuvlm.report.names import title
+from nuvlm.models.table import title
 from nuvlm.report.wording import MISSING, interval, number, significant
 
 QUANTITIES = {"accuracy": "Accuracy", "precision": "Precision", "recall": "Recall", "auc": "AUC"}

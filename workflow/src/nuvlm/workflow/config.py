@@ -7,18 +7,22 @@ they are put together with the rest. Nothing heavy is imported: Snakemake reads 
 import json
 from collections.abc import Mapping
 from types import UnionType
-from typing import Annotated, Any, Literal, Self, get_args, get_origin
+from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, model_validator
+from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
 
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.settings import Settings
 from nuvlm.detector.geometry import Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Readout, Recombination
-from nuvlm.models.bdt.settings import BdtSettings
-from nuvlm.models.cnn.settings import CnnSettings
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
-from nuvlm.models.vlm.settings import VlmSettings
+from nuvlm.models.jobs import FamilySettings
+from nuvlm.models.table import FAMILIES, family_of
+
+if TYPE_CHECKING:
+    from nuvlm.models.bdt.settings import BdtSettings
+    from nuvlm.models.cnn.settings import CnnSettings
+    from nuvlm.models.vlm.settings import VlmSettings
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
@@ -143,8 +147,20 @@ class ReportSettings(Settings):
     """CSV file of a beam's spectrum that cuts are weighted by (docs/report.md); null: the sample as it is."""
 
 
-class Config(Settings):
-    """Everything a run depends on."""
+if TYPE_CHECKING:
+    # The sections that code names.
+    class _Families(Settings):
+        cnn: CnnSettings
+        bdt: BdtSettings
+        vlm: VlmSettings
+else:
+    _Families = create_model(
+        "_Families", __base__=Settings, **{name: (row.settings, row.settings()) for name, row in FAMILIES.items()}
+    )
+
+
+class Config(_Families):
+    """Everything a run depends on: these keys, and a section for each family of models."""
 
     run: Name = "demo"
     """Results go to results/{run}/."""
@@ -158,9 +174,9 @@ class Config(Settings):
     conditions: tuple[Condition, ...] = ("nominal", "half_resolution", "blank", "labels_permuted")
     """What the classifiers are shown: the images as they are, degraded ones, or what a control asks for
     (docs/report.md)."""
-    cnn: CnnSettings = CnnSettings()
-    bdt: BdtSettings = BdtSettings()
-    vlm: VlmSettings = VlmSettings()
+    conditions_in_one_job: bool = True
+    """Whether a job classifies its part under all conditions, with one start of the program and the model, or under
+    one: then a condition that is added classifies no other again, and jobs are shorter."""
     report: ReportSettings = ReportSettings()
 
     @model_validator(mode="after")
@@ -177,6 +193,21 @@ class Config(Settings):
                 f"conditions: {self.conditions[0]} is a control, and cannot be what others are compared with"
             )
         return self
+
+    @property
+    def families(self) -> dict[str, FamilySettings]:
+        """Family -> its section, in the order of the report."""
+        return {name: getattr(self, name) for name in FAMILIES}
+
+    @property
+    def models(self) -> tuple[str, ...]:
+        """All models of a run, in the order of the report."""
+        return tuple(model for name, section in self.families.items() for model in section.model_names(name))
+
+    @property
+    def explained_models(self) -> tuple[str, ...]:
+        """Models whose predictions are explained."""
+        return tuple(model for model in self.models if family_of(model).explains and self.report.explain)
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:

@@ -17,7 +17,8 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.settings import Settings
-from nuvlm.models.conditions import conditions_of
+from nuvlm.models.jobs import Request
+from nuvlm.models.table import FAMILIES, conditions_of, family_name
 from nuvlm.report.names import figure_names
 from nuvlm.workflow import paths, shards
 from nuvlm.workflow.config import Config, parse_config
@@ -112,23 +113,29 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
         jobs["fetch_base_model"] = 1
     elif config.models_from is None:
         jobs["build_base_model"] = 1
-    if config.models_from is None:
-        cnns = len(paths.cnns(config))
-        jobs |= {"train_cnn": cnns, "export_cnn": cnns, "train_bdt": 1, "finetune_vlm": 1}
-    if config.cnn.classify_backend != "onnx":
-        jobs.pop("export_cnn", None)
-    for model in paths.models(config):
-        tables = len(conditions_of(model, config.conditions)) * config.dataset.parts
-        jobs[f"classify_{_kind(model)}"] = jobs.get(f"classify_{_kind(model)}", 0) + tables
-    if config.report.explain:
-        for model in paths.explained_models(config):
-            jobs[f"explain_{_kind(model)}"] = jobs.get(f"explain_{_kind(model)}", 0) + config.dataset.parts
+    for name, section in config.families.items():
+        models = section.model_names(name)
+        if config.models_from is None:
+            jobs[FAMILIES[name].training_rule] = len(models)
+            if name == "cnn" and config.cnn.classify_backend == "onnx":
+                jobs["export_cnn"] = len(models)
+        conditions = 1 if config.conditions_in_one_job else len(conditions_of(name, config.conditions))
+        jobs[f"classify_{name}"] = len(models) * conditions * config.dataset.parts
+    for model in config.explained_models:
+        jobs[f"explain_{family_name(model)}"] = jobs.get(f"explain_{family_name(model)}", 0) + config.dataset.parts
     return jobs | {"evaluate": 1, "draw_figures": 1, "collect_events": 1, "write_report": 1}
 
 
-def _kind(model: str) -> str:
-    """What the rules of a model are named after: cnn_tuned -> cnn."""
-    return model.partition("_")[0]
+def requests(config: Config) -> dict[str, Request]:
+    """Rule -> what its jobs ask for, for the rules of the model families; the first model stands for its family."""
+    found: dict[str, Request] = {}
+    for name, section in config.families.items():
+        found[FAMILIES[name].training_rule] = section.training(section.model_names(name)[0])
+        found[f"classify_{name}"] = section.classification()
+        explanation = section.explanation()
+        if explanation is not None:
+            found[f"explain_{name}"] = explanation
+    return found
 
 
 def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -> Plan:
@@ -140,17 +147,10 @@ def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -
     """
     table = list(rates)
     start = _nearest(table, "start", config, gpus=False)
-    one_gpu = min(config.cnn.gpus, 1)
+    asked = requests(config)
     stages = []
     for rule, jobs in jobs_by_rule(config, shards).items():
-        gpus = {
-            "train_cnn": config.cnn.gpus,
-            "classify_cnn": 0 if config.cnn.classify_backend == "onnx" else one_gpu,
-            "finetune_vlm": config.vlm.finetune.gpus,
-            "classify_vlm": config.vlm.classify.gpus,
-            "explain_cnn": one_gpu,
-            "explain_vlm": config.vlm.classify.gpus,
-        }.get(rule, 0)
+        gpus = asked[rule].gpus if rule in asked else 0
         work = _work(config, rule, events, jobs)
         rate = _nearest(table, rule, config, gpus=_on_gpus(config, rule))
         hours = None
@@ -158,7 +158,7 @@ def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -
             seconds = 0.0 if rate is None else work * rate.value / max(gpus, 1)
             hours = (seconds + (start.value if start else 0)) / 3600
         published = rate is not None and rate.published
-        stages.append(Stage(rule, jobs, hours, paths.cores(gpus), gpus, published))
+        stages.append(Stage(rule, jobs, hours, asked[rule].threads if rule in asked else 1, gpus, published))
     disk, memory = _disk(table, config, events, shards), _memory(table, config, events)
     return Plan(config, events, shards, tuple(stages), disk, memory)
 
@@ -186,17 +186,15 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
     if rule.startswith(("simulate_", "convert_", "smear_")):
         return events / jobs
     if rule.startswith("classify_"):
-        return classified / config.dataset.parts
+        tables = len(conditions_of(rule.removeprefix("classify_"), config.conditions))
+        return classified / config.dataset.parts * (tables if config.conditions_in_one_job else 1)
     if rule.startswith("explain_"):
         return min(classified, config.report.explain) / config.dataset.parts
-    recipes = [config.cnn.training(name).recipe for name in config.cnn.recipe_names]
-    return {
-        "list_events": float(events),
-        "build_base_model": float(config.vlm.scratch.steps),
-        "train_cnn": train * sum(recipe.max_epochs for recipe in recipes) / len(recipes),
-        "train_bdt": train,
-        "finetune_vlm": train * config.vlm.finetune.epochs,
-    }.get(rule, 0.0)
+    for name, section in config.families.items():
+        if rule == FAMILIES[name].training_rule:
+            factors = [section.training(model).events_factor for model in section.model_names(name)]
+            return train * sum(factors) / len(factors)
+    return {"list_events": float(events), "build_base_model": float(config.vlm.scratch.steps)}.get(rule, 0.0)
 
 
 def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[str, tuple[float, int]]:
@@ -207,7 +205,7 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     train = events * (1 - config.dataset.validation - config.dataset.test)
     classified = events if config.models_from else events - train
     jobs = jobs_by_rule(config, shards)
-    tables = sum(number for rule, number in jobs.items() if rule.startswith("classify_"))
+    tables = sum(len(conditions_of(model, config.conditions)) for model in config.models) * config.dataset.parts
     maps = len(paths.store_files("", paths.PIXEL_MAP_ARRAYS))
     disk: dict[str, tuple[float, int]] = {}
     if config.input.has_voxels:
@@ -219,7 +217,7 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     disk["events.parquet"] = (events * size("events.parquet"), 1)
     predicted = classified / config.dataset.parts * tables
     disk["predictions"] = (predicted * size("predictions"), 2 * tables)
-    figures = len(figure_names(paths.models(config), config.conditions))
+    figures = len(figure_names(config.models, config.conditions))
     # of a megabyte each whatever the events: not worth a rate
     disk["figures, report"] = (2e6, figures + 4)
     disk["logs, benchmarks"] = (1e4 * sum(jobs.values()), 2 * sum(jobs.values()))

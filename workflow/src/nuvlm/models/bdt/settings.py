@@ -4,10 +4,10 @@ from typing import Annotated
 
 from pydantic import Field
 
-from nuvlm.base.settings import Settings
+from nuvlm.models.jobs import FamilySettings, Request
 
 
-class BdtSettings(Settings):
+class BdtSettings(FamilySettings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     max_leaves: Annotated[int, Field(ge=2, le=256)] = 8
     """Leaves per tree."""
@@ -22,3 +22,19 @@ class BdtSettings(Settings):
     classify_batch_size: Annotated[int, Field(ge=1)] = 64
     """Batch size for classification."""
     seed: int = 7
+
+    def training(self, model: str) -> Request:
+        return Request(
+            run="nuvlm.models.bdt.training:run",
+            settings=self.model_dump(mode="json", exclude={"classify_batch_size"}),
+            environment="report",
+            minutes=120,
+        )
+
+    def classification(self) -> Request:
+        return Request(
+            run="nuvlm.models.bdt.classify:run",
+            settings={"batch_size": self.classify_batch_size},
+            environment="report",
+            memory_mb=2000,
+        )

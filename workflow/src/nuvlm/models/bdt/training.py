@@ -20,6 +20,7 @@ from nuvlm.dataset.pixelmaps import image_settings, read_blocks
 from nuvlm.models.bdt.features import Scale, feature_names, features
 from nuvlm.models.bdt.model import WEIGHTS, Trees
 from nuvlm.models.bdt.settings import BdtSettings
+from nuvlm.models.jobs import TrainingJob
 from nuvlm.models.memory import process_peak_mb
 
 logger = logging.getLogger(__name__)
@@ -28,6 +29,11 @@ BATCH = 64
 """Events per batch of features."""
 TOLERANCE = 1e-6
 """Largest allowed difference from a probability of scikit-learn."""
+
+
+def run(job: TrainingJob) -> None:
+    """:func:`train_bdt`, as a rule asks for it."""
+    train_bdt(job.events, job.stores, job.out, settings=BdtSettings(**job.settings))
 
 
 def train_bdt(events: Path, stores: Mapping[str, Path], out: Path, *, settings: BdtSettings) -> None:

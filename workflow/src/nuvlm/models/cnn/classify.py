@@ -1,46 +1,53 @@
-"""Classifying with a trained CNN."""
+"""Classification with a trained CNN, in torch or in ONNX Runtime."""
 
-import logging
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 
 import numpy as np
 import torch
 
-from nuvlm.base.classes import CLASSES
-from nuvlm.base.logs import track
-from nuvlm.dataset.event_table import read_events
-from nuvlm.dataset.pixelmaps import check_images, read_blocks
+from nuvlm.dataset.pixelmaps import check_images
+from nuvlm.models.classification import Network, classify_images
 from nuvlm.models.cnn.network import load_cnn, read_card, to_float
 from nuvlm.models.cnn.runtime import load_exported
-from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
-from nuvlm.models.predictions import Cost, write_predictions
+from nuvlm.models.jobs import ClassificationJob
 
-logger = logging.getLogger(__name__)
 
-Network = Callable[[np.ndarray], np.ndarray]
-"""From uint8 images (events, views, height, width) to logits (events, classes)."""
+def run(job: ClassificationJob) -> None:
+    """:func:`classify_cnn`, as a rule asks for it."""
+    export = job.inputs.get("export")
+    classify_cnn(
+        job.folder,
+        job.events,
+        job.stores,
+        job.outputs,
+        part=job.part,
+        batch_size=job.settings["batch_size"],
+        threads=job.threads,
+        export=export.parent if export else None,
+    )
 
 
 def classify_cnn(
     model: Path,
     events: Path,
     stores: Mapping[str, Path],
-    out: Path,
+    outputs: Mapping[str, Path],
     *,
-    condition: str,
     part: int,
     batch_size: int,
     threads: int,
     export: Path | None = None,
 ) -> None:
-    """Write the CNN's predictions for one part of the event table under one condition.
+    """Write the CNN's predictions for one part of the event table, under each condition of `outputs`.
 
     Args:
         model: folder of :func:`nuvlm.models.cnn.training.train_cnn`.
-        export: folder of :func:`nuvlm.models.cnn.export.export_cnn`, to classify with onnxruntime on CPU cores;
+        outputs: condition -> prediction table.
+        export: folder of :func:`nuvlm.models.cnn.export.export_cnn`, to classify with ONNX Runtime on CPU cores;
             without one, with torch.
 
     Raises:
@@ -49,27 +56,23 @@ def classify_cnn(
     settings = check_images(stores, model / "training.json")
     start = time.perf_counter()
     network, device = _load_torch(model, threads) if export is None else _load_exported(model, export, threads)
-    load_seconds = time.perf_counter() - start
-    table = read_events(events)
-    table = table[table["part"] == part]
-    logits = np.zeros((len(table), len(CLASSES)))
-    seconds = np.zeros(len(table))
-    meter, warm = energy_meter(choose_device() if export is None else torch.device("cpu")), False
-    for rows, block in track(read_blocks(stores, table, batch_size), "batches"):
-        images = degrade(condition, block, table.iloc[rows], settings)
-        if not warm:
-            network(images)  # the first call sets up kernels, which is no event's time
-            warm = True
-        with meter:
-            start = time.perf_counter()
-            logits[rows] = network(images)
-            seconds[rows] = (time.perf_counter() - start) / len(rows)
-    cost = Cost(device, batch_size, len(table), load_seconds, float(seconds.sum()), peak_memory_mb())
-    write_predictions(out, table, logits, 1.0, seconds, {}, cost.with_energy(meter.energy))
+    classify_images(
+        network,
+        events,
+        stores,
+        outputs,
+        part=part,
+        settings=settings,
+        batch_size=batch_size,
+        device=device,
+        load_seconds=time.perf_counter() - start,
+        meter=partial(energy_meter, choose_device() if export is None else torch.device("cpu")),
+        peak_memory_mb=peak_memory_mb,
+    )
 
 
 def _load_torch(model: Path, threads: int) -> tuple[Network, str]:
-    """The network in torch, on a GPU where there is one, and the name of the device."""
+    """The network in torch, on a GPU if there is one, and the name of the device."""
     torch.set_num_threads(threads)
     device = choose_device()
     network = load_cnn(model, device)
@@ -83,6 +86,6 @@ def _load_torch(model: Path, threads: int) -> tuple[Network, str]:
 
 
 def _load_exported(model: Path, export: Path, threads: int) -> tuple[Network, str]:
-    """The same in onnxruntime."""
+    """The same in ONNX Runtime."""
     read_card(model)
     return load_exported(export, model / "model.safetensors", threads), "CPU (ONNX Runtime)"

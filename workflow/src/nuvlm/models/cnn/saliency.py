@@ -23,6 +23,7 @@ from nuvlm.dataset.pixelmaps import check_images, read_blocks
 from nuvlm.models.cnn.network import SiameseCnn, load_cnn, to_float
 from nuvlm.models.devices import choose_device
 from nuvlm.models.explained_events import read_explained
+from nuvlm.models.jobs import ExplanationJob
 
 logger = logging.getLogger(__name__)
 
@@ -31,6 +32,22 @@ BLACKENED = 0.2
 """Fraction of an event's pixels with charge that the deletion test blackens."""
 CHECKED = ("map", "random")
 """Orders in which pixels are blackened."""
+
+
+def run(job: ExplanationJob) -> None:
+    """:func:`explain_cnn`, as a rule asks for it."""
+    explain_cnn(
+        job.folder,
+        job.events,
+        job.stores,
+        job.predictions,
+        job.out,
+        name=job.model,
+        part=job.part,
+        count=job.count,
+        seed=job.seed,
+        threads=job.threads,
+    )
 
 
 def explain_cnn(

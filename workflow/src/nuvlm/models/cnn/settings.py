@@ -6,6 +6,10 @@ from typing import Annotated, Any, Literal, Self
 from pydantic import Field, model_validator
 
 from nuvlm.base.settings import Settings
+from nuvlm.models.jobs import FamilySettings, Request
+
+HOW_DATA_ARE_READ = {"memory_mb", "workers"}
+"""Settings that change no result."""
 
 
 class Recipe(Settings):
@@ -85,7 +89,7 @@ class TrainSettings(_Common):
     recipe: Recipe = Recipe()
 
 
-class CnnSettings(_Common):
+class CnnSettings(_Common, FamilySettings):
     """One network, trained with each recipe: one model per recipe."""
 
     recipes: Mapping[Annotated[str, Field(pattern="^[a-z0-9_]+$")], Recipe | None] = Field(
@@ -101,12 +105,42 @@ class CnnSettings(_Common):
     """GPUs of a training job: equal to `processes`, or 0 to train on CPUs. If not 0, classification and explanation use
     one GPU."""
 
+    def model_names(self, family: str) -> tuple[str, ...]:
+        return tuple(f"{family}_{recipe}" for recipe in self.recipe_names)
+
+    def training(self, model: str) -> Request:
+        settings = self.recipe_settings(model.partition("_")[2])
+        return Request(
+            run="nuvlm.models.cnn.training:run",
+            settings=settings.model_dump(mode="json", exclude=HOW_DATA_ARE_READ),
+            untracked=self.model_dump(include=HOW_DATA_ARE_READ),
+            gpus=self.gpus,
+            # The pixel maps, and the network with its batches in each process.
+            memory_mb=self.memory_mb + 8000 * self.processes,
+            minutes=720,
+            events_factor=settings.recipe.max_epochs,
+        )
+
+    def classification(self) -> Request:
+        onnx = self.classify_backend == "onnx"
+        return Request(
+            run="nuvlm.models.cnn.classify:run",
+            settings={"batch_size": self.classify_batch_size},
+            inputs={"export": "<models>/{model}_onnx/model.onnx"} if onnx else {},
+            # Classifying has one event in hand, or a few: one GPU is enough.
+            gpus=0 if onnx else min(self.gpus, 1),
+            memory_mb=8000,
+        )
+
+    def explanation(self) -> Request:
+        return Request(run="nuvlm.models.cnn.saliency:run", gpus=min(self.gpus, 1), memory_mb=8000)
+
     @property
     def recipe_names(self) -> tuple[str, ...]:
         """Names of the enabled recipes."""
         return tuple(name for name, recipe in self.recipes.items() if recipe is not None)
 
-    def training(self, recipe: str) -> TrainSettings:
+    def recipe_settings(self, recipe: str) -> TrainSettings:
         """Settings of the training job of a recipe in `recipe_names`."""
         common = {name: getattr(self, name) for name in _Common.model_fields}
         return TrainSettings.model_validate(common | {"recipe": self.recipes[recipe]})

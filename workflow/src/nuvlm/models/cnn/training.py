@@ -30,6 +30,7 @@ from nuvlm.models.cnn.processes import join
 from nuvlm.models.cnn.recipes import steps_per_epoch
 from nuvlm.models.cnn.settings import TrainSettings
 from nuvlm.models.cnn.trainer import Split, Training
+from nuvlm.models.jobs import TrainingJob
 from nuvlm.models.memory import keep_freed_memory
 from nuvlm.models.torchrun import torchrun
 
@@ -51,6 +52,20 @@ class Job(Settings):
     settings: TrainSettings
     threads: int
     log: Path | None = None
+
+
+def run(job: TrainingJob) -> None:
+    """:func:`train_cnn`, as a rule asks for it."""
+    train_cnn(
+        job.events,
+        job.stores,
+        job.out,
+        job.checkpoints.with_suffix(".pt"),
+        job.tensorboard,
+        settings=TrainSettings.model_validate(job.settings),
+        threads=job.threads,
+        log=job.log,
+    )
 
 
 def train_cnn(

@@ -2,12 +2,13 @@
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import torch
 from peft import PeftModel
 from transformers import PreTrainedModel
@@ -16,7 +17,7 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.files import read_json
 from nuvlm.base.logs import track
 from nuvlm.base.manifest import verify_manifest
-from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.event_table import read_part
 from nuvlm.dataset.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
@@ -24,11 +25,21 @@ from nuvlm.models.predictions import Cost, write_predictions
 from nuvlm.models.vlm.batches import FittingBatches, prepared
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import Quantization, load_model, load_processor
-from nuvlm.models.vlm.prompts import answer_tokens, check_views, load_prompts, permuted, require_distinct_first_tokens
+from nuvlm.models.vlm.prompts import (
+    AnswerTokens,
+    answer_tokens,
+    check_views,
+    load_prompts,
+    permuted,
+    require_distinct_first_tokens,
+)
 from nuvlm.models.vlm.scoring import Encoder, Scorer, beam
 from nuvlm.models.vlm.settings import ClassifySettings
 
 logger = logging.getLogger(__name__)
+
+Method = Callable[[dict[str, torch.Tensor]], tuple[np.ndarray, np.ndarray]]
+"""From model inputs to the log-probabilities (events, classes) of whole answers, and of their first tokens."""
 
 
 def classify_vlm(
@@ -36,16 +47,15 @@ def classify_vlm(
     adapter: Path,
     events: Path,
     stores: Mapping[str, Path],
-    out: Path,
+    outputs: Mapping[str, Path],
     *,
     part: int,
-    condition: str,
     prompts: Path,
     settings: ClassifySettings,
     quantization: Quantization,
     bf16: bool,
 ) -> None:
-    """Write the predictions for the events of `part`, and their cost, under `condition`.
+    """Write the predictions for the events of `part`, and their cost, under each condition of `outputs`.
 
     Besides what every prediction table has, the columns ``logp_joint_{class}`` and ``logp_first_{class}`` hold the
     log-probability of each whole answer and of the first token of each label.
@@ -57,85 +67,113 @@ def classify_vlm(
         base, adapter: folders of the base model and of its fine-tuned adapter.
         events: the event table.
         stores: shard name -> pixel-map store.
-        condition: see :func:`nuvlm.models.degradations.degrade`; ``labels_permuted`` tells of the classes in another
-        order. quantization, bf16: as in the fine-tuning, so that the adapter meets the weights that it was trained on.
+        outputs: condition -> prediction table. Under ``labels_permuted`` the prompt names the classes in another order.
+        quantization, bf16: as in the fine-tuning, so that the adapter is used with the weights it was trained on.
 
     Raises:
         InputError: a damaged model or store, texts for other views than the pixel maps have, or labels that
             `decision: first_token` cannot tell apart.
     """
-    texts = load_prompts(prompts)
-    maps = image_settings(stores)
-    check_views(prompts, texts, maps["views"])
-    if condition == "labels_permuted":
-        texts = permuted(texts)
+    published = load_prompts(prompts)
+    check_views(prompts, published, check_images(stores, adapter / "training.json")["views"])
     processor = load_processor(base)
-    answers = answer_tokens(processor.tokenizer, texts, separated=is_grounded(adapter))
+    texts = {name: permuted(published) if name == "labels_permuted" else published for name in outputs}
+    grounded = is_grounded(adapter)
+    answers = {name: answer_tokens(processor.tokenizer, texts[name], separated=grounded) for name in outputs}
     if settings.decision == "first_token":
-        require_distinct_first_tokens(answers, texts.labels)
-    table = read_events(events)
-    table = table[table["part"] == part].reset_index(drop=True)
-
-    check_images(stores, adapter / "training.json")
+        for name, tokens in answers.items():
+            require_distinct_first_tokens(tokens, texts[name].labels)
     device = choose_device()
     start = time.perf_counter()
     model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=settings.merge_adapter)
     load_seconds = time.perf_counter() - start
+    classifier = _Classifier(model, read_part(events, part), stores, settings, device, load_seconds)
+    for condition, out in outputs.items():
+        encoder = Encoder(processor, texts[condition], torch.bfloat16 if bf16 else torch.float32)
+        classifier.classify(condition, encoder, answers[condition], out)
 
-    method = Scorer(model, answers) if settings.method == "score" else partial(beam, model, answers=answers)
-    meter = energy_meter(device)
-    encode = Encoder(processor, texts, torch.bfloat16 if bf16 else torch.float32)
 
-    def prepare(block: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, torch.Tensor], float]:
-        rows, images = block
+class _Classifier:
+    """A model and the events of one part, to be classified under one condition after the other."""
+
+    def __init__(
+        self,
+        model: PreTrainedModel,
+        table: pd.DataFrame,
+        stores: Mapping[str, Path],
+        settings: ClassifySettings,
+        device: torch.device,
+        load_seconds: float,
+    ) -> None:
+        self._model = model
+        self._table = table
+        self._stores = stores
+        self._maps = image_settings(stores)
+        self._settings = settings
+        self._device = device
+        self._load_seconds = load_seconds
+        self._batches = FittingBatches(settings.batch_size)
+
+    def classify(self, condition: str, encode: Encoder, answers: AnswerTokens, out: Path) -> None:
+        """Write the predictions for all events under `condition`, and their cost."""
+        table, device, settings = self._table, self._device, self._settings
+        if settings.method == "score":
+            method: Method = Scorer(self._model, answers)
+        else:
+            method = partial(beam, self._model, answers=answers)
+        meter = energy_meter(device)
+
+        def prepare(block: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, torch.Tensor], float]:
+            rows, images = block
+            start = time.perf_counter()
+            # Beside a GPU this is done while that is metered.
+            with meter if device.type == "cpu" else nullcontext():
+                degraded = degrade(condition, images, table.iloc[rows], self._maps)
+                inputs = encode([to_pictures(views) for views in degraded])
+            if device.type == "cuda":
+                inputs = {name: value.pin_memory() for name, value in inputs.items()}
+            return rows, inputs, time.perf_counter() - start
+
+        def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
+            start = time.perf_counter()
+            rows = slice(events[0], events[-1] + 1)
+            # Scores come back as arrays, so the device has finished when the clock is read.
+            scores = method({name: value[rows].to(device, non_blocking=True) for name, value in inputs.items()})
+            return *scores, time.perf_counter() - start
+
+        joint, first = np.zeros((2, len(table), len(CLASSES)))
+        seconds = np.zeros(len(table))
+        warm = False
+        # The image processor runs on the CPU: beside a GPU, while that is busy.
+        blocks = read_blocks(self._stores, table, settings.batch_size)
+        ready = prepared(prepare, blocks, ahead=device.type == "cuda")
         start = time.perf_counter()
-        # Beside a GPU this is done while that is metered.
-        with meter if device.type == "cpu" else nullcontext():
-            inputs = encode([to_pictures(views) for views in degrade(condition, images, table.iloc[rows], maps)])
-        if device.type == "cuda":
-            inputs = {name: value.pin_memory() for name, value in inputs.items()}
-        return rows, inputs, time.perf_counter() - start
-
-    def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
-        start = time.perf_counter()
-        own = slice(events[0], events[-1] + 1)
-        # Scores come back as arrays, so the device has finished when the clock is read.
-        scores = method({name: value[own].to(device, non_blocking=True) for name, value in inputs.items()})
-        return *scores, time.perf_counter() - start
-
-    joint, first = np.zeros((2, len(table), len(CLASSES)))
-    seconds = np.zeros(len(table))
-    batches = FittingBatches(settings.batch_size)
-    warm = False
-    # The image processor runs on the CPU: beside a GPU, while that is busy.
-    blocks = prepared(prepare, read_blocks(stores, table, settings.batch_size), ahead=device.type == "cuda")
-    start = time.perf_counter()
-    for rows, inputs, encoding in track(blocks, "batches"):
-        waited = time.perf_counter() - start
-        seconds[rows] = min(encoding, waited) / len(rows)
-        work = partial(classify, inputs)
-        if not warm:
-            # The first pass allocates and tunes, which is no event's time.
-            warm = bool(list(batches.run(work, range(len(rows)))))
-        with meter:
-            for where, (joint_part, first_part, took) in batches.run(work, range(len(rows))):
-                joint[rows[where]], first[rows[where]] = joint_part, first_part
-                seconds[rows[where]] += took / len(joint_part)
-        start = time.perf_counter()
-    extra = {f"logp_joint_{name}": joint[:, i] for i, name in enumerate(CLASSES)}
-    extra |= {f"logp_first_{name}": first[:, i] for i, name in enumerate(CLASSES)}
-    cost = Cost(
-        device=device_name(device),
-        batch_size=batches.size,
-        events=len(table),
-        load_seconds=load_seconds,
-        seconds=float(seconds.sum()),
-        peak_memory_mb=peak_memory_mb(),
-    )
-    each = 1e3 * cost.seconds / max(len(table), 1)
-    logger.info("%d events, %.1f ms each, peak memory %.0f MB", len(table), each, cost.peak_memory_mb)
-    decisive = joint if settings.decision == "joint" else first
-    write_predictions(out, table, decisive, settings.temperature, seconds, extra, cost.with_energy(meter.energy))
+        for rows, inputs, encoding in track(ready, f"batches, {condition}", -(-len(table) // settings.batch_size)):
+            waited = time.perf_counter() - start
+            seconds[rows] = min(encoding, waited) / len(rows)
+            work = partial(classify, inputs)
+            if not warm:
+                # The first pass allocates and tunes, which is no event's time.
+                warm = bool(list(self._batches.run(work, range(len(rows)))))
+            with meter:
+                for where, (joint_part, first_part, took) in self._batches.run(work, range(len(rows))):
+                    joint[rows[where]], first[rows[where]] = joint_part, first_part
+                    seconds[rows[where]] += took / len(joint_part)
+            start = time.perf_counter()
+        extra = {f"logp_joint_{name}": joint[:, i] for i, name in enumerate(CLASSES)}
+        extra |= {f"logp_first_{name}": first[:, i] for i, name in enumerate(CLASSES)}
+        cost = Cost(
+            device=device_name(device),
+            batch_size=self._batches.size,
+            events=len(table),
+            load_seconds=self._load_seconds,
+            seconds=float(seconds.sum()),
+            peak_memory_mb=peak_memory_mb(),
+        )
+        each = 1e3 * cost.seconds / max(len(table), 1)
+        logger.info("%d events, %.1f ms each, peak memory %.0f MB", len(table), each, cost.peak_memory_mb)
+        decisive = joint if settings.decision == "joint" else first
+        write_predictions(out, table, decisive, settings.temperature, seconds, extra, cost.with_energy(meter.energy))
 
 
 def is_grounded(adapter: Path) -> bool:

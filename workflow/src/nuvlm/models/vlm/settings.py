@@ -5,6 +5,7 @@ from typing import Annotated, Literal, Self
 from pydantic import Field, model_validator
 
 from nuvlm.base.settings import Settings
+from nuvlm.models.jobs import FamilySettings, Request
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
@@ -140,7 +141,7 @@ class ExplainSettings(Settings):
     """Maximum length of a rationale."""
 
 
-class VlmSettings(Settings):
+class VlmSettings(FamilySettings):
     base: Literal["scratch", "hub"] = "hub"
     """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one."""
     scratch: ScratchSettings = ScratchSettings()
@@ -151,3 +152,55 @@ class VlmSettings(Settings):
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
     explain: ExplainSettings = ExplainSettings()
+
+    @property
+    def base_folder(self) -> str:
+        """Folder of the base model: of the run that makes it, or shared between runs if it is fetched."""
+        if self.base == "scratch":
+            return "<models>/base"
+        tiles = "as-published" if self.hub.max_tiles is None else f"{self.hub.max_tiles}tile"
+        return f"results/hub/{self.hub.model.replace('/', '--')}/{self.hub.revision.replace('/', '--')}-{tiles}"
+
+    def _inputs(self, **more: str) -> dict[str, str]:
+        return {"base": f"{self.base_folder}/manifest.json", "prompts": self.prompts, **more}
+
+    def training(self, model: str) -> Request:
+        tune = self.finetune
+        inputs = self._inputs()
+        if tune.rationales == "grounded":
+            inputs["vocabulary"] = self.vocabulary
+        if tune.strategy == "deepspeed":
+            inputs["deepspeed"] = f"resources/deepspeed/zero{tune.zero_stage}.json"
+        return Request(
+            run="nuvlm.models.vlm.jobs:train",
+            settings=tune.model_dump(mode="json", exclude={"gpus"}),
+            inputs=inputs,
+            gpus=tune.gpus,
+            nodes=tune.nodes,
+            memory_mb=16000 + 32000 * tune.gpus,
+            minutes=1440,
+            # A retry resumes from the checkpoint, and twice the time exceeds the limit of many partitions.
+            scale_minutes=False,
+            events_factor=tune.epochs,
+        )
+
+    def _inference(self, run: str, settings: Settings, **inputs: str) -> Request:
+        return Request(
+            run=run,
+            settings={
+                "settings": settings.model_dump(mode="json", exclude={"gpus"}),
+                "merge_adapter": self.classify.merge_adapter,
+                "quantization": self.finetune.quantization,
+                "bf16": self.finetune.bf16,
+            },
+            inputs=self._inputs(**inputs),
+            gpus=self.classify.gpus,
+            memory_mb=8000 + 32000 * self.classify.gpus,
+            minutes=480,
+        )
+
+    def classification(self) -> Request:
+        return self._inference("nuvlm.models.vlm.jobs:classify", self.classify)
+
+    def explanation(self) -> Request:
+        return self._inference("nuvlm.models.vlm.jobs:explain", self.explain, vocabulary=self.vocabulary)

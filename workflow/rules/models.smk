@@ -1,0 +1,139 @@
+# Every family of models in the table (workflow/src/nuvlm/models/table.py): training, classification, explanation.
+
+for family, section in CONFIG.families.items():
+    row = FAMILIES[family]
+    names = "|".join(section.model_names(family))
+    training = section.training(section.model_names(family)[0])
+    classification = section.classification()
+    explanation = section.explanation()
+    conditions = conditions_of(family, CONFIG.conditions)
+
+    if CONFIG.models_from is None:
+
+        rule:
+            name:
+                row.training_rule
+            input:
+                list(training.inputs.values()),
+                events="<results>/events.parquet",
+                pixelmaps=pixel_map_stores(),
+            output:
+                f"<results>/models/{{model}}/{row.weights}",
+                "<results>/models/{model}/manifest.json",
+                training="<results>/models/{model}/training.json",
+            log:
+                f"<results>/logs/{row.training_rule}/{{model}}.log",
+            benchmark:
+                f"<results>/benchmarks/{row.training_rule}/{{model}}.tsv"
+            wildcard_constraints:
+                model=names,
+            conda:
+                f"../envs/{training.environment}.yaml"
+            threads: training.threads
+            resources:
+                mem_mb=scaled(training.memory_mb),
+                runtime=(
+                    scaled(training.minutes)
+                    if training.scale_minutes
+                    else training.minutes
+                ),
+                gpu=training.gpus,
+                nodes=training.nodes,
+            params:
+                code=code("train.py", training.run),
+                run=training.run,
+                settings=of_request("training", "settings"),
+                # A function of resources is not tracked: these options change no result.
+                untracked=lambda wildcards, resources: of_request(
+                    "training", "untracked"
+                )(wildcards),
+                inputs=request_inputs("training"),
+                stores=stores("pixelmaps"),
+                # Beside the output: Snakemake deletes outputs before a retry.
+                checkpoints=lambda wildcards: f"results/{CONFIG.run}/checkpoints/{wildcards.model}",
+                tensorboard=lambda wildcards: f"results/{CONFIG.run}/tensorboard/{wildcards.model}",
+            script:
+                "../scripts/train.py"
+
+    rule:
+        name:
+            f"classify_{family}"
+        input:
+            list(classification.inputs.values()),
+            model="<models>/{model}/training.json",
+            weights=f"<models>/{{model}}/{row.weights}",
+            events="<results>/events.parquet",
+            pixelmaps=pixel_map_stores(),
+        output:
+            # A table and its cost for each condition of the job.
+            expand(
+                "<results>/predictions/{model}/{condition}/{part}.{kind}",
+                condition=(
+                    conditions if CONFIG.conditions_in_one_job else "{condition}"
+                ),
+                kind=["parquet", "json"],
+                allow_missing=True,
+            ),
+        log:
+            f"<results>/logs/classify_{family}/{PREDICTION}.log",
+        benchmark:
+            f"<results>/benchmarks/classify_{family}/{PREDICTION}.tsv"
+        wildcard_constraints:
+            model=names,
+            condition="|".join(conditions),
+        conda:
+            f"../envs/{classification.environment}.yaml"
+        threads: classification.threads
+        resources:
+            mem_mb=scaled(classification.memory_mb),
+            runtime=scaled(classification.minutes),
+            gpu=classification.gpus,
+        params:
+            code=code("classify.py", classification.run),
+            run=classification.run,
+            settings=of_request("classification", "settings"),
+            inputs=request_inputs("classification"),
+            stores=stores("pixelmaps"),
+        script:
+            "../scripts/classify.py"
+
+    if explanation is not None:
+
+        rule:
+            name:
+                f"explain_{family}"
+            input:
+                list(explained_predictions("{part}").values()),
+                list(explanation.inputs.values()),
+                model="<models>/{model}/training.json",
+                weights=f"<models>/{{model}}/{row.weights}",
+                events="<results>/events.parquet",
+                pixelmaps=pixel_map_stores(),
+            output:
+                explanation_files(row.explains, "<results>/explanations/{model}/{part}"),
+            log:
+                f"<results>/logs/explain_{family}/{{model}}/{{part}}.log",
+            benchmark:
+                f"<results>/benchmarks/explain_{family}/{{model}}/{{part}}.tsv"
+            wildcard_constraints:
+                model=names,
+            conda:
+                f"../envs/{explanation.environment}.yaml"
+            threads: explanation.threads
+            resources:
+                mem_mb=scaled(explanation.memory_mb),
+                runtime=scaled(explanation.minutes),
+                gpu=explanation.gpus,
+            params:
+                code=code("explain.py", explanation.run),
+                run=explanation.run,
+                settings=of_request("explanation", "settings"),
+                inputs=request_inputs("explanation"),
+                stores=stores("pixelmaps"),
+                predictions=lambda wildcards: explained_predictions(wildcards.part),
+                condition=CONFIG.conditions[0],
+                n_events=EXPLAINED,
+                seed=CONFIG.dataset.seed,
+                out=lambda wildcards: explanation_path(wildcards.model, wildcards.part),
+            script:
+                "../scripts/explain.py"

@@ -1,0 +1,21 @@
+from pathlib import Path
+from pkgutil import resolve_name
+
+from nuvlm.base.logs import setup_logging
+from nuvlm.models.jobs import ClassificationJob
+
+setup_logging(snakemake.log[0])
+tables = [Path(path) for path in snakemake.output if path.endswith(".parquet")]
+resolve_name(snakemake.params.run)(
+    ClassificationJob(
+        model=snakemake.wildcards.model,
+        events=Path(snakemake.input.events),
+        stores={name: Path(path) for name, path in snakemake.params.stores.items()},
+        inputs={name: Path(path) for name, path in snakemake.params.inputs.items()},
+        settings=snakemake.params.settings,
+        threads=snakemake.threads,
+        folder=Path(snakemake.input.model).parent,
+        outputs={path.parent.name: path for path in tables},  # predictions/{model}/{condition}/{part}.parquet
+        part=int(snakemake.wildcards.part),
+    )
+)

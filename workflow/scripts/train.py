@@ -1,0 +1,21 @@
+from pathlib import Path
+from pkgutil import resolve_name
+
+from nuvlm.base.logs import setup_logging
+from nuvlm.models.jobs import TrainingJob
+
+setup_logging(snakemake.log[0])
+resolve_name(snakemake.params.run)(
+    TrainingJob(
+        model=snakemake.wildcards.model,
+        events=Path(snakemake.input.events),
+        stores={name: Path(path) for name, path in snakemake.params.stores.items()},
+        inputs={name: Path(path) for name, path in snakemake.params.inputs.items()},
+        settings={**snakemake.params.settings, **snakemake.params.untracked},
+        threads=snakemake.threads,
+        out=Path(snakemake.output.training).parent,
+        checkpoints=Path(snakemake.params.checkpoints),
+        tensorboard=Path(snakemake.params.tensorboard),
+        log=Path(snakemake.log[0]),
+    )
+)

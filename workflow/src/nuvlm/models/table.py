@@ -1,0 +1,66 @@
+"""The table of model families: a new one is a row here (CONTRIBUTING.md has the list of what else it needs).
+
+A family has one model, called like the family, or several: ``cnn_tuned`` is of the family ``cnn``.
+"""
+
+from collections.abc import Iterable
+from typing import Literal, NamedTuple
+
+from nuvlm.models.bdt.settings import BdtSettings
+from nuvlm.models.cnn.settings import CnnSettings
+from nuvlm.models.conditions import PROMPT_CONDITIONS
+from nuvlm.models.jobs import FamilySettings
+from nuvlm.models.vlm.settings import VlmSettings
+
+
+class Family(NamedTuple):
+    """A family of models."""
+
+    title: str
+    """In running text."""
+    settings: type[FamilySettings]
+    """Its section of the configuration."""
+    training_rule: str
+    weights: str
+    """File of a trained model, beside manifest.json and training.json."""
+    prompted: bool = False
+    """Whether it reads a prompt, so that conditions of the prompt apply."""
+    explains: Literal["saliency", "rationales"] | None = None
+    """Saliency maps (a Zarr store) or rationales (a table)."""
+
+
+FAMILIES = {
+    "cnn": Family("CNN", CnnSettings, "train_cnn", "model.safetensors", explains="saliency"),
+    "bdt": Family("BDT", BdtSettings, "train_bdt", "model.safetensors"),
+    "vlm": Family(
+        "VLM", VlmSettings, "finetune_vlm", "adapter_model.safetensors", prompted=True, explains="rationales"
+    ),
+}
+"""Name -> family, in the order of the report. The name is the section of the configuration."""
+
+
+def family_name(model: str) -> str:
+    """The family of a model: ``cnn_tuned`` -> ``cnn``."""
+    return model.partition("_")[0]
+
+
+def family_of(model: str) -> Family:
+    """The row of a model's family.
+
+    Raises:
+        KeyError: there is none.
+    """
+    return FAMILIES[family_name(model)]
+
+
+def title(model: str) -> str:
+    """A model's name in running text: ``vlm`` -> VLM, ``cnn_tuned`` -> CNN tuned."""
+    name, _, variant = model.partition("_")
+    family = FAMILIES.get(name)
+    return " ".join(filter(None, [family.title if family else name.upper(), variant.replace("_", " ")]))
+
+
+def conditions_of(model: str, conditions: Iterable[str]) -> list[str]:
+    """Those of `conditions` that apply to `model`, in their order."""
+    family = FAMILIES.get(family_name(model))
+    return [name for name in conditions if name not in PROMPT_CONDITIONS or (family and family.prompted)]
