@@ -20,16 +20,16 @@ from typing import Any
 import numpy as np
 import torch
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.files import read_json, sha256
 from nuvlm.base.logs import setup_logging
 from nuvlm.dataset.event_table import read_events
 from nuvlm.models.cnn.data import open_images
 from nuvlm.models.cnn.network import load_cnn
-from nuvlm.models.cnn.processes import Team
+from nuvlm.models.cnn.processes import ProcessGroup
 from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.trainer import Split, validate
-from nuvlm.models.cnn.training import labels_of, train_cnn
+from nuvlm.models.cnn.training import train_cnn
 
 RESULT = Path(__file__).parent / "results" / "cnn_recipes.json"
 COLUMNS = ("accuracy", "loss", "half_accuracy", "half_loss")
@@ -65,7 +65,7 @@ def train_and_validate(run: Path, settings: TrainSettings) -> dict[str, float]:
     stores = {path.stem: path for path in sorted((run / "pixelmaps").glob("*.zarr"))}
     table = read_events(run / "events.parquet")
     rows = table[(table["split"] == "validation") & table["class"].isin(CLASSES)]
-    split = Split(open_images(stores, rows, settings.memory_mb), labels_of(rows))
+    split = Split(open_images(stores, rows, settings.memory_mb), class_codes(rows["class"]))
     cpu = torch.device("cpu")
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
@@ -77,8 +77,8 @@ def train_and_validate(run: Path, settings: TrainSettings) -> dict[str, float]:
         seconds = time.process_time() - start
         card = read_json(folder / "cnn" / "training.json")
         network = load_cnn(folder / "cnn", cpu)
-    loss, accuracy = validate(network, split, Team(0, 1, cpu))
-    half_loss, half_accuracy = validate(network, split, Team(0, 1, cpu), halved=True)
+    loss, accuracy = validate(network, split, ProcessGroup(0, 1, cpu))
+    half_loss, half_accuracy = validate(network, split, ProcessGroup(0, 1, cpu), halved=True)
     return {
         "accuracy": accuracy,
         "loss": loss,

@@ -4,6 +4,7 @@ from collections import Counter, defaultdict
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -182,8 +183,8 @@ def _events(ids: range, detector: Detector) -> Iterator[Event]:
         yield Event(i, voxels, nu_pdg=pdg, is_cc=current, nu_energy=1.0 + i, vertex_mm=(0.0, 0.0, 3000.0))
 
 
-def read_checkpoint_fingerprint(path: Path) -> str:
-    return str(torch.load(path, weights_only=True)["fingerprint"])
+def read_checkpoint_fingerprint(path: Path) -> dict[str, Any]:
+    return dict(torch.load(path, weights_only=True)["fingerprint"])
 
 
 def _read_shard(path: Path, detector: Detector) -> object:

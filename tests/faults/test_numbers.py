@@ -75,7 +75,7 @@ def test_a_prediction_that_is_no_number_is_refused(small_run: SmallRun, tally: T
     events = read_events(small_run.events).head(3)
     scores = np.array([[0.0, 1.0, 2.0], [np.nan, 0.0, 1.0], [0.0, 1.0, 2.0]])
     cost = Cost("CPU", 1, 3, 1.0, 1.0, 100.0)
-    with pytest.raises(InputError, match=f"no number for event {events['event_id'][1]} of shard a"):
+    with pytest.raises(InputError, match=f"not finite for event {events['event_id'][1]} of shard a"):
         write_predictions(tmp_path / "0.parquet", events, scores, 1.0, np.ones(3), {}, cost)
     assert not list(tmp_path.iterdir())
     tally.add("NaN", "predictions", "noticed")

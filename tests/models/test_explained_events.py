@@ -76,5 +76,5 @@ def test_nothing_is_asked_for_or_there(events: pd.DataFrame) -> None:
 
 
 def test_an_event_without_a_prediction_is_named(events: pd.DataFrame) -> None:
-    with pytest.raises(InputError, match="predictions of cnn: none of event 1 of shard b"):
+    with pytest.raises(InputError, match="predictions of cnn: event 1 of shard b is missing"):
         choose_explained(events, {"cnn": predict(events, {})[2:]}, 4, 7)

@@ -29,7 +29,7 @@ def test_counters_of_packages_and_memory_add_up(tmp_path: Path) -> None:
     ]
     meter = EnergyMeter(powercap=tmp_path)
     for file in files:
-        file.write_text("9000000")  # between two blocks: not ours
+        file.write_text("9000000")  # between two blocks: not counted
     for more in (10_000_000, 12_500_000):
         with meter:
             for file in files:

@@ -12,7 +12,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.stores import open_store
 from nuvlm.models.cnn.classify import classify_cnn
 from nuvlm.models.cnn.network import SiameseCnn, SqueezeExcitation, load_cnn, to_float
-from nuvlm.models.cnn.saliency import cell_pixels, explain_cnn, hires_cam, probability_lost
+from nuvlm.models.cnn.saliency import cell_pixels, explain_cnn, hires_cam, probability_drop
 from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from stores import write_pixel_maps
@@ -142,10 +142,10 @@ def test_what_is_blackened_is_what_is_foremost():
     images.view(-1)[3:13] = torch.linspace(0.1, 1, 10)
     classes = torch.tensor([0])
     before, after = torch.tensor(5.5).sigmoid(), torch.tensor(5.5 - 1.9).sigmoid()
-    lost = probability_lost(Brightness(), images, classes, images)
+    lost = probability_drop(Brightness(), images, classes, images)
     torch.testing.assert_close(lost, (before - after)[None])  # a fifth of ten pixels, the brightest
     after = torch.tensor(5.5 - 0.3).sigmoid()
-    torch.testing.assert_close(probability_lost(Brightness(), images, classes, -images), (before - after)[None])
+    torch.testing.assert_close(probability_drop(Brightness(), images, classes, -images), (before - after)[None])
 
 
 @pytest.mark.parametrize("changes", [{"count": 0}, {"part": 9}])
@@ -160,7 +160,7 @@ def test_predictions_that_say_nothing_of_an_event_are_refused(run):
     folder, _, _ = run
     table = pd.read_parquet(folder / "0.parquet")
     table.assign(predicted="tau").to_parquet(folder / "tau.parquet")
-    with pytest.raises(InputError, match=r"tau\.parquet: no class of ours for event \d+ of shard a"):
+    with pytest.raises(InputError, match=r"tau\.parquet: unknown class of event \d+ of shard a"):
         explain(folder, "other.zarr", predictions="tau.parquet")
     table.head(20).to_parquet(folder / "fewer.parquet")
     with pytest.raises(InputError, match=r"event \d+ of shard a"):

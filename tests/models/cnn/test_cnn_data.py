@@ -162,9 +162,9 @@ def test_images_that_do_not_fit_are_read_as_needed_and_the_log_says_why(tmp_path
     assert isinstance(inside, SparseImages)
     assert inside.nbytes == 16 * 1000 + 3 * np.count_nonzero(images)
     assert 1e6 < inside.nbytes <= estimate < 1.4 * inside.nbytes
-    assert f"1000 pixel maps in memory: {inside.nbytes / 1e6:.1f} MB, and 3 may be taken" in caplog.text
+    assert f"1000 pixel maps in memory: {inside.nbytes / 1e6:.1f} MB of at most 3 MB" in caplog.text
     assert isinstance(open_images(stores, table, 1), StoredImages)
-    assert f"1000 pixel maps would take up to {estimate / 1e6:.1f} MB in memory, and may take 1" in caplog.text
+    assert f"1000 pixel maps need up to {estimate / 1e6:.1f} MB of memory, the limit is 1 MB" in caplog.text
 
 
 def test_an_event_or_a_store_that_is_not_there_is_refused(two_shards, tmp_path):

@@ -102,7 +102,7 @@ def test_a_difference_is_seen_and_such_an_export_is_not_written(own, monkeypatch
 
 def test_a_file_of_other_weights_or_altered_is_refused(own):
     train(own, learning_rate=1e-3)
-    with pytest.raises(InputError, match=r"model\.onnx: was not made from .*rerun export_cnn"):
+    with pytest.raises(InputError, match=r"model\.onnx: was not exported from .*rerun export_cnn"):
         classify(own, own / "x.parquet", export=own / "cnn_onnx")
     content = bytearray((own / "cnn_onnx/model.onnx").read_bytes())
     content[len(content) // 2] ^= 1

@@ -195,13 +195,16 @@ def test_trained_on_black_maps_it_learns_how_frequent_the_classes_are(own):
 @pytest.mark.parametrize(
     ("change", "message"),
     [
-        (lambda card: card.pop("views"), "says nothing of views that can be used"),
-        (lambda card: card.update(views="two"), "says nothing of views that can be used"),
-        (lambda card: card.pop("settings"), "says nothing of settings that can be used"),
-        (lambda card: card["settings"].pop("width"), r"says nothing of settings\.width that can be used"),
-        (lambda card: card["settings"].update(width=-1), "not of the network in training.json, which has width -1"),
-        (lambda card: card["settings"].update(dropout=7), "describes no network"),
-        (lambda card: card.update(views=-2), "describes no network"),
+        (lambda card: card.pop("views"), "no usable value of views"),
+        (lambda card: card.update(views="two"), "no usable value of views"),
+        (lambda card: card.pop("settings"), "no usable value of settings"),
+        (lambda card: card["settings"].pop("width"), r"no usable value of settings\.width"),
+        (
+            lambda card: card["settings"].update(width=-1),
+            "does not fit the network in training.json, which has width -1",
+        ),
+        (lambda card: card["settings"].update(dropout=7), "not the settings of a network"),
+        (lambda card: card.update(views=-2), "not the settings of a network"),
         (lambda card: card.update(classes=["nue_cc", "numu_cc", "nutau_cc"]), "the classes are .*'nutau_cc'"),
     ],
 )
@@ -236,7 +239,7 @@ def test_weights_of_another_width_are_refused_with_both(own):
         classify(own)
     with pytest.raises(InputError, match=message):
         export_cnn(own / "cnn", own / "export")
-    with pytest.raises(InputError, match="was not made from"):
+    with pytest.raises(InputError, match="was not exported from"):
         classify(own, onnx=True)
 
 
@@ -245,7 +248,7 @@ def test_weights_of_a_network_for_other_views_or_of_none_are_refused(own):
     with pytest.raises(InputError, match=r"3 views: these weights are of width 0\.25, and trunk\.0.* is \("):
         load_cnn(own / "cnn", CPU)
     reweigh(own / "cnn", lambda weights: (weights.clear(), weights.update(hello=torch.zeros(2))))
-    with pytest.raises(InputError, match=r"model\.safetensors: not of the network"):
+    with pytest.raises(InputError, match=r"model\.safetensors: does not fit the network"):
         load_cnn(own / "cnn", CPU)
     (own / "cnn/model.safetensors").write_bytes(b"\xff" * 100)
     renew(own / "cnn")
@@ -277,11 +280,11 @@ def test_weights_in_half_precision_classify_as_they_would_in_full(own):
 
 def test_an_onnx_file_of_other_weights_or_of_none_is_refused(own):
     reweigh(own / "cnn", lambda weights: weights["head.0.weight"].mul_(1.01))
-    with pytest.raises(InputError, match=r"model\.onnx: was not made from .*rerun export_cnn"):
+    with pytest.raises(InputError, match=r"model\.onnx: was not exported from .*rerun export_cnn"):
         classify(own, onnx=True)
     (own / "cnn_onnx/model.onnx").write_bytes(b"no ONNX")
     renew(own / "cnn_onnx")
-    with pytest.raises(InputError, match=r"model\.onnx: no ONNX that can be read .*Remove .*cnn_onnx and rerun"):
+    with pytest.raises(InputError, match=r"model\.onnx: unreadable ONNX file .*Remove .*cnn_onnx and rerun"):
         classify(own, onnx=True)
     assert not (own / "predictions.parquet").exists()
 

@@ -273,7 +273,7 @@ def test_old_checkpoints_are_renewed_within_an_epoch(data: Path, monkeypatch: py
     written: list[int] = []
     write = trainer.write_checkpoint
 
-    def note(path: Path, fingerprint: str, state: dict[str, Any]) -> None:
+    def note(path: Path, fingerprint: dict[str, Any], state: dict[str, Any]) -> None:
         written.append(len(json.loads(state["progress"])["losses"]))
         write(path, fingerprint, state)
 

@@ -1,12 +1,13 @@
-"""The classes of the classification, and how truth becomes one of them."""
+"""The event classes: from truth, and as indices."""
 
 import numpy as np
+import pandas as pd
 
 CLASSES = ("nue_cc", "numu_cc", "nc")
 
 
 def classify_truth(nu_pdg: np.ndarray, is_cc: np.ndarray) -> np.ndarray:
-    """Class of each event, None where the truth is not known or the class is none of ours (nu_tau CC).
+    """Class of each event, None where the truth is unknown or not classified here (nu_tau CC).
 
     Neutral currents look the same for every flavour; antineutrinos go with their neutrinos.
     """
@@ -17,3 +18,8 @@ def classify_truth(nu_pdg: np.ndarray, is_cc: np.ndarray) -> np.ndarray:
         np.array(CLASSES, dtype=object),
         default=np.array(None, dtype=object),
     )
+
+
+def class_codes(names: "pd.Series[str]") -> np.ndarray:
+    """Index in :data:`CLASSES` of each class name: (n,) int64, -1 for anything else."""
+    return np.asarray(pd.Categorical(names, categories=list(CLASSES)).codes, dtype=np.int64)

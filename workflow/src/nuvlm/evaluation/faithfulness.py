@@ -15,7 +15,7 @@ import numpy as np
 import pandas as pd
 from sklearn.tree import DecisionTreeClassifier
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import class_codes
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_table
 from nuvlm.base.stores import open_store
@@ -397,11 +397,6 @@ def read_claims(table: pd.DataFrame, prefix: str) -> Claims:
     return {
         name: table[f"{prefix}_{name}"].astype("Float64").to_numpy(np.float64, na_value=np.nan) for name in STATEMENTS
     }
-
-
-def class_codes(names: "pd.Series[str]") -> np.ndarray:
-    """(n,) index of each name in CLASSES, -1 for none."""
-    return np.asarray(pd.Categorical(names, categories=list(CLASSES)).codes, dtype=np.int64)
 
 
 def _features(claims: Claims) -> np.ndarray:

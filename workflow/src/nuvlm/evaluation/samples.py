@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.errors import InputError
 from nuvlm.models.predictions import LOG_PROBABILITIES, PROBABILITIES, read_predictions
 
@@ -86,12 +86,7 @@ def read_sample(events: pd.DataFrame, parts: Sequence[str | Path]) -> Sample:
             f"{where}: {_name(joined.iloc[first])} has {', '.join(f'{value:g}' for value in logp[first])} for "
             "log-probabilities. Remove the predictions and rerun."
         )
-    return Sample(_codes(joined["class"]), _codes(joined["predicted"]), p, logp)
-
-
-def _codes(names: "pd.Series[str]") -> np.ndarray:
-    """(n,) index of each name in CLASSES, -1 for a missing one."""
-    return np.asarray(pd.Categorical(names, categories=list(CLASSES)).codes, dtype=np.int64)
+    return Sample(class_codes(joined["class"]), class_codes(joined["predicted"]), p, logp)
 
 
 def _name(event: "pd.Series[str]") -> str:

@@ -1,9 +1,8 @@
-"""Pixel maps made worse on purpose, as a condition says: coarser, noisy, with dead channels, smeared, out of scale.
+"""Degraded pixel maps for the conditions: lower resolution, noise, dead channels, diffusion, energy scale.
 
-What is about charge is done to charge, which grey values are taken back to
-(:func:`nuvlm.detector.grayscale.energy_of_grey`).
-Of maps made elsewhere, whose transfer is not known, grey values are taken to be linear in charge, white as
-:data:`WHITE_MEV`, and pixels whose size is not known to be the published ones.
+Noise, diffusion and energy scale act on the charge, recovered from grey values with
+:func:`nuvlm.detector.grayscale.energy_of_grey`. For maps made elsewhere, grey values are assumed to be linear in charge
+with white at :data:`WHITE_MEV`, and an unknown pixel size to be :data:`PIXEL_MM`.
 """
 
 import hashlib
@@ -19,37 +18,37 @@ from nuvlm.detector.smearing import box_shares
 from nuvlm.models.conditions import check_condition, degradation
 
 WHITE_MEV, PIXEL_MM = 200.0, 50.0
-"""What white and a pixel are taken for where that is not known."""
+"""Charge of a white pixel and side of a pixel, assumed where they are unknown."""
 REACH = 5
-"""How many standard deviations charge is smeared over."""
+"""Cut-off of the diffusion kernel, standard deviations."""
 
 
 def degrade(condition: str, images: np.ndarray, events: pd.DataFrame, settings: Mapping[str, Any]) -> np.ndarray:
-    """Pixel maps under a condition. The same event is degraded in the same way, whatever it is together with.
+    """Pixel maps under a condition. The result for an event does not depend on its batch.
 
     Args:
-        condition: ``nominal`` leaves the images, and ``labels_permuted``, which changes what is told
-            (:func:`nuvlm.models.vlm.prompts.permuted`). ``blank`` makes them black. The others (docs/report.md):
+        condition: ``nominal`` and ``labels_permuted`` (a change of the prompt,
+            :func:`nuvlm.models.vlm.prompts.permuted`) leave the images unchanged; ``blank`` makes them black. The
+            others (docs/report.md):
 
-            - ``half_resolution``, ``quarter_resolution``: the mean grey value of 2 x 2 or 4 x 4 pixels, as the
-              published test at 256 x 256 does for 512 x 512; black rows and columns fill up a size that they do not
-              divide.
+            - ``half_resolution``, ``quarter_resolution``: the mean grey value of 2 x 2 or 4 x 4 pixels, as in the
+              published test at 256 x 256 for 512 x 512; other sizes are padded with black rows and columns.
             - ``noise_{keV}``: Gaussian noise of that standard deviation on the charge of every pixel of the window;
-              what falls below 0 is black.
-            - ``dead_{percent}``: each column, in all views the same, is black with that probability. Columns are
-              positions along the beam: in both views of a pixel readout their charge comes from the same pads.
-            - ``diffusion_{mm}``: charge, spread evenly over each pixel, is convolved with a Gaussian of that width
+              negative results are black.
+            - ``dead_{percent}``: each column is black with that probability, the same in all views. Columns are
+              positions along the beam: in a pixel readout the charge of both views comes from the same pads.
+            - ``diffusion_{mm}``: the charge, uniform within each pixel, is convolved with a Gaussian of that width
               along rows and columns.
-            - ``scale_{percent}``: all charge times that.
+            - ``scale_{percent}``: multiplies all charge.
 
-            What is random is drawn anew for each event, and the same draw serves all levels of a kind: a channel that
-            is dead at 5 % is dead at 20 %.
+            Random numbers are drawn for each event, the same for all levels of a kind: a channel that is dead at 5 %
+            is also dead at 20 %.
         images: uint8 (n, views, size, size).
-        events: their n rows of the event table, of which ``shard`` and ``event_id`` are used.
+        events: the n rows of the event table; ``shard`` and ``event_id`` are used.
         settings: of the pixel maps (:func:`nuvlm.dataset.pixelmaps.image_settings`).
 
     Returns:
-        uint8, (n, views, size, size) or, at lower resolution, a half or a quarter of the size, rounded up.
+        uint8 (n, views, size, size); at lower resolution with half or a quarter of the size, rounded up.
     """
     found = degradation(check_condition(condition))
     if condition == "blank":
@@ -86,7 +85,7 @@ def _dead(views: np.ndarray, percent: int, rng: np.random.Generator) -> np.ndarr
 def _charged(
     kind: str, level: int, views: np.ndarray, rng: np.random.Generator, settings: Mapping[str, Any]
 ) -> np.ndarray:
-    """One event (views, size, size), degraded in its charge."""
+    """One event (views, size, size) with degraded charge."""
     transfer: dict[str, Any] = {"transfer": "linear", "white_mev": WHITE_MEV, "knee_mev": 1.0}
     if settings["transfer"] is not None:
         transfer = {name: settings[name] for name in transfer}
@@ -103,13 +102,13 @@ def _charged(
 
 
 def _kernel(width: float) -> np.ndarray:
-    """(2 r + 1,) shares of a pixel's charge in the pixels around it, smeared by `width` pixels."""
+    """(2 r + 1,) fractions of a pixel's charge in the pixels around it, for diffusion by `width` pixels."""
     reach = int(np.ceil(REACH * width))
     edges = np.arange(-reach, reach + 2, dtype=np.float64)
     return box_shares(np.zeros(1), np.ones(1), np.array([width]), edges[None])[0]
 
 
 def _generator(kind: str, shard: str, event_id: int) -> np.random.Generator:
-    """Random numbers of an event, from its identity."""
+    """Random generator seeded by the identity of the event."""
     digest = hashlib.sha256(f"{kind}/{shard}/{event_id}".encode()).digest()
     return np.random.default_rng(int.from_bytes(digest[:16], "big"))

@@ -1,4 +1,4 @@
-"""The device a model runs on, and how much memory and energy it took there."""
+"""The device that a model runs on, its peak memory and its energy meter."""
 
 import torch
 
@@ -7,12 +7,12 @@ from nuvlm.models.power import EnergyMeter
 
 
 def choose_device() -> torch.device:
-    """The first GPU where there is one, else the CPU."""
+    """The first GPU if there is one, otherwise the CPU."""
     return torch.device("cuda", 0) if torch.cuda.is_available() else torch.device("cpu")
 
 
 def energy_meter(device: torch.device) -> EnergyMeter:
-    """For what is computed on `device`."""
+    """An energy meter for computations on `device`."""
     return EnergyMeter(str(torch.cuda.get_device_properties(device).uuid) if device.type == "cuda" else None)
 
 
@@ -21,7 +21,7 @@ def device_name(device: torch.device) -> str:
 
 
 def peak_memory_mb() -> float:
-    """Peak memory so far, MB (10^6 bytes): what torch has reserved on all GPUs, or this process without one."""
+    """Peak memory so far, MB (10^6 bytes): reserved by torch on all GPUs, or of this process if there is no GPU."""
     if torch.cuda.is_available():
         return sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count())) / 1e6
     return process_peak_mb()

@@ -18,19 +18,19 @@ MISTAKE, SAMPLE = "mistake", "sample"
 def read_explained(
     events: Path, predictions: Mapping[str, Path], model: str, *, part: int, count: int, seed: int
 ) -> pd.DataFrame:
-    """The events of a part that are explained, and as what a model takes them.
+    """The events of a part to be explained, with the class that a model predicted.
 
     Args:
         events: the event table.
         predictions: model -> its prediction table of this part.
-        model: whose predictions are explained.
+        model: model whose predictions are explained.
         part, count, seed: see :func:`choose_explained`.
 
     Returns:
         Rows of the event table with the columns `chosen` and `predicted`.
 
     Raises:
-        InputError: a damaged table, or an event without a prediction, or with one of none of our classes.
+        InputError: a table is damaged, or an event has no prediction or an unknown class.
     """
     tables = {name: read_predictions([path]) for name, path in predictions.items()}
     table = read_events(events)
@@ -42,8 +42,8 @@ def read_explained(
     if foreign.any():
         event = chosen[foreign].iloc[0]
         raise InputError(
-            f"{predictions[model]}: no class of ours for event {event['event_id']} of shard {event['shard']}. Remove "
-            "it and rerun."
+            f"{predictions[model]}: unknown class of event {event['event_id']} of shard {event['shard']}. Remove it "
+            "and rerun."
         )
     return chosen
 
@@ -53,15 +53,15 @@ def choose_explained(
 ) -> pd.DataFrame:
     """Choose up to `count` events of the split test, or without truth, to be explained.
 
-    Half of `count` are the worst mistakes of any model: where one that is wrong gives the true class the lowest
-    probability (at temperature 1), if there are so many. The others come in the order of a hash of event and seed,
-    which knows nothing of predictions: they are a fair sample, so an event that is both counts as of the sample. Where
-    there are no more events than `count`, all are the sample.
+    Up to half of `count` are the worst mistakes: a wrong prediction of any model with the lowest probability of the
+    true class (at temperature 1). The others are a random sample, in the order of a hash of event and seed, independent
+    of predictions; an event in both counts as part of the sample. If there are at most `count` events, all are the
+    sample.
 
     Args:
         events: rows of the event table.
         predictions: model -> its prediction table, which holds these events.
-        count: of events.
+        count: maximum number of events.
         seed: of the sample.
 
     Returns:
@@ -70,9 +70,9 @@ def choose_explained(
     Raises:
         InputError: an event without a prediction.
     """
-    # The report is about the split test; events without a class have none.
+    # Events without a class have no split.
     events = events[events["split"].fillna("test") == "test"].reset_index(drop=True)
-    lowest = np.zeros(len(events))  # of any model that is wrong, log-probability of the true class
+    lowest = np.zeros(len(events))  # log-probability of the true class, lowest of all wrong predictions
     for model, table in predictions.items():
         joined = events[["shard", "event_id", "class"]].merge(
             table.drop(columns="class"), on=["shard", "event_id"], how="left", validate="one_to_one"
@@ -81,8 +81,8 @@ def choose_explained(
         if missing.any():
             event = joined[missing].iloc[0]
             raise InputError(
-                f"predictions of {model}: none of event {event['event_id']} of shard {event['shard']}. They were made "
-                "from another event table: remove them and rerun."
+                f"predictions of {model}: event {event['event_id']} of shard {event['shard']} is missing. They were "
+                "made from another event table: remove them and rerun."
             )
         for name in joined["class"].dropna().unique():
             wrong = ((joined["class"] == name) & (joined["predicted"] != name)).fillna(False).to_numpy(dtype=bool)

@@ -1,10 +1,31 @@
-"""How much memory this process took."""
+"""Memory of this process: its peak, and how the C library hands it out."""
 
+import ctypes
 import resource
 import sys
+
+# Options of glibc's mallopt (malloc.h).
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 
 
 def process_peak_mb() -> float:
     """Peak memory of this process so far, MB (10^6 bytes)."""
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def keep_freed_memory() -> bool:
+    """Make glibc keep freed memory for the next allocation instead of returning it to the system.
+
+    Each layer of a network allocates tens of megabytes. By default the system maps and clears these pages anew in every
+    step, which takes a fifth of the CPU time of training the CNN.
+
+    Returns:
+        whether the C library has this option: glibc has it, others do not.
+    """
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    return mallopt is not None and all(
+        # 1 GiB is the largest size that is not mapped by itself; 2 GiB of free memory are kept.
+        mallopt(option, size) == 1
+        for option, size in ((M_MMAP_THRESHOLD, 2**30), (M_TRIM_THRESHOLD, 2**31 - 1))
+    )

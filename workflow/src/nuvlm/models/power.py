@@ -1,4 +1,4 @@
-"""How much energy work took: read from the machine's counters where it has them, an estimate where not."""
+"""Energy consumption: from hardware counters where available, otherwise estimated."""
 
 import ctypes
 import time
@@ -7,32 +7,31 @@ from pathlib import Path
 from types import TracebackType
 
 POWERCAP = Path("/sys/class/powercap")
-"""Where Linux shows the counters of Intel's and AMD's processors (RAPL); since 2020 readable by root alone."""
+"""Linux's energy counters of Intel and AMD processors (RAPL); since 2020 readable only by root."""
 CORE_WATTS = 10.0
-"""Assumed for a busy core with its share of the memory, where there is no counter."""
+"""Assumed power of a busy core with its share of the memory, without a counter."""
 
 
 @dataclass(frozen=True)
 class Energy:
-    """What some work took."""
+    """Energy of a computation."""
 
     joules: float | None
-    """None where nothing can be said."""
+    """None if unknown."""
     measured: bool
-    """Every part by a counter; else it is an estimate."""
+    """True if all parts come from counters; otherwise an estimate."""
     how: str
-    """The counters, and the watts that were assumed."""
+    """Counters used and power assumed."""
 
 
 class EnergyMeter:
-    """Adds up the energy of the pieces of work done in its ``with`` blocks, which are not nested.
+    """Sums the energy used in its ``with`` blocks, which must not be nested.
 
-    The processor's counters are of the whole machine, whatever else runs there. Without them it is the time that this
-    process kept cores busy, times :data:`CORE_WATTS`. A GPU that counts no energy is taken to draw the power that it
-    is limited to.
+    Processor counters cover the whole machine, including other processes. Without them the energy is this process's CPU
+    time times :data:`CORE_WATTS`. For a GPU without an energy counter the enforced power limit is assumed.
 
     Args:
-        gpu: UUID of the GPU that works, as torch gives it; None on a CPU.
+        gpu: UUID of the GPU in use, from torch; None on a CPU.
         powercap: folder of the processor's counters.
     """
 
@@ -50,14 +49,14 @@ class EnergyMeter:
 
     @property
     def energy(self) -> Energy:
-        """Of all blocks so far."""
+        """Total of all blocks so far."""
         total, parts, measured = self._total, [], bool(self._counters)
         if self._counters:
             joules: float | None = sum(total.packages)
             parts.append("processor and memory: RAPL")
         else:
             joules = total.core_seconds * CORE_WATTS
-            parts.append(f"processor and memory: {CORE_WATTS:g} W a busy core assumed")
+            parts.append(f"processor and memory: {CORE_WATTS:g} W per busy core assumed")
         if self._gpu:
             watts = self._gpu.power_limit_w()
             if total.gpu is not None:
@@ -68,7 +67,7 @@ class EnergyMeter:
                 parts.append(f"GPU: its limit of {watts:g} W assumed")
             else:
                 of_gpu, measured = None, False
-                parts.append("GPU: not known")
+                parts.append("GPU: unknown")
             joules = None if of_gpu is None or joules is None else joules + of_gpu
         return Energy(joules, measured, "; ".join(parts))
 
@@ -80,22 +79,22 @@ class EnergyMeter:
 
 @dataclass(frozen=True)
 class _Reading:
-    """Counters at one moment, or how far they went."""
+    """Counter values at one time, or their differences."""
 
     packages: tuple[float, ...] = ()
-    """J, of each counter of the processor."""
+    """J, for each counter of the processor."""
     gpu: float | None = 0.0
     """J."""
     core_seconds: float = 0.0
     seconds: float = 0.0
 
     def plus(self, end: "_Reading", begin: "_Reading", limits: list[float]) -> "_Reading":
-        """This, and what lies between two moments. Counters start again from 0 at their limit."""
+        """Add the difference between two readings. Counters wrap to 0 at their limit."""
         before = self.packages or (0.0,) * len(limits)
-        went = zip(before, end.packages, begin.packages, limits, strict=True)
+        differences = zip(before, end.packages, begin.packages, limits, strict=True)
         known = None not in (self.gpu, end.gpu, begin.gpu)
         return _Reading(
-            tuple(total + (after - start) % limit for total, after, start, limit in went),
+            tuple(total + (after - start) % limit for total, after, start, limit in differences),
             (self.gpu or 0) + (end.gpu or 0) - (begin.gpu or 0) if known else None,
             self.core_seconds + end.core_seconds - begin.core_seconds,
             self.seconds + end.seconds - begin.seconds,
@@ -103,11 +102,11 @@ class _Reading:
 
 
 def _rapl_counters(powercap: Path) -> list[tuple[Path, float]]:
-    """The counter of every processor package and of its memory, and the J at which each starts again."""
+    """Counter files of all processor packages and their memory, each with its wrap-around limit in J."""
     counters = []
     for zone in sorted(powercap.glob("intel-rapl:*")):
         try:
-            # Cores and graphics are parts of their package, "psys" is the whole board.
+            # Cores and graphics are included in their package; "psys" is the whole board.
             if (zone / "name").read_text().startswith(("package", "dram")):
                 int((zone / "energy_uj").read_text())
                 counters.append((zone / "energy_uj", int((zone / "max_energy_range_uj").read_text()) / 1e6))
@@ -117,7 +116,10 @@ def _rapl_counters(powercap: Path) -> list[tuple[Path, float]]:
 
 
 class _Gpu:
-    """A GPU's counter and limit, by NVIDIA's NVML, which comes with the driver."""
+    """Energy counter and power limit of a GPU, from NVIDIA's NVML, which is part of the driver.
+
+    Three C functions: not worth the dependency on its Python binding (nvidia-ml-py).
+    """
 
     def __init__(self, uuid: str) -> None:
         self._nvml: ctypes.CDLL | None = None
@@ -131,7 +133,7 @@ class _Gpu:
             self._nvml = nvml
 
     def joules(self) -> float | None:
-        """Since the driver was loaded; None where it does not count (before Volta)."""
+        """Energy since the driver was loaded; None without a counter (before Volta)."""
         value = ctypes.c_ulonglong()
         if self._nvml and self._nvml.nvmlDeviceGetTotalEnergyConsumption(self._handle, ctypes.byref(value)) == 0:
             return value.value / 1e3

@@ -1,4 +1,4 @@
-"""Prediction tables: what a classifier says of the events of one part, and what that cost."""
+"""Prediction tables: class probabilities for the events of one part, and the cost of computing them."""
 
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, replace
@@ -18,34 +18,37 @@ LOG_PROBABILITIES = tuple(f"logp_{label}" for label in CLASSES)
 
 @dataclass(frozen=True)
 class Cost:
-    """What classifying one part took, as measured."""
+    """Measured cost of classifying one part."""
 
     device: str
     batch_size: int
-    """Events at once; fewer than asked for where those did not fit in memory."""
+    """Events per batch; smaller than configured if that did not fit in memory."""
     events: int
     load_seconds: float
-    """Loading the model."""
+    """Time to load the model."""
     seconds: float
-    """Classifying all events, images in memory, model loaded and warm."""
+    """Time to classify all events, with the images in memory and the model loaded and warmed up."""
     peak_memory_mb: float
-    """Of the device; of the process where the device is the CPU."""
+    """Of the device, or of the process on a CPU."""
     energy_j: float | None = None
-    """Spent on what `seconds` are of; None where nothing can be said."""
+    """Energy used during `seconds`; None if unknown."""
     energy_measured: bool = False
-    """By counters; else it is an estimate."""
+    """True if from counters; otherwise an estimate."""
     energy_how: str = ""
-    """The counters, and the watts that were assumed."""
+    """Counters used and power assumed."""
 
     def with_energy(self, energy: Energy) -> "Cost":
         return replace(self, energy_j=energy.joules, energy_measured=energy.measured, energy_how=energy.how)
 
 
 def at_temperature(log_probabilities: np.ndarray, temperature: float) -> np.ndarray:
-    """(n, classes) logarithms of softmax(T log p) over the classes, Eq. 1 of arXiv 2509.08461; T above 1 sharpens.
+    """Log of softmax(T log p) over the classes: Eq. 1 of arXiv 2509.08461. T > 1 sharpens.
 
     Args:
-        log_probabilities: (n, classes); a constant added to an event's changes nothing.
+        log_probabilities: (n, classes), up to a constant per event.
+
+    Returns:
+        (n, classes).
     """
     logits = temperature * log_probabilities.astype(np.float64)
     logits = logits - logits.max(axis=1, keepdims=True)
@@ -62,24 +65,24 @@ def write_predictions(
     extra: Mapping[str, np.ndarray],
     cost: Cost,
 ) -> None:
-    """Write a prediction table, and its cost beside it as ``.json``.
+    """Write a prediction table, and its cost to a ``.json`` file beside it.
 
     Args:
         events: rows of the event table.
-        log_probabilities: (events, classes), in the order of CLASSES; up to a constant for each event.
-        temperature: of the probabilities; the log-probabilities in the table are those at 1.
-        seconds: (events,) time for each, of a batch its share.
-        extra: further columns.
+        log_probabilities: (events, classes), in the order of CLASSES, up to a constant per event.
+        temperature: of the probabilities; the table's log-probabilities are at temperature 1.
+        seconds: (events,) time per event: the batch time divided by the batch size.
+        extra: additional columns.
 
     Raises:
-        InputError: a log-probability is not a finite number.
+        InputError: a log-probability is not finite.
     """
     bad = ~np.isfinite(log_probabilities).all(axis=1)
     if bad.any():
         event = events.iloc[int(np.argmax(bad))]
         raise InputError(
-            f"{path}: the model gives no number for event {event['event_id']} of shard {event['shard']}. "
-            "It has diverged: train it again with a lower learning rate."
+            f"{path}: the prediction is not finite for event {event['event_id']} of shard {event['shard']}. "
+            "The training has diverged: train again with a lower learning rate."
         )
     logp = at_temperature(log_probabilities, 1.0)
     p = np.exp(at_temperature(logp, temperature))
@@ -95,10 +98,10 @@ def write_predictions(
 
 
 def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:
-    """The tables of all parts, one after the other.
+    """Read and concatenate prediction tables.
 
     Raises:
-        InputError: a table is missing or damaged, or an event is in two of them.
+        InputError: a table is missing or damaged, or an event appears twice.
     """
     tables = []
     for path in paths:
@@ -117,10 +120,10 @@ def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:
 
 
 def read_costs(paths: Iterable[str | Path]) -> list[Cost]:
-    """The costs written beside the tables `paths`.
+    """Read the costs written beside the tables `paths`.
 
     Raises:
-        InputError: one is missing or damaged.
+        InputError: a file is missing or damaged.
     """
     costs = []
     for path in paths:

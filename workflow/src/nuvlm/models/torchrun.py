@@ -1,4 +1,4 @@
-"""Start a training in as many processes as it asks for, with torchrun."""
+"""Start a training in several processes with torchrun."""
 
 import logging
 import os
@@ -15,23 +15,23 @@ from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_STOP = 270
-"""What the processes have to end a step and write a checkpoint. torchrun's own 30 s are short for a large model; the
-Slurm profile sends its signal 300 s before the time limit."""
+"""Time for the processes to finish a step and write a checkpoint. torchrun's default of 30 s is too short for a large
+model; the Slurm profile sends SIGTERM 300 s before the time limit."""
 
 
 def torchrun(module: str, job: Path, processes: int, nodes: int = 1) -> None:
-    """Run ``python -m module job`` in `processes` processes, which torchrun starts and connects.
+    """Run ``python -m module job`` in `processes` processes, started and connected by torchrun.
 
     Args:
-        module: of this package; told the path of the job's file.
-        job: file of the job.
-        processes: of all nodes together.
-        nodes: of the Slurm job that this process is in.
+        module: of this package; its argument is the path of the job's file.
+        job: JSON file of the job.
+        processes: total on all nodes.
+        nodes: number of nodes, of the Slurm job that this process runs in.
 
     Raises:
-        SystemExit: with status 143 where it was stopped by SIGTERM, 1 where a process failed, after that has said why.
+        SystemExit: status 143 after SIGTERM, 1 if a process failed (which logs its error).
     """
-    # The processes find the package where this one did, installed or not.
+    # The processes import the package from the same place, also if it is not installed.
     source = str(Path(__file__).parents[1])
     os.environ["PYTHONPATH"] = os.pathsep.join(filter(None, [source, os.environ.get("PYTHONPATH")]))
     if nodes == 1:
@@ -43,22 +43,22 @@ def torchrun(module: str, job: Path, processes: int, nodes: int = 1) -> None:
 def torchrun_arguments(
     module: str, job: Path, processes: int, nodes: int = 1, rendezvous: str | None = None
 ) -> list[str]:
-    """The arguments of torchrun, the same on every node.
+    """Arguments of torchrun; the same on every node.
 
     Args:
-        module: that each process runs.
-        job: the file of the job.
-        processes: of all nodes together.
-        nodes: how many torchruns meet.
-        rendezvous: ``host:port`` on the first node where they do; one alone needs none.
+        module: run by each process.
+        job: JSON file of the job.
+        processes: total on all nodes.
+        nodes: number of nodes.
+        rendezvous: ``host:port`` on the first node; None on a single node.
     """
-    meet = ["--standalone"]
+    connection = ["--standalone"]
     if rendezvous is not None:
-        # The port tells apart two jobs on a node; the name is for what remains of an earlier attempt on that port.
+        # The port separates two jobs on a node; the id separates an earlier attempt on the same port.
         name = os.environ.get("SLURM_JOB_ID", "nuvlm")
-        meet = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", f"--rdzv-id={name}"]
+        connection = [f"--nnodes={nodes}", "--rdzv-backend=c10d", f"--rdzv-endpoint={rendezvous}", f"--rdzv-id={name}"]
     return [
-        *meet,
+        *connection,
         f"--nproc-per-node={processes // nodes}",
         f"--shutdown-timeout={SECONDS_TO_STOP}",
         "-m",
@@ -68,8 +68,8 @@ def torchrun_arguments(
 
 
 def _run_here(arguments: list[str]) -> None:
-    """torchrun, in this process: of two, each would get Slurm's SIGTERM, and the second one that torchrun gets, passed
-    on by the first, would make it leave its processes before they have written their checkpoint."""
+    """Run torchrun in-process. As a child it would get SIGTERM twice, from Slurm and from this process; the second
+    would kill the workers before they checkpoint."""
     logger.info("torchrun %s", " ".join(arguments))
     handled = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP, signal.SIGQUIT)
     previous = {number: signal.getsignal(number) for number in handled}
@@ -78,20 +78,20 @@ def _run_here(arguments: list[str]) -> None:
     except SignalException as stopped:
         raise SystemExit(128 + stopped.sigval) from None
     except ChildFailedError as failed:
-        stopped_at = {failure.exitcode for failure in failed.failures.values()}
-        raise SystemExit(128 + signal.SIGTERM if stopped_at == {128 + signal.SIGTERM} else 1) from None
+        statuses = {failure.exitcode for failure in failed.failures.values()}
+        raise SystemExit(128 + signal.SIGTERM if statuses == {128 + signal.SIGTERM} else 1) from None
     finally:
         for number, handler in previous.items():
             signal.signal(number, handler)
 
 
 def _run_on_nodes(module: str, job: Path, processes: int, nodes: int) -> None:
-    """One torchrun a node of the Slurm job that this process is in, started with srun."""
-    # A port that is free here, on the node where the batch script runs, which is the first of the job.
+    """Start one torchrun per node of this Slurm job with srun."""
+    # A free port on this node: the batch script runs on the first node of the job.
     with socket.socket() as free:
         free.bind(("", 0))
         rendezvous = f"{socket.gethostname()}:{free.getsockname()[1]}"
-    # Overlapping: this process is itself in a step of the job, which holds the first node.
+    # Overlap: this process already occupies the first node with its job step.
     command = [
         "srun",
         "--overlap",
@@ -104,7 +104,7 @@ def _run_on_nodes(module: str, job: Path, processes: int, nodes: int) -> None:
     command += torchrun_arguments(module, job, processes, nodes, rendezvous)
     logger.info("starting %s", " ".join(command))
     with subprocess.Popen(command) as srun:
-        # srun passes SIGTERM on to its tasks.
+        # srun forwards SIGTERM to its tasks.
         previous = signal.signal(signal.SIGTERM, lambda number, _: srun.send_signal(number))
         try:
             status = srun.wait()

@@ -1,1 +1,1 @@
-"""Boosted decision trees on hand-made features, the classical control."""
+"""A boosted decision tree (BDT) on engineered features, the classical baseline."""

@@ -1,7 +1,7 @@
-"""A dozen quantities that a physicist would read off a pixel map, of each view: extent, charge, straightness, width.
+"""Engineered features of each view of a pixel map: extent, charge, straightness, width and others.
 
-They are made from the images alone, all events of a block at once. Lengths are in cm and charge in MeV where the
-settings of the maps tell pixel and transfer; of maps made elsewhere, in pixels and in grey values (1 is white).
+They are computed from the images only, for a batch of events at once. Lengths are in cm and charge in MeV if the
+settings of the maps give pixel size and transfer; for maps made elsewhere, in pixels and grey values (1 is white).
 """
 
 from collections.abc import Mapping, Sequence
@@ -15,12 +15,13 @@ from scipy.sparse.csgraph import connected_components
 from nuvlm.detector.grayscale import energy_of_grey
 
 MIP_MEV_CM = 2.1
-"""What a minimum-ionising particle loses in liquid argon (PDG: 1.508 MeV cm2/g x 1.396 g/cm3)."""
+"""dE/dx of a minimum-ionising particle in liquid argon (PDG: 1.508 MeV cm2/g x 1.396 g/cm3)."""
 LIT = 0.05
-"""Least charge of a lit pixel, over what a minimum-ionising particle leaves along its side; below is diffusion."""
+"""Threshold of a lit pixel, relative to a minimum-ionising particle crossing it along its side; suppresses
+diffusion."""
 CORRIDOR, START, CORE = 1.5, 3.0, 0.1
-"""Half the width of the corridor along the axis, and the length of the start: pixels of 5 cm. The share of lit pixels
-that are the brightest ones."""
+"""Half width of the corridor around the axis and length of the track start, in pixels of 5 cm; fraction of lit pixels
+in the core."""
 PIXEL_CM = 5.0
 
 FEATURES = (
@@ -42,34 +43,35 @@ FEATURES = (
     "forward",
     "direction",
 )
-"""Of each view:
+"""For each view:
 
-- `charge`: sum over all pixels, lit or not; `pixels`: number of lit ones, and the following are about those.
+- `charge`: sum over all pixels; `pixels`: number of lit pixels. The other features use lit pixels only.
 - `extent_beam`, `extent_across`: along the beam and across it.
-- The axis is the principal one of the charge about the vertex, pointing to where more of it is. `reach`: distance
+- The axis is the principal axis of the charge about the vertex, in the direction of more charge. `reach`: distance
   along it from the vertex to the last pixel in its corridor; `unbroken`: the same up to the first gap;
-  `straightness`: share of the charge in the corridor; `width`: root mean square distance of the charge from the axis.
-- `start_dedx`, `track_dedx`: charge in the corridor per length, in its start and up to the first gap;
+  `straightness`: fraction of the charge in the corridor; `width`: root mean square distance of the charge from the
+axis. - `start_dedx`, `track_dedx`: charge per length in the corridor, at its start and up to the first gap;
   `fluctuation`: root mean square of the latter over its mean, from pixel to pixel.
-- `core`: share of the charge in the brightest tenth of the pixels.
-- `isolated`: share of the charge that does not hang together with the charge nearest to the vertex; `clusters`: number
-  of pieces that do hang together.
-- `edge`: share of the charge in the outermost pixels of the window.
-- `forward`: charge downstream of the vertex minus that upstream, over both; `direction`: cosine of axis and beam.
+- `core`: fraction of the charge in the brightest tenth of the pixels.
+- `isolated`: fraction of the charge not connected to the pixel nearest to the vertex; `clusters`: number of connected
+  components.
+- `edge`: fraction of the charge in the outermost pixels of the window.
+- `forward`: (downstream - upstream) / (downstream + upstream) charge; `direction`: cosine of the angle between axis
+and beam.
 """
 
 
 @dataclass(frozen=True)
 class Scale:
-    """What a pixel and a grey value of some maps stand for."""
+    """Physical size of a pixel and charge of a grey value."""
 
     size: int
-    """Side of the maps, pixels; images of half the size have pixels of twice the side."""
+    """Side of the maps in pixels; images of half the size have pixels twice as large."""
     pixel_cm: float | None
     charge: np.ndarray
-    """(256,) of each grey value: MeV, or the grey value over 255."""
+    """(256,) charge of each grey value: MeV, or the grey value divided by 255."""
     centred: bool
-    """Whether the vertex is at the centre of the window; if not, it is taken to be where the charge begins."""
+    """Whether the vertex is at the centre of the window; otherwise it is estimated as the start of the charge."""
 
     @classmethod
     def of(cls, images: Mapping[str, Any]) -> Self:
@@ -88,22 +90,22 @@ def feature_names(views: Sequence[str]) -> list[str]:
 
 
 def features(images: np.ndarray, scale: Scale) -> np.ndarray:
-    """All quantities of :data:`FEATURES`, view by view.
+    """Compute :data:`FEATURES` for each view.
 
     Args:
-        images: uint8 (events, views, size, size), as they are or at a lower resolution.
-        scale: of the images as they are.
+        images: uint8 (events, views, size, size), at full or lower resolution.
+        scale: of the images at full resolution.
 
     Returns:
-        float64 (events, views * features); of a view without a lit pixel all but the charge are 0.
+        float64 (events, views * features); without lit pixels all features of a view but the charge are 0.
     """
     events, views, size, _ = images.shape
     maps = events * views
-    coarser = round(scale.size / size)
-    pixel = coarser * (scale.pixel_cm or 1.0)
+    factor = round(scale.size / size)
+    pixel = factor * (scale.pixel_cm or 1.0)
     cell = np.flatnonzero(images)
-    # A pixel of half the resolution is the mean of four: their charge is four times as much.
-    charge = coarser**2 * scale.charge[images.reshape(-1)[cell]]
+    # A pixel at half the resolution is the mean of four pixels: the sum of their charges is four times as large.
+    charge = factor**2 * scale.charge[images.reshape(-1)[cell]]
     total = np.bincount(cell // size**2, charge, maps)
     if scale.pixel_cm is not None:
         lit = charge >= LIT * MIP_MEV_CM * pixel
@@ -117,23 +119,23 @@ def features(images: np.ndarray, scale: Scale) -> np.ndarray:
 
 
 def _of_lit(cell: np.ndarray, charge: np.ndarray, maps: int, size: int, pixel: float, scale: Scale) -> np.ndarray:
-    """(features, maps) of lit pixels.
+    """Features (features, maps) from the lit pixels.
 
     Args:
         cell: (pixels,) ascending, index into the flattened maps.
         charge: (pixels,).
-        maps, size: how many there are, and their side in pixels.
-        pixel: side of a pixel, cm or 1.
+        maps, size: number of maps, and their side in pixels.
+        pixel: side of a pixel in cm, or 1.
         scale: of the maps at full resolution.
     """
     which, row, column = cell // size**2, cell // size % size, cell % size
 
     def sum_of(values: np.ndarray) -> np.ndarray:
-        """(pixels,) to (maps,)."""
+        """Sum of `values` (pixels,) over each map: (maps,)."""
         return np.bincount(which, values, maps)
 
     def ends(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """(pixels,) to the least and the greatest value of each map, 0 where none is lit."""
+        """Minimum and maximum of `values` (pixels,) in each map, 0 without lit pixels."""
         low, high = np.full(maps, np.inf), np.full(maps, -np.inf)
         np.minimum.at(low, which, values)
         np.maximum.at(high, which, values)
@@ -141,9 +143,9 @@ def _of_lit(cell: np.ndarray, charge: np.ndarray, maps: int, size: int, pixel: f
         return np.where(empty, 0, low), np.where(empty, 0, high)
 
     pixels = sum_of(np.ones(len(cell)))
-    share = charge / sum_of(charge)[which]  # of the charge of its map
+    share = charge / sum_of(charge)[which]  # fraction of the charge of its map
     vertex_row, vertex_column = _vertices(which, row, column, share, maps, size, scale.centred)
-    # distance from the vertex, across the beam and along it
+    # distance from the vertex, transverse to and along the beam
     y, z = pixel * (row - vertex_row[which]), pixel * (column - vertex_column[which])
 
     # The principal axis diagonalises the second moments of the charge about the vertex.
@@ -155,14 +157,14 @@ def _of_lit(cell: np.ndarray, charge: np.ndarray, maps: int, size: int, pixel: f
     along = z * cosine[which] + y * sine[which]
     across = y * cosine[which] - z * sine[which]
 
-    # Charge along the corridor from the vertex on, a bin a pixel: (maps, bins).
+    # Charge along the corridor, starting at the vertex, one bin per pixel: (maps, bins).
     unit = 1.0 if scale.pixel_cm is None else PIXEL_CM
     inside = np.abs(across) <= CORRIDOR * max(unit, pixel)
     ahead = inside & (along >= -0.5 * pixel)
     step = np.maximum(np.rint(along[ahead] / pixel), 0).astype(np.int64)
-    bins = int(1.5 * size) + 2  # the diagonal, and two that stay dark
+    bins = int(1.5 * size) + 2  # the diagonal, and two bins that stay empty
     profile = np.bincount(which[ahead] * bins + step, charge[ahead], maps * bins).reshape(maps, bins)
-    # Where the axis passes between two pixels a single bin may be dark; two of them are a gap.
+    # A single bin may be empty where the axis passes between two pixels; two empty bins are a gap.
     gap = (profile[:, :-1] + profile[:, 1:] == 0).argmax(axis=1)
     unbroken = np.arange(bins) < gap[:, None]
     mean = (profile * unbroken).sum(axis=1) / np.maximum(gap, 1)
@@ -200,13 +202,13 @@ def _of_lit(cell: np.ndarray, charge: np.ndarray, maps: int, size: int, pixel: f
 def _vertices(
     which: np.ndarray, row: np.ndarray, column: np.ndarray, share: np.ndarray, maps: int, size: int, centred: bool
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Row and column (maps,) of each vertex: the centre, or where the charge begins along the beam."""
+    """Row and column (maps,) of each vertex: the centre, or the upstream end of the charge."""
     if centred:
         centre = np.full(maps, float(size // 2))
         return centre, centre
     first = np.full(maps, size)
     np.minimum.at(first, which, column)
-    # the mean row of the first three columns that hold charge
+    # mean row of the charge in the first three columns from there
     near = share * (column < first[which] + 3)
     weight = np.bincount(which, near, maps)
     rows = np.bincount(which, near * row, maps)
@@ -214,7 +216,7 @@ def _vertices(
 
 
 def _brightest(which: np.ndarray, charge: np.ndarray, pixels: np.ndarray) -> np.ndarray:
-    """Whether each pixel is among the brightest :data:`CORE` of its map."""
+    """Whether each pixel is in the brightest fraction :data:`CORE` of its map."""
     order = np.lexsort((-charge, which))
     begin = np.cumsum(pixels) - pixels
     rank = np.empty(len(which))
@@ -223,7 +225,7 @@ def _brightest(which: np.ndarray, charge: np.ndarray, pixels: np.ndarray) -> np.
 
 
 def _pieces(which: np.ndarray, cell: np.ndarray, size: int) -> np.ndarray:
-    """A number for each pixel, the same for all that hang together by sides or corners.
+    """Label of the connected component of each pixel (8-connectivity).
 
     Args:
         which: (pixels,) map.
@@ -244,7 +246,7 @@ def _pieces(which: np.ndarray, cell: np.ndarray, size: int) -> np.ndarray:
 
 
 def _attached(which: np.ndarray, piece: np.ndarray, distance: np.ndarray) -> np.ndarray:
-    """Whether each pixel hangs together with the one that is nearest to the vertex of its map."""
+    """Whether each pixel is in the same component as the pixel nearest to the vertex of its map."""
     order = np.lexsort((distance, which))
     first = order[np.flatnonzero(np.diff(which[order], prepend=-1))]
     nearest = np.zeros(which.max() + 1, dtype=np.int64)

@@ -1,4 +1,4 @@
-"""The trees as plain arrays: no pickle to trust, and nothing but NumPy to classify with."""
+"""The boosted trees as plain arrays, without pickle; classification needs only NumPy."""
 
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -20,15 +20,15 @@ WEIGHTS = "model.safetensors"
 
 @dataclass(frozen=True)
 class Trees:
-    """Boosted trees; the nodes of all of them in a row.
+    """Boosted trees, with the nodes of all trees concatenated.
 
     Attributes:
-        baseline: (classes,) what every event begins with.
-        roots: (rounds, classes) int64, the node that each tree begins at.
-        feature: (nodes,) int64, what a node asks about.
-        threshold: (nodes,) float64; an event whose feature is not greater goes left.
-        left, right: (nodes,) int64, the next node; of a leaf the leaf itself.
-        value: (nodes,) float64, what a leaf adds to its class.
+        baseline: (classes,) float64, initial logits.
+        roots: (rounds, classes) int64, root node of each tree.
+        feature: (nodes,) int64, feature tested at a node.
+        threshold: (nodes,) float64; events with feature <= threshold go left.
+        left, right: (nodes,) int64, child nodes; a leaf points to itself.
+        value: (nodes,) float64, logit added by a leaf.
     """
 
     baseline: np.ndarray
@@ -41,21 +41,21 @@ class Trees:
 
     @classmethod
     def of(cls, fitted: "HistGradientBoostingClassifier", rounds: int) -> Self:
-        """The first `rounds` of a classifier of scikit-learn, fitted on finite features."""
+        """The first `rounds` of a scikit-learn classifier that was fitted on finite features."""
         nodes, roots = [], np.zeros((rounds, len(fitted.classes_)), dtype=np.int64)
         size = 0
-        # scikit-learn has no public view of its trees; training compares the answers with its own.
+        # scikit-learn has no public access to its trees; training checks the result against it.
         for i, of_round in enumerate(fitted._predictors[:rounds]):
             for k, tree in enumerate(of_round):
                 node = tree.nodes
-                itself = size + np.arange(len(node))
+                own = size + np.arange(len(node))
                 leaf = node["is_leaf"].astype(bool)
                 nodes.append(
                     (
                         node["feature_idx"].astype(np.int64) * ~leaf,
                         node["num_threshold"].astype(np.float64) * ~leaf,
-                        np.where(leaf, itself, size + node["left"].astype(np.int64)),
-                        np.where(leaf, itself, size + node["right"].astype(np.int64)),
+                        np.where(leaf, own, size + node["left"].astype(np.int64)),
+                        np.where(leaf, own, size + node["right"].astype(np.int64)),
                         node["value"].astype(np.float64) * leaf,
                     )
                 )
@@ -65,7 +65,7 @@ class Trees:
         return cls(fitted._baseline_prediction.ravel().astype(np.float64), roots, *arrays)
 
     def logits(self, table: np.ndarray) -> np.ndarray:
-        """(events, classes), log-probabilities up to a constant of each event, of features (events, features)."""
+        """Logits (events, classes) of features (events, features)."""
         node = np.broadcast_to(self.roots.ravel(), (len(table), self.roots.size))  # (events, trees)
         events = np.arange(len(table))[:, None]
         while True:
@@ -83,13 +83,13 @@ class Trees:
 
 
 def load_trees(model: Path) -> Trees:
-    """The trees of a folder that :func:`nuvlm.models.bdt.training.train_bdt` wrote.
+    """Load the trees written by :func:`nuvlm.models.bdt.training.train_bdt`.
 
     Raises:
-        InputError: a file is missing or altered, or the trees ask about other features than are made here.
+        InputError: a file is missing or altered, or the trees use other features than this version computes.
     """
     verify_manifest(model)
     card = read_json(model / "training.json")
     if card["features"] != feature_names(card["images"]["views"]):
-        raise InputError(f"{model}: was trained on other features than this version makes. Train it anew.")
+        raise InputError(f"{model}: was trained on other features than this version computes. Train it again.")
     return Trees(**load_file(model / WEIGHTS))

@@ -1,4 +1,4 @@
-"""Settings of the boosted tree; nothing of it is published."""
+"""Settings of the boosted decision tree, which is not in the paper."""
 
 from typing import Annotated
 
@@ -10,17 +10,17 @@ from nuvlm.models.jobs import FamilySettings, Request
 class BdtSettings(FamilySettings):
     learning_rate: Annotated[float, Field(gt=0, le=1)] = 0.05
     max_leaves: Annotated[int, Field(ge=2, le=256)] = 8
-    """Of each tree."""
+    """Leaves per tree."""
     min_events_leaf: Annotated[int, Field(ge=1)] = 20
-    """Training events in a leaf, at least."""
+    """Minimum of training events per leaf."""
     l2: Annotated[float, Field(ge=0)] = 1.0
-    """Penalty on the values of the leaves."""
+    """L2 penalty on leaf values."""
     max_rounds: Annotated[int, Field(ge=1)] = 1000
-    """Of boosting; each adds a tree a class."""
+    """Boosting rounds; each adds one tree per class."""
     patience: Annotated[int, Field(ge=1)] = 20
-    """Stop after this many rounds without a better validation loss."""
+    """Stop after this many rounds without a lower validation loss."""
     classify_batch_size: Annotated[int, Field(ge=1)] = 64
-    """Events a batch when classifying."""
+    """Batch size for classification."""
     seed: int = 7
 
     def training(self, model: str) -> Request:

@@ -1,4 +1,4 @@
-"""Training the boosted tree: histogram-based gradient boosting, early stopping on the validation loss."""
+"""Training the boosted decision tree: histogram-based gradient boosting, early stopping on the validation loss."""
 
 import logging
 import time
@@ -10,7 +10,7 @@ import numpy as np
 import pandas as pd
 from sklearn.ensemble import HistGradientBoostingClassifier
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, write_json
 from nuvlm.base.logs import track
@@ -26,9 +26,9 @@ from nuvlm.models.memory import process_peak_mb
 logger = logging.getLogger(__name__)
 
 BATCH = 64
-"""Events whose features are made at once."""
+"""Events per batch of features."""
 TOLERANCE = 1e-6
-"""By how much a probability may differ from scikit-learn's."""
+"""Largest allowed difference from a probability of scikit-learn."""
 
 
 def run(job: TrainingJob) -> None:
@@ -37,13 +37,13 @@ def run(job: TrainingJob) -> None:
 
 
 def train_bdt(events: Path, stores: Mapping[str, Path], out: Path, *, settings: BdtSettings) -> None:
-    """Train on the split ``train``, stop on ``validation``, and write the trees of the best round to the folder `out`.
+    """Train on the split ``train`` with early stopping on ``validation``; write the best round's trees to folder `out`.
 
-    `out` holds ``model.safetensors`` (:class:`nuvlm.models.bdt.model.Trees`), ``training.json`` (what was trained, on
-    what, and what it took) and a manifest.
+    `out` holds ``model.safetensors`` (:class:`nuvlm.models.bdt.model.Trees`), ``training.json`` (settings, data,
+    history and cost) and a manifest.
 
     Raises:
-        InputError: a split has no event of a class; damaged files, or pixel maps that are not alike.
+        InputError: a class is missing in a split, a file is damaged, or pixel maps have different settings.
     """
     start = time.perf_counter()
     table = read_events(events)
@@ -57,7 +57,7 @@ def train_bdt(events: Path, stores: Mapping[str, Path], out: Path, *, settings: 
                 f"{events}: the {split} split has no {', '.join(lacking)} event. Add events of that class."
             )
     features_seconds = time.perf_counter() - start
-    logger.info("training on %d events %s, validating on %d; %d features; their pixel maps were read in %.1f s",
+    logger.info("training on %d events %s, validating on %d; %d features, computed in %.1f s",
                 len(train[1]), counts, len(validation[1]), train[0].shape[1], features_seconds)  # fmt: skip
 
     fitted = HistGradientBoostingClassifier(
@@ -71,14 +71,14 @@ def train_bdt(events: Path, stores: Mapping[str, Path], out: Path, *, settings: 
         scoring="loss",
         random_state=settings.seed,
     ).fit(*train, X_val=validation[0], y_val=validation[1])
-    # scikit-learn's scores are losses with their sign changed; the first is that before the first round.
+    # scikit-learn's scores are negative losses; the first is before the first round.
     train_loss, validation_loss = -fitted.train_score_[1:], -fitted.validation_score_[1:]
     best = int(np.argmin(validation_loss)) + 1
     trees = Trees.of(fitted, best)
     _check(trees, fitted, best, validation[0])
     accuracy = float((trees.logits(validation[0]).argmax(axis=1) == validation[1]).mean())
     seconds = time.perf_counter() - start
-    logger.info("%d rounds, the best is %d: validation loss %.4f, accuracy %.3f; %d nodes",
+    logger.info("%d rounds, best %d: validation loss %.4f, accuracy %.3f; %d nodes",
                 len(validation_loss), best, validation_loss[best - 1], accuracy, len(trees.value))  # fmt: skip
 
     card = {
@@ -88,7 +88,7 @@ def train_bdt(events: Path, stores: Mapping[str, Path], out: Path, *, settings: 
         "settings": settings.model_dump(mode="json"),
         "images": images,
         "features": feature_names(images["views"]),
-        # a threshold in each node that is no leaf, a value in each that is one
+        # one threshold per inner node, one value per leaf
         "parameters": len(trees.value),
         "class_counts": counts,
         "events": len(train[1]),
@@ -116,7 +116,7 @@ def _load(
 ) -> tuple[np.ndarray, np.ndarray]:
     """Features (events, features) and class indices (events,) of a split."""
     chosen = table[table["split"] == split]
-    labels = pd.Categorical(chosen["class"], categories=list(CLASSES)).codes.astype(np.int64)
+    labels = class_codes(chosen["class"])
     names, scale = feature_names(images["views"]), Scale.of(images)
     values = np.zeros((len(chosen), len(names)))
     seconds = 0.0
@@ -129,11 +129,11 @@ def _load(
 
 
 def _check(trees: Trees, fitted: HistGradientBoostingClassifier, rounds: int, table: np.ndarray) -> None:
-    """That the arrays say what scikit-learn says, as they are read from what it does not promise to keep."""
+    """Check the probabilities against scikit-learn, whose private attributes :class:`Trees` reads."""
     logits = trees.logits(table)
-    ours = np.exp(logits - logits.max(axis=1, keepdims=True))
-    ours /= ours.sum(axis=1, keepdims=True)
-    theirs = next(p for i, p in enumerate(fitted.staged_predict_proba(table), 1) if i == rounds)
-    difference = float(np.abs(ours - theirs).max())
+    p = np.exp(logits - logits.max(axis=1, keepdims=True))
+    p /= p.sum(axis=1, keepdims=True)
+    expected = next(staged for i, staged in enumerate(fitted.staged_predict_proba(table), 1) if i == rounds)
+    difference = float(np.abs(p - expected).max())
     if difference > TOLERANCE:
         raise RuntimeError(f"the stored trees differ from scikit-learn's by {difference:.2g} in a probability")

@@ -1,4 +1,4 @@
-"""The pixel maps that a CNN learns from: in memory, or read as they are needed, and made into batches ahead of it."""
+"""Training pixel maps: sparse in memory or read from disk, and batches prepared in advance."""
 
 import logging
 import math
@@ -25,15 +25,15 @@ from nuvlm.dataset.pixelmaps import open_shards
 logger = logging.getLogger(__name__)
 
 SAMPLE = 256
-"""Events that are looked at to tell how much memory all will take."""
+"""Events sampled to estimate the memory of all."""
 OPEN_FILES = 256
-"""Stores whose files are open at once; a process may often have no more than 1,024."""
+"""Stores whose files are open at once; a common limit is 1,024 files per process."""
 LONGEST = 2**16 - 1
-"""Pixels from one coordinate to the next that its type can hold."""
+"""Largest gap, in pixels, that its type can hold."""
 
 
 class Images(Protocol):
-    """Pixel maps of the rows of an event table, in their order."""
+    """Pixel maps of an event table, in the order of its rows."""
 
     @property
     def shape(self) -> tuple[int, int, int]:
@@ -45,24 +45,23 @@ class Images(Protocol):
         """Images of the events `rows`, which may repeat: uint8 (rows, views, size, size).
 
         Args:
-            out: written to and returned, if given: C-contiguous, of that type and shape. To write to the same memory
-                again saves the system the work of handing out more.
+            out: C-contiguous array of this type and shape, overwritten and returned. Reusing one saves allocations.
 
         Raises:
-            IndexError: there is no such event.
+            IndexError: a row is out of range.
             InputError: a store is damaged.
         """
 
 
 @dataclass(frozen=True)
 class SparseImages:
-    """Pixel maps in memory as the pixels that are not black.
+    """Pixel maps in memory, storing only the pixels that are not black.
 
     Attributes:
         shape: see :class:`Images`.
-        span: (events, 2) int64, where each event's coordinates begin and end.
-        gap: (coordinates,) uint16, how far a pixel is from the one before, or from pixel 0, in the flattened event.
-        value: (coordinates,) uint8; 0 where a pixel is so far that a coordinate has to lie on the way.
+        span: (events, 2) int64, first and end index of each event in `gap` and `value`.
+        gap: (coordinates,) uint16, distance from the previous pixel, or from pixel 0, in the flattened event.
+        value: (coordinates,) uint8, grey value; 0 for the extra coordinates that split a gap above :data:`LONGEST`.
     """
 
     shape: tuple[int, int, int]
@@ -85,14 +84,14 @@ class SparseImages:
 
 
 class StoredImages:
-    """Pixel maps that are read from their stores each time.
+    """Pixel maps that are read from their stores for each batch.
 
     Args:
         stores: shard name -> pixel-map store.
         table: with the columns shard, row and event_id.
 
     Raises:
-        InputError: a damaged store, or one that does not hold the events.
+        InputError: a store is damaged, or lacks events of the table.
     """
 
     def __init__(self, stores: Mapping[str, Path], table: pd.DataFrame) -> None:
@@ -117,42 +116,42 @@ class StoredImages:
         return images
 
     def in_order_of_storage(self) -> np.ndarray:
-        """All rows of the table, so that files are read from begin to end."""
+        """All rows of the table, ordered so that each file is read from start to end."""
         return np.lexsort((self._row, self._array))
 
 
 def open_images(stores: Mapping[str, Path], table: pd.DataFrame, memory_mb: int) -> Images:
-    """Pixel maps of the rows of an event table: in memory where they fit, else read as they are needed.
+    """Pixel maps of an event table: in memory if they fit, otherwise read for each batch.
 
     Args:
-        stores: shard name -> pixel-map store. Each is checked here, and not again.
+        stores: shard name -> pixel-map store. Each is verified once, here.
         table: with the columns shard, row and event_id.
-        memory_mb: most that they may take in memory, MB (10^6 bytes).
+        memory_mb: memory limit, MB (10^6 bytes).
 
     Raises:
-        InputError: a damaged store, one that does not hold the events, or stores of different sizes.
+        InputError: a store is damaged or lacks events of the table, or stores have different image sizes.
     """
     stored = StoredImages(stores, table)
     megabytes = sparse_bytes(stored) / 1e6
     if megabytes > memory_mb:
         logger.info(
-            "%d pixel maps would take up to %.1f MB in memory, and may take %d: they are read from disk for each batch",
+            "%d pixel maps need up to %.1f MB of memory, the limit is %d MB: they are read from disk for each batch",
             len(stored), megabytes, memory_mb,
         )  # fmt: skip
         return stored
     sparse = read_sparse(stored)
     logger.info(
-        "%d pixel maps in memory: %.1f MB, and %d may be taken",
+        "%d pixel maps in memory: %.1f MB of at most %d MB",
         len(sparse), sparse.nbytes / 1e6, memory_mb,
     )  # fmt: skip
     return sparse
 
 
 def sparse_bytes(images: Images) -> float:
-    """What `images` will take as :class:`SparseImages`, by a sample of them, plus three standard errors."""
+    """Estimated bytes of `images` as :class:`SparseImages`: from a sample, plus three standard errors."""
     n = len(images)
-    looked_at = np.unique(np.linspace(0, n - 1, min(n, SAMPLE), dtype=np.int64))
-    sizes = np.array([3 * len(_encode(images.dense(row)[0])[0]) for row in looked_at[:, None]], dtype=np.float64)
+    sample = np.unique(np.linspace(0, n - 1, min(n, SAMPLE), dtype=np.int64))
+    sizes = np.array([3 * len(_encode(images.dense(row)[0])[0]) for row in sample[:, None]], dtype=np.float64)
     if n == 0:
         return 0.0
     error = sizes.std() / math.sqrt(len(sizes)) * math.sqrt(1 - len(sizes) / n)
@@ -160,9 +159,9 @@ def sparse_bytes(images: Images) -> float:
 
 
 def read_sparse(stored: StoredImages) -> SparseImages:
-    """All of `stored` in memory, with no more than one event dense at any time."""
+    """Read all of `stored` into memory, with one dense event at a time."""
     span = np.zeros((len(stored), 2), dtype=np.int64)
-    # They grow in place: arrays that are put together in the end would take twice the memory.
+    # They grow in place: concatenating arrays at the end would need twice the memory.
     gaps, values = bytearray(), bytearray()
     image = np.empty((1, *stored.shape), dtype=np.uint8)
     for row in track(stored.in_order_of_storage(), "pixel maps"):
@@ -177,25 +176,25 @@ def batches(images: Images, order: Iterable[np.ndarray], workers: int) -> Iterat
     """Yield the rows of each batch and its images, uint8 (rows, views, size, size), in the given order.
 
     Args:
-        order: rows of each batch. All are asked for before the first batch is made, so that what they are drawn with
-            does not depend on how far ahead batches are made.
-        workers: processes that make batches while those before are used, two each. They are forked, so that they share
-            the memory of `images`, which nobody writes to; they use no GPU. 0: made in this process, when asked for.
+        order: rows of each batch; consumed before the first batch is made, so that its random numbers do not depend
+            on how far in advance batches are made.
+        workers: processes that each prepare two batches in advance. They are forked and share the memory of `images`,
+            which is read-only; they do not use the GPU. 0: each batch is made in this process, on demand.
 
     Raises:
         InputError: a store is damaged.
     """
     order = list(order)
-    images.dense(np.empty(0, dtype=np.int64))  # compiles here what each worker would have to
-    # Batches are written to memory that all processes share, and that is used again once nobody holds the batch: to get
-    # new pages for each, and to send them by torch's queues, takes several times as long as to make it. Two for each
-    # worker are under way, and two in the caller's hands: the one that it asks for, and the one that it has.
+    images.dense(np.empty(0, dtype=np.int64))  # compile the kernel before forking
+    # Batches are written to shared memory, which is reused once a batch is released: allocating new pages and sending
+    # them through torch's queues takes several times as long as making the batch. Two slots per worker, and two for the
+    # caller: the batch in use and the next one.
     slot_bytes = math.prod(images.shape) * max(map(len, order), default=0)
     free = list(range(2 * workers + 2))
     memory = mmap(-1, max(1, slot_bytes * len(free)))
 
     def tasks() -> Iterator[tuple[int, int | None]]:
-        """Which batch to make, and the place for it, if the caller has not kept them all."""
+        """Index of each batch and a free slot for it; None if the caller holds all slots."""
         for batch in range(len(order)):
             yield batch, free.pop() if free else None
 
@@ -209,7 +208,7 @@ def batches(images: Images, order: Iterable[np.ndarray], workers: int) -> Iterat
         sampler=tasks(),
         num_workers=workers,
         multiprocessing_context="fork" if workers else None,
-        generator=torch.Generator(),  # not the one that training draws from
+        generator=torch.Generator(),  # leaves the training's generator alone
     )
     iterator = iter(loader)
     try:
@@ -219,23 +218,24 @@ def batches(images: Images, order: Iterable[np.ndarray], workers: int) -> Iterat
                 raise made
             if isinstance(made, int):
                 batch = place(made, len(rows))
-                finalize(batch.base, free.append, made)  # of the view, which all that is made from the batch holds
+                # Frees the slot once no array or tensor uses it: they all refer to the base view.
+                finalize(batch.base, free.append, made)
             else:
                 batch = made.numpy()
             yield rows, batch
             del batch
     finally:
-        del iterator  # ends the workers, also where somebody keeps the error and with it this frame
+        del iterator  # stops the workers even if a caught error keeps this frame alive
 
 
 class _Work(Dataset[int | Tensor | Exception]):
-    """What a worker does: the slot that a batch is in; without a slot, the batch; or what went wrong.
+    """Makes a batch in a worker. Returns its slot, the batch if there was no free slot, or the error.
 
-    An error that torch handed on would have the worker's traceback for a message.
+    An error raised here would reach the caller with the worker's traceback as its message.
     """
 
-    def __init__(self, images: Images, order: list[np.ndarray], place: Callable[[int, int], np.ndarray]) -> None:
-        self._images, self._order, self._place = images, order, place
+    def __init__(self, images: Images, order: list[np.ndarray], view: Callable[[int, int], np.ndarray]) -> None:
+        self._images, self._order, self._view = images, order, view
 
     def __getitem__(self, task: tuple[int, int | None]) -> int | Tensor | Exception:
         batch, slot = task
@@ -243,7 +243,7 @@ class _Work(Dataset[int | Tensor | Exception]):
         try:
             if slot is None:
                 return torch.from_numpy(self._images.dense(rows))
-            self._images.dense(rows, self._place(slot, len(rows)))
+            self._images.dense(rows, self._view(slot, len(rows)))
             return slot
         except Exception as error:
             error.add_note(traceback.format_exc())
@@ -251,7 +251,7 @@ class _Work(Dataset[int | Tensor | Exception]):
 
 
 def _prepare(images: Images, rows: np.ndarray, out: np.ndarray | None) -> tuple[np.ndarray, np.ndarray]:
-    """The rows and the array for their images, checked: the kernel does not."""
+    """Check `rows` and `out`, which the compiled kernel does not, and allocate `out` if it is None."""
     rows = np.asarray(rows, dtype=np.int64)
     if len(rows) and not 0 <= rows.min() <= rows.max() < len(images):
         raise IndexError(f"rows {rows.min()} to {rows.max()} of {len(images)} events")
@@ -266,23 +266,23 @@ def _prepare(images: Images, rows: np.ndarray, out: np.ndarray | None) -> tuple[
 def _encode(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Gaps and values of one event, see :class:`SparseImages`."""
     flat = image.reshape(-1)
-    lit = np.flatnonzero(flat != 0)  # ten times as fast as of the bytes themselves
+    lit = np.flatnonzero(flat != 0)  # ten times faster on booleans than on bytes
     gap = np.diff(lit, prepend=0)
-    on_the_way = np.maximum(gap - 1, 0) // LONGEST
-    at = np.cumsum(on_the_way + 1) - 1
-    gaps = np.full(len(lit) + on_the_way.sum(), LONGEST, dtype=np.uint16)
+    splits = np.maximum(gap - 1, 0) // LONGEST
+    at = np.cumsum(splits + 1) - 1
+    gaps = np.full(len(lit) + splits.sum(), LONGEST, dtype=np.uint16)
     values = np.zeros(len(gaps), dtype=np.uint8)
-    gaps[at], values[at] = gap - LONGEST * on_the_way, flat[lit]
+    gaps[at], values[at] = gap - LONGEST * splits, flat[lit]
     return gaps, values
 
 
 @numba.njit(cache=True, nogil=True)
 def _fill(images, span, gap, value):  # type: ignore[no-untyped-def]
-    """Write events with coordinates in `span` (events, 2) to `images` (events, pixels)."""
+    """Write the events of `span` (events, 2) to `images` (events, pixels)."""
     for event in range(len(images)):
         image = images[event]
         image[:] = 0
-        # Unsigned, as numba would check a signed index for a count from the end.
+        # Unsigned: numba tests signed indices for negative values.
         pixel = np.uint64(0)
         for i in range(span[event, 0], span[event, 1]):
             pixel += np.uint64(gap[i])

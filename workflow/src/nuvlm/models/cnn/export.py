@@ -1,4 +1,4 @@
-"""The trained CNN as one ONNX file, for onnxruntime and for whoever has no torch."""
+"""Export of the trained CNN to ONNX, for inference without torch."""
 
 import json
 import logging
@@ -16,11 +16,11 @@ from nuvlm.models.cnn.runtime import INPUT, MODEL, OUTPUT, WEIGHTS_DIGEST, open_
 logger = logging.getLogger(__name__)
 
 TOLERANCE = 1e-4
-"""By how much a logit of onnxruntime may differ from torch's."""
+"""Largest allowed difference between logits of onnxruntime and torch."""
 
 
 class _FromGreyValues(nn.Module):
-    """The network from uint8 pixel maps on, as they are stored."""
+    """The network with uint8 pixel maps as input, as they are stored."""
 
     def __init__(self, network: SiameseCnn) -> None:
         super().__init__()
@@ -34,12 +34,12 @@ def export_cnn(model: Path, out: Path) -> None:
     """Write the network of the folder `model` (:func:`nuvlm.models.cnn.training.train_cnn`) to the folder `out`.
 
     `out` holds ``model.onnx`` and a manifest: input `images`, uint8 (events, views, height, width), output `logits`,
-    float32 (events, classes), for any number of events and any size. Its metadata name classes, views and the
-    settings of the pixel maps. It is checked against torch before it is written.
+    float32 (events, classes), for any number of events and any size. Its metadata hold the classes and the settings of
+    the pixel maps. Its logits are compared with torch's before it is written.
 
     Raises:
         InputError: the model is missing or altered.
-        RuntimeError: onnxruntime and torch disagree.
+        RuntimeError: logits of onnxruntime and torch differ by more than :data:`TOLERANCE`.
     """
     network = load_cnn(model, torch.device("cpu"))
     card = read_card(model)
@@ -59,8 +59,8 @@ def export_cnn(model: Path, out: Path) -> None:
 
 
 def write_onnx(network: SiameseCnn, path: Path, views: int, metadata: dict[str, str]) -> None:
-    """Write `network`, with uint8 images for input, as an ONNX file with `metadata`."""
-    # Any two events of any size stand for all: an example of one event would be taken for the rule.
+    """Write `network`, with uint8 images as input, as an ONNX file with `metadata`."""
+    # Two events: the exporter would specialise on a batch of one.
     example = torch.zeros(2, views, 64, 96, dtype=torch.uint8)
     any_size = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
@@ -74,7 +74,7 @@ def write_onnx(network: SiameseCnn, path: Path, views: int, metadata: dict[str, 
     )
     assert program is not None
     proto = program.model_proto
-    # The exporter's own notes are about this machine and its files.
+    # The exporter stores paths of this machine.
     for node in proto.graph.node:
         del node.metadata_props[:]
     onnx.helper.set_model_props(proto, metadata)
@@ -83,9 +83,9 @@ def write_onnx(network: SiameseCnn, path: Path, views: int, metadata: dict[str, 
 
 
 def largest_difference(network: SiameseCnn, path: Path, views: int, size: int) -> float:
-    """By how much the logits of an ONNX file differ from those of `network`, at most.
+    """Largest difference between the logits of an ONNX file and of `network`.
 
-    Measured on random images of `size` and of half of it, one and three at once, dense and nearly empty.
+    Measured on random images of full and half `size`, in batches of one and three, dense and nearly empty.
     """
     session = open_session(path, threads=torch.get_num_threads())
     random = torch.Generator().manual_seed(1)

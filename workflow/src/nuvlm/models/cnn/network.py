@@ -1,7 +1,7 @@
-"""The Siamese CNN of arXiv 2509.08461: one branch for all views, then a common trunk.
+"""The Siamese CNN of arXiv 2509.08461: a branch with shared weights for each view, then a common trunk.
 
-The paper gives the kinds of blocks and the size (3.4 M parameters), not the table of layers; this one follows
-MobileNetV2 (arXiv 1801.04381) and V3 (arXiv 1905.02244), whose blocks it names.
+The paper gives the types of blocks and the size (3.4 M parameters), but no layer table. These layers follow MobileNetV2
+(arXiv 1801.04381) and V3 (arXiv 1905.02244), which the paper refers to.
 """
 
 import argparse
@@ -26,11 +26,11 @@ class Block:
     """One inverted residual block.
 
     Attributes:
-        kernel: side of the depthwise kernel.
-        expansion: inner channels over input channels.
+        kernel: size of the depthwise kernel.
+        expansion: ratio of inner to input channels.
         channels: output channels at width 1.
-        squeeze: whether squeeze-and-excitation follows the depthwise convolution.
-        hard_swish: activation, hard-swish or ReLU6.
+        squeeze: squeeze-and-excitation after the depthwise convolution.
+        hard_swish: hard-swish activation instead of ReLU6.
         stride: of the depthwise convolution.
     """
 
@@ -64,7 +64,7 @@ HEAD_CHANNELS = 1280
 
 
 def _round_channels(channels: float) -> int:
-    """To a multiple of 8, which hardware likes, never below 8."""
+    """Round to a multiple of 8 (efficient on hardware), at least 8."""
     return max(8, int(channels + 4) // 8 * 8)
 
 
@@ -76,7 +76,7 @@ def _conv(inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int =
 
 
 class SqueezeExcitation(nn.Module):
-    """Weigh channels by what the whole image holds (arXiv 1709.01507, with V3's hard sigmoid)."""
+    """Channel weights from the pooled image (arXiv 1709.01507, with the hard sigmoid of MobileNetV3)."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -94,7 +94,7 @@ class SqueezeExcitation(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Expand, filter each channel, weigh, project; added to its input where shapes allow."""
+    """Expansion, depthwise convolution, channel weights, projection; with a residual connection where shapes match."""
 
     def __init__(self, inputs: int, block: Block, outputs: int) -> None:
         super().__init__()
@@ -115,12 +115,12 @@ class InvertedResidual(nn.Module):
 
 
 class SiameseCnn(nn.Module):
-    """Classifies the views of an event together; works for any image size of 32 pixels or more.
+    """Classifies all views of an event together. Accepts any image size from 32 pixels.
 
     Args:
-        views: images an event.
+        views: images per event.
         classes: number of classes.
-        width: multiplier of all channels.
+        width: multiplies all channels.
         dropout: before the last layer.
     """
 
@@ -138,12 +138,12 @@ class SiameseCnn(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (events, classes) of images (events, views, height, width), float, 0 to 1."""
         events, views, height, width = images.shape
-        # (events, views, h, w) -> (events * views, 1, h, w): every view goes through the same branch
+        # (events, views, h, w) -> (events * views, 1, h, w): all views share the branch
         x = self.branch(self.stem(images.reshape(events * views, 1, height, width)))
         # (events * views, c, h', w') -> (events, views * c, h', w')
         x = self.head(self.trunk(x.reshape(events, views * x.shape[1], *x.shape[2:]))).mean(dim=(2, 3))
         if self.training:
-            # Black maps alone have no spread for batch normalisation to divide by: what flows back would overflow.
+            # With only black maps the batch variance is zero and gradients would overflow: block them.
             x = x * images.any()
         return self.classify(x)
 
@@ -158,10 +158,10 @@ def _stack(channels: int, blocks: tuple[Block, ...], width: float) -> tuple[nn.S
 
 
 def read_card(model: Path) -> dict[str, Any]:
-    """What ``training.json`` says of the CNN in the folder `model`: all that it takes to use it is there.
+    """``training.json`` of the CNN in the folder `model`, checked to hold everything needed to use the model.
 
     Raises:
-        InputError: a file is missing or altered, or the card lacks something or is of other classes.
+        InputError: a file is missing or altered, a field is missing, or the classes differ.
     """
     verify_manifest(model)
     path = model / "training.json"
@@ -172,7 +172,7 @@ def read_card(model: Path) -> dict[str, Any]:
         numbers = ("width", "dropout")
         lacking += [f"settings.{name}" for name in numbers if not isinstance(card["settings"].get(name), int | float)]
     if lacking:
-        raise InputError(f"{path}: says nothing of {', '.join(lacking)} that can be used. {_again(model)}")
+        raise InputError(f"{path}: no usable value of {', '.join(lacking)}. {_again(model)}")
     if card["classes"] != list(CLASSES):
         raise InputError(f"{path}: the classes are {card['classes']}, not {list(CLASSES)}. {_again(model)}")
     return card
@@ -182,35 +182,37 @@ def load_cnn(model: Path, device: torch.device) -> SiameseCnn:
     """The network of a folder that :func:`nuvlm.models.cnn.training.train_cnn` wrote, ready to classify.
 
     Raises:
-        InputError: a file is missing or altered, the weights are not those of the network that the card describes, or
-            are no numbers.
+        InputError: a file is missing or altered, the weights do not fit the network in ``training.json``, or are not
+            finite.
     """
     card, path = read_card(model), model / "model.safetensors"
     settings = card["settings"]
     try:
         weights = load_file(path)
     except SafetensorError as error:
-        raise InputError(f"{path}: no weights that can be read ({error}). {_again(model)}") from error
+        raise InputError(f"{path}: unreadable weights ({error}). {_again(model)}") from error
     try:
-        with torch.device("meta"):  # shapes alone, until it is known that the weights have them
+        with torch.device("meta"):  # shapes only, until the weights are checked
             network = SiameseCnn(card["views"], len(CLASSES), settings["width"], settings["dropout"])
     except (ArithmeticError, RuntimeError, TypeError, ValueError) as error:
-        raise InputError(f"{model / 'training.json'}: describes no network ({error}). {_again(model)}") from error
+        raise InputError(
+            f"{model / 'training.json'}: not the settings of a network ({error}). {_again(model)}"
+        ) from error
     expected = {name: tuple(value.shape) for name, value in network.state_dict().items()}
     found = {name: tuple(value.shape) for name, value in weights.items()}
     if found != expected:
         odd = next(name for name in expected | found if expected.get(name) != found.get(name))
         head = found.get("head.0.weight", (0,))[0]
         raise InputError(
-            f"{path}: not of the network in training.json, which has width {settings['width']:g} and {card['views']} "
-            f"views: these weights are of width {head / HEAD_CHANNELS:g}, and {odd} is {found.get(odd)}, not "
-            f"{expected.get(odd)}. {_again(model)}"
+            f"{path}: does not fit the network in training.json, which has width {settings['width']:g} and "
+            f"{card['views']} views: the weights have width {head / HEAD_CHANNELS:g}, and {odd} is {found.get(odd)}, "
+            f"not {expected.get(odd)}. {_again(model)}"
         )
     bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
     if bad:
         raise InputError(
-            f"{path}: {len(bad)} of {len(weights)} arrays of weights (first: {bad[0]}) hold what is no number. The "
-            "training has diverged: train it again with a lower learning rate."
+            f"{path}: {len(bad)} of {len(weights)} weight arrays (first: {bad[0]}) are not finite. The training has "
+            "diverged: train again with a lower learning rate."
         )
     network.load_state_dict(weights, assign=True)
     network = network.float().to(device)
@@ -218,7 +220,7 @@ def load_cnn(model: Path, device: torch.device) -> SiameseCnn:
 
 
 def _again(model: Path) -> str:
-    return f"Remove {model} and rerun: the workflow trains it again."
+    return f"Remove {model} and rerun: the workflow trains the model again."
 
 
 def count_parameters(network: nn.Module) -> int:
@@ -226,19 +228,18 @@ def count_parameters(network: nn.Module) -> int:
 
 
 def to_float(images: Tensor, device: torch.device) -> Tensor:
-    """Grey values (uint8) on the device as floats from 0 to 1."""
+    """Move grey values (uint8) to the device and scale them to floats from 0 to 1."""
     return images.to(device, non_blocking=True).float().div_(255)
 
 
 def describe(network: SiameseCnn, size: int = 512) -> str:
-    """The layers of `network` as a Markdown table: output shape (channels, height, width) and parameters of each.
+    """The layers of `network` as a Markdown table, with output shape (channels, height, width) and parameters.
 
     Args:
-        network: any.
         size: side of the images, pixels.
 
     Returns:
-        A row a layer in the order that an event passes them, each view going through the branch, and their sum.
+        One row per layer in forward order, and a row with the total.
     """
     views = network.views
     shapes: dict[nn.Module, tuple[int, ...]] = {}
@@ -262,12 +263,12 @@ def describe(network: SiameseCnn, size: int = 512) -> str:
         if name == "classes":
             lines.append(f"| pooling | mean of all pixels, dropout | {_by(shapes[network.head][0])} | |")
         lines.append(f"| {name} | {what} | {_by(*shapes[layer])} | {count_parameters(layer):,} |")
-    lines.append(f"| all | | | {count_parameters(network):,} |")
+    lines.append(f"| total | | | {count_parameters(network):,} |")
     return "\n".join(lines) + "\n"
 
 
 def _rows(network: SiameseCnn) -> Iterator[tuple[str, nn.Module, str]]:
-    """Name, layer, and what it is."""
+    """Name, layer and description."""
     yield "stem", network.stem, "convolution 3 x 3, stride 2, ReLU6"
     for part, blocks, layers in (("branch", BRANCH, network.branch), ("trunk", TRUNK, network.trunk)):
         for i, (block, layer) in enumerate(zip(blocks, layers, strict=True), 1):

@@ -1,7 +1,7 @@
-"""What a recipe means, step by step: order of the events, how they are shown, optimiser and learning rate.
+"""A recipe step by step: order of events, augmentation, optimiser, learning rate.
 
-All that is random in a step follows from the seed, the epoch and the step, so that a training that goes on from any
-step needs no state of a random generator. Only dropout draws anew in each of several processes.
+Random numbers of a step are seeded by the training's seed, the epoch and the step, so a resumed training needs no
+stored generator state. Dropout is also seeded by the rank of the process.
 """
 
 import math
@@ -16,11 +16,11 @@ from nuvlm.models.cnn.settings import Recipe
 
 @dataclass(frozen=True)
 class Batch:
-    """The events of one optimiser step, of all processes together.
+    """The events of one optimiser step, for all processes together.
 
     Attributes:
-        rows: (events,) int64, positions in the training events.
-        halved: whether they are shown at half the resolution.
+        rows: (events,) int64, positions in the training split.
+        halved: whether the images are shown at half the resolution.
     """
 
     rows: np.ndarray
@@ -32,18 +32,18 @@ def steps_per_epoch(events: int, recipe: Recipe) -> int:
 
 
 def draw_epoch(labels: np.ndarray, recipe: Recipe, seed: int, epoch: int) -> list[Batch]:
-    """The batches of an epoch: as many draws as there are training events, in as few batches as hold them.
+    """The batches of an epoch, with as many draws as there are training events.
 
-    Without `balanced` each event is drawn once. With it each class is drawn equally often, to within one event: of a
-    frequent class some are left out, of a rare one some come again, and none comes once more before all of its class
-    have come as often. Which ones, is new in every epoch.
+    Without `balanced` each event is drawn once. With it each class is drawn equally often, to within one event: events
+    of frequent classes are left out, events of rare classes repeat, and an event repeats only after all others of its
+    class have been drawn as often. The selection changes every epoch.
 
-    The batches differ by at most one event in size, so that none is too small for batch normalisation. Those at half
-    the resolution are spread evenly over the epoch: its running means always hold both resolutions in this proportion.
+    Batch sizes differ by at most one event, so that no batch is too small for batch normalisation. Batches at half the
+    resolution are spread evenly over the epoch, so that its running means keep both resolutions in this proportion.
 
     Args:
         labels: (events,) class indices.
-        recipe: balanced, batch_size and half_resolution count.
+        recipe: of which balanced, batch_size and half_resolution are used.
         seed: of the training.
         epoch: from 0.
     """
@@ -57,7 +57,7 @@ def draw_epoch(labels: np.ndarray, recipe: Recipe, seed: int, epoch: int) -> lis
 
 
 def _balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
-    classes = rng.permutation(np.unique(labels))  # the first ones get the events that cannot be shared equally
+    classes = rng.permutation(np.unique(labels))  # the first classes get the remainder
     drawn = []
     for i, label in enumerate(classes):
         rows = np.flatnonzero(labels == label)
@@ -67,7 +67,7 @@ def _balanced(labels: np.ndarray, rng: np.random.Generator) -> np.ndarray:
 
 
 def draw_flips(events: int, views: int, seed: int, epoch: int, step: int) -> np.ndarray:
-    """Which views of which events of a batch are mirrored: bool (events, views), each with probability one half."""
+    """Views of a batch to mirror: bool (events, views), each true with probability 1/2."""
     return random_numbers(seed, epoch, step).random((events, views)) < 0.5
 
 
@@ -77,8 +77,7 @@ def flip(images: Tensor, chosen: Tensor) -> Tensor:
 
 
 def halve(images: Tensor) -> Tensor:
-    """What :func:`nuvlm.models.degradations.degrade` makes of grey values under ``half_resolution``, on the images'
-    device.
+    """The condition ``half_resolution`` of :func:`nuvlm.models.degradations.degrade`, on the images' device.
 
     Args:
         images: uint8 (events, views, size, size).
@@ -88,12 +87,12 @@ def halve(images: Tensor) -> Tensor:
     """
     odd = images.shape[-1] % 2
     grey = nn.functional.pad(images.float(), (0, odd, 0, odd))
-    # Sums of four and their quarters are exact; both round halves to the even number.
+    # Exact in float32; torch and NumPy both round halves to even.
     return nn.functional.avg_pool2d(grey, 2).round().to(torch.uint8)
 
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
-    """Adam (arXiv 1412.6980), or AdamW (arXiv 1711.05101), where neither biases nor normalisations decay."""
+    """Adam (arXiv 1412.6980), or AdamW (arXiv 1711.05101), without decay of biases and normalisation parameters."""
     if recipe.optimizer == "adam":
         return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
     parameters = list(network.parameters())
@@ -107,8 +106,8 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
 def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of a step, counted from 0 over all epochs.
 
-    It rises linearly in the warm-up, whose last step has the full rate; then it stays, or falls to zero as a cosine
-    (arXiv 1608.03983, without restarts) that ends with the last of max_epochs.
+    It rises linearly to the full rate at the last warm-up step. After that it is constant, or falls to zero at the end
+    of max_epochs as a cosine (arXiv 1608.03983, without restarts).
     """
     warmup = _warmup_steps(recipe, steps_per_epoch)
     if step < warmup:
@@ -120,7 +119,7 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
 
 
 def peak_rate(recipe: Recipe, steps: int, steps_per_epoch: int) -> float:
-    """The highest learning rate of the first `steps` steps, at least one."""
+    """The highest learning rate of the first `steps` (at least 1) steps."""
     last_of_warmup = max(_warmup_steps(recipe, steps_per_epoch), 1) - 1
     return learning_rate(recipe, min(last_of_warmup, steps - 1), steps_per_epoch)
 
@@ -130,7 +129,7 @@ def _warmup_steps(recipe: Recipe, steps_per_epoch: int) -> int:
 
 
 def seed_torch(seed: int, epoch: int, step: int, rank: int) -> None:
-    """Set torch's random numbers, which dropout draws from, for one step of one process."""
+    """Seed torch's generator, which dropout uses, for one step of one process."""
     (state,) = np.random.SeedSequence([seed % 2**64, epoch, step, rank + 1]).generate_state(1, np.uint64)
     torch.manual_seed(int(state))
 

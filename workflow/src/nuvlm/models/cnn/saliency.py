@@ -1,8 +1,8 @@
-"""Where the CNN looks for the class that it chose, and whether that is so.
+"""Saliency maps of the CNN for the predicted class, and a test of their faithfulness.
 
-The map is HiResCAM's (arXiv 2011.08891): Grad-CAM (arXiv 1610.02391), but the gradient is taken where it is instead of
-averaged over the image, which in the middle of a network would move the map to places that were not used. It is
-checked: blacken what it points at, and the class must lose.
+HiResCAM (arXiv 2011.08891): Grad-CAM (arXiv 1610.02391) with the gradient of each cell instead of its mean over the
+image. In the middle of a network the mean would mark places that the network did not use. A deletion test checks the
+map: blackening the pixels it ranks highest must lower the probability of the class.
 """
 
 import logging
@@ -11,13 +11,12 @@ from collections.abc import Mapping
 from pathlib import Path
 
 import numpy as np
-import pandas as pd
 import torch
 from captum.attr import LayerGradientXActivation
 from torch import Tensor, nn
 from torch.nn.functional import interpolate, pad
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import class_codes
 from nuvlm.base.logs import track
 from nuvlm.base.stores import create_store
 from nuvlm.dataset.pixelmaps import check_images, read_blocks
@@ -30,9 +29,9 @@ logger = logging.getLogger(__name__)
 
 EVENTS_AT_ONCE = 16
 BLACKENED = 0.2
-"""Share of an event's pixels with charge that are blackened to check a map."""
+"""Fraction of an event's pixels with charge that the deletion test blackens."""
 CHECKED = ("map", "random")
-"""By which order pixels are blackened."""
+"""Orders in which pixels are blackened."""
 
 
 def run(job: ExplanationJob) -> None:
@@ -64,43 +63,43 @@ def explain_cnn(
     seed: int,
     threads: int,
 ) -> None:
-    """Write a store (docs/formats.md) of where the CNN looks in those events of one part that are explained.
+    """Write the saliency maps of the explained events of one part as a store (docs/formats.md).
 
     Args:
         model: folder of the CNN.
         events: the event table.
         stores: shard name -> pixel-map store.
-        predictions: model name -> its prediction table of the part, as the images are.
-        name: of this model, whose predictions say which class is explained.
+        predictions: model name -> its prediction table of the part under the condition nominal.
+        name: of this model; the class it predicted is explained.
         count, seed: see :func:`nuvlm.models.explained_events.read_explained`.
 
     Raises:
-        InputError: damaged files, or pixel maps made with other settings than those the CNN was trained on.
+        InputError: a file is damaged, or the pixel maps have other settings than the training's.
     """
     torch.set_num_threads(threads)
     images = check_images(stores, model / "training.json")
     device = choose_device()
     network = load_cnn(model, device)
     chosen = read_explained(events, predictions, name, part=part, count=count, seed=seed)
-    predicted = pd.Categorical(chosen["predicted"], categories=list(CLASSES)).codes.astype(np.int64)
+    predicted = class_codes(chosen["predicted"])
     shape = (len(chosen), len(images["views"]), images["size"], images["size"])
     maps = np.zeros(shape, dtype=np.uint8)
     peak = np.zeros(len(chosen), dtype=np.float32)
-    fall = np.zeros((len(chosen), len(CHECKED)), dtype=np.float32)
-    chance = torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed)).to(device)
+    drop = np.zeros((len(chosen), len(CHECKED)), dtype=np.float32)
+    random = torch.rand(shape[1:], generator=torch.Generator().manual_seed(seed)).to(device)
     for rows, block in track(read_blocks(stores, chosen, EVENTS_AT_ONCE), "batches"):
         pixels, classes = to_float(torch.from_numpy(block), device), torch.from_numpy(predicted[rows]).to(device)
-        heat = hires_cam(network, pixels, classes)
-        for column, order in enumerate((heat, chance.expand_as(heat))):
-            fall[rows, column] = probability_lost(network, pixels, classes, order).cpu().numpy()
-        peak[rows] = heat.amax(dim=(1, 2, 3)).cpu().numpy()
-        shades = 255 * heat / heat.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(heat.dtype).tiny)
+        saliency = hires_cam(network, pixels, classes)
+        for column, order in enumerate((saliency, random.expand_as(saliency))):
+            drop[rows, column] = probability_drop(network, pixels, classes, order).cpu().numpy()
+        peak[rows] = saliency.amax(dim=(1, 2, 3)).cpu().numpy()
+        shades = 255 * saliency / saliency.amax(dim=(1, 2, 3), keepdim=True).clamp(min=torch.finfo(saliency.dtype).tiny)
         maps[rows] = shades.round().byte().cpu().numpy()
     drawn = (chosen["chosen"] == "sample").to_numpy()
     if drawn.any():
-        means = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(CHECKED, fall[drawn].mean(axis=0), strict=True))
+        means = ", ".join(f"{name} {mean:.3f}" for name, mean in zip(CHECKED, drop[drawn].mean(axis=0), strict=True))
         logger.info(
-            "probability of the class lost with %.0f %% of the pixels, mean of %d events drawn at random: %s",
+            "drop of the class probability with %.0f %% of the pixels blackened, mean of %d random events: %s",
             100 * BLACKENED, drawn.sum(), means,
         )  # fmt: skip
     attributes = {
@@ -117,15 +116,14 @@ def explain_cnn(
     with create_store(out, attributes) as store:
         store.append("maps", maps)
         store.append("peak", peak)
-        store.append("fall", fall)
+        store.append("fall", drop)
         store.append("event_id", chosen["event_id"].to_numpy())
 
 
 def hires_cam(network: SiameseCnn, images: Tensor, classes: Tensor) -> Tensor:
-    """Where each view speaks for a class, by the last stage of the branch that all views go through.
+    """HiResCAM of each view for a class, at the last stage of the branch, before the views are combined.
 
-    A cell of the map is the sum over the channels of activation times gradient of the class's logit there; what speaks
-    against the class is cut off at zero. The last stage before the views meet: behind it a cell belongs to no view.
+    A cell of the map is the sum over channels of activation times gradient of the class's logit, clipped at zero.
 
     Args:
         network: in eval mode.
@@ -133,31 +131,31 @@ def hires_cam(network: SiameseCnn, images: Tensor, classes: Tensor) -> Tensor:
         classes: (n,) index of the class to explain.
 
     Returns:
-        (n, views, size, size), zero or above, in units of the logit a cell; between the centres of cells, which are
-        :func:`cell_pixels` apart, linear.
+        (n, views, size, size), at least 0, in units of the logit per cell; interpolated linearly between the centres of
+        cells, which are :func:`cell_pixels` apart.
     """
     n, views, size, _ = images.shape
-    # A copy that asks for gradients: captum needs one, and warns where it has to see to it itself.
+    # captum needs an input with gradients, and warns if it has to enable them.
     pixels = images.clone().requires_grad_()
     cells = LayerGradientXActivation(network, network.branch[-1]).attribute(pixels, target=classes)
     # (n * views, c, h, w) -> (n, views, h, w)
     cells = cells.detach().sum(dim=1).clamp(min=0).reshape(n, views, *cells.shape[-2:])
-    # Cell i is centred on pixel i * stride, as every convolution pads by half of its kernel. An interpolation that
-    # takes cells for blocks that tile the image, as is usual, would move the map by half of a cell.
+    # Cell i is centred on pixel i * stride, as every convolution pads by half of its kernel. The usual interpolation,
+    # which treats cells as blocks that tile the image, would shift the map by half a cell.
     reach = [(side - 1) * cell_pixels(network) + 1 for side in cells.shape[-2:]]
-    heat = interpolate(cells, size=reach, mode="bilinear", align_corners=True)
-    return pad(heat, (0, size - reach[1], 0, size - reach[0]), mode="replicate")
+    saliency = interpolate(cells, size=reach, mode="bilinear", align_corners=True)
+    return pad(saliency, (0, size - reach[1], 0, size - reach[0]), mode="replicate")
 
 
 @torch.inference_mode()
-def probability_lost(network: SiameseCnn, images: Tensor, classes: Tensor, order: Tensor) -> Tensor:
-    """What the probability of a class falls by when the foremost pixels are blackened (deletion, arXiv 1806.07421).
+def probability_drop(network: SiameseCnn, images: Tensor, classes: Tensor, order: Tensor) -> Tensor:
+    """Drop of a class probability when the highest-ranked pixels are blackened (deletion test, arXiv 1806.07421).
 
     Args:
         images: (n, views, size, size), float, 0 to 1.
         classes: (n,) index of the class.
-        order: (n, views, size, size); of the pixels with charge the share :data:`BLACKENED` is taken where this is
-            highest.
+        order: (n, views, size, size), rank of the pixels; the fraction :data:`BLACKENED` of the pixels with charge
+            where it is highest is blackened.
 
     Returns:
         (n,) -1 to 1.
@@ -173,6 +171,6 @@ def probability_lost(network: SiameseCnn, images: Tensor, classes: Tensor, order
 
 
 def cell_pixels(network: SiameseCnn) -> int:
-    """Pixels of the image from one cell of a branch's last stage to the next."""
+    """Image pixels between neighbouring cells of the branch's last stage."""
     layers = [*network.stem.modules(), *network.branch.modules()]
     return math.prod(layer.stride[0] for layer in layers if isinstance(layer, nn.Conv2d))

@@ -13,36 +13,36 @@ HOW_DATA_ARE_READ = {"memory_mb", "workers"}
 
 
 class Recipe(Settings):
-    """How the network is trained: all that distinguishes two models of the same network."""
+    """How the network is trained. The recipes of a run share everything else."""
 
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """Of the published recipe the only one; the highest one of a schedule."""
+    """Constant, or the peak of the schedule."""
     weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """Of adamw; neither biases nor normalisations decay."""
+    """For adamw only; biases and normalisation parameters do not decay."""
     schedule: Literal["constant", "cosine"] = "constant"
     """After the warm-up. The cosine ends at zero after max_epochs."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs in which the learning rate rises from zero."""
     batch_size: Annotated[int, Field(ge=2)] = 16
-    """Events an optimiser step, of all processes together."""
+    """Events per optimiser step, summed over all processes."""
     max_epochs: Annotated[int, Field(ge=1)] = 300
     patience: Annotated[int, Field(ge=1)] = 10
-    """Stop after this many epochs without a better validation loss."""
+    """Stop after this many epochs without a lower validation loss."""
     max_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    """Longer gradients are clipped to this norm; null leaves them."""
+    """Clip the gradient to this norm; null: no clipping."""
     label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
     flip: bool = False
-    """Mirror training images along x and along y at random (the detector and the beam allow both)."""
+    """Mirror training images in x and in y at random (the detector and the beam are symmetric in both)."""
     balanced: bool = False
-    """Draw training events so that the classes are equally frequent in an epoch."""
+    """Sample training events so that all classes are equally frequent in an epoch."""
     half_resolution: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Share of the training batches that are shown at half the resolution."""
+    """Fraction of the training batches shown at half the resolution."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.weight_decay and self.optimizer == "adam":
-            raise ValueError("weight_decay has no effect with optimizer 'adam': set it to 0, or take 'adamw'")
+            raise ValueError("weight_decay has no effect with optimizer 'adam': set it to 0, or use 'adamw'")
         return self
 
 
@@ -61,49 +61,49 @@ TUNED = Recipe(
     balanced=True,
     half_resolution=0.3,
 )
-"""What the published network can do when it is trained as networks are today."""
+"""The published network with current training methods."""
 
 
 class _Common(Settings):
-    """What all recipes of a run share."""
+    """Settings shared by all recipes of a run."""
 
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Multiplier of the channels of every layer; 1 gives the published 3.4 M parameters."""
+    """Multiplies the channels of every layer; 1 gives the published 3.4 M parameters."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
     seed: int = 7
     bf16: bool = False
-    """Compute in bfloat16 where that is safe, weights stay float32 (automatic mixed precision)."""
+    """Automatic mixed precision: bfloat16 where it is safe, float32 weights."""
     compile: bool = False
     """Compile the network (torch.compile)."""
     processes: Annotated[int, Field(ge=1)] = 1
-    """That share each batch (DistributedDataParallel), one a GPU."""
+    """Processes that share each batch (DistributedDataParallel); one per GPU."""
     memory_mb: Annotated[int, Field(ge=1)] = 16000
-    """Most that the training pixel maps may take in memory; more are read from disk as they are needed."""
+    """Memory limit of the training pixel maps, MB; beyond it they are read from disk for each batch."""
     workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that make batches while the network computes, of each training process; 0: the process itself."""
+    """Processes that prepare batches in advance, per training process; 0: no extra processes."""
 
 
 class TrainSettings(_Common):
-    """What one training job is told."""
+    """Settings of one training job."""
 
     recipe: Recipe = Recipe()
 
 
 class CnnSettings(_Common, FamilySettings):
-    """One network, trained by each recipe: as many models."""
+    """One network, trained with each recipe: one model per recipe."""
 
     recipes: Mapping[Annotated[str, Field(pattern="^[a-z0-9_]+$")], Recipe | None] = Field(
         default_factory=lambda: {"published": Recipe(), "tuned": TUNED}
     )
-    """Name -> how it is trained; each makes a model, cnn_{name}. null leaves one out."""
+    """Name -> recipe; each gives a model cnn_{name}. null disables a recipe."""
     classify_batch_size: Annotated[int, Field(ge=1)] = 1
-    """Events a batch when classifying; published times are for one."""
+    """Batch size for classification; published times are for 1."""
     classify_backend: Literal["torch", "onnx"] = "torch"
-    """What classifies: torch, on a GPU where there is one, as the published times were taken; or onnxruntime, on CPU
-    cores, several times faster than torch there."""
+    """torch: on a GPU if there is one, as for the published times. onnx: onnxruntime on CPU cores, several times faster
+    than torch there."""
     gpus: Annotated[int, Field(ge=0)] = 1
-    """GPUs that a training job asks for: as many as there are processes, or 0 for CPUs. With any, classifying and
-    explaining take one."""
+    """GPUs of a training job: equal to `processes`, or 0 to train on CPUs. If not 0, classification and explanation use
+    one GPU."""
 
     def model_names(self, family: str) -> tuple[str, ...]:
         return tuple(f"{family}_{recipe}" for recipe in self.recipe_names)
@@ -137,25 +137,25 @@ class CnnSettings(_Common, FamilySettings):
 
     @property
     def recipe_names(self) -> tuple[str, ...]:
-        """Names of the recipes that are not left out."""
+        """Names of the enabled recipes."""
         return tuple(name for name, recipe in self.recipes.items() if recipe is not None)
 
     def recipe_settings(self, recipe: str) -> TrainSettings:
-        """Settings of the training job of a recipe, one of `recipe_names`."""
+        """Settings of the training job of a recipe in `recipe_names`."""
         common = {name: getattr(self, name) for name in _Common.model_fields}
         return TrainSettings.model_validate(common | {"recipe": self.recipes[recipe]})
 
     @model_validator(mode="before")
     @classmethod
     def _moved(cls, values: Any) -> Any:
-        """Say where the keys of configurations from before there were recipes have gone."""
+        """Explain where keys of older configurations, without recipes, have moved."""
         known = {*Recipe.model_fields, "class_weights"}
         moved = [name for name in values if name in known] if isinstance(values, Mapping) else []
         if "class_weights" in moved:
-            raise ValueError("class_weights is no longer there: set balanced in cnn.recipes.<name>")
+            raise ValueError("class_weights was removed: set balanced in cnn.recipes.<name>")
         if moved:
             raise ValueError(
-                f"{', '.join(moved)}: moved to cnn.recipes.<name>, as each CNN is trained by a recipe of its own; "
+                f"{', '.join(moved)}: moved to cnn.recipes.<name>, which has one recipe per CNN; "
                 f"for example recipes: {{tuned: {{{moved[0]}: {values[moved[0]]}}}}}"
             )
         return values
@@ -163,12 +163,10 @@ class CnnSettings(_Common, FamilySettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.recipe_names:
-            raise ValueError("recipes: none is left, so that there is no CNN. Leave at least one that is not null")
+            raise ValueError("recipes: all are null, so there is no CNN. Enable at least one recipe")
         clash = [name for name in self.recipe_names if name.endswith("_onnx")]
         if clash:
-            raise ValueError(f"recipes: '{clash[0]}' ends in _onnx, as exported models do: choose another name")
+            raise ValueError(f"recipes: '{clash[0]}' ends in _onnx, reserved for exported models: choose another name")
         if self.gpus not in (0, self.processes):
-            raise ValueError(
-                f"gpus ({self.gpus}) must be processes ({self.processes}), one for each, or 0 to train on CPUs"
-            )
+            raise ValueError(f"gpus ({self.gpus}) must equal processes ({self.processes}), or be 0 to train on CPUs")
         return self

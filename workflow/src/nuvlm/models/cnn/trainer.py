@@ -1,4 +1,4 @@
-"""The loop of a CNN's training: epochs, steps, validation, early stopping, checkpoints and the way back from them."""
+"""The training loop of the CNN: epochs, steps, validation, early stopping, checkpoints and resuming."""
 
 import hashlib
 import json
@@ -9,7 +9,6 @@ import time
 from collections.abc import Iterable
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import numpy as np
@@ -21,10 +20,11 @@ from torch.utils.tensorboard import SummaryWriter
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.logs import track
+from nuvlm.models.checkpoints import SigtermFlag
 from nuvlm.models.cnn.checkpoint import read_checkpoint, write_checkpoint
 from nuvlm.models.cnn.data import Images, batches
 from nuvlm.models.cnn.network import SiameseCnn, count_parameters, to_float
-from nuvlm.models.cnn.processes import Team
+from nuvlm.models.cnn.processes import ProcessGroup
 from nuvlm.models.cnn.recipes import (
     Batch,
     draw_epoch,
@@ -43,9 +43,9 @@ from nuvlm.models.devices import device_name, peak_memory_mb
 logger = logging.getLogger(__name__)
 
 VALIDATION_BATCH, VALIDATION_PIXELS = 64, 2**22
-"""Events, and their pixels in all views, that are validated at once: large maps would take gigabytes."""
+"""Largest validation batch in events, and in pixels of all views, which limits the memory of large maps."""
 CHECKPOINT_SECONDS = 600.0
-"""A checkpoint is written after every epoch, and in an epoch when the last one is so old."""
+"""A checkpoint is written after every epoch, and within an epoch when the last one is this old."""
 
 
 @dataclass(frozen=True)
@@ -63,12 +63,12 @@ class Split:
 
 @dataclass
 class Progress:
-    """How far an epoch has come.
+    """Progress within an epoch.
 
     Attributes:
-        losses: of each step, its mean over all events of the batch.
-        seconds: that the steps have taken.
-        waited: of these, for batches to be made.
+        losses: mean over the batch, for each step.
+        seconds: total time of the steps.
+        waited: part of `seconds` spent waiting for batches.
         rate: learning rate of the last step.
     """
 
@@ -78,55 +78,37 @@ class Progress:
     rate: float = 0.0
 
 
-class StopOnSigterm:
-    """Takes note of SIGTERM, which would else end the process at once."""
-
-    def __init__(self) -> None:
-        self.asked = False
-
-    def __enter__(self) -> "StopOnSigterm":
-        self._previous = signal.signal(signal.SIGTERM, self._ask)
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        signal.signal(signal.SIGTERM, self._previous)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
-
-
 class Training:
-    """A network in training, from its first step or from a checkpoint to the last step.
+    """A training from its first step, or from a checkpoint, to its last step.
 
     Args:
-        settings: how it is trained.
-        checkpoint: file of the checkpoint.
-        fingerprint: of what the checkpoint belongs to.
-        team: this process among those that share each batch.
-        stop: whether SIGTERM has come.
-        train, validation: their events.
+        checkpoint: file to write checkpoints to, and to resume from if it exists.
+        fingerprint: of the training, :func:`nuvlm.models.checkpoints.fingerprint`.
+        group: the processes that share each batch.
+        sigterm: whether SIGTERM was received.
+        train, validation: the two splits.
     """
 
     def __init__(
         self,
         settings: TrainSettings,
         checkpoint: Path,
-        fingerprint: str,
-        team: Team,
-        stop: StopOnSigterm,
+        fingerprint: dict[str, Any],
+        group: ProcessGroup,
+        sigterm: SigtermFlag,
         train: Split,
         validation: Split,
     ) -> None:
         self.settings, self.recipe = settings, settings.recipe
         self.checkpoint, self.fingerprint = checkpoint, fingerprint
-        self.team, self.stop, self.train, self.validation = team, stop, train, validation
+        self.group, self.sigterm, self.train, self.validation = group, sigterm, train, validation
         self.steps = steps_per_epoch(len(train.labels), self.recipe)
         torch.manual_seed(self.settings.seed)
         network = SiameseCnn(train.images.shape[0], width=self.settings.width, dropout=self.settings.dropout)
-        self.network = network.to(team.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.forward = team.wrap(self.network)
+        self.network = network.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.forward = group.wrap(self.network)
         if self.settings.compile:
-            # A graph for each of two resolutions and two sizes of batches: one for all shapes cannot always be made.
+            # One graph per resolution and batch size: a dynamic graph is not always possible.
             self.forward = torch.compile(self.forward, dynamic=False)  # type: ignore[assignment]
         self.optimizer = make_optimizer(self.network, self.recipe)
         self.history: list[dict[str, float]] = []
@@ -137,7 +119,7 @@ class Training:
             self._resume()
         self._info(
             "training on %d events, validating on %d; %d parameters, %d processes, %s, %s",
-            len(train.labels), len(validation.labels), count_parameters(self.network), team.size, team.device,
+            len(train.labels), len(validation.labels), count_parameters(self.network), group.size, group.device,
             self.precision,
         )  # fmt: skip
 
@@ -146,16 +128,16 @@ class Training:
         return "bfloat16 (automatic mixed precision)" if self.settings.bf16 else "float32"
 
     def run(self, tensorboard: Path) -> None:
-        """Go on to the last epoch, or to the one where early stopping ends it.
+        """Train to the last epoch or until early stopping.
 
         Args:
-            tensorboard: folder that the history is written to.
+            tensorboard: folder for the history.
 
         Raises:
-            InputError: a loss or gradient that is not a number.
-            SystemExit: on SIGTERM, when a checkpoint is written.
+            InputError: a loss or gradient is not finite.
+            SystemExit: on SIGTERM, after writing a checkpoint.
         """
-        writer = SummaryWriter(str(tensorboard), purge_step=len(self.history)) if self.team.rank == 0 else None
+        writer = SummaryWriter(str(tensorboard), purge_step=len(self.history)) if self.group.rank == 0 else None
         while (epoch := len(self.history)) < self.recipe.max_epochs and self._since_best() < self.recipe.patience:
             self._epoch(epoch)
             entry = self._validate(epoch)
@@ -176,14 +158,14 @@ class Training:
             writer.close()
 
     def _epoch(self, epoch: int) -> None:
-        """The steps of an epoch that are left to do."""
+        """The remaining steps of an epoch."""
         drawn = draw_epoch(self.train.labels, self.recipe, self.settings.seed, epoch)
         left = drawn[len(self.progress.losses) :]
-        made = batches(self.train.images, [self.team.share(batch.rows) for batch in left], self.settings.workers)
+        made = batches(self.train.images, [self.group.share(batch.rows) for batch in left], self.settings.workers)
         self.network.train()
         start = time.perf_counter()
-        last: Tensor | None = None  # loss of the step before, not yet waited for
-        losses: list[float] = []  # of this process's share, since the start or a checkpoint
+        last: Tensor | None = None  # loss of the previous step, not yet transferred
+        losses: list[float] = []  # of this process, since the start or the last checkpoint
         for batch, (rows, images) in zip(self._track(left), made, strict=True):
             self.progress.waited += time.perf_counter() - start
             step = len(self.progress.losses) + len(losses) + (last is not None)
@@ -193,7 +175,7 @@ class Training:
             last = current
             self.progress.seconds += time.perf_counter() - start
             start = time.perf_counter()
-            asked, due = self.team.any(self.stop.asked, time.monotonic() - self.saved > CHECKPOINT_SECONDS)
+            asked, due = self.group.any(self.sigterm.received, time.monotonic() - self.saved > CHECKPOINT_SECONDS)
             if asked or due:
                 losses.append(self._finite(last, epoch, step + 1))
                 self._add_losses(losses)
@@ -210,28 +192,28 @@ class Training:
         """One step of the optimiser with this process's share of a batch.
 
         Returns:
-            (2,): the share's part of the batch's mean loss, and the norm of the batch's gradient.
+            (2,): contribution of this share to the mean loss of the batch, and the norm of the batch's gradient.
         """
-        seed, device = self.settings.seed, self.team.device
+        seed, device = self.settings.seed, self.group.device
         grey = torch.from_numpy(images).to(device, non_blocking=True)
         if batch.halved:
             grey = halve(grey)
         x = to_float(grey, device)
         if self.recipe.flip:
-            chosen = self.team.share(draw_flips(len(batch.rows), x.shape[1], seed, epoch, step))
+            chosen = self.group.share(draw_flips(len(batch.rows), x.shape[1], seed, epoch, step))
             x = flip(x, torch.from_numpy(chosen).to(device))
         target = torch.from_numpy(self.train.labels[rows]).to(device)
         self.progress.rate = learning_rate(self.recipe, epoch * self.steps + step, self.steps)
         for group in self.optimizer.param_groups:
             group["lr"] = self.progress.rate
-        seed_torch(seed, epoch, step, self.team.rank)
+        seed_torch(seed, epoch, step, self.group.rank)
         with torch.autocast(device.type, torch.bfloat16, enabled=self.settings.bf16):
             logits = self.forward(x)
         summed = F.cross_entropy(logits.float(), target, label_smoothing=self.recipe.label_smoothing, reduction="sum")
         loss = summed / len(batch.rows)
         self.optimizer.zero_grad(set_to_none=True)
-        # The gradient is the mean over the processes of their losses', and has to be the sum, also of unequal shares.
-        (loss * self.team.size).backward()
+        # DistributedDataParallel averages gradients over processes; their sum is needed, also for unequal shares.
+        (loss * self.group.size).backward()
         gradients = [p.grad for p in self.network.parameters() if p.grad is not None]
         norm = torch.nn.utils.get_total_norm(gradients)
         if self.recipe.max_grad_norm is not None:
@@ -240,24 +222,25 @@ class Training:
         return torch.stack([loss.detach(), norm])
 
     def _finite(self, outcome: Tensor, epoch: int, steps: int) -> float:
-        """The loss in what :meth:`_step` returned after `steps` of the epoch, if it and the gradient are numbers."""
+        """The loss in the output of :meth:`_step`; raises InputError if the loss or the gradient is not finite."""
         loss, norm = outcome.tolist()
         if not math.isfinite(loss + norm):
             raise InputError(
                 f"the CNN's loss is not a number in epoch {epoch + 1}, step {steps} (loss {loss}, gradient {norm}): "
                 "lower learning_rate of its recipe in cnn.recipes, or set max_grad_norm there"
-                + ("; or turn cnn.bf16 off" if self.settings.bf16 else "")
-                + f". If {self.checkpoint} is there, remove it to train anew."
+                + ("; or disable cnn.bf16" if self.settings.bf16 else "")
+                + f". Remove {self.checkpoint}, if it exists, to start again."
             )
         return float(loss)
 
     def _add_losses(self, losses: list[float]) -> None:
-        """Put together the losses of the steps that the processes have taken since they did so last."""
-        self.progress.losses += [math.fsum(parts) for parts in zip(*self.team.gather(losses), strict=True)]
+        """Sum the processes' losses of each step and append them to the progress."""
+        self.progress.losses += [math.fsum(parts) for parts in zip(*self.group.gather(losses), strict=True)]
 
     def _validate(self, epoch: int) -> dict[str, float]:
-        """The entry of the history for an epoch that has been trained."""
-        loss, accuracy = validate(self.network, self.validation, self.team, self.settings.workers)
+        """Validate after an epoch and return its entry of the history."""
+        self.group.sync_buffers(self.network)
+        loss, accuracy = validate(self.network, self.validation, self.group, self.settings.workers)
         sizes = [len(batch.rows) for batch in draw_epoch(self.train.labels, self.recipe, self.settings.seed, epoch)]
         entry = {
             "train_loss": float(np.average(self.progress.losses, weights=sizes)),
@@ -268,18 +251,18 @@ class Training:
             "waited_seconds": self.progress.waited,
         }
         if self.recipe.half_resolution:
-            loss, accuracy = validate(self.network, self.validation, self.team, self.settings.workers, halved=True)
+            loss, accuracy = validate(self.network, self.validation, self.group, self.settings.workers, halved=True)
             entry |= {"half_validation_loss": loss, "half_validation_accuracy": accuracy}
         if not np.isfinite(list(entry.values())).all():
             raise InputError(
                 f"the CNN's validation loss is not a number after epoch {epoch + 1} ({loss}): lower learning_rate of "
                 "its recipe in cnn.recipes."
             )
-        # The clocks of the processes differ, and with them what is in the checkpoint.
-        return self.team.gather(entry)[0]
+        # Wall times differ between processes: all use the values of rank 0.
+        return self.group.gather(entry)[0]
 
     def card(self, images: dict[str, Any]) -> dict[str, Any]:
-        """What ``training.json`` says."""
+        """Content of ``training.json``."""
         labels, epochs = self.train.labels, len(self.history)
         seconds = sum(entry["seconds"] for entry in self.history)
         return {
@@ -301,28 +284,28 @@ class Training:
             "seconds": seconds,
             "events_per_second": len(labels) * epochs / seconds,
             "loader_share": sum(entry["waited_seconds"] for entry in self.history) / seconds,
-            "processes": self.team.size,
+            "processes": self.group.size,
             "precision": self.precision,
             "compiled": self.settings.compile,
-            "peak_memory_mb": max(self.team.gather(peak_memory_mb())),
-            "device": device_name(self.team.device),
+            "peak_memory_mb": max(self.group.gather(peak_memory_mb())),
+            "device": device_name(self.group.device),
             "torch": torch.__version__,
         }
 
     def check_replicas(self) -> None:
-        """Refuse to end where the processes have come to different networks: only one of them is written."""
+        """Raise if the networks of the processes differ, as only one of them is written."""
         digest = hashlib.sha256()
         for value in self.network.state_dict().values():
             digest.update(value.cpu().numpy().tobytes())
-        if len(set(self.team.gather(digest.hexdigest()))) > 1:
-            raise RuntimeError("the processes have trained different networks")
+        if len(set(self.group.gather(digest.hexdigest()))) > 1:
+            raise RuntimeError("the networks of the processes differ")
 
     def _since_best(self) -> int:
         losses = [entry["validation_loss"] for entry in self.history]
         return len(losses) - 1 - int(np.argmin(losses)) if losses else 0
 
     def _save(self) -> None:
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             state = {
                 "network": self.network.state_dict(),
                 "optimizer": self.optimizer.state_dict(),
@@ -334,55 +317,55 @@ class Training:
         self.saved = time.monotonic()
 
     def _resume(self) -> None:
-        state = read_checkpoint(self.checkpoint, self.fingerprint, self.team.device)
+        state = read_checkpoint(self.checkpoint, self.fingerprint, self.group.device)
         self.network.load_state_dict(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.history = state["best"], json.loads(state["history"])
         self.progress = Progress(**json.loads(state["progress"]))
         self._info(
-            "going on after epoch %d and %d steps, from %s",
+            "resuming after epoch %d and %d steps, from %s",
             len(self.history), len(self.progress.losses), self.checkpoint,
         )  # fmt: skip
 
     def _leave(self, epoch: int, steps: int) -> None:
-        self.team.any(False)  # where one process leaves, torchrun ends the others: not before the checkpoint is there
-        if self.team.rank == 0:
+        self.group.any(False)  # torchrun ends all processes when one exits: wait for the checkpoint
+        if self.group.rank == 0:
             logger.error(
-                "stopped in epoch %d after step %d of %d by SIGTERM, checkpoint written: start again to go on",
+                "stopped by SIGTERM in epoch %d after step %d of %d; checkpoint written, rerun to resume",
                 epoch + 1, steps, self.steps,
             )  # fmt: skip
         raise SystemExit(128 + signal.SIGTERM)
 
     def _track(self, left: list[Batch]) -> Iterable[Batch]:
-        return track(left, "batches") if self.team.rank == 0 else left
+        return track(left, "batches") if self.group.rank == 0 else left
 
     def _info(self, message: str, *values: object) -> None:
-        if self.team.rank == 0:
+        if self.group.rank == 0:
             logger.info(message, *values)
 
 
 def validate(
-    network: SiameseCnn, split: Split, team: Team, workers: int = 0, *, halved: bool = False
+    network: SiameseCnn, split: Split, group: ProcessGroup, workers: int = 0, *, halved: bool = False
 ) -> tuple[float, float]:
-    """Mean cross-entropy and accuracy of `network` on a split, in float32, shared by the processes of `team`.
+    """Mean cross-entropy and accuracy of `network` on a split, in float32, computed by all processes of `group`.
 
     Args:
-        network: on the device of `team`.
-        workers: that make batches, see :func:`nuvlm.models.cnn.data.batches`.
-        halved: whether the images are shown at half the resolution.
+        network: on the device of `group`.
+        workers: see :func:`nuvlm.models.cnn.data.batches`.
+        halved: show images at half the resolution.
     """
     network.eval()
     size = max(1, min(VALIDATION_BATCH, VALIDATION_PIXELS // math.prod(split.images.shape)))
-    mine = team.share(np.arange(len(split.labels)))
+    mine = group.share(np.arange(len(split.labels)))
     loss, right = 0.0, 0
     with torch.inference_mode():
         order = [mine[begin : begin + size] for begin in range(0, len(mine), size)]
         for rows, images in batches(split.images, order, workers):
-            target = torch.from_numpy(split.labels[rows]).to(team.device)
-            grey = torch.from_numpy(images).to(team.device, non_blocking=True)
-            logits = network(to_float(halve(grey) if halved else grey, team.device))
+            target = torch.from_numpy(split.labels[rows]).to(group.device)
+            grey = torch.from_numpy(images).to(group.device, non_blocking=True)
+            logits = network(to_float(halve(grey) if halved else grey, group.device))
             loss += float(F.cross_entropy(logits, target, reduction="sum"))
             right += int((logits.argmax(dim=1) == target).sum())
-    parts = team.gather((loss, right))
+    parts = group.gather((loss, right))
     events = len(split.labels)
     return math.fsum(part[0] for part in parts) / events, sum(part[1] for part in parts) / events

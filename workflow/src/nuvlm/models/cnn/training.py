@@ -1,48 +1,48 @@
-"""Training the Siamese CNN by a recipe, in one process or several, with early stopping and exact resume.
+"""Training the Siamese CNN with a recipe, in one or more processes, with early stopping and exact resume.
 
-``python -m nuvlm.models.cnn.training job.json`` is what torchrun starts in each process; :func:`train_cnn` decides
-whether to use it.
+:func:`train_cnn` runs in this process, or starts ``python -m nuvlm.models.cnn.training job.json`` in several with
+torchrun.
 """
 
-import hashlib
-import json
 import logging
 import shutil
 import sys
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
-import numpy as np
 import pandas as pd
 import torch
 from pydantic import ValidationError
 from safetensors.torch import save_file
 
-from nuvlm.base.classes import CLASSES
+from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import atomic_path, sha256, write_json
+from nuvlm.base.files import atomic_path, write_json
 from nuvlm.base.logs import setup_logging
-from nuvlm.base.manifest import MANIFEST, write_manifest
+from nuvlm.base.manifest import write_manifest
 from nuvlm.base.settings import Settings
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
+from nuvlm.models.checkpoints import SigtermFlag, fingerprint
 from nuvlm.models.cnn.data import open_images
 from nuvlm.models.cnn.processes import join
 from nuvlm.models.cnn.recipes import steps_per_epoch
 from nuvlm.models.cnn.settings import TrainSettings
-from nuvlm.models.cnn.trainer import Split, StopOnSigterm, Training
+from nuvlm.models.cnn.trainer import Split, Training
 from nuvlm.models.jobs import TrainingJob
+from nuvlm.models.memory import keep_freed_memory
 from nuvlm.models.torchrun import torchrun
 
-# Not __name__, which is "__main__" where torchrun starts this.
+# Not __name__, which is "__main__" in processes started by torchrun.
 logger = logging.getLogger("nuvlm.models.cnn.training")
 
 WITHOUT_EFFECT = {"memory_mb", "workers"}
-"""Settings that a checkpoint may be resumed under with another value."""
+"""Settings that do not change the result and may differ when a checkpoint is resumed."""
 
 
 class Job(Settings):
-    """A training job, as it is handed to each process: the arguments of :func:`train_cnn`."""
+    """The arguments of :func:`train_cnn`, passed to each process as JSON."""
 
     events: Path
     stores: dict[str, Path]
@@ -81,21 +81,21 @@ def train_cnn(
 ) -> None:
     """Train on the split ``train``, stop on ``validation``, and write the best network to the folder `out`.
 
-    `out` holds ``model.safetensors``, ``training.json`` (what was trained, how, on what, and what it took) and a
-    manifest. Events without a class are left out. Best is the lowest plain cross-entropy, without smoothing, of the
-    validation events as they are, whatever the recipe shows in training: recipes are compared by the same number.
+    `out` holds ``model.safetensors``, ``training.json`` (settings, data, history and cost) and a manifest. Events
+    without a class are ignored. The best network has the lowest cross-entropy on the validation events, without label
+    smoothing or augmentation for every recipe.
 
-    After each epoch, and on SIGTERM after the step at hand, `checkpoint` holds all that is needed to go on. A training
-    that goes on ends, on CPU cores, with the same losses and weights bit for bit. The checkpoint is removed at the end.
+    `checkpoint` is written after each epoch, and on SIGTERM after the current step; it is removed at the end. On CPU
+    cores a resumed training ends with exactly the losses and weights of an uninterrupted one.
 
     Args:
-        threads: of all processes together.
-        log: file that the processes write to which are started beside this one.
+        threads: total of all processes.
+        log: log file of the processes started by torchrun.
 
     Raises:
-        InputError: no event of a class to train on, or none to validate on; damaged stores; a checkpoint that is
-            damaged, or of other settings or data; a loss that is not a number; more processes than GPUs or events.
-        SystemExit: with status 143 where it was stopped by SIGTERM.
+        InputError: a class has no training event, there are no validation events, stores are damaged, the checkpoint
+            is damaged or belongs to another training, a loss is not finite, or there are too many processes.
+        SystemExit: status 143 after SIGTERM.
     """
     job = Job(
         events=events, stores=dict(stores), out=out, checkpoint=checkpoint, tensorboard=tensorboard,
@@ -112,7 +112,7 @@ def train_cnn(
 
 
 def _train(job: Job) -> None:
-    """What each process does."""
+    """The training in each process."""
     settings = job.settings
     images = image_settings(job.stores)
     _check_compiler(settings)
@@ -122,16 +122,22 @@ def _train(job: Job) -> None:
     check_targets(splits, job.events)
     check_shares(len(splits["train"]), settings)
     torch.set_num_threads(max(1, job.threads // settings.processes))
-    torch.backends.cuda.matmul.allow_tf32 = True  # as cuDNN does for convolutions by itself
+    keep_freed_memory()
+    torch.backends.cuda.matmul.allow_tf32 = True  # the default for cuDNN's convolutions
     torch.backends.cudnn.deterministic = True
-    with join(settings.processes) as team, StopOnSigterm() as stop:
-        memory_mb = settings.memory_mb // team.size
-        data = {name: Split(open_images(job.stores, rows, memory_mb), labels_of(rows)) for name, rows in splits.items()}
-        training = Training(settings, job.checkpoint, _fingerprint(job), team, stop, data["train"], data["validation"])
+    with join(settings.processes) as group, SigtermFlag() as sigterm:
+        memory_mb = settings.memory_mb // group.size
+        data = {
+            name: Split(open_images(job.stores, rows, memory_mb), class_codes(rows["class"]))
+            for name, rows in splits.items()
+        }
+        training = Training(
+            settings, job.checkpoint, _fingerprint(job), group, sigterm, data["train"], data["validation"]
+        )
         training.run(job.tensorboard)
         training.check_replicas()
-        card = training.card(images)  # all processes have a part in it
-        if team.rank == 0:
+        card = training.card(images)  # a collective operation
+        if group.rank == 0:
             with atomic_path(job.out) as partial:
                 partial.mkdir()
                 best = {name: value.contiguous() for name, value in training.best.items()}
@@ -142,64 +148,62 @@ def _train(job: Job) -> None:
 
 
 def check_targets(splits: Mapping[str, pd.DataFrame], events: Path) -> None:
-    """Refuse splits that a network cannot learn from, or cannot be chosen on.
+    """Check that the splits suffice for training and for choosing the best network.
 
     Args:
-        splits: ``train`` and ``validation``, rows of the event table that have a class.
+        splits: ``train`` and ``validation``: rows of the event table with a class.
         events: the table's file, for the message.
 
     Raises:
-        InputError: a class has no training event, or there is nothing to validate on.
+        InputError: a class has no training event, or there are no validation events.
     """
     counts = splits["train"]["class"].value_counts()
     if missing := [label for label in CLASSES if not counts.get(label, 0)]:
         raise InputError(
-            f"{events}: no event of class {', '.join(missing)} in the split train, which the CNN would never name. "
-            "Add events of it; if there are some, change dataset.seed or the share of the other splits."
+            f"{events}: no event of class {', '.join(missing)} in the split train, so the CNN cannot learn it. "
+            "Add such events, or change dataset.seed or the fractions of the other splits."
         )
     if not len(splits["validation"]):
-        raise InputError(f"{events}: no labelled event in the split validation. Add events, or raise its share.")
+        raise InputError(
+            f"{events}: no labelled event in the split validation. Add events, or increase dataset.validation."
+        )
     if missing := sorted({*CLASSES} - {*splits["validation"]["class"]}):
-        logger.warning("no event of class %s in the split validation: the CNN is chosen without it", ", ".join(missing))
+        logger.warning(
+            "no event of class %s in the split validation: it does not count in choosing the best epoch",
+            ", ".join(missing),
+        )
 
 
 def check_shares(events: int, settings: TrainSettings) -> None:
-    """Refuse batches of which some process would have no event, or which are too small for batch normalisation.
+    """Check that every process gets an event of every batch, and that batch normalisation has at least two.
 
     Raises:
-        InputError: the smallest batch of an epoch of so many `events` has less than 2, or than there are processes.
+        InputError: the smallest batch of an epoch is smaller than 2 or than the number of processes.
     """
     smallest = events // steps_per_epoch(events, settings.recipe)
     if smallest < max(2, settings.processes):
         raise InputError(
-            f"{events} training events in batches of {settings.recipe.batch_size} leave some batch with {smallest}, "
-            f"too few for cnn.processes {settings.processes}. Add events, or take a larger batch or fewer processes."
+            f"{events} training events in batches of {settings.recipe.batch_size} give a smallest batch of {smallest}, "
+            f"too few for cnn.processes {settings.processes}. Add events, or use a larger batch or fewer processes."
         )
 
 
 def _check_compiler(settings: TrainSettings) -> None:
     if settings.compile and not any(map(shutil.which, ("c++", "g++", "clang++"))):
-        raise InputError("cnn.compile needs a C++ compiler, and there is none: install one, or set it to false.")
+        raise InputError(
+            "cnn.compile needs a C++ compiler, and none was found: install one, or set cnn.compile to false."
+        )
 
 
-def labels_of(rows: pd.DataFrame) -> np.ndarray:
-    """(events,) int64, class indices."""
-    return np.asarray(pd.Categorical(rows["class"], categories=list(CLASSES)).codes, dtype=np.int64)
-
-
-def _fingerprint(job: Job) -> str:
-    """What a checkpoint belongs to, as JSON: each setting, the event table and the pixel maps."""
+def _fingerprint(job: Job) -> dict[str, Any]:
     settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     recipe = settings.pop("recipe")
-    images = hashlib.sha256()
-    for shard, store in sorted(job.stores.items()):
-        images.update(f"{shard}\n{sha256(store / MANIFEST)}\n".encode())
-    found = {**settings, **{f"recipe.{key}": value for key, value in recipe.items()}}
-    return json.dumps(found | {"events": sha256(job.events), "pixel maps": images.hexdigest()})
+    settings |= {f"recipe.{key}": value for key, value in recipe.items()}
+    return fingerprint(settings, job.events, job.stores)
 
 
 def main(arguments: list[str]) -> None:
-    """One process of a job that torchrun started: ``main([path of the job's JSON])``."""
+    """Run one process of a job: ``main([path of the job's JSON])``."""
     path = Path(arguments[0])
     try:
         job = Job.model_validate_json(path.read_text())

@@ -2,11 +2,9 @@
 
 import logging
 import math
-import signal
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from types import FrameType
 from typing import Any
 
 import torch
@@ -16,6 +14,7 @@ from transformers import TrainerCallback, TrainerControl, TrainerState, Training
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import sync, write_json
 from nuvlm.base.manifest import write_manifest
+from nuvlm.models.checkpoints import SigtermFlag
 from nuvlm.models.vlm.adapter import stop_gradients_at_inputs
 
 logger = logging.getLogger(__name__)
@@ -26,7 +25,7 @@ FINGERPRINT = "fingerprint.json"
 class MarkComplete(TrainerCallback):  # type: ignore[misc]
     """Adds manifest and fingerprint to a checkpoint once all processes have written their parts."""
 
-    def __init__(self, fingerprint: Mapping[str, str]) -> None:
+    def __init__(self, fingerprint: Mapping[str, Any]) -> None:
         self.fingerprint = dict(fingerprint)
 
     def on_save(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
@@ -71,15 +70,13 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
 
     def __init__(self) -> None:
         self.asked = False
-        self._previous: Any = None
+        self._sigterm = SigtermFlag()
 
     def on_train_begin(self, *_: Any, **__: Any) -> None:
-        self._previous = signal.signal(signal.SIGTERM, self._ask)
-
-    def _ask(self, number: int, frame: FrameType | None) -> None:
-        self.asked = True
+        self._sigterm.__enter__()
 
     def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        self.asked = self._sigterm.received
         if args.world_size > 1:
             # The signal reaches processes at different times, but all must stop at the same step.
             asked = torch.tensor(float(self.asked), device=args.device)
@@ -91,7 +88,7 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
 
     def on_train_end(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self.asked = self.asked and state.global_step < state.max_steps
-        signal.signal(signal.SIGTERM, self._previous)
+        self._sigterm.__exit__()
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]

@@ -34,6 +34,7 @@ from nuvlm.base.manifest import MANIFEST, verify_manifest, write_manifest
 from nuvlm.base.settings import Settings
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
+from nuvlm.models.checkpoints import check_fingerprint, fingerprint
 from nuvlm.models.devices import choose_device, device_name, peak_memory_mb
 from nuvlm.models.torchrun import torchrun
 from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
@@ -133,8 +134,8 @@ def finetune(job: Job) -> None:
     )
     if not len(train):
         raise InputError(f"{job.events}: no labelled event in the split train. Add events.")
-    fingerprint = _fingerprint(job)
-    checkpoint = newest_checkpoint(job.checkpoints, fingerprint)
+    identity = _fingerprint(job)
+    checkpoint = newest_checkpoint(job.checkpoints, identity)
     check_targets(
         meta_model(AutoConfig.from_pretrained(job.base, local_files_only=True)),
         settings.lora,
@@ -156,7 +157,7 @@ def finetune(job: Job) -> None:
         eval_dataset=validation if len(validation) else None,
         processing_class=processor,
         peft_config=lora_config(settings.lora, family_of(job.base).vision_tower),
-        callbacks=[StopAtNan(), MarkComplete(fingerprint)],
+        callbacks=[StopAtNan(), MarkComplete(identity)],
     )
     if vocabulary is not None:
         trainer.weigh_rationales(
@@ -256,7 +257,7 @@ def _check_replicas(parameters: list[torch.nn.Parameter]) -> None:
         raise RuntimeError("the processes have trained different adapters")
 
 
-def newest_checkpoint(folder: Path, fingerprint: Mapping[str, str]) -> Path | None:
+def newest_checkpoint(folder: Path, expected: Mapping[str, Any]) -> Path | None:
     """The newest complete checkpoint in `folder`, or None.
 
     Raises:
@@ -268,12 +269,7 @@ def newest_checkpoint(folder: Path, fingerprint: Mapping[str, str]) -> Path | No
         return None
     newest = max(complete, key=checkpoint_step)
     found = read_json(newest / FINGERPRINT)
-    differ = sorted(key for key in {*found, *fingerprint} if found.get(key) != fingerprint.get(key))
-    if differ:
-        raise InputError(
-            f"{newest}: a checkpoint of another training: {', '.join(differ)} differ. Restore them to resume it, "
-            f"or remove {folder} to start again."
-        )
+    check_fingerprint(newest, found, expected, remove=folder)
     verify_manifest(newest)
     logger.info("resuming from %s", newest)
     return newest
@@ -293,22 +289,15 @@ def _check_base(base: Path, views: int) -> None:
         )
 
 
-def _fingerprint(job: Job) -> dict[str, str]:
+def _fingerprint(job: Job) -> dict[str, Any]:
     """The inputs of the training: all settings, and digests of the base model, events, images and texts."""
     settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
-    fingerprint = {f"settings.{key}": json.dumps(value) for key, value in settings.items()}
-    images = hashlib.sha256()
-    for shard, store in sorted(job.stores.items()):
-        images.update(f"{shard}\n{sha256(store / MANIFEST)}\n".encode())
+    values = {f"settings.{key}": json.dumps(value) for key, value in settings.items()}
+    values |= {"base model": sha256(job.base / MANIFEST), "prompts": sha256(job.prompts)}
     if settings["rationales"] == "grounded":
         assert job.vocabulary is not None
-        fingerprint["vocabulary"] = sha256(job.vocabulary)
-    return fingerprint | {
-        "base model": sha256(job.base / MANIFEST),
-        "events": sha256(job.events),
-        "pixel maps": images.hexdigest(),
-        "prompts": sha256(job.prompts),
-    }
+        values["vocabulary"] = sha256(job.vocabulary)
+    return fingerprint(values, job.events, job.stores)
 
 
 def _vocabulary(job: Job) -> Rationales | None:
