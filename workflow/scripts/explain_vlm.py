@@ -1,11 +1,13 @@
 from pathlib import Path
 
-import nuvlm.models.vlm.offline  # noqa: F401
 from nuvlm.base.logs import setup_logging
+
+setup_logging(snakemake.log[0])  # first: the imports below write to standard error
+
+import nuvlm.models.vlm.offline  # noqa: F401
 from nuvlm.models.vlm.explain import explain_vlm
 from nuvlm.models.vlm.settings import ExplainSettings
 
-setup_logging(snakemake.log[0])
 explain_vlm(
     Path(snakemake.input.base).parent,
     Path(snakemake.input.training).parent,

@@ -1,11 +1,13 @@
 from pathlib import Path
 
-import nuvlm.models.vlm.offline  # noqa: F401
 from nuvlm.base.logs import setup_logging
+
+setup_logging(snakemake.log[0])  # first: the imports below write to standard error
+
+import nuvlm.models.vlm.offline  # noqa: F401
 from nuvlm.models.vlm.settings import FinetuneSettings
 from nuvlm.models.vlm.training import Job, launch
 
-setup_logging(snakemake.log[0])
 launch(
     Job(
         base=Path(snakemake.input.base).parent,
