@@ -28,12 +28,16 @@ NOISE = (
     "Select jobs to execute",
     "Complete log(s)",
     "Elapsed time",
+    # The log of the failed job, and the last line, say it better.
+    "RuleException:\nCalledProcessError in",
+    "Exiting because a job execution failed",
+    "WorkflowError:\nAt least one job did not complete",
 )
-"""Beginnings of the messages that say nothing to a user."""
+"""Beginnings of messages that tell a user nothing new."""
 
 
 class LogHandler(LogHandlerBase):
-    """Lines for a terminal or a file. A dry run is shown as Snakemake shows it."""
+    """Lines for a terminal or a file. A dry run, or ``--verbose``, shows what Snakemake shows."""
 
     def __post_init__(self) -> None:
         self._stream = sys.stdout if self.common_settings.stdout else sys.stderr
@@ -44,7 +48,7 @@ class LogHandler(LogHandlerBase):
         self._names: dict[int, str] = {}
         self._log = ""
         self._stop = threading.Event()
-        if not self.common_settings.dryrun:
+        if not (self.common_settings.dryrun or self.common_settings.verbose):
             os.environ[QUIET] = "1"  # for the jobs: they run as processes below this one
 
     writes_to_stream = True
@@ -54,11 +58,12 @@ class LogHandler(LogHandlerBase):
     needs_rulegraph = True
 
     def emit(self, record: logging.LogRecord) -> None:
+        event = getattr(record, "event", None)
         try:
-            if self.common_settings.dryrun or self.common_settings.verbose:
+            if not (self.common_settings.dryrun or self.common_settings.verbose):
+                self._handle(record, event)
+            elif event != LogEvent.RULEGRAPH:
                 self._write(self.format(record))
-            else:
-                self._handle(record, getattr(record, "event", None))
         except Exception:
             self.handleError(record)
 
@@ -80,7 +85,7 @@ class LogHandler(LogHandlerBase):
             self._job_error(record)
         elif hasattr(record, "expected_seconds") and self._progress:
             self._progress.expected = dict(record.expected_seconds)
-        elif (event is None and not record.msg.startswith(NOISE)) or event in (LogEvent.ERROR, LogEvent.GROUP_ERROR):
+        elif event in (None, LogEvent.ERROR, LogEvent.GROUP_ERROR) and not record.getMessage().startswith(NOISE):
             self._write(self.format(record))
 
     def _begin(self, jobs: dict[str, int]) -> None:
