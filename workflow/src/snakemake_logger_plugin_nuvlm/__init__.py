@@ -77,6 +77,7 @@ class LogHandler(LogHandlerBase):
         elif event == LogEvent.JOB_INFO and self._progress:
             self._names[record.jobid] = " ".join([record.rule_name, *map(str, (record.wildcards or {}).values())])
             self._progress.start(record.jobid, record.rule_name)
+            self._draw()
         elif event == LogEvent.JOB_FINISHED and self._progress:
             rule = self._progress.finish(record.job_id)
             if rule and self._progress.expected.get(rule) != 0:
