@@ -14,7 +14,12 @@ from paths import REPOSITORY
 from tiny_run import SETTINGS
 
 pytestmark = pytest.mark.workflow
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "config" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "config" / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 BIN = Path(sys.executable).parent
 MAKE = ["make", "INSTALLED=.installed", f"BIN={BIN}"]
 
