@@ -1,10 +1,11 @@
-# make demo   the whole chain on the embedded default, installing what it needs first
-# make test   all tests that need neither a GPU nor root
-# make fault-test   every fault, also thirty kills of a run: a quarter of an hour
-# make plan   what a run will take: jobs, hours, disk
-# make slurm-test   the workflow on a real Slurm that it installs and starts here: as root, on Debian
-# make compare A=results/x B=results/y   two runs side by side
-# make validate   the simulation beside PDG and NIST values, some minutes
+# make demo         installs everything, then runs the workflow on the default settings
+# make test         lint, and all tests that need neither a GPU nor root
+# make classify     predictions for your file: SOURCE= FILE= [RUN=] [MODELS=] [OFFSET=] [BAD=]
+# make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
+# make compare      two finished runs: A=results/x B=results/y
+# make validate     the simulation compared with PDG and NIST values, some minutes
+# make fault-test   all faults, with thirty kills of a run: a quarter of an hour
+# make slurm-test   the workflow on a Slurm that is installed and started here: as root, on Debian
 VENV := .venv
 PYTHON ?= python3
 BIN := $(VENV)/bin
@@ -14,8 +15,8 @@ INSTALLED := $(VENV)/.installed
 .PHONY: demo test fault-test slurm-test plan compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
-	$(SNAKEMAKE)
-	@echo "The report: results/demo/report/index.html"
+	@$(SNAKEMAKE)
+	@echo "Report: results/demo/report/index.html"
 
 test: $(INSTALLED) lint
 	$(BIN)/python -m pytest -m "not long and not slurm" -n 2 --dist loadgroup
@@ -38,22 +39,23 @@ plan: $(INSTALLED)
 compare: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.report.compare $(A) $(B)
 
-# Your own file to predictions, with the models of a finished run:
+# Predictions for your file, with the models of a finished run:
 #   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]
 RUN ?= mine
 MODELS ?= demo
 OFFSET ?= 0,0,0
 BAD ?= error
 classify: $(INSTALLED)
-	$(SNAKEMAKE) predictions --config run=$(RUN) models_from=$(MODELS) 'conditions=[nominal]' \
+	@$(SNAKEMAKE) predictions --config run=$(RUN) models_from=$(MODELS) 'conditions=[nominal]' \
 	  'input={source: $(SOURCE), files: ["$(FILE)"], offset_mm: [$(OFFSET)], on_bad_event: $(BAD)}'
+	@echo "Predictions: results/$(RUN)/predictions/"
 
-# Known particles through the simulated argon, beside PDG, NIST and GENIE: a table and a figure in docs/simulation.md.
+# Known particles in the simulated argon, compared with PDG, NIST and GENIE: a table and a figure in docs/simulation.md.
 validate: $(INSTALLED)
 	$(BIN)/python -m nuvlm.simulation.validation --json benchmarks/results/simulation_validation.json \
 	  --figure docs/images/simulation.svg --page docs/simulation.md
 
-# deepspeed builds against the installed torch, hence the two steps and --no-build-isolation.
+# deepspeed is built against the installed torch: hence two steps and --no-build-isolation.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "NuVLM needs Python 3.11 to 3.13: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
@@ -76,7 +78,7 @@ format: $(INSTALLED)
 	$(BIN)/ruff format .
 	$(BIN)/snakefmt Snakefile workflow/rules
 
-# Resolve the ranges of pyproject.toml anew, in a fresh environment.
+# Resolves the version ranges of pyproject.toml in a fresh environment.
 lock:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)

@@ -1,5 +1,5 @@
 # NuVLM: from detector voxels to a report that compares a vision-language model with a CNN.
-# Each stage stands in workflow/rules/; all logic is in the package workflow/src/nuvlm/.
+# The rules are in workflow/rules/, the logic in the package workflow/src/nuvlm/.
 from snakemake.utils import min_version
 
 min_version("9.27")
@@ -29,7 +29,7 @@ localrules:
 
 
 rule all:
-    """The report of the run, with all that it needs."""
+    """The report of the run, and everything that it needs."""
     default_target: True
     input:
         "<results>/report/index.html",
@@ -38,7 +38,7 @@ rule all:
 
 
 rule pixelmaps:
-    """Preprocessing alone: the pixel maps of all shards and the event table."""
+    """Preprocessing only: the pixel maps of all shards and the event table."""
     input:
         expand(pixel_map_store(), shard=SHARDS),
         "<results>/events.parquet",
@@ -52,7 +52,7 @@ rule predictions:
 
 
 rule explanations:
-    """What the models give for their reasons, without the report."""
+    """Rationales of the VLM, without the report."""
     input:
         [
             file

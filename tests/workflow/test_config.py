@@ -9,7 +9,7 @@ import pytest
 import yaml
 
 from nuvlm.base.errors import InputError
-from nuvlm.workflow.config import Config, json_schema, parse_config
+from nuvlm.workflow.config import RENAMED, Config, json_schema, parse_config
 from paths import REPOSITORY
 
 CONFIG = REPOSITORY / "config"
@@ -55,6 +55,13 @@ def test_defaults_of_the_models_are_the_published_ones_that_the_paper_overlay_se
 def test_schema_is_in_step():
     assert (CONFIG / "schema.json").read_text() == json_schema(), "run 'make schema'"
     jsonschema.validate(load("config.yaml"), json.loads(json_schema()))
+
+
+def test_a_renamed_key_names_its_successor():
+    with pytest.raises(InputError, match=r"tree: renamed: write bdt$"):
+        parse_config(load("config.yaml") | {"tree": {"learning_rate": 0.1}})
+    for key in RENAMED.values():
+        assert key in keys_of(load("config.yaml")) | set(load("config.yaml"))
 
 
 MISTAKES = {

@@ -15,7 +15,12 @@ from planner import Planner, start_planner
 from tiny_run import SETTINGS
 
 pytestmark = pytest.mark.workflow
-PAGES = [REPOSITORY / "README.md", REPOSITORY / "config" / "README.md", *sorted((REPOSITORY / "docs").glob("*.md"))]
+PAGES = [
+    REPOSITORY / "README.md",
+    REPOSITORY / "CONTRIBUTING.md",
+    REPOSITORY / "config" / "README.md",
+    *sorted((REPOSITORY / "docs").glob("*.md")),
+]
 BIN = Path(sys.executable).parent
 MAKE = ["make", "INSTALLED=.installed", f"BIN={BIN}"]
 

@@ -3,6 +3,7 @@ import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
+from snakemake.logging import logger
 
 SOURCE = Path(workflow.basedir) / "workflow" / "src"
 SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
@@ -13,6 +14,7 @@ from nuvlm.workflow import paths, shards
 from nuvlm.workflow.code_digest import code_digest
 from nuvlm.models.table import FAMILIES, conditions_of, family_name, family_of, title
 from nuvlm.workflow.config import parse_config
+from nuvlm.workflow.plan import expected_seconds
 from nuvlm.base.errors import InputError
 from nuvlm.report.names import figure_name, words
 from nuvlm.evaluation.spectrum import read_spectrum
@@ -32,6 +34,10 @@ onstart:
         paths.check_writable(CONFIG)
     except InputError as error:
         raise WorkflowError(str(error)) from None
+    # For the console (profiles/local), which gives the time left.
+    targets = dict.fromkeys(["all", "pixelmaps", "predictions", "explanations"], 0)
+    seconds = expected_seconds(CONFIG, len(SHARDS)) | targets
+    logger.info("", extra={"expected_seconds": seconds})
 
 
 MODELS = CONFIG.models

@@ -1,10 +1,12 @@
 from pathlib import Path
 
 from nuvlm.base.logs import setup_logging
+
+setup_logging(snakemake.log[0])  # first: the imports below write to standard error
+
 from nuvlm.models.vlm.pretraining import build_base_model
 from nuvlm.models.vlm.settings import ScratchSettings
 
-setup_logging(snakemake.log[0])
 build_base_model(
     Path(snakemake.output[0]).parent,
     ScratchSettings(**snakemake.params.settings),

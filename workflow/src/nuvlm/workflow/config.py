@@ -221,6 +221,10 @@ class Config(_Families):
         return tuple(model for model in self.models if family_of(model).explains and self.report.explain)
 
 
+RENAMED = {"tree": "bdt"}
+"""Former key -> the present one, both with dots: the error for a former key names its successor."""
+
+
 def parse_config(values: Mapping[str, Any]) -> Config:
     """Check `values` (the merged YAML) and return the configuration.
 
@@ -235,7 +239,8 @@ def parse_config(values: Mapping[str, Any]) -> Config:
             key = ".".join(str(part) for part in problem["loc"]) or "config"
             message = problem["msg"].removeprefix("Value error, ")
             if problem["type"] == "extra_forbidden":
-                message = f"unknown key; known here: {', '.join(_known_keys(problem['loc'][:-1]))}"
+                known = ", ".join(_known_keys(problem["loc"][:-1]))
+                message = f"renamed: write {RENAMED[key]}" if key in RENAMED else f"unknown key; known here: {known}"
             else:
                 message += f" (got {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
             lines.append(f"  {key}: {message}")

@@ -166,6 +166,17 @@ def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -
     return Plan(config, events, shards, tuple(stages), disk, memory)
 
 
+def expected_seconds(config: Config, shards: int) -> dict[str, float]:
+    """Rule -> seconds of one of its jobs, from the measured rates, for the console's time left.
+
+    Empty where the number of events is not known before the files are read. Rules without a rate are left out.
+    """
+    if config.input.source != "simulate":
+        return {}
+    plan = make_plan(config, config.input.simulate.events, shards, read_rates())
+    return {stage.rule: 3600 * stage.hours for stage in plan.stages if stage.hours is not None}
+
+
 def _on_gpus(config: Config, rule: str) -> bool:
     """Whether a rule's model is of the size that was measured on GPUs alone."""
     if rule.endswith("_vlm"):
@@ -187,7 +198,7 @@ def _nearest(rates: list[Rate], of: str, config: Config, gpus: bool) -> Rate | N
 
 
 def _work(config: Config, rule: str, events: int, jobs: int) -> float:
-    """Units of a rule's rate in one of its jobs; 0 for jobs that hardly grow with the events."""
+    """Units of a rule's rate in one of its jobs; 0 for jobs that take no longer than their start."""
     train = events * (1 - config.dataset.validation - config.dataset.test)
     classified = events if config.models_from else events - train
     if rule in ("simulate_events", "convert", "smear_and_downsample"):
@@ -201,7 +212,11 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
         if rule == FAMILIES[name].training_rule:
             factors = [section.training(model).events_factor for model in section.model_names(name)]
             return train * sum(factors) / len(factors)
-    return {"list_events": float(events), "build_base_model": float(config.vlm.scratch.steps)}.get(rule, 0.0)
+    return {
+        "list_events": float(events),
+        "build_base_model": float(config.vlm.scratch.steps),
+        **dict.fromkeys(("export_cnn", "evaluate", "draw_figures", "collect_events"), 1.0),
+    }.get(rule, 0.0)
 
 
 def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[str, tuple[float, int]]:
