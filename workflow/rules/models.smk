@@ -11,6 +11,7 @@ for family, section in CONFIG.families.items():
     if CONFIG.models_from is None:
 
         rule:
+            """Train one model of the family."""
             name:
                 row.training_rule
             input:
@@ -56,6 +57,7 @@ for family, section in CONFIG.families.items():
                 "../scripts/train.py"
 
     rule:
+        """Classify one part of the events with a model of the family, under all conditions or one."""
         name:
             f"classify_{family}"
         input:
@@ -100,6 +102,7 @@ for family, section in CONFIG.families.items():
     if explanation is not None:
 
         rule:
+            """Explain the predictions for chosen events of one part."""
             name:
                 f"explain_{family}"
             input:
