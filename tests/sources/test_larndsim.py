@@ -352,7 +352,7 @@ def test_files_that_are_no_whole_larndsim_files(tmp_path, detector):
             convert(path, detector)
     whole = write_file(path).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="truncated"):
         convert(path, detector)
     with pytest.raises(InputError, match="'segments' is empty"):
         convert(write_file(path, (), header=False), detector)
