@@ -1,10 +1,9 @@
-"""What is taken out of a picture with the region of its shower, or of its track: how much of it, and of the rest?
+"""Share of the energy that occluding the shower or the track removes: of the shower, the track and the rest.
 
     python benchmarks/occlusion.py [--events 800] [--pixel 50]
 
-Voxels do not say which particle left them, but GEANT4 does: events are simulated anew, of another seed than any run's,
-and the energy of the shower, of the track and of everything else is followed through the pixels that
-nuvlm.models.vlm.occlusion blackens. Prints a table and writes results/occlusion.json beside this file.
+Voxels do not know their particle, but GEANT4 does: events are simulated with a separate seed, and the energy of shower,
+track and rest is counted in the pixels that nuvlm.models.vlm.occlusion sets to black. Prints a table and writes results/occlusion.json beside this file.
 """
 
 import argparse
@@ -34,7 +33,7 @@ NAMES = {MUON: "muon", PION_PLUS: "pion", PROTON: "proton", ELECTRON: "electron"
 
 
 class Simulated(NamedTuple):
-    """An event with its energy in the two views of a pixel map, by what left it."""
+    """An event with its energy in the two views of a pixel map, by origin."""
 
     row: pd.DataFrame
     energy: np.ndarray

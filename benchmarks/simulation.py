@@ -1,9 +1,9 @@
-"""Where the time of a simulated event goes, and what reading GEANT4's steps costs beside a plain stepping action.
+"""CPU time of the parts of a simulated event, and reading GEANT4's steps compared with a plain stepping action.
 
     python benchmarks/simulation.py [--events 150] [--rounds 3]
 
-All of it is measured in one run, in turns, on the same events. Prints a table and writes results/simulation.json
-beside this file. Whether the simulation is right is the business of `make validate`.
+All parts are measured in one run, in turns, on the same events. Prints a table and writes results/simulation.json
+beside this file. `make validate` checks the results of the simulation.
 """
 
 import argparse
@@ -32,7 +32,7 @@ MARGINS = {"margin_mm": 500.0, "margin_downstream_mm": 1500.0}
 
 
 class PlainAction(PlainRecorder):
-    """The reference: a stepping action as one writes it, which asks for the deposit and then for the positions."""
+    """The reference: a plain stepping action that reads the deposit, then the positions."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -79,14 +79,14 @@ class PlainTracking(g4.G4UserTrackingAction):
 
 
 class Nothing(PlainRecorder):
-    """Callbacks that do nothing: what it costs to call Python."""
+    """Empty callbacks: the cost of calling Python."""
 
     def UserSteppingAction(self, step: "g4.G4Step") -> None:
         pass
 
 
 class NoAction(g4.G4UserSteppingAction):
-    """No callback at all: what GEANT4 costs by itself."""
+    """No callbacks: the cost of GEANT4."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -104,7 +104,7 @@ class NoTracking(g4.G4UserTrackingAction):
 
 
 def draw(event: int) -> tuple[FinalState, np.ndarray, np.random.Generator]:
-    """What goes into GEANT4 for an event, as simulate_events does it."""
+    """Primary particles, vertex and random generator of an event, as in simulate_events."""
     rng = np.random.default_rng([SEED, event])
     state = sample_final_state(rng)
     return state, rng.uniform(*fiducial_box_mm(DETECTOR, **MARGINS)), rng

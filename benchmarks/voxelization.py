@@ -31,7 +31,7 @@ Segments = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 def plain_voxelize(detector: Detector, start: np.ndarray, end: np.ndarray, energy: np.ndarray) -> tuple[Voxels, float]:
-    """What `voxelize` does, as one would write it down from Amanatides and Woo (Eurographics 1987)."""
+    """Reference for `voxelize`: the algorithm of Amanatides and Woo (Eurographics 1987) in plain Python."""
     found: dict[tuple[int, ...], float] = {}
     outside = 0.0
     for a, b, deposit in zip(start.tolist(), end.tolist(), energy.tolist(), strict=True):
@@ -118,7 +118,7 @@ def seconds(work: Callable[[Segments], object], events: list[Segments], repeats:
 
 
 def convert(path: Path) -> None:
-    """Convert a file and print what it took: events, seconds, peak memory."""
+    """Convert a file and print events, voxels, events per second and peak memory."""
     out = path.with_suffix(".voxels.h5")
     writer = VoxelShardWriter(shard=out, detector=Detector(), on_bad_event="skip")
     convert_larndsim(path, writer)  # loads, or compiles
@@ -141,7 +141,7 @@ def in_its_own_process(path: Path) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--events", type=int, default=100)
-    parser.add_argument("--convert", type=Path, help="only convert this file and say what it took")
+    parser.add_argument("--convert", type=Path, help="only convert this file and print its cost")
     arguments = parser.parse_args()
     if arguments.convert:
         convert(arguments.convert)

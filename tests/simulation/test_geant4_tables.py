@@ -89,7 +89,7 @@ def test_official_and_formula_are_not_mixed(environment: dict[str, str], tmp_pat
 @pytest.mark.parametrize("variable", ["G4LEDATA", ROOT])
 def test_variable_that_names_no_folder(environment: dict[str, str], tmp_path: Path, variable: str) -> None:
     environment[variable] = str(tmp_path / "missing")
-    with pytest.raises(InputError, match=rf"{variable} = .*missing.* is no folder"):
+    with pytest.raises(InputError, match=rf"{variable} = .*missing.* is not a folder"):
         provide_data()
 
 

@@ -175,7 +175,7 @@ def test_entries_are_counted_through_all_files(write_genie: WriteGenie) -> None:
 def test_too_few_entries_say_how_many_there_are(write_genie: WriteGenie) -> None:
     path = write_genie([Entry()] * 3)
     with pytest.raises(
-        InputError, match=r"hold 3 interactions, but 5 are asked for\. Set input\.simulate\.events to at most 3"
+        InputError, match=r"hold 3 interactions, but 5 are needed\. Set input\.simulate\.events to at most 3"
     ):
         read_genie([path], 1, 4)  # before any is read
 
@@ -200,7 +200,7 @@ def test_entries_that_cannot_be_used_say_why(write_genie: WriteGenie, entry: Ent
 
 
 def test_mev_are_refused(write_genie: WriteGenie) -> None:
-    with pytest.raises(InputError, match=r"not in GeV: masses in it are 1000 times"):
+    with pytest.raises(InputError, match=r"not in GeV: masses are 1000 times"):
         read(write_genie([Entry()], scale=1000))
 
 

@@ -116,7 +116,7 @@ def test_result_depends_on_the_stream_alone(box: ArgonBox) -> None:
 
 
 def test_a_second_detector_is_refused(box: ArgonBox) -> None:
-    with pytest.raises(RuntimeError, match="one a process"):
+    with pytest.raises(RuntimeError, match="can have only one"):
         argon_box(Detector(z_mm=(0, 5000)))
 
 
@@ -197,6 +197,6 @@ def test_an_unknown_layout_is_noticed_and_read_slowly(
         slow = shoot(box, beam_particle(13, 200), seed=4)
         slow = shoot(box, beam_particle(11, 200), seed=4)
     box.record_with(Recorder())
-    assert caplog.text.count("lie otherwise in memory") == 1
+    assert caplog.text.count("unexpected memory layout") == 1
     for name, values in expected._asdict().items():
         np.testing.assert_array_equal(values, getattr(slow, name))

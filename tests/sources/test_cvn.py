@@ -141,7 +141,7 @@ def test_missing_truncated_and_empty_files_are_named(tmp_path):
     whole = write_hdf5(path).read_bytes()
     for content in (b"", b"no HDF5", whole[: len(whole) // 2]):
         path.write_bytes(content)
-        with pytest.raises(InputError, match=r"a\.h5: not HDF5, or cut short"):
+        with pytest.raises(InputError, match=r"a\.h5: not HDF5, or truncated"):
             convert(path, on_bad_event="skip")
     (tmp_path / "b").mkdir()
     with pytest.raises(InputError, match=r"no <event>\.gz"):
@@ -173,13 +173,13 @@ def _overwrite(name, content):
 @pytest.mark.parametrize(
     ("damage", "message"),
     [
-        (_overwrite("event2.gz", zlib.compress(images()[2].tobytes())[:-20]), "cut short"),
+        (_overwrite("event2.gz", zlib.compress(images()[2].tobytes())[:-20]), "truncated"),
         (_overwrite("event2.gz", b"no zlib"), "cannot be read"),
         (_overwrite("event2.gz", zlib.compress(bytes(3 * SIZE * SIZE - 1))), "not 3 squares"),
         (_overwrite("event2.gz", zlib.compress(bytes(60_000_000))), "or larger than 4096"),
         (_overwrite("event2.gz", zlib.compress(bytes(3 * 32 * 32))), "is 32 x 32 pixels, those before are 24 x 24"),
-        (_overwrite("event2.info", b"13\n2.5\n"), r"no \.info file"),
-        (_overwrite("event2.info", b"13\nx\n2\n0\n0\n0\n1\n1\n"), r"no \.info file"),
+        (_overwrite("event2.info", b"13\n2.5\n"), r"not an \.info file"),
+        (_overwrite("event2.info", b"13\nx\n2\n0\n0\n0\n1\n1\n"), r"not an \.info file"),
     ],
 )
 def test_a_damaged_zlib_map_is_a_bad_event(tmp_path, damage, message):

@@ -306,12 +306,12 @@ def vertices_times(factor):
     [
         (in_mm, "dx of the segments is 0.1 times the distance from start to end"),
         (in_gev, r"dE of the segments is 0\.001 times dEdx x dx"),
-        (all_in_mm, r"dE/dx below 0\.2 MeV/cm, where 2 is to be expected"),
+        (all_in_mm, r"dE/dx below 0\.2 MeV/cm; about 2 is expected"),
         (no_dx(in_mm), r"dE/dx below 0\.2 MeV/cm"),
         (no_dx(in_gev), r"dE/dx below 0\.002 MeV/cm"),
         (all_in_gev, r"dE/dx below 0\.002 MeV/cm"),
-        (vertices_times(10), "if they are in mm"),
-        (vertices_times(0.01), "if they are in m"),
+        (vertices_times(10), "cm, and 100% in mm"),
+        (vertices_times(0.01), "cm, and 100% in m\\."),
         (lambda tables: tables["mc_hdr"]["Enu"].fill(7500), "Enu and nu_4mom disagree"),
         (lambda tables: tables.update(mc_stack=stack_rows(NEW, [(7, 1)], 0.1)), "neither 1 .GeV. nor 1000"),
         (lambda tables: tables.update(mc_hdr=header_rows(NEW, [(7, 1), (7, 1)])), "several rows for event 7, vertex 1"),
@@ -338,7 +338,7 @@ def test_units_named_in_the_file_are_heeded(tmp_path, detector):
     convert(path, detector)
     with h5py.File(path, "r+") as file:
         file["segments"].attrs["units"] = ["mm", "MeV"]
-    with pytest.raises(InputError, match="attribute 'units' of 'segments' says mm"):
+    with pytest.raises(InputError, match="attribute 'units' of 'segments' names mm"):
         convert(path, detector)
 
 
@@ -348,11 +348,11 @@ def test_files_that_are_no_whole_larndsim_files(tmp_path, detector):
         convert(path, detector)
     for content in (b"", b"text"):
         path.write_bytes(content)
-        with pytest.raises(InputError, match="not HDF5, empty or cut short"):
+        with pytest.raises(InputError, match="not HDF5, empty or truncated"):
             convert(path, detector)
     whole = write_file(path).read_bytes()
     path.write_bytes(whole[: len(whole) // 2])
-    with pytest.raises(InputError, match="cut short"):
+    with pytest.raises(InputError, match="truncated"):
         convert(path, detector)
     with pytest.raises(InputError, match="'segments' is empty"):
         convert(write_file(path, (), header=False), detector)

@@ -100,15 +100,15 @@ def colourful(path):
 
 
 DAMAGE = {
-    "16 bits": (lambda path: Image.fromarray(image(0).astype(np.uint16) * 257).save(path), "16 bits a pixel"),
+    "16 bits": (lambda path: Image.fromarray(image(0).astype(np.uint16) * 257).save(path), "16 bits per pixel"),
     "colour": (colourful, "in colour"),
     "transparent": (lambda path: Image.fromarray(np.dstack([image(0)] * 3 + [image(1)])).save(path), "transparent"),
     "not square": (lambda path: Image.fromarray(image(0)[:-2]).save(path), "different sizes"),
     "another size": (lambda path: Image.fromarray(image(0, 24)).save(path), "different sizes"),
     "truncated": (lambda path: path.write_bytes(path.read_bytes()[:200]), "cannot be read"),
     "no image data": (lambda path: path.write_bytes(path.read_bytes()[:33]), "cannot be read"),
-    "empty": (lambda path: path.write_bytes(b""), "no PNG file"),
-    "another format": (lambda path: Image.fromarray(image(0)).save(path, format="BMP"), "no PNG file"),
+    "empty": (lambda path: path.write_bytes(b""), "not a PNG file"),
+    "another format": (lambda path: Image.fromarray(image(0)).save(path, format="BMP"), "not a PNG file"),
     "bomb": (lambda path: path.write_bytes(png_header(50_000, 50_000, 8)), "50000 x 50000 pixels"),
     "missing": (lambda path: path.unlink(), "has no image 12_yz.png"),
 }
