@@ -1,6 +1,6 @@
 # make demo   the whole chain on the embedded default, installing what it needs first
-# make test   all tests that need neither a GPU nor root
-# make fault-test   every fault, also thirty kills of a run: a quarter of an hour
+# make test   all tests that need neither a GPU nor root, without the long ones; plain pytest runs the fast tests
+# make fault-test   every fault, also thirty kills of a run
 # make plan   what a run will take: jobs, hours, disk
 # make slurm-test   the workflow on a real Slurm that it installs and starts here: as root, on Debian
 # make compare A=results/x B=results/y   two runs side by side
