@@ -259,10 +259,10 @@ def test_jobs_that_compute_need_no_network(hub: Hub, tmp_path: Path, job: Job) -
     program = """
 import socket, sys
 from pathlib import Path
-import nuvlm.vlm.offline
-from nuvlm.vlm.classify import classify_vlm
-from nuvlm.vlm.settings import ClassifySettings
-from nuvlm.vlm.training import Job, finetune
+import nuvlm.models.vlm.offline
+from nuvlm.models.vlm.classify import classify_vlm
+from nuvlm.models.vlm.settings import ClassifySettings
+from nuvlm.models.vlm.training import Job, finetune
 import huggingface_hub.constants
 assert huggingface_hub.constants.HF_HUB_OFFLINE
 job = Job.model_validate_json(Path(sys.argv[1]).read_text())
