@@ -30,6 +30,8 @@ from nuvlm.models.vlm.settings import FinetuneSettings, HubSettings
 from nuvlm.models.vlm.training import Job, finetune
 from paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 CHAT_TEMPLATES = REPOSITORY / "resources" / "chat_templates"
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
