@@ -1,5 +1,5 @@
 # make demo         installs everything, then runs the workflow on the default settings
-# make test         lint, and all tests that need neither a GPU nor root
+# make test         lint, and all tests that need neither a GPU nor root; plain pytest runs the fast tests
 # make classify     predictions for your file: SOURCE= FILE= [RUN=] [MODELS=] [OFFSET=] [BAD=]
 # make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
 # make compare      two finished runs: A=results/x B=results/y

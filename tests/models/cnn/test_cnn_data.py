@@ -238,7 +238,7 @@ def test_a_worker_that_is_killed_ends_the_training(two_shards):
 def test_sigterm_ends_the_workers_too():
     program = """
 import multiprocessing, numpy as np, time
-from nuvlm.cnn.data import SparseImages, batches
+from nuvlm.models.cnn.data import SparseImages, batches
 images = SparseImages((1, 8, 8), np.zeros((4, 2), np.int64), np.empty(0, np.uint16), np.empty(0, np.uint8))
 for _ in batches(images, [np.arange(4)] * 100, 2):
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)

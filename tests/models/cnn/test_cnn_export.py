@@ -83,7 +83,7 @@ def test_the_file_says_what_it_takes_and_gives(exported_cnn):
     told = {item.key: item.value for item in model.metadata_props}
     assert json.loads(told["classes"]) == ["nue_cc", "numu_cc", "nc"]
     assert json.loads(told["images"])["pixel_mm"] == 50
-    assert "nuvlm/cnn" not in str(model), "nothing of the machine it was made on"
+    assert "nuvlm/models" not in str(model), "nothing of the machine it was made on"
 
 
 def test_a_difference_is_seen_and_such_an_export_is_not_written(own, monkeypatch):

@@ -30,6 +30,8 @@ from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.training import Job, finetune
 from paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 CPU = torch.device("cpu")
 OTHERS = {"idefics3": make_idefics3}
 

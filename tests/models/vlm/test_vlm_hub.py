@@ -30,6 +30,8 @@ from nuvlm.models.vlm.settings import FinetuneSettings, HubSettings
 from nuvlm.models.vlm.training import Job, finetune
 from paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 CHAT_TEMPLATES = REPOSITORY / "resources" / "chat_templates"
 
 COMMIT = "0123456789abcdef0123456789abcdef01234567"
@@ -260,9 +262,9 @@ def test_jobs_that_compute_need_no_network(hub: Hub, tmp_path: Path, job: Job) -
 import socket, sys
 from pathlib import Path
 import nuvlm.models.vlm.jobs
-from nuvlm.vlm.classify import classify_vlm
-from nuvlm.vlm.settings import ClassifySettings
-from nuvlm.vlm.training import Job, finetune
+from nuvlm.models.vlm.classify import classify_vlm
+from nuvlm.models.vlm.settings import ClassifySettings
+from nuvlm.models.vlm.training import Job, finetune
 import huggingface_hub.constants
 assert huggingface_hub.constants.HF_HUB_OFFLINE
 job = Job.model_validate_json(Path(sys.argv[1]).read_text())

@@ -16,6 +16,8 @@ from safetensors.torch import load_file
 from nuvlm.models.vlm.training import Job, finetune_vlm
 from signals import all_of_its_processes
 
+pytestmark = pytest.mark.slow
+
 LAUNCH = "import sys; from nuvlm.models.vlm.training import Job, finetune_vlm; "
 LAUNCH += "finetune_vlm(Job.model_validate_json(open(sys.argv[1]).read()))"
 Kill = Callable[[subprocess.Popen], None]

@@ -18,6 +18,8 @@ from nuvlm.models.vlm.settings import FinetuneSettings
 from nuvlm.models.vlm.training import Job, finetune, finetune_vlm
 from paths import REPOSITORY
 
+pytestmark = pytest.mark.slow
+
 GLOBAL_BATCH = 12
 
 
