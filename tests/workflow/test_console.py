@@ -110,7 +110,10 @@ def test_a_dry_run_is_that_of_snakemake(folder: Path) -> None:
         [sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run"], cwd=folder, capture_output=True, text=True
     )
     shown = [re.sub(r"\[.* 20\d\d\]", "", text).split("\n") for text in (done.stdout, plain.stdout)]
-    same = [[line for line in lines if line and not re.match(" +(Date|Workflow ID|Command):", line)] for lines in shown]
+    same = [
+        [line for line in lines if line and not re.match(" +(Date|Workflow ID|Command|reason):", line)]
+        for lines in shown
+    ]
     assert "rule collect:" in done.stdout
     assert same[0] == same[1]
 
