@@ -74,7 +74,7 @@ def test_a_run_is_a_line_a_stage(folder: Path) -> None:
     assert re.match(r"\[ 0:\d\d\] make +2 of 2", next(line for line in lines if " make " in line))
     assert lines[4] == "collect: 2 events left out"
     assert re.match(r"\[ 0:\d\d\] collect +1 of 1", lines[5])
-    assert re.fullmatch(r"\[ 0:\d\d\] all 4 jobs done\. Full log: \S+", lines[6])
+    assert re.fullmatch(r"\[ 0:\d\d\] 4 jobs done\. Full log: \S+", lines[6])
     assert len(lines) == 7, lines
     full = (folder / log[1]).read_text()
     assert "rule collect:" in full
@@ -110,7 +110,10 @@ def test_a_dry_run_is_that_of_snakemake(folder: Path) -> None:
         [sys.executable, "-m", "snakemake", "--cores", "2", "--dry-run"], cwd=folder, capture_output=True, text=True
     )
     shown = [re.sub(r"\[.* 20\d\d\]", "", text).split("\n") for text in (done.stdout, plain.stdout)]
-    same = [[line for line in lines if line and not re.match(" +(Date|Workflow ID|Command):", line)] for lines in shown]
+    same = [
+        [line for line in lines if line and not re.match(" +(Date|Workflow ID|Command|reason):", line)]
+        for lines in shown
+    ]
     assert "rule collect:" in done.stdout
     assert same[0] == same[1]
 

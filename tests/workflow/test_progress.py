@@ -57,7 +57,9 @@ def test_other_jobs_scale_with_those_that_were_measured(progress: Progress, cloc
     assert progress.finish(5) == "train"
     run(progress, clock, 6, "classify", 8)
     assert progress.seconds_left() == pytest.approx(8)
-    assert progress.stage("classify") == "[ 6:28] classify               1 of 2, less than a minute left"
+    run(progress, clock, 7, "classify", 8)
+    assert progress.seconds_left() == 0
+    assert progress.stage("classify") == "[ 6:36] classify               2 of 2"
 
 
 def test_all_work_is_shared_by_the_cores(clock: Clock):

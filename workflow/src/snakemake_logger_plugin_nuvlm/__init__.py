@@ -93,7 +93,7 @@ class LogHandler(LogHandlerBase):
         self._progress = Progress(jobs, self._cores, self._links)
         cores = "" if self._cores is None else f" on {self._cores} core{'s' if self._cores > 1 else ''}"
         self._log = _log_file()
-        self._write(f"{sum(jobs.values())} jobs{cores}. Full log: {self._log}")
+        self._write(f"{_count(sum(jobs.values()))}{cores}. Full log: {self._log}")
         threading.Thread(target=self._tick, daemon=True).start()
 
     def _job_error(self, record: Any) -> None:
@@ -139,9 +139,13 @@ class LogHandler(LogHandlerBase):
             done, total = progress.done.total(), sum(progress.jobs.values())
             failed = ", ".join(f"{rule} ({number})" for rule, number in progress.failed.items())
             end = f"failed: {failed}" if failed else "stopped before the end"
-            say = f"all {total} jobs done" if done == total else f"{done} of {total} jobs done, {end}"
+            say = f"{_count(total)} done" if done == total else f"{done} of {_count(total)} done, {end}"
             self._write(f"[{clock_time(progress.elapsed):>5}] {say}. Full log: {self._log}")
         super().close()
+
+
+def _count(jobs: int) -> str:
+    return f"{jobs} job{'s' if jobs > 1 else ''}"
 
 
 def _log_file() -> str:

@@ -115,10 +115,10 @@ class Progress:
         expected = sum(self.expected[rule] * len(self._seconds[rule]) for rule in known)
         slowness = sum(sum(self._seconds[rule]) for rule in known) / expected if expected else None
         one = {}
-        for rule, number in self.jobs.items():
+        for rule in self.jobs:
             if rule in mean:
                 one[rule] = mean[rule]
-            elif self.expected.get(rule) == 0 or number == self.done[rule]:
+            elif self.expected.get(rule) == 0:
                 one[rule] = 0.0
             elif rule in self.expected and slowness is not None:
                 one[rule] = self.expected[rule] * slowness
@@ -144,7 +144,7 @@ class Progress:
 
     def _left(self) -> str:
         left = self.seconds_left()
-        if left is None:
+        if not left:
             return ""
         if left < 60:
             return ", less than a minute left"
