@@ -4,9 +4,8 @@
 
 The workflow's stages make pixel maps from the shard's events: as in the demo (5 cm pixels, 112 x 112), as published
 (5 cm, 512 x 512), and at the readout pitch (5 mm). Every round measures all of these in turn, so that other load
-affects
-all of them. Results are medians over rounds in microseconds per event: `wall`, and `cpu`, the CPU time of the training
-process:
+affects all of them. Results are medians over rounds in microseconds per event: `wall`, and `cpu`, the CPU time of the
+training process:
 
     floor                     black images written to allocated memory (memset), the lower limit
     numpy, kernel             images from coordinates, with plain NumPy and with the kernel of `nuvlm.models.cnn.data`
