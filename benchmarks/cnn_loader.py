@@ -1,19 +1,19 @@
-"""How fast the CNN's data path makes images, against how fast the network takes them, in one run on one core.
+"""Speed of the CNN's data path, compared with the network's, in one run on one core.
 
     python benchmarks/cnn_loader.py results/demo/voxels/sim00000.h5 [--rounds 5]
 
-Pixel maps are made from the shard's events by the stages themselves: as in the demo (5 cm pixels, 112 x 112), as
-published (5 cm, 512 x 512), and at the readout pitch (5 mm). Every round takes each time once, one after the other, so
-that whatever else the machine does slows down all of them. Given are microseconds an event, the median of the rounds:
-`wall`, and `cpu`, the CPU time of the process that trains, which does not depend on what else runs:
+The workflow's stages make pixel maps from the shard's events: as in the demo (5 cm pixels, 112 x 112), as published
+(5 cm, 512 x 512), and at the readout pitch (5 mm). Every round measures all of these in turn, so that other load
+affects all of them. Results are medians over rounds in microseconds per event: `wall`, and `cpu`, the CPU time of the
+training process:
 
-    floor                     black images are written to memory that is there already (memset): none can take less
-    numpy, kernel             images from coordinates, to that memory: by plain numpy, and as `nuvlm.models.cnn.data`
-    does it memory, stored            batches of images in memory, or read from disk for each batch
-    memory_1, stored_1        the same, made ahead by one worker process: `cpu` is what is left for the one that trains
+    floor                     black images written to allocated memory (memset), the lower limit
+    numpy, kernel             images from coordinates, with plain NumPy and with the kernel of `nuvlm.models.cnn.data`
+    memory, stored            batches of images in memory, or read from disk for each batch
+    memory_1, stored_1        the same, prepared by one worker process; `cpu` is the remaining time of the trainer
     network                   forward, backward and a step of Adam, on one thread
 
-Prints the result and writes results/cnn_loader.json beside this file. What 190,000 events take is in proportion.
+Prints the result and writes results/cnn_loader.json beside this file. Memory is scaled to 190,000 events.
 """
 
 import argparse

@@ -1,11 +1,11 @@
-"""Recipes of the CNN against one another on the validation split of a run.
+"""Compare training recipes of the CNN on the validation split of a run.
 
     python benchmarks/cnn_recipes.py results/demo [--recipes NAME ...] [--seeds 1 2] [--epochs 8] [--result FILE]
 
-Trains the network by each recipe below and with each seed, and classifies the validation events with the best epoch, at
-full resolution and at half of it. The test split is not touched. Prints the table of docs/cnn.md and writes
-results/cnn_recipes.json beside this file after each training; those that are in there, by the same recipe and on the
-same events, are not repeated.
+Trains the network with each recipe below and each seed, and classifies the validation events with the best epoch, at
+full and at half the resolution. The test split is not used. Prints the table of docs/cnn.md and writes
+results/cnn_recipes.json beside this file after each training; trainings in this file with the same recipe and events
+are not repeated.
 """
 
 import argparse
@@ -57,7 +57,7 @@ RECIPES: dict[str, dict[str, Any]] = {
     "+ half resolution 0.3": BALANCED | {"half_resolution": 0.3},
     "+ half resolution 0.5": BALANCED | {"half_resolution": 0.5},
 }
-"""Each with what the one before it has, but for the first, and the shares of half resolution, of which there is one."""
+"""Each recipe extends the one above; the fractions of half resolution are alternatives."""
 
 
 def train_and_validate(run: Path, settings: TrainSettings) -> dict[str, float]:

@@ -194,7 +194,7 @@ class Folds:
 
     def _train_and_classify(self, model: str, fold: int, table: Path) -> None:
         out = self.work / model / f"model{fold}"
-        # A name of its own: a training that was stopped goes on from it.
+        # One checkpoint per fold, which an interrupted training resumes from.
         checkpoint, tensorboard = out.with_name(f"checkpoint{fold}"), out.with_name(f"tensorboard{fold}")
         events, trained = self.events(fold), (out / MANIFEST).exists()
         outputs = {"nominal": table}

@@ -1,4 +1,4 @@
-"""What the benchmarks for a GPU share: each measurement begins with a clean device, and may fail by itself."""
+"""Shared by the GPU benchmarks: each measurement starts with free memory, and a failure does not stop the others."""
 
 import gc
 import logging
@@ -13,7 +13,7 @@ logger = logging.getLogger("gpu")
 
 
 def free() -> None:
-    """Give back what is no longer used on a GPU, so that peaks are those of what comes next."""
+    """Free unused GPU memory and reset the peak statistics."""
     torch.compiler.reset()
     if torch.cuda.is_available():
         gc.collect()
@@ -22,7 +22,7 @@ def free() -> None:
 
 
 def attempt(work: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:
-    """What `work` measures, or what it fails with."""
+    """The result of `work`, or its error message."""
     logger.info("%s", what)
     free()
     try:

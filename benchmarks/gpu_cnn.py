@@ -3,20 +3,20 @@
     python benchmarks/gpu_cnn.py [--run results/demo] [--modes tf32 bf16] [--batches 16 64 128 256] [--workers 4]
                                  [--device cpu] [--tiny] [--out FILE]
 
-`train_cnn` and `classify_cnn` are called as their rules call them, and what they record is reported: on maps in which
-one pixel of a hundred is lit, at random, or on those of a run that was made (its size and views). In each mode, `fp32`,
-`tf32` (what a run does if nothing is set), `bf16`, and compiled, batch by batch:
+Calls `train_cnn` and `classify_cnn` as the workflow does and reports what they record, on random maps with 1 % lit
+pixels or on those of a run (its size and views). For each mode (`fp32`, `tf32`, the default, `bf16`, and compiled) and
+batch size:
 
-- training: events/s after the first epoch, in which kernels are chosen and compiled; the share of the time that it
-  waits for the loader; events/s with batches that lie ready in memory; peak memory of the device.
-- classifying: ms a sample and peak memory, from grey values to logits. Reading maps is given for itself.
-- TFLOP/s, and the fraction of the floor: the arithmetic, counted, at the device's own rate for large products of
-  matrices, or the traffic of the convolutions' inputs and outputs at its rate of copying, whichever takes longer.
-  Training takes three times both.
+- training: events/s after the first epoch, in which kernels are chosen and compiled; the fraction of the time spent
+  waiting for the loader; events/s with batches already in memory; peak memory of the device.
+- classification: ms per sample and peak memory, from grey values to logits. The time to read maps is separate.
+- TFLOP/s, and the fraction of the roofline limit: the longer of the counted arithmetic at the device's measured rate
+  of large matrix products, and the traffic of the convolutions' inputs and outputs at its copy rate. Training takes
+  three times both.
 
-What fails is recorded, and the next measurement goes on. Results, with machine, versions and commit, go to
-results/gpu_cnn_{device}.json beside this file, after each mode. --tiny takes a tiny network through the same code, also
-without a GPU, and only traces what is to be compiled; those numbers mean nothing and are printed alone.
+A failed measurement is recorded and the others continue. Results, with machine, versions and commit, are written to
+results/gpu_cnn_{device}.json beside this file after each mode. --tiny runs a tiny network through the same code, also
+without a GPU, and only traces the compilation; its numbers have no meaning and are only printed.
 """
 
 import argparse
@@ -254,7 +254,7 @@ def train(maps: Maps, folder: Path, scale: Scale, mode: Mode, batch: int, floor:
 
     def run(name: str) -> dict[str, Any]:
         free()
-        # A folder of its own: a checkpoint of other settings would be refused.
+        # A separate folder: a checkpoint of other settings would be refused.
         with tempfile.TemporaryDirectory(dir=folder, prefix=name) as out:
             train_cnn(
                 table, maps.stores, Path(out) / "cnn", Path(out) / "checkpoint.pt", Path(out) / "tensorboard",

@@ -153,9 +153,9 @@ def test_the_stored_trees_say_what_scikit_learn_says(tmp_path):
     fitted = HistGradientBoostingClassifier(max_iter=30, max_leaf_nodes=9, learning_rate=0.3).fit(x, y)
     for rounds in (1, 17, 30):
         logits = Trees.of(fitted, rounds).logits(x)
-        ours = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
-        theirs = list(fitted.staged_predict_proba(x))[rounds - 1]
-        np.testing.assert_allclose(ours, theirs, atol=1e-12)
+        p = np.exp(logits) / np.exp(logits).sum(axis=1, keepdims=True)
+        expected = list(fitted.staged_predict_proba(x))[rounds - 1]
+        np.testing.assert_allclose(p, expected, atol=1e-12)
 
 
 @pytest.fixture

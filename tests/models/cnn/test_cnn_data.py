@@ -27,7 +27,7 @@ def few_lit(rng, shape, share=0.02):
 
 
 def awkward(rng, views, size):
-    """Images of which each is a case of its own."""
+    """Images, each an edge case."""
     images = np.zeros((7, views, size, size), dtype=np.uint8)
     images[1] = 255
     images[2, 0, 0, 0] = 1
@@ -43,7 +43,7 @@ def awkward(rng, views, size):
 
 @pytest.fixture
 def two_shards(tmp_path, rng):
-    """Stores of two shards, an event table in no order of theirs, and its images as one plain array."""
+    """Stores of two shards, an event table in another order, and its images as one plain array."""
     images = np.concatenate([awkward(rng, 2, 32), few_lit(rng, (20, 2, 32, 32))])
     stores = {name: tmp_path / f"{name}.zarr" for name in "ab"}
     ids = np.concatenate(
@@ -273,7 +273,7 @@ def test_workers_share_the_memory_of_the_images():
         sizes = Path(f"/proc/{worker.pid}/smaps_rollup").read_text().split("\n")
         kilobytes = {line.split()[0]: int(line.split()[1]) for line in sizes if line.endswith("kB")}
         assert kilobytes["Rss:"] > 90_000, "it has read them"
-        assert kilobytes["Private_Dirty:"] + kilobytes["Private_Clean:"] < 60_000, "a copy of its own"
+        assert kilobytes["Private_Dirty:"] + kilobytes["Private_Clean:"] < 60_000, "a copy of the images"
     made.close()
 
 

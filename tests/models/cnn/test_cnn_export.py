@@ -80,9 +80,9 @@ def test_the_file_says_what_it_takes_and_gives(exported_cnn):
     sides = [side.dim_value or None for side in image.type.tensor_type.shape.dim]
     assert sides == [None, 2, None, None]
     assert logits.type.tensor_type.shape.dim[1].dim_value == 3
-    told = {item.key: item.value for item in model.metadata_props}
-    assert json.loads(told["classes"]) == ["nue_cc", "numu_cc", "nc"]
-    assert json.loads(told["images"])["pixel_mm"] == 50
+    metadata = {item.key: item.value for item in model.metadata_props}
+    assert json.loads(metadata["classes"]) == ["nue_cc", "numu_cc", "nc"]
+    assert json.loads(metadata["images"])["pixel_mm"] == 50
     assert "nuvlm/models" not in str(model), "nothing of the machine it was made on"
 
 

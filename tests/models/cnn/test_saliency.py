@@ -25,7 +25,7 @@ CPU = torch.device("cpu")
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory):
-    """A CNN that tells bars by their direction; left or right of the bar stands a ring, which says nothing."""
+    """A CNN that classifies bars by direction; a ring left or right of the bar carries no information."""
     folder = tmp_path_factory.mktemp("attribution")
     rng = np.random.default_rng(5)
     n = 150
