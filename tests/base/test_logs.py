@@ -11,7 +11,7 @@ import pytest
 
 JOB = """
 import logging, sys, time
-from nuvlm.logs import setup_logging, track
+from nuvlm.base.logs import setup_logging, track
 setup_logging(sys.argv[1])
 for i in track(iter(range(40)), "events", 40, every=0.1):
     time.sleep(0.02)

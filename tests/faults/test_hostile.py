@@ -62,7 +62,7 @@ def test_code_in_a_checkpoint_of_the_cnn_does_not_run(
 ) -> None:
     checkpoint = small_run.folder / "checkpoints" / "cnn.pt"
     checkpoint.parent.mkdir(exist_ok=True)
-    for content, message in ((evil, "not made here"), (evil + SEAL, "no readable checkpoint")):
+    for content, message in ((evil, "not written by NuVLM"), (evil + SEAL, "no readable checkpoint")):
         checkpoint.write_bytes(content)
         if content is not evil:
             seal(checkpoint)
@@ -124,7 +124,7 @@ def test_a_store_of_the_version_that_knows_pickles_is_not_opened(tmp_path: Path,
     (tmp_path / ".zgroup").write_text('{"zarr_format": 2}')
     (tmp_path / ".zattrs").write_text('{"format": "nuvlm-pixelmaps"}')
     write_manifest(tmp_path)
-    with pytest.raises(InputError, match="no Zarr group that can be read"):
+    with pytest.raises(InputError, match="not a readable Zarr group"):
         open_store(tmp_path, "nuvlm-pixelmaps")
     tally.add("pickled code", "store", "noticed")
 

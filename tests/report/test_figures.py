@@ -70,7 +70,7 @@ def test_every_figure_fits_into_a_page(figures: Path) -> None:
 
 def test_every_figure_is_ready_for_print(figures: Path) -> None:
     for path in figures.glob("*.pdf"):
-        content = verify(path, "figure", ours=True)
+        content = verify(path, "figure", require_seal=True)
         assert content.startswith(b"%PDF-")
         assert content.endswith(b"%%EOF\n")
         # Where the table of its parts begins, and where it says that each does.

@@ -171,7 +171,7 @@ def _script() -> Markup:
 
 def _figure(path: Path) -> Markup:
     """A figure of ours as it is: an SVG whose text matplotlib has escaped."""
-    return Markup(verify(path, "figure", ours=True).decode())
+    return Markup(verify(path, "figure", require_seal=True).decode())
 
 
 def environment() -> Environment:

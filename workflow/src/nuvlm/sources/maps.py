@@ -155,6 +155,8 @@ def write_maps(
         table = _table(rows)
         out.append("event_id", table["event_id"].to_numpy())
         out.append("corner_mm", np.full((len(table), 3), np.nan))
+        for name in ("visible_energy", "edge_energy"):
+            out.append(name, np.full(len(table), np.nan))
         # Within the store's block: neither of the two appears without the other.
         write_table(truth, table)
     if bad:
@@ -228,7 +230,7 @@ def _table(rows: list[tuple[object, ...]]) -> pd.DataFrame:
     )
     # What only deposits in space can tell.
     table["n_voxels"] = pd.Series(pd.NA, index=table.index, dtype="UInt32")
-    for column in ("vertex_x_mm", "vertex_y_mm", "vertex_z_mm", "visible_energy"):
+    for column in ("vertex_x_mm", "vertex_y_mm", "vertex_z_mm"):
         table[column] = np.nan
     return table
 

@@ -34,7 +34,7 @@ def read_checkpoint(path: Path, fingerprint: str, device: torch.device) -> dict[
         InputError: it is damaged, holds anything but tensors and plain values, or belongs to another training; the
             message names what differs.
     """
-    content = verify(path, "checkpoint", ours=True)[: -len(SEAL)]
+    content = verify(path, "checkpoint", require_seal=True)[: -len(SEAL)]
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         found = json.loads(state["fingerprint"])
