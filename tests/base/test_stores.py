@@ -19,6 +19,10 @@ ARRAYS = {
 }
 
 
+def files_in(folder: Path) -> dict[Path, bytes]:
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
 def test_a_streamed_store_is_byte_for_byte_what_zarr_writes(tmp_path):
     with create_store(tmp_path / "streamed", {"format": "f"}) as store:
         for begin, end in ((0, 3), (3, 4), (4, 7)):
@@ -37,12 +41,7 @@ def test_a_streamed_store_is_byte_for_byte_what_zarr_writes(tmp_path):
             config={"write_empty_chunks": True},
         )
         array[:] = values
-    written_by_zarr = {
-        p.relative_to(tmp_path / "zarr"): p.read_bytes() for p in (tmp_path / "zarr").rglob("*") if p.is_file()
-    }
-    streamed = {
-        p.relative_to(tmp_path / "streamed"): p.read_bytes() for p in (tmp_path / "streamed").rglob("*") if p.is_file()
-    }
+    written_by_zarr, streamed = (files_in(tmp_path / name) for name in ("zarr", "streamed"))
     del streamed[Path("manifest.json")]
     assert streamed == written_by_zarr
     opened = open_store(tmp_path / "streamed", "f")

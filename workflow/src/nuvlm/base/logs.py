@@ -16,8 +16,8 @@ from nuvlm.base.errors import InputError
 T = TypeVar("T")
 logger = logging.getLogger("nuvlm")
 IN_BAR = {"in_bar": True}
-"""Of log lines that say what the bar shows."""
-tqdm.monitor_interval = 0  # a thread, which processes that fork should not have
+"""Marks log lines that repeat what the progress bar shows."""
+tqdm.monitor_interval = 0  # its monitor is a thread, and a process that forks should have none
 
 
 def setup_logging(path: str | Path) -> None:

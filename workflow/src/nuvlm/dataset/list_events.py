@@ -70,10 +70,7 @@ def list_events(
     for name, path in track(shards.items(), "shards", len(shards)):
         store = open_store(pixel_maps[name], "nuvlm-pixelmaps", ["event_id", *ENERGY_COLUMNS])
         stored = store["event_id"][:]
-        if path.suffix == ".parquet":
-            truth = _read_truth(path)
-        else:
-            truth = _read_shard(path, detector, on_bad_event, stored)
+        truth = _read_truth(path) if path.suffix == ".parquet" else _read_shard(path, detector, on_bad_event, stored)
         if not np.array_equal(stored, truth["event_id"]):
             raise InputError(f"{pixel_maps[name]}: holds other events than {path}. {remake(pixel_maps[name])}")
         split = [

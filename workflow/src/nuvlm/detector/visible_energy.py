@@ -17,10 +17,11 @@ class VisibleEnergy:
     """
 
     def __init__(self, detector: Detector) -> None:
-        self._near_wall = []
+        self._inner: list[tuple[int, int]] = []  # along each axis, first and end of the voxels not close to a wall
         for (low, high), size, n in zip(detector.box_mm, detector.voxel_mm, detector.shape, strict=True):
             centre = low + (np.arange(n) + 0.5) * size
-            self._near_wall.append(np.minimum(centre - low, high - centre) < EDGE_MM)
+            inner = np.flatnonzero(np.minimum(centre - low, high - centre) >= EDGE_MM)
+            self._inner.append((int(inner[0]), int(inner[-1]) + 1) if len(inner) else (n, n))
 
     def __call__(self, voxels: Voxels, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Visible energy of each event, and the part of it in voxels closer than EDGE_MM to a wall.
@@ -32,7 +33,8 @@ class VisibleEnergy:
         Returns:
             Two float64 arrays (events,), MeV.
         """
-        near_x, near_y, near_z = self._near_wall
-        at_edge = near_x[voxels.x] | near_y[voxels.y] | near_z[voxels.z]
+        at_edge = np.zeros(len(voxels), dtype=bool)
+        for index, (first, end) in zip((voxels.x, voxels.y, voxels.z), self._inner, strict=True):
+            at_edge |= (index < first) | (index >= end)
         energy = voxels.energy.astype(np.float64)
         return np.add.reduceat(energy, begins[:-1]), np.add.reduceat(energy * at_edge, begins[:-1])
