@@ -3,8 +3,8 @@
 import h5py
 import numpy as np
 import pytest
-from test_files import full_disk
 
+from disk import full_disk
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import Table, create_hdf5
 
@@ -43,8 +43,8 @@ def test_an_error_on_the_way_is_the_one_that_is_raised(tmp_path, rng):
     def write():
         with create_hdf5(tmp_path / "a.h5") as (file, _):
             Table(file, "x", "f8", chunk=1000).append(rng.random(10_000))
-            raise KeyError("the caller's own")
+            raise KeyError("from the caller")
 
-    with full_disk(), pytest.raises(KeyError, match="the caller's own"):
+    with full_disk(), pytest.raises(KeyError, match="from the caller"):
         write()
     assert not list(tmp_path.iterdir())

@@ -82,7 +82,7 @@ def test_what_there_is_to_see_stands_behind_the_other_truth(make_shard, detector
     with h5py.File(known, "r+") as file:
         del file["truth/deposits"]
         file["truth/deposits"] = deposits[1:]
-    with pytest.raises(InputError, match=r"b\.h5: the tables /truth/particles and /truth/deposits are not of the same"):
+    with pytest.raises(InputError, match=r"b\.h5: the rows of /truth/particles and /truth/deposits are not the same"):
         tabulate({"b": known}, detector, tmp_path, train=False)
 
 
@@ -126,9 +126,21 @@ def test_a_bad_event_of_a_shard_is_missing_from_stores_and_table_alike(make_shar
     assert table["row"].tolist() == list(range(59))
     assert table["nu_energy"].tolist() == [1.0 + event for event in table["event_id"]]
     assert len(read_pixel_maps({"a": store}, table)) == 59, "which checks the ids"
-    with pytest.raises(InputError, match=r"event 7 has an energy that is not a number .*input.on_bad_event to skip"):
+    with pytest.raises(InputError, match=r"a\.zarr: holds other events than"):
         list_events({"a": shard}, {"a": store}, tmp_path / "f.parquet", **arguments)
+    with pytest.raises(InputError, match=r"event 7 has an energy that is not a number .*input.on_bad_event to skip"):
+        smear_and_downsample(shard, tmp_path / "f", detector=detector, diffusion=Diffusion(), pixel_mm=50)
     assert shard.read_bytes() == before
+
+
+def test_no_voxels_and_no_images_are_read(make_shard, detector, tmp_path):
+    shard = make_shard("a", 60)
+    store = make_pixel_maps(shard, detector)
+    with h5py.File(shard, "r+") as file:
+        file["voxels/energy"][:] = np.nan
+    (store / "images/c/0/0/0/0").write_bytes(b"damaged")
+    list_events({"a": shard}, {"a": store}, tmp_path / "e", detector=detector, parts=1, train=True, **SPLIT)
+    assert read_events(tmp_path / "e")["visible_energy"].gt(0).all()
 
 
 def test_splits_stay_when_data_is_added(make_shard, detector, tmp_path):
@@ -194,7 +206,7 @@ def test_pixel_maps_made_elsewhere_bring_their_own_truth(detector, tmp_path):
     [
         ({"event_id": np.zeros(3, np.uint64)}, "event 0 occurs twice"),
         ({"event_id": np.arange(1, 4).astype(np.uint64)}, "holds other events"),
-        ({"class": ["nue_cc", "nue", "nc"]}, "event 1 is of class 'nue', none of nue_cc"),
+        ({"class": ["nue_cc", "nue", "nc"]}, "event 1 is of class 'nue'; known are nue_cc"),
         ({"class": None}, "split has no nue_cc event"),
     ],
 )

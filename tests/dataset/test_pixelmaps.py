@@ -113,8 +113,8 @@ def test_a_model_refuses_pixel_maps_unlike_those_it_has_seen(make_shard, detecto
     write_json(tmp_path / "training.json", {"images": seen})
     check_images({"a": store}, tmp_path / "training.json")
     write_json(tmp_path / "training.json", {"images": seen | {"white_mev": 100}})
-    with pytest.raises(InputError, match="white_mev is 200, the model has seen 100"):
+    with pytest.raises(InputError, match="white_mev is 200, the model was trained with 100"):
         check_images({"a": store}, tmp_path / "training.json")
     write_json(tmp_path / "training.json", {"images": seen | {"source": "png"}})
-    with pytest.raises(InputError, match="source is None, the model has seen png"):
+    with pytest.raises(InputError, match="source is None, the model was trained with png"):
         check_images({"a": store}, tmp_path / "training.json")

@@ -71,7 +71,7 @@ def test_what_truth_does_not_tell_is_null() -> None:
 def test_tables_of_different_particles_are_refused() -> None:
     particles, deposits = tables((1, 13, (0, 0, 1), 2500, 0, np.nan, 1), (1, 2212, (0, 0, 1), 100, 0, np.nan, 1))
     for other in (deposits[::-1], deposits[:1]):
-        with pytest.raises(ValueError, match="not of the same particles"):
+        with pytest.raises(ValueError, match="not the same particles"):
             find_topology(np.array([1]), particles, other)
 
 

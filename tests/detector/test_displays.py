@@ -7,6 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nuvlm.base.manifest import verify_manifest
 from nuvlm.base.stores import open_store
 from nuvlm.detector import displays
 from nuvlm.detector.displays import Smearing, smear_and_downsample, smear_reference
@@ -14,6 +15,7 @@ from nuvlm.detector.geometry import Detector, Diffusion, drift_distance_mm
 from nuvlm.detector.readout import Readout
 from nuvlm.detector.smearing import box_shares
 from nuvlm.detector.voxels import Voxels
+from nuvlm.workflow import paths
 
 SMALL = Detector(x_mm=(-100, 100), y_mm=(-100, 100), z_mm=(0, 200), anodes_mm=(-90, 90), cathodes_mm=(0,))
 WIDE = Diffusion(transverse_mm=130, longitudinal_mm=90)
@@ -187,6 +189,7 @@ def test_display_store_holds_what_the_kernel_gives(make_shard, make_voxels, dete
     np.testing.assert_array_equal(store["xz"][4], xz)
     np.testing.assert_array_equal(store["yz"][4], yz)
     assert store["event_id"][:].tolist() == [0, 1, 2, 3, 4, 5]
+    assert set(verify_manifest(tmp_path / "a.zarr")["shapes"]) == set(displays.ARRAYS) == set(paths.DISPLAY_ARRAYS)
 
 
 def test_displays_do_not_depend_on_how_events_are_cut_in_blocks(make_shard, detector, tmp_path: Path, monkeypatch):
@@ -206,4 +209,22 @@ def test_readout_acts_on_the_displays(make_shard, detector, tmp_path: Path, capl
         make_shard(n=2), tmp_path / "a.zarr", detector=detector, diffusion=Diffusion(), pixel_mm=50, readout=readout
     )
     assert not open_store(tmp_path / "a.zarr", "nuvlm-displays")["xz"][:].any()
-    assert "nothing of event 1 is read out" in caplog.text
+    assert "no charge of event 1 is read out" in caplog.text
+
+
+def test_visible_energy_is_the_sum_over_voxels_before_electronics_and_diffusion(
+    make_shard, make_voxels, detector, tmp_path: Path
+):
+    shard = make_shard(n=3)
+    readout = Readout(threshold_mev=1e6)
+    for name, how in (("a", {}), ("b", {"readout": readout})):
+        smear_and_downsample(shard, tmp_path / name, detector=detector, diffusion=Diffusion(), pixel_mm=50, **how)
+        store = open_store(tmp_path / name, "nuvlm-displays")
+        for row in range(3):
+            voxels = make_voxels(row)
+            index = np.stack([voxels.x, voxels.y, voxels.z])
+            centre = (index + 0.5) * np.array([[1], [5], [5]])
+            near = ((centre < 50) | (centre > np.array([[2000], [2000], [7000]]) - 50)).any(axis=0)
+            energy = voxels.energy.astype(np.float64)
+            assert store["visible_energy"][row] == pytest.approx(energy.sum(), rel=1e-12)
+            assert store["edge_energy"][row] == pytest.approx(energy[near].sum(), rel=1e-12)

@@ -62,7 +62,7 @@ def test_code_in_a_checkpoint_of_the_cnn_does_not_run(
 ) -> None:
     checkpoint = small_run.folder / "checkpoints" / "cnn.pt"
     checkpoint.parent.mkdir(exist_ok=True)
-    for content, message in ((evil, "not made here"), (evil + SEAL, "no readable checkpoint")):
+    for content, message in ((evil, "not written by NuVLM"), (evil + SEAL, "no readable checkpoint")):
         checkpoint.write_bytes(content)
         if content is not evil:
             seal(checkpoint)
@@ -124,7 +124,7 @@ def test_a_store_of_the_version_that_knows_pickles_is_not_opened(tmp_path: Path,
     (tmp_path / ".zgroup").write_text('{"zarr_format": 2}')
     (tmp_path / ".zattrs").write_text('{"format": "nuvlm-pixelmaps"}')
     write_manifest(tmp_path)
-    with pytest.raises(InputError, match="no Zarr group that can be read"):
+    with pytest.raises(InputError, match="not a readable Zarr group"):
         open_store(tmp_path, "nuvlm-pixelmaps")
     tally.add("pickled code", "store", "noticed")
 
@@ -224,7 +224,7 @@ def huge_shard(path: Path, n_voxels: int, good: int = 0) -> Path:
 def test_an_event_of_a_billion_voxels_is_refused_or_skipped_unread(tmp_path: Path, tally: Tally) -> None:
     path = huge_shard(tmp_path / "a.h5", 10**9, good=3)
     assert path.stat().st_size < 2 * MB
-    message = f"event 3 has 1000000000 voxels; {MOST_VOXELS} are the most"
+    message = f"event 3 has 1000000000 voxels; the maximum is {MOST_VOXELS}"
     with at_most(200 * MB):
         with pytest.raises(InputError, match=message), open_shard(path, Detector()):
             pass
@@ -263,11 +263,11 @@ BOMBS = {
     "a table of 5 GB": (
         _replace("events", (10**8,), EVENT_DTYPE, chunks=(1000,)), "all its rows of /events unpack"
     ),
-    "never written": (_replace("voxels/energy", (1000,), "f4", chunks=(100,)), "was not wholly written"),
+    "never written": (_replace("voxels/energy", (1000,), "f4", chunks=(100,)), "is incomplete"),
     "in another file": (
-        _replace("voxels/energy", (1000,), "f4", external=[("/etc/passwd", 0, 4000)]), "lies in other files"
+        _replace("voxels/energy", (1000,), "f4", external=[("/etc/passwd", 0, 4000)]), "is stored in other files"
     ),
-    "virtual": (_virtual, "lies in other files"),
+    "virtual": (_virtual, "is stored in other files"),
 }  # fmt: skip
 
 

@@ -241,7 +241,7 @@ def _adapter(base: Path, adapter: Path) -> object:
 
 
 def _figure(path: Path) -> object:
-    verify(path, "figure", ours=True)
+    verify(path, "figure", require_seal=True)
     return path.read_text(encoding="utf-8").partition("<!--")[0]
 
 

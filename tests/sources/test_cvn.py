@@ -68,7 +68,7 @@ def test_both_forms_give_images_with_the_beam_to_the_right_and_truth(tmp_path, m
     np.testing.assert_allclose(truth["nu_energy"], TRUTH["e_nu"])
     np.testing.assert_allclose(truth["inelasticity"], [0.75, 0.5, 0.25, 0.05], rtol=1e-6)
     assert truth["mode"].tolist() == [1, 3, 4, 0], "QE, resonant, deep inelastic, and unknown for NC"
-    assert truth["visible_energy"].isna().all()
+    assert truth["vertex_z_mm"].isna().all()
 
 
 def test_ids_are_rows_or_the_files_own_or_made_of_names(tmp_path):

@@ -46,12 +46,12 @@ def test_images_and_truth_of_every_event(folder):
     assert truth["class"].tolist() == ["nue_cc", "numu_cc", "nc"]
     assert truth["is_cc"].tolist() == [1, 1, 0]
     assert (truth["nu_pdg"] == 0).all(), "neutrino or antineutrino is not known"
-    assert truth[["nu_energy", "visible_energy", "vertex_x_mm", "n_voxels"]].isna().all(axis=None)
+    assert truth[["nu_energy", "vertex_x_mm", "n_voxels"]].isna().all(axis=None)
     assert store["event_id"][:].tolist() == truth["event_id"].tolist() == [3, 12, event_number("mu-7")]
     for row in range(3):
         for view in range(2):
             np.testing.assert_array_equal(store["images"][row, view], image(10 * row + view))
-    assert np.isnan(store["corner_mm"][:]).all()
+    assert all(np.isnan(store[name][:]).all() for name in ("corner_mm", "visible_energy", "edge_energy"))
 
 
 def test_what_is_not_known_of_the_images_is_null(folder, tmp_path):

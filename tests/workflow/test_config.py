@@ -90,7 +90,7 @@ MISTAKES = {
     "no files": ({"input": {"source": "voxels"}}, "files is empty: list the files"),
     "files unused": ({"input": {"files": ["a.h5"]}}, "set source to the format of the files"),
     "pixel between voxels": ({"display": {"pixel_mm": 8}}, "multiple of the voxel size along y"),
-    "pixel that leaves a rest": ({"display": {"pixel_mm": 33}}, "no multiple of the voxel size along y"),
+    "pixel that leaves a rest": ({"display": {"pixel_mm": 33}}, "not a multiple of the voxel size along y"),
     "voxel that leaves a rest": ({"detector": {"voxel_mm": [3, 5, 5]}}, "does not divide x_mm"),
     "anode outside": ({"detector": {"anodes_mm": [-1200]}}, "anodes_mm has -1200 mm, outside x_mm"),
     "nothing to train on": ({"dataset": {"validation": 0.6, "test": 0.5}}, "leaves nothing to train on"),

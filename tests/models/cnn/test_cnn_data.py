@@ -201,7 +201,7 @@ def test_a_store_that_is_damaged_while_it_is_read_ends_the_training_with_its_nam
     np.testing.assert_array_equal(batch, images[rows])
     with pytest.raises(InputError) as error:
         next(made)
-    assert "a.zarr: event 5 of it cannot be read any more" in str(error.value)
+    assert "a.zarr: event 5 is no longer readable" in str(error.value)
     assert "\n" not in str(error.value), "a traceback is for mistakes of the program"
     assert not multiprocessing.active_children()
 

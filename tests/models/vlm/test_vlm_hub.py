@@ -15,9 +15,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from test_files import full_disk
 from tiny_models import make_idefics3, make_mllama
 
+from disk import full_disk
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import sha256
 from nuvlm.base.manifest import verify_manifest

@@ -1,4 +1,4 @@
-"""What every stage uses: errors, logs, strict settings, the event classes, and files that are complete or absent.
+"""Used by all stages: errors, logs, strict settings, event classes, and files that are whole or absent and are checked.
 
 Imports no other package of NuVLM.
 """

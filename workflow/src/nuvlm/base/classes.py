@@ -7,9 +7,16 @@ CLASSES = ("nue_cc", "numu_cc", "nc")
 
 
 def classify_truth(nu_pdg: np.ndarray, is_cc: np.ndarray) -> np.ndarray:
-    """Class of each event, None where the truth is unknown or not classified here (nu_tau CC).
+    """Class of each event; None if its truth is unknown or it is a charged current of a tau neutrino.
 
-    Neutral currents look the same for every flavour; antineutrinos go with their neutrinos.
+    Neutral currents look the same for every flavour. Antineutrinos are in the class of their neutrinos.
+
+    Args:
+        nu_pdg: (events,) PDG code of the neutrino, 0 if unknown.
+        is_cc: (events,) whether the interaction is a charged current.
+
+    Returns:
+        (events,) of type object: names of CLASSES, or None.
     """
     flavour = np.abs(nu_pdg)
     current = is_cc.astype(bool)

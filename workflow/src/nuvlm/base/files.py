@@ -1,7 +1,8 @@
 """Files that appear whole or not at all, and whose bytes are checked when they are read.
 
-A folder of files that belong together, as a store or a model, has a ``manifest.json`` with the SHA-256 of each. A table
-or JSON file that stands alone has its own SHA-256 in it, see :func:`seal`; HDF5 has checksums (:mod:`nuvlm.base.hdf5`).
+A folder of files that belong together, such as a store or a model, has a ``manifest.json``
+(:mod:`nuvlm.base.manifest`). A single table, JSON file or figure contains its own SHA-256 (:func:`seal`).
+HDF5 has its own checksums (:mod:`nuvlm.base.hdf5`).
 """
 
 import errno
@@ -16,42 +17,38 @@ from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from nuvlm.base.errors import InputError
+from nuvlm.base.errors import InputError, remake
 
 if TYPE_CHECKING:
     import pandas as pd
 
-
 DIGITS = 64
-
-
+"""Hexadecimal digits of a SHA-256."""
 SEAL = b"nuvlm-sha256:" + DIGITS * b"0"
-
-
-_REMEDY = "Remove it and rerun: the workflow makes it again."
+"""Placeholder that :func:`seal` fills with the digest of the file."""
 
 
 @contextmanager
 def atomic_path(path: str | Path) -> Iterator[Path]:
-    """Give a path beside `path` to write a file or a folder to, and move it to `path` when the block ends well.
+    """Yield a temporary path beside `path` to write a file or a folder to; rename it to `path` when the block succeeds.
 
-    The bytes reach the disk before the name does. When the block raises, nothing is left behind; what a killed
-    process of this machine has left of the same name is removed.
+    The bytes are flushed to the disk before the rename. If the block raises, the temporary path is removed. Temporary
+    paths for the same name left by killed processes of this machine are removed too.
 
     Raises:
-        InputError: where the disk is full or the folder cannot be written, with the remedy.
+        InputError: the disk is full or the folder is not writable; the message gives the remedy.
     """
     path = Path(path)
-    writer = f".{path.name}.partial-{socket.gethostname()}-"
-    partial = path.with_name(f"{writer}{os.getpid()}")
+    prefix = f".{path.name}.partial-{socket.gethostname()}-"
+    partial = path.with_name(f"{prefix}{os.getpid()}")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         for file in path.parent.iterdir():
-            if file.name.startswith(writer) and not _is_alive(file.name.removeprefix(writer)):
+            if file.name.startswith(prefix) and not _is_alive(file.name.removeprefix(prefix)):
                 _remove(file)
         yield partial
         sync(partial)
-        # Snakemake makes the folders of an output before the job: rename() would refuse to replace them.
+        # Snakemake creates the folders of an output before the job; rename() cannot replace a folder that has files.
         if partial.is_dir() and path.is_dir():
             shutil.rmtree(path)
         os.replace(partial, path)
@@ -67,16 +64,16 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def sync(path: str | Path) -> None:
-    """Wait until a file, or a folder and all that is in it, is on the disk."""
+    """Flush a file, or a folder with all its content, to the disk."""
     for written in (Path(path), *Path(path).rglob("*")):
         _sync(written)
 
 
 def seal(path: str | Path) -> None:
-    """Put the SHA-256 of a file in the place of the :data:`SEAL` that was written into it.
+    """Replace the last :data:`SEAL` in a file by the SHA-256 of the file.
 
-    The digest is that of the file with zeros in the digest's place. So it travels with the file, and there is no moment
-    when a file is there without it, or with that of another.
+    The digest is computed with zeros in place of the digits. Because it is part of the file, it can neither be
+    missing nor belong to another version of the file.
     """
     content = Path(path).read_bytes()
     begin = content.rindex(SEAL) + len(SEAL) - DIGITS
@@ -85,40 +82,46 @@ def seal(path: str | Path) -> None:
         file.write(hashlib.sha256(content).hexdigest().encode())
 
 
-def verify(path: str | Path, what: str = "file", *, ours: bool = False) -> bytes:
-    """Check a file against the digest in it (:func:`seal`), and return its bytes.
+def verify(path: str | Path, kind: str = "file", *, require_seal: bool = False) -> bytes:
+    """Check a file against the digest in it (:func:`seal`) and return its bytes.
 
-    A file without a digest is from elsewhere, and taken as it is.
+    A file without a digest was written by another program and is accepted, unless `require_seal` is set.
 
     Args:
-        what: it is, for the message.
-        ours: it must have a digest, as nothing else can make it.
+        path: the file.
+        kind: what the file is, for the message.
+        require_seal: refuse a file without a digest, because no other program writes this kind of file.
 
     Raises:
-        InputError: it is missing, empty or altered.
+        InputError: the file is missing, empty or altered.
     """
     try:
         content = Path(path).read_bytes()
     except OSError as error:
-        raise InputError(f"{path}: no readable {what} ({error}). {_REMEDY}") from error
+        raise InputError(f"{path}: no readable {kind} ({error}). {remake(path)}") from error
     if not content:
-        raise InputError(f"{path}: no readable {what} (it is empty). {_REMEDY}")
+        raise InputError(f"{path}: no readable {kind} (it is empty). {remake(path)}")
     mark = content.rfind(SEAL[:-DIGITS])
     if mark >= 0:
         begin = mark + len(SEAL) - DIGITS
         digest = hashlib.sha256(content[:begin] + SEAL[-DIGITS:] + content[begin + DIGITS :]).hexdigest()
         if content[begin : begin + DIGITS] != digest.encode():
-            raise InputError(f"{path}: its bytes have changed since it was written. {_REMEDY}")
-    elif ours:
-        raise InputError(f"{path}: no readable {what} (cut short, or not made here). {_REMEDY}")
+            raise InputError(f"{path}: its bytes have changed since it was written. {remake(path)}")
+    elif require_seal:
+        raise InputError(f"{path}: no readable {kind} (cut short, or not written by NuVLM). {remake(path)}")
     return content
 
 
 def write_json(path: str | Path, value: Any, *, sealed: bool = False) -> None:
-    """Write `value` as JSON, whole or not at all. NaN has no JSON form and is refused.
+    """Write `value` as JSON, whole or not at all.
 
     Args:
-        sealed: with a digest (:func:`seal`) as the last key of `value`, a mapping that another stage reads.
+        path: the file.
+        value: what to write; a mapping if `sealed`.
+        sealed: add a digest (:func:`seal`) as the last key, for files that another stage reads.
+
+    Raises:
+        ValueError: `value` contains NaN or an infinity, which JSON cannot represent.
     """
     with atomic_path(path) as partial:
         content = {**value, "seal": SEAL.decode()} if sealed else value
@@ -128,16 +131,16 @@ def write_json(path: str | Path, value: Any, *, sealed: bool = False) -> None:
 
 
 def read_json(path: str | Path) -> dict[str, Any]:
-    """What :func:`write_json` wrote: a mapping, without its digest, which is checked.
+    """Read a mapping that :func:`write_json` wrote; its digest is checked and left out.
 
     Raises:
-        InputError: missing, altered, or no JSON of a mapping.
+        InputError: the file is missing, altered, or not a JSON mapping.
     """
     content = verify(path)
     try:
         return {key: item for key, item in json.loads(content).items() if key != "seal"}
     except (ValueError, AttributeError) as error:
-        raise InputError(f"{path}: no JSON that can be used ({error}). {_REMEDY}") from error
+        raise InputError(f"{path}: not a JSON mapping ({error}). {remake(path)}") from error
 
 
 def write_table(path: str | Path, table: "pd.DataFrame") -> None:
@@ -152,31 +155,33 @@ def write_table(path: str | Path, table: "pd.DataFrame") -> None:
         seal(partial)
 
 
-def read_table(path: str | Path, what: str = "table") -> "pd.DataFrame":
-    """The table in a Parquet file, its digest checked where it has one.
+def read_table(path: str | Path, kind: str = "table") -> "pd.DataFrame":
+    """Read a Parquet file; its digest is checked if it has one.
 
     Args:
-        what: it is, for the message.
+        path: the file.
+        kind: what the table is, for the message.
 
     Raises:
-        InputError: missing, altered, or no Parquet.
+        InputError: the file is missing, altered, or not Parquet.
     """
     import pandas as pd
 
-    content = verify(path, what)
+    content = verify(path, kind)
     try:
         return pd.read_parquet(io.BytesIO(content))
-    except Exception as error:  # pyarrow raises whatever the bytes happen to break
-        raise InputError(f"{path}: no readable {what} ({error}). {_REMEDY}") from error
+    except Exception as error:  # damaged bytes can raise any exception in pyarrow
+        raise InputError(f"{path}: no readable {kind} ({error}). {remake(path)}") from error
 
 
 def sha256(path: str | Path) -> str:
+    """Hexadecimal SHA-256 of a file."""
     with open(path, "rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _has_cause(error: Exception, numbers: tuple[int, ...]) -> bool:
-    """Whether the system's error is one of `numbers`; HDF5, torch and safetensors only put it in their text."""
+    """Whether the cause is one of these error numbers; HDF5, torch and safetensors give it only in their text."""
     return getattr(error, "errno", None) in numbers or any(os.strerror(number) in str(error) for number in numbers)
 
 
@@ -185,7 +190,7 @@ def _is_alive(process: str) -> bool:
         os.kill(int(process), 0)
     except (ValueError, ProcessLookupError):
         return False
-    except PermissionError:  # another user's
+    except PermissionError:  # a process of another user
         return True
     return True
 

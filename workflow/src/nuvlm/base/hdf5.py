@@ -1,4 +1,4 @@
-"""HDF5 files that are written whole or not at all, without holding them in memory, and what is refused in others'."""
+"""HDF5: writing files whole or not at all without keeping them in memory, and refusing unsafe datasets of others."""
 
 import io
 import math
@@ -16,14 +16,14 @@ from nuvlm.base.files import atomic_path
 
 ZSTD_LEVEL = 3
 LARGEST_ROW, LARGEST_CHUNK, LARGEST_TABLE = 2**20, 2**28, 2**31
-"""Bytes, unpacked, of a row, of a chunk, and of a table read at once: a few kB of zeros can unpack to terabytes."""
+"""Maximum size in bytes, unpacked, of a row, a chunk and a table read at once: a few kB can unpack to terabytes."""
 
 
 class Disk(io.RawIOBase):
-    """A file for h5py to write to that remembers the first failure and takes everything after it.
+    """A file object for h5py that stores the first write error and ignores all later writes.
 
-    HDF5 crashes the process at its exit when it could not write what it still held, as on a full disk. Here it never
-    learns of the failure and closes its file in peace; :meth:`check` raises it where Python can handle it.
+    If HDF5 cannot write its buffers, as on a full disk, it crashes the process at exit. This object hides the error
+    from HDF5, so that the file is closed normally; :meth:`check` raises it in Python.
     """
 
     def __init__(self, file: BinaryIO) -> None:
@@ -31,7 +31,7 @@ class Disk(io.RawIOBase):
         self._error: OSError | None = None
 
     def check(self) -> None:
-        """Raise the first failure, if there was one."""
+        """Raise the first write error, if there was one."""
         if self._error:
             raise self._error
 
@@ -53,7 +53,7 @@ class Disk(io.RawIOBase):
     def readinto(self, buffer: Any, /) -> int:
         data = self._file.read(len(buffer))
         buffer[: len(data)] = data
-        buffer[len(data) :] = bytes(len(buffer) - len(data))  # what could not be written reads as zeros
+        buffer[len(data) :] = bytes(len(buffer) - len(data))  # data that could not be written reads as zeros
         return len(buffer)
 
     def write(self, data: Any, /) -> int:
@@ -74,7 +74,7 @@ class Disk(io.RawIOBase):
 
 
 class Table:
-    """A one-dimensional dataset that grows: rows are gathered and written many at a time, zstd with checksum."""
+    """A growing one-dimensional dataset, zstd with checksum. Rows are buffered and written many at a time."""
 
     def __init__(self, file: h5py.File, name: str, dtype: Any, chunk: int) -> None:
         self._dataset = file.create_dataset(
@@ -91,7 +91,7 @@ class Table:
             self.flush()
 
     def flush(self) -> None:
-        """Write what is waiting."""
+        """Write the buffered rows."""
         if self._waiting:
             end = len(self._dataset) + self._waiting
             self._dataset.resize((end,))
@@ -101,29 +101,30 @@ class Table:
 
 @contextmanager
 def create_hdf5(path: str | Path) -> Iterator[tuple[h5py.File, Disk]]:
-    """Open a new HDF5 file at `path`, which appears whole when the block ends well.
+    """Open a new HDF5 file at `path`, which appears whole when the block succeeds.
 
-    A long loop in the block calls ``disk.check()`` now and then, so as to end when the disk is full rather than
-    at its own end.
+    A long loop in the block should call ``disk.check()`` regularly, so that it stops soon after the disk is full.
 
     Raises:
-        InputError: where the disk is full or the folder cannot be written, with the remedy.
+        InputError: the disk is full or the folder is not writable; the message gives the remedy.
     """
     with atomic_path(path) as partial, open(partial, "w+b", buffering=0) as file:
         disk = Disk(file)
-        # The format of HDF5 1.10, which has checksums on all that describes the data too: in the older one a flipped
-        # bit may hide a chunk, and what is hidden reads as zeros.
+        # The format of HDF5 1.10 has checksums on its metadata too. In older formats a flipped bit may hide a chunk,
+        # which then reads as zeros.
         with h5py.File(disk, "w", libver=("v110", "v110")) as hdf5:
             yield hdf5, disk
         disk.check()
 
 
 def check_dataset(path: str | Path, dataset: h5py.Dataset, *, at_once: bool = False) -> None:
-    """Refuse a dataset that is not wholly in its file, or that unpacks to more than can be meant.
+    """Refuse a dataset that is not completely in its file, or that unpacks to an implausible size.
 
-    HDF5 reads what was never written, and what should lie in a file that is not there, as zeros without a word.
+    HDF5 silently reads zeros for data that was never written or that is in an external file that is missing.
 
     Args:
+        path: the file, for the message.
+        dataset: an open dataset.
         at_once: whether the whole dataset will be in memory.
 
     Raises:
@@ -138,12 +139,10 @@ def check_dataset(path: str | Path, dataset: h5py.Dataset, *, at_once: bool = Fa
     ):
         if size > most:
             raise InputError(
-                f"{path}: {what} of {dataset.name} unpack to {size:.3g} bytes; {most:.3g} are the most. "
-                "If this is meant, cut the file in smaller ones, or its tables in smaller chunks (h5repack)."
+                f"{path}: {what} of {dataset.name} unpack to {size:.3g} bytes; the maximum is {most:.3g}. "
+                "If this is intended, split the file, or use smaller chunks (h5repack)."
             )
     if dataset.is_virtual or dataset.external:
-        raise InputError(
-            f"{path}: {dataset.name} lies in other files. Copy it into one (h5repack), so that nothing can be missing."
-        )
+        raise InputError(f"{path}: {dataset.name} is stored in other files. Copy it into this one (h5repack).")
     if dataset.size and dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
-        raise InputError(f"{path}: {dataset.name} was not wholly written. Copy or make the file again.")
+        raise InputError(f"{path}: {dataset.name} is incomplete. Copy or make the file again.")

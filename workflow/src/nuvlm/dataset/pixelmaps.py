@@ -1,6 +1,5 @@
-"""Pixel maps: a square window of the event display around the interaction, as grayscale images."""
+"""Reading pixel-map stores: their settings, and the images of the rows of an event table."""
 
-import logging
 import math
 from collections.abc import Iterator, Mapping
 from pathlib import Path
@@ -12,25 +11,23 @@ import zarr
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json
-from nuvlm.base.manifest import verify_file
+from nuvlm.base.manifest import verify_manifest
 from nuvlm.base.stores import open_store
 
-logger = logging.getLogger(__name__)
-
-
-# Displays or pixel maps of so many bytes are in memory at once.
 BLOCK_BYTES = 2**25
-
-
+"""Size of the pixel maps that :func:`read_blocks` reads at once."""
 SMALLEST = 16
-"""Side of the smallest maps that are made or read, pixels."""
+"""Side of the smallest pixel maps that are accepted, pixels."""
 
 
 def open_pixel_maps(store: str | Path) -> Any:
-    """Open a pixel-map store (zarr.Group) after checking its bytes: ``images``, ``event_id``, ``corner_mm``.
+    """Open a pixel-map store (zarr.Group) after checking its bytes: ``images``, ``event_id``, ``corner_mm``, ...
+
+    A store that this process has already checked is not read again for the check, see
+    :func:`nuvlm.base.manifest.verify_manifest`.
 
     Raises:
-        InputError: it is damaged, or its images are not what it says of them.
+        InputError: it is damaged, or its images do not agree with its attributes.
     """
     opened = open_store(store, "nuvlm-pixelmaps")
     _settings_of(store, opened)
@@ -38,83 +35,99 @@ def open_pixel_maps(store: str | Path) -> Any:
 
 
 def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
-    """The settings that made the pixel maps, which a model trained on them depends on.
+    """The settings that the pixel maps were made with. A model trained on pixel maps depends on them.
+
+    Only metadata is read and checked; :func:`read_blocks` checks the images.
+
+    Args:
+        stores: shard name -> pixel-map store.
 
     Raises:
-        InputError: the stores were made with different settings, one is missing or damaged, or its images are not what
-            it says of them.
+        InputError: the stores were made with different settings, one is missing or damaged, or its images do not agree
+            with its attributes.
     """
     found: dict[str, Any] | None = None
     for name, path in stores.items():
-        # No more than is read: this is asked before the images are.
-        verify_file(path, "zarr.json")
-        verify_file(path, "images/zarr.json")
+        verify_manifest(path, ["zarr.json", "images/zarr.json"])
         settings = _settings_of(path, zarr.open_group(path, mode="r", zarr_format=3))
         if found is not None and settings != found:
             raise InputError(
-                f"{path} ({name}): pixel maps of {settings}, others of {found}. All of a run must be alike: make them "
-                "anew, or take out what differs."
+                f"{path} ({name}): pixel maps of {settings}, others of {found}. All of a run must be alike: remake "
+                "them, or remove those that differ."
             )
         found = settings
     return found or {}
 
 
 def _settings_of(path: str | Path, store: Any) -> dict[str, Any]:
-    """The settings in the attributes of an open store, whose images agree with them."""
-    attributes, remedy = dict(store.attrs), f"Remove {path} and rerun, or mend the program that wrote it."
+    """The settings in the attributes of an open store, after a check that its images agree with them."""
+    attributes, remedy = dict(store.attrs), f"Remove {path} and rerun, or correct the program that wrote it."
     names = ("views", "size", "pixel_mm", "transfer", "white_mev", "knee_mev")
-    lacking = [name for name in names if name not in attributes]
-    if lacking or "images" not in store:
-        raise InputError(f"{path}: no pixel maps; it lacks {', '.join(lacking) or 'images'}. {remedy}")
+    missing = [name for name in names if name not in attributes]
+    if missing or "images" not in store:
+        raise InputError(f"{path}: not pixel maps; {', '.join(missing) or 'images'} missing. {remedy}")
     settings = {name: attributes[name] for name in names}
-    if "source" in attributes:  # made elsewhere: how is not known, so at least by whom
+    if "source" in attributes:  # made elsewhere: their settings are unknown, but their source is known
         settings["source"] = attributes["source"]
-    images, told = store["images"], (len(settings["views"]), settings["size"], settings["size"])
-    if images.dtype != np.uint8 or images.shape[1:] != told:
+    images, expected = store["images"], (len(settings["views"]), settings["size"], settings["size"])
+    if images.dtype != np.uint8 or images.shape[1:] != expected:
         raise InputError(
-            f"{path}: its images are {images.dtype} {images.shape}; it says that they have {told[0]} views of "
-            f"{told[1]} pixels a side, which would be uint8 (events, {', '.join(map(str, told))}). {remedy}"
+            f"{path}: its images are {images.dtype} {images.shape}, but its attributes give {expected[0]} views of "
+            f"{expected[1]} pixels a side, that is uint8 (events, {', '.join(map(str, expected))}). {remedy}"
         )
     if settings["size"] < SMALLEST:
         raise InputError(
-            f"{path}: pixel maps with {settings['size']} pixels a side show nothing; {SMALLEST} are the least. Set "
+            f"{path}: pixel maps with {settings['size']} pixels a side are too small; {SMALLEST} is the minimum. Set "
             "pixelmap.size, or make larger ones."
         )
     return settings
 
 
 def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
-    """The settings that made the pixel maps, which must be those that the model of `training` (training.json) has seen.
+    """Check that the pixel maps were made with the settings that a model was trained with, and return them.
+
+    Args:
+        stores: shard name -> pixel-map store.
+        training: the model's ``training.json``.
 
     Raises:
-        InputError: naming what differs.
+        InputError: settings differ, or :func:`image_settings` raises; the message names the differences.
     """
-    ours, theirs = image_settings(stores), read_json(training).get("images")
-    if not isinstance(theirs, dict):
+    found, trained = image_settings(stores), read_json(training).get("images")
+    if not isinstance(trained, dict):
         raise InputError(
-            f"{training}: says nothing of the pixel maps that the model was trained on. Remove {training.parent} and "
-            "rerun: the workflow trains it again."
+            f"{training}: has no settings of the pixel maps that the model was trained on. Remove {training.parent} "
+            "and rerun: the workflow trains it again."
         )
     differing = [
-        f"{key} is {ours.get(key)}, the model has seen {theirs.get(key)}"
-        for key in ours | theirs
-        if ours.get(key) != theirs.get(key)
+        f"{key} is {found.get(key)}, the model was trained with {trained.get(key)}"
+        for key in found | trained
+        if found.get(key) != trained.get(key)
     ]
     if differing:
-        made_elsewhere = "source" in ours
-        mend = "Take maps of the same maker and size, and input.views" if made_elsewhere else "Set display and pixelmap"
+        made_elsewhere = "source" in found
+        remedy = (
+            "Use maps of the same source and size, and input.views" if made_elsewhere else "Set display and pixelmap"
+        )
         raise InputError(
             f"{training.parent}: trained on other pixel maps than these ({next(iter(stores.values()))}): "
-            f"{'; '.join(differing)}. {mend} as in the run that trained it, or train anew."
+            f"{'; '.join(differing)}. {remedy} as in the run that trained it, or train again."
         )
-    return ours
+    return found
 
 
 def open_rows(store: Path, events: pd.DataFrame) -> tuple[Any, np.ndarray]:
-    """The ``images`` (zarr.Array) of a store, checked, and the rows in it of `events`, all of that shard.
+    """Open a pixel-map store and find events in it.
+
+    Args:
+        store: the pixel-map store of one shard.
+        events: rows of the event table, all of that shard.
+
+    Returns:
+        ``images`` (zarr.Array) of the store, and the row of each event in it.
 
     Raises:
-        InputError: a damaged store, or one that does not hold the events.
+        InputError: the store is damaged or does not contain the events.
     """
     opened = open_pixel_maps(store)
     ids, rows = np.asarray(opened["event_id"]), events["row"].to_numpy()
@@ -123,34 +136,18 @@ def open_rows(store: Path, events: pd.DataFrame) -> tuple[Any, np.ndarray]:
     return opened["images"], rows
 
 
-def read_blocks(
-    stores: Mapping[str, Path], events: pd.DataFrame, at_once: int | None = None
-) -> Iterator[tuple[np.ndarray, np.ndarray]]:
-    """Yield positions in an event table and the pixel maps there, at most `at_once` events of a shard at a time.
-
-    Args:
-        stores: shard name -> pixel-map store.
-        events: with the columns shard, row and event_id.
-        at_once: what fits in :data:`BLOCK_BYTES`, if None.
-
-    Raises:
-        InputError: see :func:`open_shards`.
-    """
-    for _, positions, images, rows in open_shards(stores, events):
-        size = at_once or max(1, BLOCK_BYTES // math.prod(images.shape[1:]))
-        for begin in range(0, len(rows), size):
-            yield positions[begin : begin + size], _read_rows(images, rows[begin : begin + size])
-
-
 def open_shards(stores: Mapping[str, Path], events: pd.DataFrame) -> Iterator[tuple[Path, np.ndarray, Any, np.ndarray]]:
-    """Yield the store of each shard in an event table, the shard's positions there, and what :func:`open_rows` gives.
+    """Open the store of each shard in an event table.
 
     Args:
         stores: shard name -> pixel-map store.
         events: with the columns shard, row and event_id.
 
+    Yields:
+        The store, the positions of the shard's events in `events`, and what :func:`open_rows` returns.
+
     Raises:
-        InputError: see :func:`open_rows`; or stores of different sizes.
+        InputError: see :func:`open_rows`; or stores with different sizes of images.
     """
     expected: tuple[int, ...] | None = None
     for shard, group in events.reset_index(drop=True).groupby("shard", sort=False):
@@ -165,8 +162,31 @@ def open_shards(stores: Mapping[str, Path], events: pd.DataFrame) -> Iterator[tu
         yield store, group.index.to_numpy(), images, rows
 
 
+def read_blocks(
+    stores: Mapping[str, Path], events: pd.DataFrame, at_once: int | None = None
+) -> Iterator[tuple[np.ndarray, np.ndarray]]:
+    """Read the pixel maps of an event table, block by block.
+
+    Args:
+        stores: shard name -> pixel-map store.
+        events: with the columns shard, row and event_id.
+        at_once: maximum number of events of a block, which are of one shard; by default as many as fit in
+            :data:`BLOCK_BYTES`.
+
+    Yields:
+        Positions in `events`, and the pixel maps there: uint8 (events, views, size, size).
+
+    Raises:
+        InputError: see :func:`open_shards`.
+    """
+    for _, positions, images, rows in open_shards(stores, events):
+        size = at_once or max(1, BLOCK_BYTES // math.prod(images.shape[1:]))
+        for begin in range(0, len(rows), size):
+            yield positions[begin : begin + size], _read_rows(images, rows[begin : begin + size])
+
+
 def _read_rows(array: Any, rows: np.ndarray) -> np.ndarray:
-    """Events `rows` of a Zarr array, neighbours at once: its own indexing by lists takes thirty times as long."""
+    """Events `rows` of a Zarr array. Consecutive rows are read as slices: 30 times as fast as a list of rows."""
     values = np.empty((len(rows), *array.shape[1:]), dtype=array.dtype)
     begins = np.flatnonzero(np.diff(rows, prepend=-2) != 1)
     for begin, end in zip(begins, [*begins[1:], len(rows)], strict=True):

@@ -1,6 +1,6 @@
-"""What there is to see of an event, by simulation's truth: the longest track, the largest shower, the gap before it.
+"""Topology of an event from simulation truth: the longest track, the largest shower, the gap before the shower.
 
-All thresholds are such that what is stated can be seen in pixels of 5 cm; docs/formats.md lists them.
+The thresholds are chosen so that each feature is visible in pixels of 5 cm; docs/formats.md lists them.
 """
 
 import numpy as np
@@ -9,16 +9,16 @@ import pandas as pd
 from nuvlm.simulation.stdhep import NEUTRINOS
 
 TRACK_MM = 100.0
-"""Path from which on a charged particle is a track, mm: two pixels."""
+"""Minimum path of a charged particle that counts as a track, mm: two pixels."""
 SHOWER_MEV = 50.0
-"""Energy in the detector from which on electrons, positrons and photons are a shower, MeV: above the critical energy of
-argon (32.8 MeV), so that it multiplies."""
+"""Minimum energy deposited by electrons, positrons and photons that counts as a shower, MeV: above the critical energy
+of argon (32.8 MeV), so that the shower multiplies."""
 ELECTRON, NEUTRON, NUCLEI = 11, 2112, 1_000_000_000
 PION_ZERO, PION_ZERO_MEV = 111, 134.98
 """PDG code and mass of the neutral pion."""
 PARTICLE_COLUMNS = {"event_id", "pdg", "momentum_mev"}
 DEPOSIT_COLUMNS = {"event_id", "pdg", "length_mm", "electromagnetic_mev", "photon_gap_mm", "leaves"}
-"""Of /truth/particles and /truth/deposits, what is read of them here."""
+"""Columns of /truth/particles and /truth/deposits that are used here."""
 TOPOLOGY_TYPES = {
     "charged": "Int8",
     "track_mm": "float32",
@@ -31,12 +31,12 @@ TOPOLOGY_COLUMNS = list(TOPOLOGY_TYPES)
 
 
 def is_charged(pdg: np.ndarray) -> np.ndarray:
-    """Whether particles are charged, by their PDG codes alone.
+    """Whether particles are charged, from their PDG codes.
 
-    A hadron's charge follows from its quarks, which its code names (PDG, "Monte Carlo particle numbering scheme").
+    The digits of a hadron's code are its quarks (PDG, "Monte Carlo particle numbering scheme").
     """
     code = np.abs(np.asarray(pdg, dtype=np.int64))
-    up = [code // 10**place % 10 for place in (1, 2, 3)]  # quark digits, the first quark's last
+    up = [code // 10**place % 10 for place in (1, 2, 3)]  # digits of the quarks, in reverse order
     up_type = [(digit > 0) & (digit % 2 == 0) for digit in up]
     meson = (code > 100) & (up[2] == 0)
     baryon = (code > 1000) & (up[2] > 0)
@@ -51,14 +51,14 @@ def find_topology(event_ids: np.ndarray, particles: np.ndarray | None, deposits:
 
     Args:
         event_ids: (n,) of the events.
-        particles: /truth/particles of a voxel shard, if it has that table.
-        deposits: /truth/deposits, row by row beside it.
+        particles: /truth/particles of a voxel shard, None without that table.
+        deposits: /truth/deposits, with the same rows.
 
     Returns:
-        (n rows) of TOPOLOGY_COLUMNS, see docs/formats.md; null where truth does not tell.
+        Table of n rows and TOPOLOGY_COLUMNS, see docs/formats.md; null where the truth is unknown.
 
     Raises:
-        ValueError: the tables are not of the same particles.
+        ValueError: the rows of the two tables are not the same particles.
     """
     empty = pd.DataFrame({name: pd.Series(index=range(len(event_ids)), dtype=t) for name, t in TOPOLOGY_TYPES.items()})
     if not (_has(particles, PARTICLE_COLUMNS) and _has(deposits, DEPOSIT_COLUMNS)):
@@ -66,7 +66,7 @@ def find_topology(event_ids: np.ndarray, particles: np.ndarray | None, deposits:
     assert particles is not None
     assert deposits is not None
     if any(not np.array_equal(particles[name], deposits[name]) for name in ("event_id", "pdg")):
-        raise ValueError("the tables /truth/particles and /truth/deposits are not of the same particles, row by row")
+        raise ValueError("the rows of /truth/particles and /truth/deposits are not the same particles")
     length, energy, gap = (
         deposits[name].astype(np.float64) for name in ("length_mm", "electromagnetic_mev", "photon_gap_mm")
     )
@@ -80,7 +80,7 @@ def find_topology(event_ids: np.ndarray, particles: np.ndarray | None, deposits:
     rows["gap"] = np.where(electron, 0.0, gap)
     rows[list("xyz")] = direction
     track = charged & ~electron & (length >= TRACK_MM)
-    # What neutrons leave by photons are blips; a charged hadron's showers start where it ends, and belong to it.
+    # Photons of neutrons leave isolated blips. Showers of a charged hadron start at its end and belong to its track.
     makes_shower = electron | (~charged & (pdg != NEUTRON) & ~np.isin(pdg, list(NEUTRINOS)))
     shower = makes_shower & (energy >= SHOWER_MEV) & np.isfinite(rows["gap"].to_numpy())
 
@@ -101,21 +101,21 @@ def find_topology(event_ids: np.ndarray, particles: np.ndarray | None, deposits:
 
 
 def leading_pion_energy(event_ids: np.ndarray, particles: np.ndarray | None) -> np.ndarray:
-    """Total energy of the most energetic neutral pion of each event's final state.
+    """Total energy of the most energetic neutral pion in the final state of each event.
 
     Args:
         event_ids: (n,) of the events.
-        particles: /truth/particles of a voxel shard, if it has that table.
+        particles: /truth/particles of a voxel shard, None without that table.
 
     Returns:
-        (n,) GeV; 0 without a neutral pion; NaN where the final state is not known.
+        (n,) GeV; 0 without a neutral pion; NaN if the final state is unknown.
     """
     if not _has(particles, {"event_id", "pdg", "kinetic_mev"}):
         return np.full(len(event_ids), np.nan)
     assert particles is not None
     kinetic = particles["kinetic_mev"].astype(np.float64)
     energy = np.where(particles["pdg"] == PION_ZERO, (kinetic + PION_ZERO_MEV) / 1e3, 0.0)
-    # pandas' maximum passes over NaN: one pion of unknown energy makes the event's unknown.
+    # The maximum in pandas ignores NaN, but one pion of unknown energy makes the result of its event unknown.
     known = pd.Series(np.where(np.isfinite(energy), energy, np.inf)).groupby(particles["event_id"]).max()
     found: np.ndarray = known.reindex(event_ids).to_numpy(dtype=np.float64)
     return np.where(np.isfinite(found), found, np.nan)
@@ -126,5 +126,5 @@ def _has(table: np.ndarray | None, columns: set[str]) -> bool:
 
 
 def _first(rows: pd.DataFrame, events: pd.Index) -> pd.DataFrame:
-    """The first row of each of `events`, null where there is none."""
+    """The first row of each event, null if it has none."""
     return rows.drop_duplicates("event_id").set_index("event_id").reindex(events)

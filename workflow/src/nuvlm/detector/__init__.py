@@ -1,4 +1,4 @@
-"""From energy deposits to event displays: geometry, voxel shards, readout, drift smearing, downsampling and cropping.
+"""From energy deposits to pixel maps: geometry, voxel shards, readout, drift smearing, downsampling and cropping.
 
 May import base.
 """

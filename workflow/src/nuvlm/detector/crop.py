@@ -8,19 +8,20 @@ import numpy as np
 
 from nuvlm.base.logs import track
 from nuvlm.base.stores import create_store, open_store
+from nuvlm.detector.displays import ARRAYS
 from nuvlm.detector.grayscale import grayscale
 
 logger = logging.getLogger(__name__)
-# Displays and pixel maps of so many bytes are in memory at once.
-BLOCK_BYTES = 2**25
 
+BLOCK_BYTES = 2**25
+"""Size of the displays and pixel maps that are in memory at the same time."""
 VIEWS = ("xz", "yz")
 
 
 def crop(view: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
     """Cut a (size, size) window from a (rows, columns) view, with pixel (row, column) at (size // 2, size // 2).
 
-    What lies outside the view is zero.
+    Pixels outside the view are zero.
     """
     window = np.zeros((size, size), dtype=view.dtype)
     top, left = row - size // 2, column - size // 2
@@ -34,12 +35,15 @@ def crop(view: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
 def centre_pixel(
     xz: np.ndarray, yz: np.ndarray, vertex_mm: np.ndarray, *, centre: str, origin_mm: np.ndarray, pixel_mm: float
 ) -> np.ndarray:
-    """The pixel (x, y, z) that the window is centred on: where the vertex or the centroid lies.
+    """Pixel (x, y, z) at the centre of the window: the one that contains the vertex or the centroid.
 
     Args:
         xz, yz: the event's displays, MeV.
-        vertex_mm: (3,), NaN where it is not known; then, and for ``centre="centroid"``, the energy-weighted
-            centroid of the displays stands in.
+        vertex_mm: (3,), NaN if unknown. The energy-weighted centroid of the displays is used then, and for
+            ``centre="centroid"``.
+        centre: ``vertex`` or ``centroid``.
+        origin_mm: (3,), low corner of pixel (0, 0, 0).
+        pixel_mm: side of a pixel.
     """
     if centre == "vertex" and np.isfinite(vertex_mm).all():
         return np.floor((vertex_mm - origin_mm) / pixel_mm).astype(np.int64)
@@ -54,8 +58,19 @@ def centre_pixel(
 def crop_displays(
     displays: Path, out: Path, *, size: int, centre: str, transfer: str, white_mev: float, knee_mev: float
 ) -> None:
-    """Make the pixel-map store `out` (docs/formats.md) from a display store."""
-    store = open_store(displays, "nuvlm-displays")
+    """Make the pixel-map store `out` (docs/formats.md) from a display store.
+
+    Args:
+        displays: the display store.
+        out: the pixel-map store.
+        size: side of the window, pixels.
+        centre: see :func:`centre_pixel`.
+        transfer, white_mev, knee_mev: see :func:`nuvlm.detector.grayscale.grayscale`.
+
+    Raises:
+        InputError: the display store is damaged.
+    """
+    store = open_store(displays, "nuvlm-displays", ARRAYS)
     xz, yz, vertex = store["xz"], store["yz"], store["vertex_mm"][:].astype(np.float64)
     origin_mm = np.array(store.attrs["origin_mm"], dtype=np.float64)
     pixel_mm = float(store.attrs["pixel_mm"])
@@ -74,11 +89,11 @@ def crop_displays(
         "knee_mev": knee_mev,
         "displays": dict(store.attrs),
     }
-    dark: list[int] = []
+    black: list[int] = []
     with create_store(out, attributes) as maps:
 
         def events() -> Iterator[int]:
-            """Write the pixel maps block by block, and yield the row of each event that is done."""
+            """Write the pixel maps block by block, and yield the row of each event when it is written."""
             for begin in range(0, n, at_once):
                 rows = range(begin, min(begin + at_once, n))
                 views = [array[begin : rows.stop] for array in (xz, yz)]  # MeV
@@ -91,16 +106,17 @@ def crop_displays(
                     )
                     corner_mm[i] = origin_mm + (pixel - size // 2) * pixel_mm
                     images[i] = crop(greys[0][i], x, z, size), crop(greys[1][i], y, z, size)
-                dark.extend(begin + np.flatnonzero(~images.any(axis=(1, 2, 3))))
+                black.extend(begin + np.flatnonzero(~images.any(axis=(1, 2, 3))))
                 maps.append("images", images)
                 maps.append("corner_mm", corner_mm)
                 yield from rows
 
         for _ in track(events(), "events", n):
             pass
-        maps.append("event_id", ids)
-    if dark:
+        for name in ("event_id", "visible_energy", "edge_energy"):
+            maps.append(name, store[name][:])
+    if black:
         logger.warning(
             "%s: %d of %d pixel maps are black (first: event %d); is the vertex where the charge is?",
-            displays, len(dark), n, ids[dark[0]],
+            displays, len(black), n, ids[black[0]],
         )  # fmt: skip

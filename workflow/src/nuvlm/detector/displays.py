@@ -1,10 +1,9 @@
 """Event displays: smearing by diffusion and downsampling to pixels, exactly and in one pass.
 
-A voxel is a uniform box of charge. Convolved with the Gaussian of its drift, its share in a pixel is, along each
-axis, a difference of the antiderivative of the normal CDF at the pixel's edges. The width depends on the position
-along the drift alone, so all shares are tables made once for a geometry: along the drift by the voxel's index there,
-across it by that index and the voxel's position within the pixel. A filter that samples the Gaussian at voxel centres
-would be wrong: widths are a fraction of a voxel.
+A voxel is a uniform box of charge, convolved with the Gaussian of its drift (:mod:`nuvlm.detector.smearing`). The
+width depends only on the position along the drift, so all shares are tabulated once per geometry: along the drift by
+the voxel's index, across it by that index and the voxel's position within its pixel. Sampling the Gaussian at voxel
+centres would be wrong, because widths are a fraction of a voxel.
 """
 
 import logging
@@ -22,47 +21,54 @@ from nuvlm.base.stores import create_store
 from nuvlm.detector.geometry import Detector, Diffusion, drift_distance_mm
 from nuvlm.detector.readout import Electronics, Readout
 from nuvlm.detector.smearing import box_shares
+from nuvlm.detector.visible_energy import VisibleEnergy
 from nuvlm.detector.voxels import Voxels, open_shard
 
 logger = logging.getLogger(__name__)
 
-# Beyond this many widths from the voxel a share is below this: less than the rounding of box_shares.
+ARRAYS = ("xz", "yz", "event_id", "vertex_mm", "visible_energy", "edge_energy")
+"""Arrays of a display store."""
+
 REACH = 8.0
+"""Distance from a voxel, in widths, beyond which its share is below SMALLEST_SHARE."""
 SMALLEST_SHARE = 1e-12
-# Displays of so many bytes are made before they are written.
+"""Shares below this are dropped: less than the rounding errors of box_shares."""
 BLOCK_BYTES = 2**25
+"""Size of the displays that are in memory at the same time."""
 
 
 class AxisTable(NamedTuple):
-    """Where the charge of a voxel goes along one axis, as offsets in a flat display with a margin.
+    """Where the charge of a voxel goes along one axis, as offsets in a flattened display with a margin.
 
-    A voxel's shares stand in row ``drift index * positions + row[index]``.
+    The shares of a voxel are in row ``drift index * positions + row[index]``.
     """
 
     cell: np.ndarray
-    """(n,) uint32, offset of the pixel that holds the voxel; with the bit SPREADS where charge may leave that pixel."""
+    """(n,) uint32, offset of the pixel that contains the voxel; bit SPREADS is set if charge may leave that pixel."""
     row: np.ndarray
     """(n,) uint32, position of the voxel in its pixel; 0 along the drift axis."""
     positions: int
     """Number of positions; 1 along the drift axis."""
     first: np.ndarray
-    """(rows,) int64, offset of the first pixel that a share goes to, from that of the voxel's own."""
+    """(rows,) int64, offset of the first pixel with a share, relative to the pixel that contains the voxel."""
     share: np.ndarray
-    """(rows, pixels) float64, in consecutive pixels."""
+    """(rows, pixels) float64, shares of consecutive pixels."""
 
 
 SPREADS = np.uint32(1 << 31)
+"""Flag in :attr:`AxisTable.cell`."""
 CELL = np.uint32(SPREADS - 1)
+"""Mask of the offset in :attr:`AxisTable.cell`."""
 
 
 def _shares(low: np.ndarray, size: float, width: np.ndarray, pixel: float) -> tuple[np.ndarray, np.ndarray]:
-    """First pixel (rows,) and shares (rows, pixels) of boxes [low, low + size], coordinates from pixel 0's edge."""
+    """First pixel (rows,) and shares (rows, pixels) of the boxes [low, low + size], relative to the edge of pixel 0."""
     first = np.floor((low - REACH * width) / pixel).astype(np.int64)
     last = np.ceil((low + size + REACH * width) / pixel).astype(np.int64)
     most = int((last - first).max())
     edges = (first[:, None] + np.arange(most + 1)) * pixel
     share = box_shares(low, low + size, width, edges)
-    # Shift to the first pixel that gets anything, so that the kernel's loops are as short as can be.
+    # Shift to the first pixel with a share, so that the loops of the kernel are as short as possible.
     filled = share > SMALLEST_SHARE
     lead = np.argmax(filled, axis=1)
     count = most - np.argmax(filled[:, ::-1], axis=1) - lead
@@ -102,14 +108,14 @@ class Smearing:
                 shares.append(
                     (pixel, position, positions, *_shares(low, size, np.repeat(transverse, positions), pixel_mm))
                 )
-        # Displays are summed with a margin that takes what leaves the detector, so that the kernel need not ask.
+        # Displays have a margin for the charge that leaves the detector, so that the kernel needs no bounds checks.
         self._margin = max(max(int(-first.min()), int(first.max()) + share.shape[1]) for *_, first, share in shares)
         stride = self.shape[2] + 2 * self._margin
         self._axes = []
         for axis, (pixel, position, positions, first, share) in enumerate(shares):
             step = 1 if axis == 2 else stride
             stays = (first == 0) & (share[:, 1:] == 0).all(axis=1)
-            # Along the drift a voxel has one row; across it, one for each drift.
+            # Along the drift a voxel has one row; across it, one row per drift index.
             stays = stays if axis == along else stays.reshape(-1, positions).all(axis=0)[position]
             cell = ((pixel + self._margin) * step).astype(np.uint32) | np.where(stays, np.uint32(0), SPREADS)
             self._axes.append(AxisTable(cell, position.astype(np.uint32), positions, first * step, share))
@@ -122,12 +128,12 @@ class Smearing:
     def displays(self, voxels: Voxels, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Event displays of several events: XZ (events, x, z) and YZ (events, y, z), float32, MeV.
 
-        The axis that is not shown integrates out, apart from charge that diffuses out of the detector. The sum of
-        each view is the energy of the voxels that are read out, less what leaves.
+        The axis that is not shown is integrated out. The sum of each view is the energy of the voxels that are read
+        out, less the charge that diffuses out of the detector.
 
         Args:
             voxels: of all the events, one after the other.
-            begins: (events + 1,), where each event's voxels begin, and where the last one's end.
+            begins: (events + 1,), the first voxel of each event, and the end of the last one.
         """
         n_x, n_y, n_z = self.shape
         xz = np.empty((len(begins) - 1, n_x, n_z), dtype=np.float32)
@@ -141,21 +147,20 @@ class Smearing:
 
 @numba.njit(cache=True)
 def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, xz, yz):  # type: ignore[no-untyped-def]
-    """Sum each event's voxels in flat displays of float64 with a margin, and copy what is inside to `xz` and `yz`."""
+    """Sum the voxels of each event in flat float64 displays with a margin; copy the part inside to `xz` and `yz`."""
     n_x, n_y, n_z = xz.shape[1], yz.shape[1], xz.shape[2]
     stride = n_z + 2 * margin
     flat_xz = np.empty((n_x + 2 * margin) * stride)
     flat_yz = np.empty((n_y + 2 * margin) * stride)
     spreading = np.empty((begins[1:] - begins[:-1]).max(), dtype=np.uint32)
     w_x, w_y, w_z = along_x.share.shape[1], along_y.share.shape[1], along_z.share.shape[1]
-    pairs = w_x == 2 and w_y == 2 and w_z == 2
     for event in range(len(begins) - 1):
         begin, end = begins[event], begins[event + 1]
         event_x, event_y, event_z, event_energy = x[begin:end], y[begin:end], z[begin:end], energy[begin:end]
         flat_xz[:] = 0.0
         flat_yz[:] = 0.0
-        # Most voxels stay in one pixel. Which ones is hard for a processor to guess, so there is no branch: the others
-        # add zero and are noted. Unsigned offsets, as numba would check signed ones for a count from the end.
+        # The charge of most voxels stays in one pixel. Which ones is hard to predict, so there is no branch: the others
+        # add zero and are listed. Offsets are unsigned because numba would test signed ones for negative indices.
         n = np.uint64(0)
         for v in range(len(event_energy)):
             i, j, k = along_x.cell[event_x[v]], along_y.cell[event_y[v]], along_z.cell[event_z[v]]
@@ -175,27 +180,13 @@ def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, 
             j = np.int64(along_y.cell[b] & CELL) + along_y.first[row_y]
             k = np.int64(along_z.cell[c] & CELL) + along_z.first[row_z]
             e = np.float64(event_energy[v])
-            # What leaves the detector along one axis is missing from the view that does not show it, too.
+            # Charge that leaves the detector along one axis is also missing from the view that integrates over it.
             e_xz, e_yz = e, e
             if j < margin * stride or j > (margin + n_y - w_y) * stride:
                 e_xz = e * _inside(along_y.share[row_y], j // stride - margin, n_y)
             if i < margin * stride or i > (margin + n_x - w_x) * stride:
                 e_yz = e * _inside(along_x.share[row_x], i // stride - margin, n_x)
             p, q = np.uint64(i + k), np.uint64(j + k)
-            if pairs:  # the usual case, written out: the loops below, with all lengths 2
-                below, above = p + np.uint64(stride), q + np.uint64(stride)
-                z_0, z_1 = along_z.share[row_z, 0], along_z.share[row_z, 1]
-                e_0, e_1 = e_xz * along_x.share[row_x, 0], e_xz * along_x.share[row_x, 1]
-                flat_xz[p] += z_0 * e_0
-                flat_xz[p + np.uint64(1)] += z_1 * e_0
-                flat_xz[below] += z_0 * e_1
-                flat_xz[below + np.uint64(1)] += z_1 * e_1
-                e_0, e_1 = e_yz * along_y.share[row_y, 0], e_yz * along_y.share[row_y, 1]
-                flat_yz[q] += z_0 * e_0
-                flat_yz[q + np.uint64(1)] += z_1 * e_0
-                flat_yz[above] += z_0 * e_1
-                flat_yz[above + np.uint64(1)] += z_1 * e_1
-                continue
             for w in range(w_z):
                 share = along_z.share[row_z, w]
                 for u in range(w_x):
@@ -212,7 +203,7 @@ def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, 
 
 @numba.njit(cache=True)
 def _inside(share, first, n):  # type: ignore[no-untyped-def]
-    """Sum of the shares that fall in pixels 0 to n."""
+    """Sum of the shares in pixels 0 to n - 1."""
     total = 0.0
     for i in range(len(share)):
         if 0 <= first + i < n:
@@ -223,7 +214,7 @@ def _inside(share, first, n):  # type: ignore[no-untyped-def]
 def smear_reference(
     voxels: Voxels, detector: Detector, diffusion: Diffusion, pixel_mm: float
 ) -> tuple[np.ndarray, np.ndarray]:
-    """What :class:`Smearing` computes, written plainly and slowly: every voxel against every pixel.
+    """Reference for :class:`Smearing`: the same sum over every voxel and every pixel, simple and slow.
 
     Returns:
         XZ (x, z) and YZ (y, z) in float64, MeV.
@@ -267,7 +258,7 @@ def smear_and_downsample(
 ) -> None:
     """Make the display store `out` (docs/formats.md) from a voxel shard.
 
-    With `on_bad_event` ``skip`` the events that cannot be used are left out, counted in the log.
+    With `on_bad_event` ``skip`` the events that cannot be used are left out and counted in the log.
 
     Raises:
         InputError: see :func:`nuvlm.detector.voxels.open_shard`.
@@ -275,6 +266,7 @@ def smear_and_downsample(
     smearing = Smearing(detector, diffusion, pixel_mm)
     n_x, n_y, n_z = smearing.shape
     at_once = max(1, BLOCK_BYTES // (4 * (n_x + n_y) * n_z))
+    visible_energy = VisibleEnergy(detector)
     electronics = None if readout == Readout(seed=readout.seed) else Electronics(detector, readout)
     attributes = {
         "format": "nuvlm-displays",
@@ -287,18 +279,19 @@ def smear_and_downsample(
     with open_shard(shard, detector, on_bad_event) as voxels, create_store(out, attributes) as store:
 
         def events() -> Iterator[int]:
-            """Write the displays block by block, and yield the row of each event that is done."""
+            """Write the displays block by block, and yield the row of each event when it is written."""
             for rows, block, begins in voxels.blocks(events=at_once):
                 ids = voxels.events["event_id"][rows]
+                visible, at_edge = visible_energy(block, begins)
                 if electronics is not None:
                     read_out = electronics(block.x, block.y, block.z, block.energy, begins, ids)
                     block = replace(block, energy=read_out)
                 xz, yz = smearing.displays(block, begins)
-                for name, values in (("xz", xz), ("yz", yz), ("event_id", ids)):
+                vertex_mm = voxels.events["vertex_mm"][rows]
+                for name, values in zip(ARRAYS, (xz, yz, ids, vertex_mm, visible, at_edge), strict=True):
                     store.append(name, values)
-                store.append("vertex_mm", voxels.events["vertex_mm"][rows])
                 for event in ids[~xz.any(axis=(1, 2))]:
-                    logger.warning("%s: nothing of event %d is read out; its displays stay, empty", shard, event)
+                    logger.warning("%s: no charge of event %d is read out; its displays are empty", shard, event)
                 yield from rows
 
         for _ in track(events(), "events", len(voxels)):

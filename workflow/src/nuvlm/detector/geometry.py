@@ -22,7 +22,7 @@ class Detector(Settings):
     """
 
     x_mm: Range = (-1000, 1000)
-    """Extent of the active volume along x, mm."""
+    """Extent of the active volume along x, mm; likewise y and z."""
     y_mm: Range = (-1000, 1000)
     z_mm: Range = (0, 7000)
     voxel_mm: tuple[Positive, Positive, Positive] = (1, 5, 5)
@@ -30,9 +30,9 @@ class Detector(Settings):
     drift_axis: Literal["x", "y", "z"] = "x"
     """Axis that charge drifts along, in either direction."""
     anodes_mm: tuple[Finite, ...] = (-900, -300, 300, 900)
-    """Where along the drift axis the charge is read out, mm."""
+    """Positions of the anode planes along the drift axis, mm."""
     cathodes_mm: tuple[Finite, ...] = (-600, 0, 600)
-    """Cathode planes along the drift axis, mm: charge does not drift through one."""
+    """Positions of the cathode planes along the drift axis, mm: charge does not drift through one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -51,7 +51,7 @@ class Detector(Settings):
         low, high = self.box_mm[self.drift]
         for name, planes in (("anodes_mm", self.anodes_mm), ("cathodes_mm", self.cathodes_mm)):
             if list(planes) != sorted(set(planes)):
-                raise ValueError(f"{name} must rise and name each plane once")
+                raise ValueError(f"{name} must increase and name each plane once")
             outside = [plane for plane in planes if not low <= plane <= high]
             if outside:
                 raise ValueError(f"{name} has {outside[0]:g} mm, outside {self.drift_axis}_mm = [{low:g}, {high:g}]")
@@ -80,7 +80,7 @@ class Detector(Settings):
     def display_shape(self, pixel_mm: float) -> tuple[int, int, int]:
         """Number of pixels of an event display along x, y, z.
 
-        A pixel must hold whole voxels. The last ones reach over the detector where it does not hold whole pixels.
+        A pixel must contain whole voxels. The last pixels may extend beyond the detector.
 
         Raises:
             ValueError: naming the axis that does not fit.
@@ -88,17 +88,22 @@ class Detector(Settings):
         for axis, size in zip("xyz", self.voxel_mm, strict=True):
             if not _is_multiple(pixel_mm, size):
                 raise ValueError(
-                    f"display.pixel_mm ({pixel_mm:g}) is no multiple of the voxel size along {axis} ({size:g} mm)"
+                    f"display.pixel_mm ({pixel_mm:g}) is not a multiple of the voxel size along {axis} ({size:g} mm)"
                 )
         x, y, z = (-(-n // round(pixel_mm / size)) for n, size in zip(self.shape, self.voxel_mm, strict=True))
         return x, y, z
 
 
 def fiducial_box_mm(detector: Detector, margin_mm: float, margin_downstream_mm: float) -> tuple[np.ndarray, np.ndarray]:
-    """Low and high corner, (3,) each, of the active volume less its margins: at the far end in z, and elsewhere.
+    """Low and high corner of the fiducial volume, (3,) each, mm.
+
+    Args:
+        detector: its active volume is reduced by the margins.
+        margin_mm: at all walls but the downstream one.
+        margin_downstream_mm: at the downstream end, high z.
 
     Raises:
-        ValueError: the margins leave nothing.
+        ValueError: the margins leave no volume.
     """
     low, high = np.array(detector.box_mm, dtype=np.float64).T
     low = low + margin_mm
@@ -122,9 +127,9 @@ class Diffusion(Settings):
     longitudinal_mm: Annotated[float, Field(ge=0, allow_inf_nan=False)] = 0.9
     """Width along the drift after 1 m, mm."""
     scaling: Literal["linear", "sqrt"] = "linear"
-    """`linear`: f = d / 1 m, as published read literally. `sqrt`: f = sqrt(d / 1 m), as diffusion goes."""
+    """`linear`: f = d / 1 m, the published text read literally. `sqrt`: f = sqrt(d / 1 m), the law of diffusion."""
     behind_anode: Literal["nearest", "drop"] = "nearest"
-    """Charge in no drift volume (behind the outer anodes): drifts to the `nearest` anode, or is dropped."""
+    """Charge outside all drift volumes (behind the outer anodes): drifts to the `nearest` anode, or is dropped."""
 
     def widths_mm(self, drift_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Longitudinal and transverse width (mm) after each drift distance (mm)."""
@@ -134,21 +139,28 @@ class Diffusion(Settings):
 
 
 def drift_distance_mm(detector: Detector, position_mm: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Distance (mm) from each position along the drift axis to its anode, and whether it lies in a drift volume.
+    """Distance (mm) from each position along the drift axis to its anode, and whether it is in a drift volume.
 
-    Charge drifts to the nearest anode with no cathode in between. Where the nearest plane outwards is the
-    detector's wall rather than a cathode, a position lies behind an outer anode and in no drift volume; its distance
-    is the one to that anode. Without cathodes every position is in a drift volume.
+    Charge drifts to the nearest anode with no cathode in between. A position beyond the outermost plane is behind an
+    outer anode, in no drift volume; its distance is the one to that anode. Without cathodes every position is in a
+    drift volume.
+
+    Args:
+        detector: anodes and cathodes.
+        position_mm: (n,), mm.
+
+    Returns:
+        (n,) float64, mm; (n,) bool.
     """
     x = np.asarray(position_mm, dtype=np.float64)
     anodes = np.asarray(detector.anodes_mm, dtype=np.float64)
     cathodes = np.asarray(detector.cathodes_mm, dtype=np.float64)
-    # (position, anode): the distance, infinite where a cathode stands between
+    # (position, anode): the distance, infinite if a cathode is in between
     distance = np.abs(x[:, None] - anodes)
     low, high = np.minimum(x[:, None], anodes), np.maximum(x[:, None], anodes)
     blocked = ((cathodes > low[..., None]) & (cathodes < high[..., None])).any(axis=-1)
     reachable = np.where(blocked, np.inf, distance)
-    # A geometry may leave a gap between two cathodes without an anode: fall back on the nearest one.
+    # There may be no anode between two cathodes: use the nearest one.
     nearest = np.where(np.isfinite(reachable).any(axis=1), reachable.min(axis=1), distance.min(axis=1))
     if not len(cathodes):
         return nearest, np.ones(len(x), dtype=bool)

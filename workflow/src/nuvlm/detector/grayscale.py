@@ -1,15 +1,15 @@
-"""Energy in a pixel to a grey value, and back."""
+"""Conversion of the energy in a pixel to a grey value, and back."""
 
 import numpy as np
 
 
 def grayscale(energy_mev: np.ndarray, *, transfer: str, white_mev: float, knee_mev: float) -> np.ndarray:
-    """Energy in a pixel (MeV) to a grey value (uint8), black where there is none.
+    """Grey value (uint8) of the energy in each pixel (MeV); a pixel without energy is black.
 
     ``linear``: E / white. ``log``: ln(1 + E / knee) / ln(1 + white / knee), which keeps a minimum-ionising
-    track visible beside the core of a shower. Both are clipped at white (255) and rounded to the nearest value.
+    track visible beside the core of a shower. Both are clipped to 0..1, multiplied by 255 and rounded.
     """
-    # A display is nearly empty, and black where it is.
+    # Most pixels of a display are empty.
     lit = np.flatnonzero(energy_mev != 0)
     energy = energy_mev.reshape(-1)[lit].astype(np.float64)
     if transfer == "log":
@@ -24,7 +24,7 @@ def grayscale(energy_mev: np.ndarray, *, transfer: str, white_mev: float, knee_m
 
 
 def energy_of_grey(*, transfer: str, white_mev: float, knee_mev: float) -> np.ndarray:
-    """(256,) energy in a pixel (MeV) of each grey value: the inverse of :func:`grayscale`, but for rounding."""
+    """(256,) energy in a pixel (MeV) for each grey value: the inverse of :func:`grayscale`, up to rounding."""
     level = np.arange(256) / 255
     if transfer == "log":
         return knee_mev * np.expm1(level * np.log1p(white_mev / knee_mev))

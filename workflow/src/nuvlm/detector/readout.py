@@ -1,7 +1,7 @@
-"""What becomes of charge between the deposit and the pixel, beyond diffusion. All of it is off by default.
+"""Effects on charge other than diffusion: recombination, electron lifetime, dead channels, noise and threshold.
 
-The published system knows diffusion alone (arXiv 2509.08461). What stands here is for studies of how a classifier
-bears a real detector; docs/physics.md discusses each effect.
+All are off by default: the published system has only diffusion (arXiv 2509.08461). They are for studies of a
+classifier's robustness to a real detector; docs/physics.md describes each effect.
 """
 
 from typing import Annotated, Literal
@@ -15,14 +15,14 @@ from nuvlm.detector.geometry import Detector, drift_distance_mm
 ARGON_DENSITY = 1.396
 """Liquid argon, g/cm3 (PDG)."""
 MIP_MEV_PER_CM = 2.1
-"""Energy loss of a minimum-ionising particle, at which the visible energy is the energy."""
+"""Energy loss of a minimum-ionising particle, for which visible and deposited energy are equal."""
 
 NotNegative = Annotated[float, Field(ge=0, allow_inf_nan=False)]
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 
 
 class Recombination(Settings):
-    """Electrons that meet an ion again before the field takes them away: the more, the denser the ionisation.
+    """Recombination of electrons with ions, which increases with the density of ionisation.
 
     Sources: `birks`: ICARUS, S. Amoruso et al., NIM A 523 (2004) 275. `modified_box`: ArgoNeuT, R. Acciarri et al.,
     JINST 8 (2013) P08005.
@@ -33,22 +33,22 @@ class Recombination(Settings):
     """Drift field, kV/cm."""
 
     def survival(self, dedx_mev_cm: np.ndarray) -> np.ndarray:
-        """Share of the electrons that escape, for each energy loss (MeV/cm, positive)."""
+        """Fraction of the electrons that escape recombination, for each energy loss (MeV/cm, positive)."""
         density = dedx_mev_cm / (ARGON_DENSITY * self.field_kv_cm)
         if self.model == "birks":
             return 0.800 / (1 + 0.0486 * density)
         if self.model == "modified_box":
-            # The form was fitted above 1.7 MeV/cm; below its maximum it falls, to nothing, and is held there instead.
+            # Fitted above 1.7 MeV/cm. Below its maximum, at 0.465, the form falls to zero: keep the maximum instead.
             density = np.maximum(0.212 * density, 0.465)
             return np.log(0.93 + density) / density
         return np.ones_like(density)
 
     def visible_energy(self, energy_mev: np.ndarray, length_mm: np.ndarray) -> np.ndarray:
-        """Energy that the charge of each step stands for, MeV, calibrated with minimum-ionising particles.
+        """Visible energy of each step: its charge, calibrated with minimum-ionising particles.
 
         Args:
             energy_mev: (steps,), MeV.
-            length_mm: (steps,), mm. A deposit without length keeps its energy: nothing is known of its density.
+            length_mm: (steps,), mm. A deposit without length keeps its energy, because its density is unknown.
 
         Returns:
             (steps,), MeV: E R(dE/dx) / R(2.1 MeV/cm).
@@ -61,31 +61,30 @@ class Recombination(Settings):
 
 
 class Readout(Settings):
-    """What happens to charge on its way to an anode and in the electronics, voxel by voxel.
+    """Effects on charge on its way to an anode and in the electronics, per voxel.
 
-    A channel is a pixel of the anode, one voxel wide across the drift; a voxel is its charge during the time in which
-    charge drifts by one voxel.
+    A channel is a pixel of the anode, one voxel wide across the drift. A voxel is the charge of its channel during the
+    time in which charge drifts by one voxel.
     """
 
     electron_lifetime_us: Positive | None = None
-    """Electrons are caught by impurities: exp(-t / lifetime) arrive after the drift time t. Null: all arrive."""
+    """Impurities capture electrons: exp(-t / lifetime) arrive after the drift time t. Null: all arrive."""
     drift_velocity_mm_us: Positive = 1.6
     """At 0.5 kV/cm and 87 K (W. Walkowiak, NIM A 449 (2000) 288)."""
     dead_channels: Annotated[float, Field(ge=0, lt=1)] = 0
-    """Share of channels that are never read out, the same ones in all events."""
+    """Fraction of channels that are never read out, the same ones in all events."""
     noise_mev: NotNegative = 0
-    """Standard deviation of Gaussian noise on each voxel that is read out, MeV; a channel without charge is not
-    triggered, hence silent."""
+    """Standard deviation of Gaussian noise on each voxel with charge, MeV; other channels are not triggered."""
     threshold_mev: NotNegative = 0
-    """A voxel with less, after noise, is not read out, MeV."""
+    """A voxel with less energy, after noise, is not read out, MeV."""
     seed: Annotated[int, Field(ge=0)] = 7
-    """Of the dead channels and, with the event's id, of the noise."""
+    """Seed of the dead channels and, with the event's id, of the noise."""
 
 
 class Electronics:
-    """Applies a :class:`Readout` to voxels, in the order in which it happens: drift, dead channels, noise, threshold.
+    """Applies a :class:`Readout` to voxels, in the physical order: drift, noise, threshold, dead channels.
 
-    It acts on voxels before they are smeared: diffusion moves charge by a tenth of a channel at most.
+    It acts before diffusion, which moves charge by a tenth of a channel at most.
 
     Args:
         detector: geometry of the voxels.
@@ -100,7 +99,7 @@ class Electronics:
         time_us = distance / readout.drift_velocity_mm_us
         lifetime = readout.electron_lifetime_us
         self._arrives = np.ones(len(time_us)) if lifetime is None else np.exp(-time_us / lifetime)
-        # A channel belongs to one face of an anode, that is to one drift volume.
+        # A channel is on one face of an anode, that is in one drift volume.
         self._volume = np.searchsorted(np.sort([*detector.anodes_mm, *detector.cathodes_mm]), middle)
         across = tuple(n for axis, n in enumerate(detector.shape) if axis != along)
         shape = (int(self._volume.max()) + 1, *across)
@@ -120,8 +119,8 @@ class Electronics:
         Args:
             x, y, z: (voxels,) index of each voxel, of several events one after the other.
             energy_mev: (voxels,).
-            begins: (events + 1,), where each event's voxels begin, and where the last one's end.
-            event_ids: (events,); noise depends on the event, not on its neighbours.
+            begins: (events + 1,), the first voxel of each event, and the end of the last one.
+            event_ids: (events,); the noise of an event depends only on its id and the seed.
         """
         indices = [x, y, z]
         drift = indices.pop(self._drift)

@@ -1,4 +1,4 @@
-"""The share of a uniform box of charge in each pixel, once it is convolved with a Gaussian."""
+"""The formula of diffusion: the share of a uniform box of charge, convolved with a Gaussian, in each pixel."""
 
 import numpy as np
 from scipy.special import ndtr
@@ -11,15 +11,15 @@ def box_shares(low: np.ndarray, high: np.ndarray, width: np.ndarray, edges: np.n
     F(t) = w / (high - low) (G((t - low) / w) - G((t - high) / w)); without smearing (w = 0) it is the plain ramp.
 
     Args:
-        low, high: (boxes,), same unit as the rest.
+        low, high: (boxes,), in the same unit as the other arguments.
         width: (boxes,) standard deviation; 0 is allowed.
-        edges: (boxes, pixels + 1), rising.
+        edges: (boxes, pixels + 1), increasing.
 
     Returns:
-        (boxes, pixels); what lies beyond the outer edges is missing.
+        (boxes, pixels); charge beyond the outer edges is left out.
     """
     low, high, width = low[:, None], high[:, None], width[:, None]
-    # Below a millionth of the box the Gaussian form only loses digits.
+    # Below a millionth of the box size the Gaussian form only loses precision.
     sharp = width < 1e-6 * (high - low)
     safe = np.where(sharp, 1.0, width)
     smeared = safe / (high - low) * (_antiderivative((edges - low) / safe) - _antiderivative((edges - high) / safe))

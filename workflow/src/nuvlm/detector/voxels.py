@@ -1,7 +1,7 @@
-"""The voxel shard: energy deposits of some hundred events in HDF5, and how deposits become voxels.
+"""Voxel shards: HDF5 files with the energy deposits of some hundred events, and the voxelization of deposits.
 
-The format is described in docs/formats.md. Reading checks every event, so that no later stage meets
-a NaN, an index outside the detector or an event that was cut short.
+docs/formats.md describes the format. Every event is checked when it is read, so that later stages need not expect a
+NaN, an index outside the detector or an incomplete event.
 """
 
 import logging
@@ -24,7 +24,7 @@ logger = logging.getLogger(__name__)
 FORMAT = "nuvlm-voxels"
 VERSION = 1
 MOST_EVENTS, MOST_VOXELS = 10**6, 10**7
-"""Of a shard, and of an event: what claims more is damaged, or made to fill the memory."""
+"""Maximum number of events in a shard, and of voxels in an event. A file with more is damaged or malicious."""
 EVENT_DTYPE = np.dtype(
     [
         ("event_id", "u8"),
@@ -39,13 +39,14 @@ EVENT_DTYPE = np.dtype(
     ]
 )
 PARTICLE_DTYPE = np.dtype([("event_id", "u8"), ("pdg", "i4"), ("kinetic_mev", "f4"), ("momentum_mev", "f4", (3,))])
-"""Table /truth/particles: the final state, one row a particle."""
+"""Table /truth/particles: the final state, one row per particle."""
 MODES = {"unknown": 0, "QE": 1, "MEC": 2, "RES": 3, "DIS": 4, "COH": 5}
+"""Interaction mode -> its number in a voxel shard."""
 
 
 @dataclass(frozen=True)
 class Voxels:
-    """Energy deposits of one event: index of each voxel from the detector's origin (u2), energy in MeV (f4)."""
+    """Energy deposits of one or more events: index of each voxel from the origin (u2), energy in MeV (f4)."""
 
     x: np.ndarray
     y: np.ndarray
@@ -58,7 +59,7 @@ class Voxels:
 
 @dataclass(frozen=True)
 class Event:
-    """One event. The defaults stand for truth that is not known."""
+    """One event. The defaults mean that the truth is unknown."""
 
     event_id: int
     voxels: Voxels
@@ -70,22 +71,23 @@ class Event:
     vertex_mm: tuple[float, float, float] = (float("nan"),) * 3
     mode: int = 0
     truth: Mapping[str, np.ndarray] = field(default_factory=dict)
-    """Rows for the optional /truth tables: name of the table -> structured array with an `event_id` column."""
+    """Rows of the optional /truth tables: name of the table -> structured array with a column `event_id`."""
 
 
 def voxelize(
     detector: Detector, start_mm: np.ndarray, end_mm: np.ndarray, energy_mev: np.ndarray
 ) -> tuple[Voxels, float]:
-    """Share the energy of straight segments over the voxels that they cross, by exact length.
+    """Distribute the energy of straight segments over the voxels that they cross, in proportion to the length in each.
 
     Args:
+        detector: geometry of the voxels.
         start_mm: (segments, 3), mm.
-        end_mm: (segments, 3), mm; equal to the start where the deposit is a point.
+        end_mm: (segments, 3), mm; equal to the start if the deposit is a point.
         energy_mev: (segments,), MeV.
 
     Returns:
-        The voxels, each once, in rising order of x, y, z; and the energy outside the detector, MeV. Together
-        they hold the energy that came in (voxels in float32, so to some 1e-7).
+        The voxels, each once, in increasing order of x, y, z; and the energy outside the detector, MeV. Their sum is
+        the energy of the segments, up to the rounding of float32, about 1e-7.
     """
     low = np.array(detector.origin_mm, dtype=np.float64)
     size = np.array(detector.voxel_mm, dtype=np.float64)
@@ -103,7 +105,7 @@ def voxelize(
 
 @numba.njit(cache=True, inline="always")
 def _bits(n):  # type: ignore[no-untyped-def]
-    """How many bits the numbers below `n` take."""
+    """Number of bits of the largest number below `n`."""
     bits = 0
     while (n - 1) >> bits:
         bits += 1
@@ -114,8 +116,8 @@ def _bits(n):  # type: ignore[no-untyped-def]
 def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-def]
     """Key and energy of every voxel that a segment crosses, and the energy outside.
 
-    The way through the voxels is that of Amanatides and Woo (Eurographics 1987), with the number of steps along each
-    axis known beforehand, so that no rounding leads past the last voxel. A key has the bits of x, y and z side by side.
+    The traversal is the algorithm of Amanatides and Woo (Eurographics 1987). The number of steps along each axis is
+    computed beforehand, so that rounding cannot lead past the last voxel. A key has the bits of x, y and z in turn.
     """
     shift_y = _bits(shape[2])
     shift_x = shift_y + _bits(shape[1])
@@ -150,7 +152,7 @@ def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-
         steps_y = min(max(int((y0 + leave * dy - low[1]) / size[1]), 0), shape[1] - 1) - y
         steps_z = min(max(int((z0 + leave * dz - low[2]) / size[2]), 0), shape[2] - 1) - z
         here = (x << shift_x) | (y << shift_y) | z
-        # Along each axis: t at the next plane (infinite once all are crossed), and from plane to plane.
+        # Along each axis: t at the next plane (infinite when all are crossed), and its step from plane to plane.
         next_x, next_y, next_z = np.inf, np.inf, np.inf
         per_x, per_y, per_z = 0.0, 0.0, 0.0
         if steps_x:
@@ -199,9 +201,9 @@ def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-
 
 @numba.njit(cache=True)
 def _merge(key, share, shape):  # type: ignore[no-untyped-def]
-    """Each voxel once, in rising order, with the sum of its shares: x, y, z (u2) and energy (f4), those above 0.
+    """Each voxel with energy once, in increasing order: x, y, z (u2) and the sum of its shares (f4).
 
-    A stable radix sort, 11 bits a pass: there are many keys and they are small, so it beats np.unique threefold.
+    A stable radix sort with 11 bits per pass: for many small keys it is three times as fast as np.unique.
     """
     shift_y = _bits(shape[2])
     shift_x = shift_y + _bits(shape[1])
@@ -239,7 +241,7 @@ def _merge(key, share, shape):  # type: ignore[no-untyped-def]
 
 
 def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -> int:
-    """Write events to a voxel shard, whole or not at all, and return how many there were.
+    """Write events to a voxel shard, whole or not at all, and return their number.
 
     Raises:
         InputError: an event without voxels, an event id used twice, no event at all, no disk space.
@@ -288,7 +290,7 @@ def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -
 
 
 class VoxelShard:
-    """An open voxel shard, its events checked. See :func:`open_shard`.
+    """An open voxel shard with a checked table of events; see :func:`open_shard`.
 
     Attributes:
         path: the file.
@@ -308,10 +310,10 @@ class VoxelShard:
         return len(self.events)
 
     def truth(self, name: str) -> np.ndarray | None:
-        """The optional table /truth/`name`, None where the shard has no table of that name.
+        """The optional table /truth/`name`; None if the shard does not have it.
 
         Raises:
-            InputError: unreadable bytes, or rows that are not in the file or unpack to more than can be meant.
+            InputError: it is unreadable, incomplete, or unpacks to an implausible size.
         """
         table = self._file.get(f"truth/{name}")
         if not isinstance(table, h5py.Dataset):
@@ -326,20 +328,25 @@ class VoxelShard:
         return rows
 
     def blocks(self, voxels: int = 1_000_000, events: int = 10_000) -> Iterator[tuple[np.ndarray, Voxels, np.ndarray]]:
-        """Yield rows of `events`, all their voxels, and where each one's begin and the last one's end (rows + 1,).
+        """Read the events block by block, in order.
 
-        A block has about `voxels` voxels and at most `events` events, so memory stays flat however large the shard.
-        Every row comes once, in order, but those of bad events where they are skipped.
+        Args:
+            voxels: approximate number of voxels of a block, which limits the memory however large the shard is.
+            events: maximum number of events of a block.
+
+        Yields:
+            Rows of the events, without skipped ones; all their voxels; and (rows + 1,), the first voxel of each event
+            and the end of the last one.
 
         Raises:
-            InputError: unreadable bytes; or an event without voxels, or with too many, with NaN, negative energy, a
-                voxel outside the detector or one twice, unless such events are skipped; or no event that is good.
+            InputError: unreadable bytes; or an event without voxels or with too many, with NaN, a negative energy, a
+                voxel outside the detector or the same voxel twice, unless such events are skipped; or no usable event.
         """
         begins = np.concatenate([[0], np.cumsum(self.events["n_voxels"], dtype=np.int64)])
         skipped: list[str] = []
         row = 0
         while row < len(self.events):
-            if too_many := _too_many_voxels(self.events[row]):  # not even read; in error mode it was refused before
+            if too_many := _too_many_voxels(self.events[row]):  # not read; refused by open_shard unless skipped
                 skipped.append(too_many)
                 row += 1
                 continue
@@ -374,9 +381,9 @@ class VoxelShard:
             )
 
     def _find_bad(self, block: Voxels, rows: np.ndarray, begins: np.ndarray) -> dict[int, str]:
-        """What is wrong with each event that cannot be used, by its row."""
+        """Description of the fault of each event that cannot be used, by its row."""
         faults, voxels = _find_faults(block.x, block.y, block.z, block.energy, begins, *self._shape)
-        # Our own shards rise within an event, where a twin is quick to see; only others are sorted to look for one.
+        # write_shard sorts the voxels of an event, so that a duplicate is quick to find. Other orders need a sort here.
         for event in np.flatnonzero(faults == _UNSORTED):
             span = slice(begins[event], begins[event + 1])
             flat = np.ravel_multi_index((block.x[span].astype(np.int64), block.y[span], block.z[span]), self._shape)
@@ -391,8 +398,8 @@ class VoxelShard:
             )
         if bad and self._on_bad_event == "error":
             raise InputError(
-                f"{self.path}: {next(iter(bad.values()))}. Mend the program that wrote the file, leave the event out, "
-                "or set input.on_bad_event to skip."
+                f"{self.path}: {next(iter(bad.values()))}. Correct the program that wrote the file, leave the event "
+                "out, or set input.on_bad_event to skip."
             )
         return bad
 
@@ -412,7 +419,7 @@ _FAULTS = (
 
 @numba.njit(cache=True)
 def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-untyped-def]
-    """For each event its first fault, as an index of _FAULTS, and the voxel that has it."""
+    """First fault of each event, as an index of _FAULTS, and the voxel with the fault."""
     faults = np.full(len(begins) - 1, _NONE)
     voxels = np.zeros(len(begins) - 1, dtype=np.int64)
     for event in range(len(begins) - 1):
@@ -442,17 +449,17 @@ def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-unt
 
 @contextmanager
 def open_shard(path: str | Path, detector: Detector, on_bad_event: OnBadEvent = "error") -> Iterator[VoxelShard]:
-    """Open a voxel shard for reading and check all but its voxels, which are checked as they are read.
+    """Open a voxel shard for reading. Its table of events is checked here, its voxels when they are read.
 
     Args:
         path: the file.
-        detector: the geometry that it must have.
-        on_bad_event: what :meth:`VoxelShard.blocks` does with an event that cannot be used: ``error``, or ``skip``.
+        detector: the expected geometry.
+        on_bad_event: whether an event that cannot be used is an error, or skipped by :meth:`VoxelShard.blocks`.
 
     Raises:
-        InputError: missing, empty, truncated, altered or foreign file; another version; another geometry than
-            `detector`; an event id twice; rows that do not describe the voxels. The message names the file, the event
-            and the remedy.
+        InputError: the file is missing, empty, truncated, altered or not a voxel shard; has another version or
+            another geometry; has an event id twice, or events that do not match the voxels. The message names the
+            file, the event and the remedy.
     """
     path = Path(path)
     if not path.is_file():
@@ -476,16 +483,17 @@ def open_shard(path: str | Path, detector: Detector, on_bad_event: OnBadEvent = 
 def _too_many_voxels(event: np.void) -> str | None:
     if event["n_voxels"] <= MOST_VOXELS:
         return None
-    return f"event {event['event_id']} has {event['n_voxels']} voxels; {MOST_VOXELS} are the most"
+    return f"event {event['event_id']} has {event['n_voxels']} voxels; the maximum is {MOST_VOXELS}"
 
 
 def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: OnBadEvent) -> np.ndarray:
+    """The table of events as EVENT_DTYPE, after the checks of :func:`open_shard`."""
     found = file.attrs.get("format")
     found = found.decode(errors="replace") if isinstance(found, bytes) else found  # as C programs write it
     if found != FORMAT:
         raise InputError(
-            f"{path}: no voxel shard (its attribute 'format' is {found!r}, not {FORMAT!r}). "
-            "Set input.source to what the file is, or convert it (docs/formats.md)."
+            f"{path}: not a voxel shard (its attribute 'format' is {found!r}, not {FORMAT!r}). "
+            "Set input.source to the format of the file, or convert it (docs/formats.md)."
         )
     version = file.attrs.get("version")
     if version != VERSION:
@@ -506,7 +514,7 @@ def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: 
     for name in ("events", "voxels/x", "voxels/y", "voxels/z", "voxels/energy"):
         if not isinstance(file.get(name), h5py.Dataset):
             raise InputError(
-                f"{path}: there is no table /{name}. Mend the program that wrote the file (docs/formats.md)."
+                f"{path}: there is no table /{name}. Correct the program that wrote the file (docs/formats.md)."
             )
     check_dataset(path, file["events"], at_once=True)
     for name in ("x", "y", "z", "energy"):
@@ -514,7 +522,7 @@ def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: 
         check_dataset(path, column)
         if column.ndim != 1 or column.dtype.kind not in ("iuf" if name == "energy" else "iu"):
             raise InputError(
-                f"{path}: /voxels/{name} is {column.dtype} {column.shape}. Mend the program that wrote the file "
+                f"{path}: /voxels/{name} is {column.dtype} {column.shape}. Correct the program that wrote the file "
                 "(docs/formats.md)."
             )
     lengths = {name: len(file[f"voxels/{name}"]) for name in ("x", "y", "z", "energy")}
@@ -527,14 +535,14 @@ def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: 
         raise InputError(f"{path}: /events has no column {', '.join(missing)} (docs/formats.md lists them).")
     if len(file["events"]) > MOST_EVENTS:
         raise InputError(
-            f"{path}: the shard holds {len(file['events'])} events; {MOST_EVENTS} are the most. Cut it in several."
+            f"{path}: the shard has {len(file['events'])} events; the maximum is {MOST_EVENTS}. Split it into several."
         )
     table = file["events"][:]
     events = np.zeros(len(table), dtype=EVENT_DTYPE)
     for name in EVENT_DTYPE.names or ():
         events[name] = table[name]
     if not len(events):
-        raise InputError(f"{path}: the shard holds no event. Take it out of input.files.")
+        raise InputError(f"{path}: the shard has no events. Remove it from input.files.")
     ids, counts = np.unique(events["event_id"], return_counts=True)
     if (counts > 1).any():
         raise InputError(f"{path}: event {ids[counts > 1][0]} occurs twice. Event ids must differ within a shard.")

@@ -173,7 +173,7 @@ def _script() -> Markup:
 
 def _figure(path: Path) -> Markup:
     """An SVG of ``draw_figures``, whose text matplotlib has escaped, for embedding."""
-    return Markup(verify(path, "figure", ours=True).decode())
+    return Markup(verify(path, "figure", require_seal=True).decode())
 
 
 def environment() -> Environment:

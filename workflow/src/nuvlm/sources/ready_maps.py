@@ -124,6 +124,8 @@ class PixelMapWriter(Settings):
             table = _table(rows)
             out.append("event_id", table["event_id"].to_numpy())
             out.append("corner_mm", np.full((len(table), 3), np.nan))
+            for name in ("visible_energy", "edge_energy"):
+                out.append(name, np.full(len(table), np.nan))
             # Inside the block of the store, so that neither output appears without the other.
             write_table(self.truth, table)
         if bad:
@@ -229,7 +231,7 @@ def _table(rows: list[tuple[object, ...]]) -> pd.DataFrame:
     )
     # Columns that need deposits in space.
     table["n_voxels"] = pd.Series(pd.NA, index=table.index, dtype="UInt32")
-    for column in ("vertex_x_mm", "vertex_y_mm", "vertex_z_mm", "visible_energy"):
+    for column in ("vertex_x_mm", "vertex_y_mm", "vertex_z_mm"):
         table[column] = np.nan
     return table
 

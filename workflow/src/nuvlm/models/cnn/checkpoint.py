@@ -33,7 +33,7 @@ def read_checkpoint(path: Path, fingerprint: dict[str, Any], device: torch.devic
     Raises:
         InputError: the file is damaged, holds anything but tensors and plain values, or belongs to another training.
     """
-    content = verify(path, "checkpoint", ours=True)[: -len(SEAL)]
+    content = verify(path, "checkpoint", require_seal=True)[: -len(SEAL)]
     try:
         state: dict[str, Any] = torch.load(io.BytesIO(content), map_location=device, weights_only=True)
         found = dict(state["fingerprint"])
