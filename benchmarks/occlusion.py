@@ -3,7 +3,8 @@
     python benchmarks/occlusion.py [--events 800] [--pixel 50]
 
 Voxels do not know their particle, but GEANT4 does: events are simulated with a separate seed, and the energy of shower,
-track and rest is counted in the pixels that nuvlm.models.vlm.occlusion sets to black. Prints a table and writes results/occlusion.json beside this file.
+track and rest is counted in the pixels that nuvlm.models.vlm.occlusion sets to black.
+Prints a table and writes results/occlusion.json beside this file.
 """
 
 import argparse
