@@ -366,7 +366,7 @@ def test_files_that_are_no_whole_larndsim_files(tmp_path, detector):
         convert(path, detector)
     with h5py.File(path, "w") as file:
         file["segments"] = np.zeros(3)
-    with pytest.raises(InputError, match="no table with named columns"):
+    with pytest.raises(InputError, match="has no named columns"):
         convert(path, detector)
 
 
