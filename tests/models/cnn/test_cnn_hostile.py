@@ -241,7 +241,7 @@ def test_weights_of_another_width_are_refused_with_both(own):
     train(own, "wide", max_epochs=1, width=0.5)
     shutil.copy(own / "wide/model.safetensors", own / "cnn")
     renew(own / "cnn")
-    message = r"width 0\.25 and 2 views: these weights are of width 0\.5,.*Remove .*/cnn and rerun"
+    message = r"width 0\.25 and 2 views: the weights have width 0\.5,.*Remove .*/cnn and rerun"
     with pytest.raises(InputError, match=message):
         classify(own)
     with pytest.raises(InputError, match=message):
@@ -252,7 +252,7 @@ def test_weights_of_another_width_are_refused_with_both(own):
 
 def test_weights_of_a_network_for_other_views_or_of_none_are_refused(own):
     rewrite(own / "cnn", lambda card: card.update(views=3))
-    with pytest.raises(InputError, match=r"3 views: these weights are of width 0\.25, and trunk\.0.* is \("):
+    with pytest.raises(InputError, match=r"3 views: the weights have width 0\.25, and trunk\.0.* is \("):
         load_cnn(own / "cnn", CPU)
     reweigh(own / "cnn", lambda weights: (weights.clear(), weights.update(hello=torch.zeros(2))))
     with pytest.raises(InputError, match=r"model\.safetensors: does not fit the network"):
