@@ -259,7 +259,7 @@ def test_weights_of_a_network_for_other_views_or_of_none_are_refused(own):
         load_cnn(own / "cnn", CPU)
     (own / "cnn/model.safetensors").write_bytes(b"\xff" * 100)
     renew(own / "cnn")
-    with pytest.raises(InputError, match=r"model\.safetensors: no weights that can be read"):
+    with pytest.raises(InputError, match=r"model\.safetensors: unreadable weights"):
         load_cnn(own / "cnn", CPU)
 
 
