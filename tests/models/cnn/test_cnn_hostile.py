@@ -266,7 +266,7 @@ def test_weights_of_a_network_for_other_views_or_of_none_are_refused(own):
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(own, value):
     reweigh(own / "cnn", lambda weights: weights["head.0.weight"][3].fill_(value))
-    message = r"model\.safetensors: 1 of \d+ arrays of weights \(first: head\.0\.weight\).*lower learning rate"
+    message = r"model\.safetensors: 1 of \d+ weight arrays \(first: head\.0\.weight\).*lower learning rate"
     with pytest.raises(InputError, match=message):
         classify(own)
     with pytest.raises(InputError, match=message):
