@@ -234,7 +234,7 @@ def test_weights_of_another_width_are_refused_with_both(own):
     train(own, "wide", max_epochs=1, width=0.5)
     shutil.copy(own / "wide/model.safetensors", own / "cnn")
     renew(own / "cnn")
-    message = r"width 0\.25 and 2 views: these weights are of width 0\.5,.*Remove .*/cnn and rerun"
+    message = r"width 0\.25 and 2 views: the weights have width 0\.5,.*Remove .*/cnn and rerun"
     with pytest.raises(InputError, match=message):
         classify(own)
     with pytest.raises(InputError, match=message):
@@ -245,21 +245,21 @@ def test_weights_of_another_width_are_refused_with_both(own):
 
 def test_weights_of_a_network_for_other_views_or_of_none_are_refused(own):
     rewrite(own / "cnn", lambda card: card.update(views=3))
-    with pytest.raises(InputError, match=r"3 views: these weights are of width 0\.25, and trunk\.0.* is \("):
+    with pytest.raises(InputError, match=r"3 views: the weights have width 0\.25, and trunk\.0.* is \("):
         load_cnn(own / "cnn", CPU)
     reweigh(own / "cnn", lambda weights: (weights.clear(), weights.update(hello=torch.zeros(2))))
     with pytest.raises(InputError, match=r"model\.safetensors: does not fit the network"):
         load_cnn(own / "cnn", CPU)
     (own / "cnn/model.safetensors").write_bytes(b"\xff" * 100)
     renew(own / "cnn")
-    with pytest.raises(InputError, match=r"model\.safetensors: no weights that can be read"):
+    with pytest.raises(InputError, match=r"model\.safetensors: unreadable weights"):
         load_cnn(own / "cnn", CPU)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(own, value):
     reweigh(own / "cnn", lambda weights: weights["head.0.weight"][3].fill_(value))
-    message = r"model\.safetensors: 1 of \d+ arrays of weights \(first: head\.0\.weight\).*lower learning rate"
+    message = r"model\.safetensors: 1 of \d+ weight arrays \(first: head\.0\.weight\).*lower learning rate"
     with pytest.raises(InputError, match=message):
         classify(own)
     with pytest.raises(InputError, match=message):
