@@ -148,10 +148,10 @@ def test_an_event_is_always_put_in_the_same_words(words: Rationales) -> None:
         ({"numbers": []}, "numbers: "),
         ({"numbers": [5]}, "numbers.0: "),
         ({"track": {"write": []}}, "track.write: "),
-        ({"track": {"write": ["A track {leaves}."]}}, "'A track {leaves}.' is not understood"),
+        ({"track": {"write": ["A track {leaves}."]}}, "'A track {leaves}.' does not parse"),
         ({"no_gap": {"write": ["It starts 0 cm from the vertex."]}}, "no_gap: 'It starts 0 cm from"),
         ({"stays": ["leaves the detector"]}, "does not parse to its own claims"),
-        ({"shower": {"write": ["It has {enery}."]}}, "shower: 'It has {enery}.' is not understood"),
+        ({"shower": {"write": ["It has {enery}."]}}, "shower: 'It has {enery}.' does not parse"),
         ({"pi0": {"write": ["a pi0"]}}, "pi0: "),
     ],
 )  # fmt: skip
