@@ -15,6 +15,7 @@ import yaml
 from pydantic import BaseModel
 from snakemake.utils import update_config
 
+from nuvlm.models.table import FAMILIES
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow.config import Config
 from nuvlm.workflow.plan import jobs_by_rule, requests
@@ -27,6 +28,11 @@ SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_sh
 TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}"]
 PARTS = 2
 CNNS = 2
+# Rules of the families of models, from the table.
+TRAIN = " ".join(family.training_rule for family in FAMILIES.values())
+CLASSIFY = " ".join(f"classify_{name}" for name in FAMILIES)
+EXPLAIN = " ".join(f"explain_{name}" for name, family in FAMILIES.items() if family.explains)
+NUMBER = {name: len(section.model_names(name)) for name, section in Config().families.items()}
 # Jobs of a rule in the demo.
 JOBS = {
     "simulate_events": SHARDS,
@@ -34,15 +40,10 @@ JOBS = {
     "crop_displays": SHARDS,
     "list_events": 1,
     "build_base_model": 1,
-    "train_cnn": CNNS,
     "export_cnn": CNNS,
-    "train_bdt": 1,
-    "finetune_vlm": 1,
-    "classify_cnn": CNNS * PARTS,
-    "classify_bdt": PARTS,
-    "classify_vlm": PARTS,
-    "explain_cnn": CNNS * PARTS,
-    "explain_vlm": PARTS,
+    **{family.training_rule: NUMBER[name] for name, family in FAMILIES.items()},
+    **{f"classify_{name}": NUMBER[name] * PARTS for name in FAMILIES},
+    **{f"explain_{name}": NUMBER[name] * PARTS for name, family in FAMILIES.items() if family.explains},
     "evaluate": 1,
     "draw_figures": 1,
     "collect_events": 1,
@@ -53,19 +54,19 @@ JOBS = {
 FEEDS = {
     "simulate_events": "smear_and_downsample list_events",
     "smear_and_downsample": "crop_displays collect_events",
-    "crop_displays": "list_events train_cnn train_bdt finetune_vlm",
-    "list_events": "train_cnn train_bdt finetune_vlm evaluate collect_events",
+    "crop_displays": f"list_events {TRAIN}",
+    "list_events": f"{TRAIN} evaluate collect_events",
     "build_base_model": "finetune_vlm classify_vlm explain_vlm",
-    "train_cnn": "export_cnn classify_cnn explain_cnn draw_figures write_report",
     "export_cnn": "classify_cnn",
-    "train_bdt": "classify_bdt draw_figures write_report",
-    "finetune_vlm": "classify_vlm explain_vlm draw_figures write_report",
+    **{
+        family.training_rule: f"classify_{name} draw_figures write_report"
+        + (f" explain_{name}" if family.explains else "")
+        + (" export_cnn" if name == "cnn" else "")
+        for name, family in FAMILIES.items()
+    },
     # Which events are explained depends on the predictions of all models.
-    "classify_cnn": "explain_cnn explain_vlm evaluate collect_events write_report",
-    "classify_bdt": "explain_cnn explain_vlm evaluate collect_events write_report",
-    "classify_vlm": "explain_cnn explain_vlm evaluate collect_events write_report",
-    "explain_cnn": "evaluate collect_events",
-    "explain_vlm": "evaluate collect_events",
+    **dict.fromkeys(CLASSIFY.split(), f"{EXPLAIN} evaluate collect_events write_report"),
+    **dict.fromkeys(EXPLAIN.split(), "evaluate collect_events"),
     "evaluate": "draw_figures write_report",
     "draw_figures": "write_report",
     "collect_events": "write_report",
@@ -149,6 +150,7 @@ def test_nothing_is_there_so_everything_runs(checkout):
 
 
 # Section of the configuration -> a change in it, and the rules that depend on it. The report shows all settings.
+LISTED = ("cnn", "bdt", "vlm")
 SECTIONS = {
     "run": ("run=other", " ".join(JOBS)),
     "models_from": ("models_from=demo", None),  # another DAG: see below
@@ -173,7 +175,9 @@ SECTIONS = {
     "vlm.finetune.lora": ("vlm={finetune: {lora: {r: 4}}}", "finetune_vlm"),
     "vlm.classify": ("vlm={classify: {temperature: 1.0}}", "classify_vlm"),
     "vlm.explain": ("vlm={explain: {max_new_tokens: 9}}", "explain_vlm"),
-    "report": ("report={explain: 9}", "explain_cnn explain_vlm"),
+    "report": ("report={explain: 9}", EXPLAIN),
+    # A family that has no line of its own.
+    **{name: (f"{name}={{seed: 8}}", family.training_rule) for name, family in FAMILIES.items() if name not in LISTED},
 }
 
 
@@ -224,14 +228,13 @@ def test_a_changed_recipe_trains_only_its_cnn(finished, recipe):
 
 def test_a_recipe_left_out_or_added_concerns_no_other_cnn(finished):
     # with other models other events are explained
-    explain = after("explain_cnn explain_vlm evaluate draw_figures collect_events write_report")
+    explain = after(f"{EXPLAIN} evaluate draw_figures collect_events write_report")
     without = explain | {"explain_cnn": PARTS}
     assert planned(finished, *TINY, "cnn={recipes: {published: null}}") == without
     new = {"train_cnn": 1, "export_cnn": 1, "classify_cnn": PARTS, "explain_cnn": 3 * PARTS}
     assert planned(finished, *TINY, "cnn={recipes: {wide: {batch_size: 8}}}") == explain | new
 
 
-CLASSIFY = "classify_cnn classify_bdt classify_vlm"
 PACKAGE = Path("workflow/src/nuvlm")
 
 

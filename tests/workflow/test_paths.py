@@ -3,6 +3,7 @@
 import pytest
 
 from nuvlm.base.errors import InputError
+from nuvlm.models.table import FAMILIES, family_name, family_of
 from nuvlm.models.vlm.settings import VlmSettings
 from nuvlm.workflow.config import Config
 from nuvlm.workflow.paths import check_models, store_files
@@ -53,7 +54,7 @@ def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch
     monkeypatch.chdir(tmp_path)
     other = Config(models_from="other", cnn={"classify_backend": "onnx"})
     trained = tmp_path / "results" / "other" / "models"
-    for model in ("cnn_tuned", "vlm", "bdt"):
+    for model in set(Config().models) - {"cnn_published"}:
         (trained / model).mkdir(parents=True)
         (trained / model / "training.json").touch()
     with pytest.raises(InputError, match=r"no finished model in results/other/models \(cnn_published missing\)"):
@@ -69,11 +70,12 @@ def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch
 
 
 def test_each_recipe_is_a_model_in_the_order_of_the_report():
-    assert Config().models == ("cnn_published", "cnn_tuned", "bdt", "vlm")
-    assert Config().explained_models == ("cnn_published", "cnn_tuned", "vlm")
+    assert [family_name(model) for model in dict.fromkeys(map(family_name, Config().models))] == list(FAMILIES)
+    assert Config().models[:2] == ("cnn_published", "cnn_tuned")
+    assert Config().explained_models == tuple(model for model in Config().models if family_of(model).explains)
     assert Config(report={"explain": 0}).explained_models == ()
     one = Config(cnn={"recipes": {"published": None, "tuned": {}, "wide": None}})
-    assert one.models == ("cnn_tuned", "bdt", "vlm")
+    assert [model for model in one.models if family_name(model) == "cnn"] == ["cnn_tuned"]
 
 
 def test_fetched_models_of_other_revisions_or_tiles_lie_apart():

@@ -15,11 +15,12 @@ import zarr
 from nuvlm.dataset.event_table import read_events
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import open_shard
+from nuvlm.workflow.config import Config
 from paths import REPOSITORY, SHARED
 from tiny_run import snakemake
 
 pytestmark = pytest.mark.workflow
-MODELS = ("cnn_published", "cnn_tuned", "bdt", "vlm")
+MODELS = Config().models
 CONDITIONS = ("nominal", "half_resolution")
 
 
@@ -99,7 +100,7 @@ def test_every_job_has_a_log_and_a_benchmark(results):
     assert logs == timed
     # shards, the event table, models and exports, predictions, explanations (one a part and model), the report
     assert len(logs) == 2 * 3 + 1 + 7 + 2 * (3 + 3 + 3 + 4) + 2 * 3 + 4
-    for log in ("train_cnn/cnn_published", "train_cnn/cnn_tuned", "train_bdt"):
+    for log in ("train_cnn/cnn_published", "train_cnn/cnn_tuned", "train_bdt/bdt"):
         assert "events/s" in (results / f"logs/{log}.log").read_text()
 
 
@@ -160,7 +161,7 @@ def test_another_detector_needs_only_configuration(tiny_run):
         assert file.attrs["shape"].tolist() == [120, 248, 620]
     # one recipe was left out
     scores = json.loads((results / "report/report.json").read_text())["scores"]
-    assert list(scores) == ["cnn_tuned", "bdt", "vlm"]
+    assert list(scores) == [model for model in MODELS if model != "cnn_published"]
     assert scores["cnn_tuned"]["nominal"]["n"] > 0
 
 

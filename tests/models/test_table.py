@@ -1,0 +1,48 @@
+"""Every family in the table of models: its jobs can be looked up, its documentation and its settings are there."""
+
+from pkgutil import resolve_name
+
+import pytest
+import yaml
+
+from nuvlm.models.conditions import PROMPT_CONDITIONS
+from nuvlm.models.table import FAMILIES, conditions_of, family_name, title
+from nuvlm.workflow.config import Config
+from paths import REPOSITORY
+
+CONFIG = Config(**yaml.safe_load((REPOSITORY / "config" / "config.yaml").read_text()))
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_every_job_of_a_family_is_a_function_with_an_environment(name):
+    section = CONFIG.families[name]
+    requests = [section.training(model) for model in section.model_names(name)]
+    requests += [section.classification(), *([section.explanation()] if FAMILIES[name].explains else [])]
+    for request in requests:
+        assert callable(resolve_name(request.run))
+        assert (REPOSITORY / "workflow" / "envs" / f"{request.environment}.yaml").is_file()
+    assert (section.explanation() is None) == (FAMILIES[name].explains is None)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_the_models_of_a_family_are_named_after_it(name):
+    for model in CONFIG.families[name].model_names(name):
+        assert family_name(model) == name
+        assert title(model).startswith(FAMILIES[name].title)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_family_is_documented(name):
+    assert f"| `{name}" in (REPOSITORY / "README.md").read_text()
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_conditions_of_the_prompt_are_for_prompted_models(name):
+    assert conditions_of(name, ("nominal", *PROMPT_CONDITIONS)) == [
+        "nominal", *(PROMPT_CONDITIONS if FAMILIES[name].prompted else ()),
+    ]  # fmt: skip
+
+
+def test_a_model_of_no_family_has_a_title_and_no_prompt():
+    assert title("vit_small") == "VIT small"
+    assert conditions_of("vit_small", ("nominal", *PROMPT_CONDITIONS)) == ["nominal"]
