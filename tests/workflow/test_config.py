@@ -65,7 +65,7 @@ def test_a_renamed_key_names_its_successor():
 
 
 MISTAKES = {
-    "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: cnn, bdt, vlm, run,"),
+    "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: .*run,"),
     "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: width"),
     "unknown key in a recipe": (
         {"cnn": {"recipes": {"tuned": {"rate": 1}}}},
@@ -80,10 +80,10 @@ MISTAKES = {
         {"cnn": {"recipes": {"tuned": {"optimizer": "adam", "weight_decay": 0.1}}}},
         "weight_decay has no effect with optimizer 'adam'",
     ),
-    "no recipe left": ({"cnn": {"recipes": {"published": None}}}, "cnn: recipes: none is left"),
+    "no recipe left": ({"cnn": {"recipes": {"published": None}}}, "cnn: recipes: all are null"),
     "recipe of no name": ({"cnn": {"recipes": {"With-Dash": {}}}}, r"cnn.recipes.With-Dash.*a-z0-9_"),
     "recipe named as an export": ({"cnn": {"recipes": {"tuned_onnx": {}}}}, "'tuned_onnx' ends in _onnx"),
-    "processes without GPUs of their own": ({"cnn": {"gpus": 4}}, r"cnn: gpus \(4\) must be processes \(1\)"),
+    "processes without GPUs of their own": ({"cnn": {"gpus": 4}}, r"cnn: gpus \(4\) must equal processes \(1\)"),
     "wrong type": ({"cnn": {"width": "wide"}}, "cnn.width: .*valid number.*'wide'"),
     "impossible value": ({"cnn": {"dropout": 1.5}}, "cnn.dropout: .*less than 1"),
     "unknown choice": ({"input": {"source": "root"}}, "input.source: .*'simulate', 'voxels'"),
