@@ -231,8 +231,8 @@ def test_prediction_table_round_trip(events, tmp_path):
     p = np.array([[0.2, 0.5, 0.3], [0.1, 0.1, 0.8]])
     path = tmp_path / "0.parquet"
     # A constant in the logarithm of each event's, here a huge one, is no information.
-    told = np.log(p) - np.array([[4000.0], [0.0]])
-    write_predictions(path, events, told, 5.0, np.array([0.05, 0.05]), {"extra": np.arange(2)}, COST)
+    found = np.log(p) - np.array([[4000.0], [0.0]])
+    write_predictions(path, events, found, 5.0, np.array([0.05, 0.05]), {"extra": np.arange(2)}, COST)
     table = read_predictions([path])
     assert table["predicted"].tolist() == ["numu_cc", "nc"]
     sharp = p**5 / (p**5).sum(axis=1, keepdims=True)

@@ -21,7 +21,7 @@ from run_on_disk import sample_of, write_run
 
 
 def drawn(n: int, temperature: float, seed: int = 0) -> Sample:
-    """Events whose class is drawn with the probabilities that `temperature` makes of what is told."""
+    """Events whose class is drawn with the probabilities at `temperature`."""
     rng = np.random.default_rng(seed)
     logits = rng.normal(size=(n, 3))
     p = np.exp(temperature * logits)
@@ -64,22 +64,22 @@ def test_the_fit_finds_the_temperature_that_the_events_were_drawn_with(temperatu
 
 def test_reliability_by_hand() -> None:
     p = np.array([[0.95, 0.05, 0], [0.91, 0, 0.09], [0.4, 0.35, 0.25], [0.2, 0.5, 0.3]])
-    told = reliability(sample_of(np.array([0, 1, 0, 1]), p.argmax(axis=1), p))
-    assert told["accuracy_n"] == [0, 0, 0, 0, 1, 1, 0, 0, 0, 2]
-    assert told["confidence"][4:6] == pytest.approx([0.4, 0.5])
-    assert told["confidence"][9] == pytest.approx(0.93)
-    assert told["accuracy"][9] == 0.5
-    assert told["accuracy"][0] is told["accuracy_interval"][0] is told["confidence"][0] is None
+    result = reliability(sample_of(np.array([0, 1, 0, 1]), p.argmax(axis=1), p))
+    assert result["accuracy_n"] == [0, 0, 0, 0, 1, 1, 0, 0, 0, 2]
+    assert result["confidence"][4:6] == pytest.approx([0.4, 0.5])
+    assert result["confidence"][9] == pytest.approx(0.93)
+    assert result["accuracy"][9] == 0.5
+    assert result["accuracy"][0] is result["accuracy_interval"][0] is result["confidence"][0] is None
 
 
 def test_each_temperature_has_its_diagram() -> None:
     p = np.array([[0.5, 0.25, 0.25]] * 6 + [[0.25, 0.5, 0.25]] * 4)
     sample = sample_of(np.array([0] * 5 + [1] * 5), p.argmax(axis=1), p)
-    told = calibrate(sample, sample)["temperatures"]
+    result = calibrate(sample, sample)["temperatures"]
     # At T = 5 a confidence of 1 / 2 becomes 2^5 / (2^5 + 1 + 1) = 16 / 17.
-    assert told["plain"]["reliability"]["confidence"][5] == 0.5
-    assert told["published"]["reliability"]["confidence"][9] == pytest.approx(16 / 17)
-    (fitted,) = (value for value in told["fitted"]["reliability"]["confidence"] if value is not None)
+    assert result["plain"]["reliability"]["confidence"][5] == 0.5
+    assert result["published"]["reliability"]["confidence"][9] == pytest.approx(16 / 17)
+    (fitted,) = (value for value in result["fitted"]["reliability"]["confidence"] if value is not None)
     assert fitted == pytest.approx(0.9, abs=1e-3), "9 of 10 are right"
 
 
@@ -90,9 +90,9 @@ def test_a_temperature_that_does_not_exist_is_none() -> None:
     assert fit_temperature(wrong) is None
     nothing = sample_of(np.zeros(0, dtype=int), np.zeros(0, dtype=int), np.zeros((0, 3)))
     assert fit_temperature(nothing) is None
-    told = calibrate(nothing, right)["temperatures"]
-    assert told["fitted"] == {"temperature": None, "ece": None, "nll": None, "reliability": None}
-    assert told["plain"]["ece"] == pytest.approx(1 - (0.8 + 0.2 / 3))
+    result = calibrate(nothing, right)["temperatures"]
+    assert result["fitted"] == {"temperature": None, "ece": None, "nll": None, "reliability": None}
+    assert result["plain"]["ece"] == pytest.approx(1 - (0.8 + 0.2 / 3))
     unmeasured = {"temperature": 5, "ece": None, "nll": None, "reliability": None}
     assert calibrate(right, nothing)["temperatures"]["published"] == unmeasured
 
@@ -103,9 +103,9 @@ def test_the_fit_is_made_on_validation_and_measured_on_test(tmp_path: Path) -> N
     results = json.loads((tmp_path / "scores.json").read_text())
     for model, calibration in results["calibration"].items():
         assert calibration["fitted_on"] == sum(results["events"]["validation"].values())
-        told = calibration["temperatures"]
-        assert (told["plain"]["temperature"], told["published"]["temperature"]) == (1, 5)
+        result = calibration["temperatures"]
+        assert (result["plain"]["temperature"], result["published"]["temperature"]) == (1, 5)
         # The tables were written with T = 1.
-        assert told["plain"]["ece"] == pytest.approx(results["scores"][model]["nominal"]["ece"])
-        assert told["published"]["nll"] > told["plain"]["nll"]
-        assert told["fitted"]["temperature"] not in (1, 5)
+        assert result["plain"]["ece"] == pytest.approx(results["scores"][model]["nominal"]["ece"])
+        assert result["published"]["nll"] > result["plain"]["nll"]
+        assert result["fitted"]["temperature"] not in (1, 5)

@@ -105,13 +105,13 @@ def test_errors_and_occlusion_by_hand() -> None:
         rows += [(event, "nominal", said, truth), (event, "text_only", {"track": True, "track_cm": 50}, truth)]
         rows.append((event, "without_track", NEITHER if gone else said | {"track_cm": length / (1 + halved)}, truth))
         rows.append((event, "without_shower", NEITHER if control else said, truth))
-    told = measure(rationale_table(rows), None, seed=1, resamples=200)
-    assert told["n"] == 4
-    assert told["errors"]["track_cm"]["nominal"]["median"] == pytest.approx(0.05)
-    assert told["errors"]["track_cm"]["nominal"]["spread"] == pytest.approx(np.quantile([0, 0.5, 0.4, 0.1], 0.68))
-    assert told["errors"]["track_cm"]["text_only"] == {"n": 4, "median": -0.5, "spread": 0.5}
-    assert told["errors"]["track_cm"]["points"] == [[100, 100], [100, 150], [100, 60], [100, 110]]
-    track, shower = told["occlusion"]["track"], told["occlusion"]["shower"]
+    found = measure(rationale_table(rows), None, seed=1, resamples=200)
+    assert found["n"] == 4
+    assert found["errors"]["track_cm"]["nominal"]["median"] == pytest.approx(0.05)
+    assert found["errors"]["track_cm"]["nominal"]["spread"] == pytest.approx(np.quantile([0, 0.5, 0.4, 0.1], 0.68))
+    assert found["errors"]["track_cm"]["text_only"] == {"n": 4, "median": -0.5, "spread": 0.5}
+    assert found["errors"]["track_cm"]["points"] == [[100, 100], [100, 150], [100, 60], [100, 110]]
+    track, shower = found["occlusion"]["track"], found["occlusion"]["shower"]
     assert (track["taken_out"]["vanished"]["value"], track["control"]["vanished"]["value"]) == (0.5, 0.25)
     assert track["taken_out"]["left"] == pytest.approx(0.25), "the median of 0, 1/2, 0 and 1"
     assert track["difference"] == pytest.approx(0.25)
@@ -152,22 +152,22 @@ def test_what_the_answer_alone_tells_is_not_counted_as_seen() -> None:
     ]
     table = rationale_table(rows)
     table["predicted"] = answers
-    told = measure(table, None, 1, 200)["claims"]
-    assert told["shower"]["right"]["same_label"] == told["shower"]["right"]["nominal"]["value"] == 1
-    assert told["shower"]["right"]["beyond_label"] == 0
-    assert told["shower"]["right"]["chance"] < 0.65
-    assert told["track"]["right"]["same_label"] == pytest.approx(0.5, abs=0.05)
-    low, high = told["track"]["right"]["beyond_label_interval"]
-    assert 0.4 < low < told["track"]["right"]["beyond_label"] < high < 0.6
+    found = measure(table, None, 1, 200)["claims"]
+    assert found["shower"]["right"]["same_label"] == found["shower"]["right"]["nominal"]["value"] == 1
+    assert found["shower"]["right"]["beyond_label"] == 0
+    assert found["shower"]["right"]["chance"] < 0.65
+    assert found["track"]["right"]["same_label"] == pytest.approx(0.5, abs=0.05)
+    low, high = found["track"]["right"]["beyond_label_interval"]
+    assert 0.4 < low < found["track"]["right"]["beyond_label"] < high < 0.6
 
 
 def test_chance_is_the_product_of_how_often_each_is_said_and_true() -> None:
     rows = [(i, "nominal", {"shower": i < 30}, {"shower": i % 2 == 0}) for i in range(100)]
-    told = measure(rationale_table(rows), None, 1, 50)["claims"]["shower"]
-    assert told["precision"]["chance"] == pytest.approx(0.5, abs=0.01)
-    assert told["recall"]["chance"] == pytest.approx(0.3, abs=0.01)
-    assert told["right"]["chance"] == pytest.approx(0.3 * 0.5 + 0.7 * 0.5, abs=0.01)
-    assert told["right"]["text_only"] is told["right"]["difference"] is None
+    found = measure(rationale_table(rows), None, 1, 50)["claims"]["shower"]
+    assert found["precision"]["chance"] == pytest.approx(0.5, abs=0.01)
+    assert found["recall"]["chance"] == pytest.approx(0.3, abs=0.01)
+    assert found["right"]["chance"] == pytest.approx(0.3 * 0.5 + 0.7 * 0.5, abs=0.01)
+    assert found["right"]["text_only"] is found["right"]["difference"] is None
 
 
 @pytest.fixture(scope="module")
@@ -197,11 +197,11 @@ def test_agreement_counts_unreadable_rationales_as_none(run_events: pd.DataFrame
     rows = [(0, "nominal", muon, muon), (1, "nominal", {}, muon), (2, "nominal", muon, muon), (3, "nominal", muon, {})]
     table = rationale_table(rows, predicted="numu_cc").assign(**{"class": "numu_cc"})
     table.loc[2, "predicted"] = "nue_cc"
-    told = measure(table, tree, 1, 50)
-    assert told["agreement"]["nominal"]["value"] == 0.5
-    assert told["readable"]["nominal"]["value"] == 0.75
-    assert (told["tree"]["agreement"]["value"], told["tree"]["agreement"]["n"]) == (2 / 3, 3)
-    assert told["tree"]["accuracy"]["value"] == 1
+    found = measure(table, tree, 1, 50)
+    assert found["agreement"]["nominal"]["value"] == 0.5
+    assert found["readable"]["nominal"]["value"] == 0.75
+    assert (found["tree"]["agreement"]["value"], found["tree"]["agreement"]["n"]) == (2 / 3, 3)
+    assert found["tree"]["accuracy"]["value"] == 1
 
 
 def test_only_test_events_drawn_at_random_count(tmp_path: Path) -> None:
@@ -224,25 +224,25 @@ def test_only_test_events_drawn_at_random_count(tmp_path: Path) -> None:
 
 def test_without_truth_or_training_events_nothing_is_made_up(tmp_path: Path) -> None:
     run = write_run(tmp_path, n=30, labelled=0)
-    told = measure_faithfulness(pd.read_parquet(run.events), write_explanations(run, tmp_path), 1, 50)["vlm"]
-    assert told["n"] == 0
-    assert told["right"]["nominal"] == {"value": None, "interval": None, "n": 0}
-    assert told["occlusion"]["track"]["difference"] is None
-    assert told["tree"]["fitted_on"] is None
+    found = measure_faithfulness(pd.read_parquet(run.events), write_explanations(run, tmp_path), 1, 50)["vlm"]
+    assert found["n"] == 0
+    assert found["right"]["nominal"] == {"value": None, "interval": None, "n": 0}
+    assert found["occlusion"]["track"]["difference"] is None
+    assert found["tree"]["fitted_on"] is None
 
 
 def test_what_the_cnn_loses_is_that_of_test_events_drawn_at_random(tmp_path: Path) -> None:
     run = write_run(tmp_path, n=100)
     stores, _ = write_saliency(run, tmp_path)
     events = pd.read_parquet(run.events)
-    told = measure_saliency(events, stores, 1, 500)
+    found = measure_saliency(events, stores, 1, 500)
     # Every other event was drawn; the map's fall goes from 0.2 to 0.6, the random one's from 0 to 0.2.
     counted = np.flatnonzero((events["split"] == "test").fillna(False) & (np.arange(100) % 2 == 0))
-    assert told is not None
-    assert (told["n"], told["blackened"]) == (len(counted), 0.2)
-    assert told["map"] == pytest.approx(0.2 + 0.4 * counted.mean() / 99)
-    assert told["difference"] == pytest.approx(0.2 + 0.2 * counted.mean() / 99)
-    assert told["difference_interval"][0] < told["difference"] < told["difference_interval"][1]
+    assert found is not None
+    assert (found["n"], found["blackened"]) == (len(counted), 0.2)
+    assert found["map"] == pytest.approx(0.2 + 0.4 * counted.mean() / 99)
+    assert found["difference"] == pytest.approx(0.2 + 0.2 * counted.mean() / 99)
+    assert found["difference_interval"][0] < found["difference"] < found["difference_interval"][1]
     assert measure_saliency(events, [], 1) is None
 
 

@@ -159,7 +159,7 @@ def test_without_truth_nothing_is_scored_and_everything_is_counted(tmp_path: Pat
 
 def test_curves_of_robustness_go_through_pictures_as_they_are(run: Run, results: dict, tmp_path: Path) -> None:
     assert list(results["robustness"]) == ["resolution"]
-    told = {
+    result = {
         model: {
             "nominal": conditions["nominal"],
             "noise_900": conditions["half_resolution"],
@@ -168,7 +168,7 @@ def test_curves_of_robustness_go_through_pictures_as_they_are(run: Run, results:
         }
         for model, conditions in run.predictions.items()
     }
-    evaluate(run.events, told, tmp_path / "scores.json", resamples=300)
+    evaluate(run.events, result, tmp_path / "scores.json", resamples=300)
     found = json.loads((tmp_path / "scores.json").read_text())
     assert {kind: curve["axis"] for kind, curve in found["robustness"].items()} == {
         "noise": "noise of each pixel (keV)",
@@ -193,8 +193,8 @@ def test_conditions_that_are_not_shown_in_full_have_overall_scores_alone(results
         assert ("pi0" in score) == full
         assert ("roc" in score["by_class"]["nc"]) == full
         assert score["auc_interval"] is not None
-    for told in results["comparisons"]:
-        assert ("by_class" in told) == (told["condition"] in ("nominal", "half_resolution"))
+    for result in results["comparisons"]:
+        assert ("by_class" in result) == (result["condition"] in ("nominal", "half_resolution"))
 
 
 def test_disagreement_is_that_of_the_tables(run: Run, results: dict) -> None:
@@ -202,12 +202,12 @@ def test_disagreement_is_that_of_the_tables(run: Run, results: dict) -> None:
     right = pd.DataFrame(
         {"first": first["predicted"] == first["class"], "second": second["predicted"] == second["class"]}
     )
-    told = results["comparisons"][0]
+    result = results["comparisons"][0]
     for name in CLASSES:
         of_class = right[first["class"] == name]
-        assert told["by_class"][name]["only_first"] == int((of_class["first"] & ~of_class["second"]).sum())
-        assert sum(told["by_class"][name].values()) == len(of_class)
-    assert sum(told["by_energy"]["neither"]) == told["neither"]
+        assert result["by_class"][name]["only_first"] == int((of_class["first"] & ~of_class["second"]).sum())
+        assert sum(result["by_class"][name].values()) == len(of_class)
+    assert sum(result["by_energy"]["neither"]) == result["neither"]
 
 
 def _rewrite(path: Path, edit: object) -> None:

@@ -88,11 +88,11 @@ def test_cuts_are_weighted_and_everything_else_is_not(tmp_path: Path) -> None:
         evaluate(run.events, run.predictions, tmp_path / f"{name}.json", resamples=20, spectrum=spectrum)
     plain, weighted = (read_json(tmp_path / f"{name}.json") for name in ("plain", "beam"))
     assert plain["spectrum"] is None
-    told = weighted["spectrum"]
-    assert told["file"] == str(beam)
+    result = weighted["spectrum"]
+    assert result["file"] == str(beam)
     n = weighted["scores"]["cnn"]["nominal"]["n"]
-    assert 0 < told["left_out"] < n
-    assert 1 < told["effective_events"] < n - told["left_out"]
+    assert 0 < result["left_out"] < n
+    assert 1 < result["effective_events"] < n - result["left_out"]
     assert plain["scores"] == weighted["scores"]
     assert plain["cuts"]["cnn"]["nc"]["efficiency"] != weighted["cuts"]["cnn"]["nc"]["efficiency"]
     beam.write_text("energy_gev,weight\n1000,1\n2000,1\n")

@@ -135,7 +135,7 @@ def test_where_the_transfer_is_not_known_grey_is_linear() -> None:
         ("noise_0", "whole number above 0"),
         ("noise_1.5", "unknown condition"),
         ("third_resolution", "unknown condition"),
-        ("dead_101", "'dead_101': 100 is the most"),
+        ("dead_101", "'dead_101': the maximum is 100"),
         ("dead_05", "unknown condition"),
     ],
 )

@@ -282,12 +282,12 @@ def test_where_the_network_looks_lies_at_its_place(page: Any) -> None:
 
 def test_claims_are_marked_right_or_wrong(page: Any, numbers: dict) -> None:
     for event in numbers["gallery"][:8]:
-        told = event["explanations"]["vlm"]
+        result = event["explanations"]["vlm"]
         lists = page.locator("[data-part=explained] .claims")
-        assert lists.count() == sum(bool(one["claims"]) for one in told)
-        assert page.locator("[data-part=explained] details").count() == len(told) - 1
+        assert lists.count() == sum(bool(one["claims"]) for one in result)
+        assert page.locator("[data-part=explained] details").count() == len(result) - 1
         words = lists.first.inner_text()
-        claims = told[0]["claims"]
+        claims = result[0]["claims"]
         assert words.count("✓") == sum(claim["right"] is True for claim in claims)
         assert words.count("✗") == words.count("(true: ") == sum(claim["right"] is False for claim in claims)
         page.click("[data-part=next]")

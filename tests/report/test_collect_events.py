@@ -108,8 +108,8 @@ def test_explained_events_come_with_their_rationales_and_where_the_cnn_looks(tmp
     explained = set(table["event_id"][:40])
     table[table["event_id"].isin(explained)].to_parquet(rationales["vlm"][0])
     saliency, maps = write_saliency(run, tmp_path)
-    told = {"explanations": {"vlm": rationales["vlm"][:1]}, "saliency": {"cnn": saliency}, "pixel_maps": maps}
-    collected = _collect(run, tmp_path / "events.json", **told)
+    found = {"explanations": {"vlm": rationales["vlm"][:1]}, "saliency": {"cnn": saliency}, "pixel_maps": maps}
+    collected = _collect(run, tmp_path / "events.json", **found)
     events = pd.read_parquet(run.events).set_index("event_id")
     seen = 0
     for entry in collected["events"]:

@@ -25,7 +25,7 @@ def finished(folder: Path, seed: int = 1, config: dict = CONFIG, skills: dict[st
     provenance = {"date": "2026-01-01T00:00:00+00:00", "commit": "abc", "uncommitted_changes": False, "config": config}
     report = {
         "format": "nuvlm-report",
-        "scores": {model: {key: {} for key in told} for model, told in run.predictions.items()},
+        "scores": {model: {key: {} for key in result} for model, result in run.predictions.items()},
         "cost": dict.fromkeys(skills, cost),
         "provenance": provenance,
     }
@@ -74,14 +74,14 @@ def test_the_same_events_are_paired(tmp_path: Path) -> None:
     found = compare_runs(read_run(one), read_run(other), resamples=400)
     assert found["paired"]
     before, after = accuracies(one, "vlm"), accuracies(one, "cnn_tuned")
-    told = of(found, "vlm")
-    assert told["accuracy"]["first"] == pytest.approx(before.mean())
-    assert told["accuracy"]["second"] == pytest.approx(after.mean())
-    assert told["accuracy"]["difference"] == pytest.approx(after.mean() - before.mean())
-    low, high = told["accuracy"]["difference_interval"]
+    result = of(found, "vlm")
+    assert result["accuracy"]["first"] == pytest.approx(before.mean())
+    assert result["accuracy"]["second"] == pytest.approx(after.mean())
+    assert result["accuracy"]["difference"] == pytest.approx(after.mean() - before.mean())
+    low, high = result["accuracy"]["difference_interval"]
     assert 0 < low < after.mean() - before.mean() < high
-    assert told["mcnemar"]["only_first"] == (after & ~before).sum(), "first is the second run, as in the difference"
-    assert told["mcnemar"]["p_value"] < 0.05
+    assert result["mcnemar"]["only_first"] == (after & ~before).sum(), "first is the second run, as in the difference"
+    assert result["mcnemar"]["p_value"] < 0.05
     spread = np.std(after.astype(float) - before) / np.sqrt(len(before))
     assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.15)
     assert found["only_first"] == [["vlm", "labels_permuted"]]
@@ -98,11 +98,11 @@ def test_other_events_of_the_same_names_are_not_paired(tmp_path: Path) -> None:
     one, other = finished(tmp_path / "a"), finished(tmp_path / "b", seed=2)
     found = compare_runs(read_run(one), read_run(other), resamples=400)
     assert not found["paired"]
-    told = of(found, "vlm")
-    assert told["mcnemar"] is None
+    result = of(found, "vlm")
+    assert result["mcnemar"] is None
     a, b = accuracies(one, "vlm"), accuracies(other, "vlm")
     assert found["n"] == {"first": len(a), "second": len(b)}
-    low, high = told["accuracy"]["difference_interval"]
+    low, high = result["accuracy"]["difference_interval"]
     spread = np.sqrt(a.var() / len(a) + b.var() / len(b))
     assert high - low == pytest.approx(2 * 1.96 * spread, rel=0.15)
     assert low < b.mean() - a.mean() < high

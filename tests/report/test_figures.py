@@ -105,11 +105,11 @@ def test_axes_have_units(figures: Path) -> None:
 
 
 def test_levels_of_degradation_are_on_the_axis(run: Run, tmp_path: Path) -> None:
-    told = {
+    found = {
         model: {"nominal": of["nominal"], "noise_900": of["half_resolution"], "dead_20": of["blank"]}
         for model, of in run.predictions.items()
     }
-    evaluate(run.events, told, tmp_path / "scores.json", resamples=50)
+    evaluate(run.events, found, tmp_path / "scores.json", resamples=50)
     draw_figures(tmp_path / "scores.json", run.training, tmp_path)
     texts = _texts(tmp_path / figure_name("robustness"))
     assert {"noise of each pixel (keV)", "900", "dead channels (%)", "20", "accuracy", "CNN", "VLM"} <= set(texts)

@@ -137,9 +137,9 @@ def test_temperatures_are_on_the_page(report: tuple[str, dict]) -> None:
     html, numbers = report
     section = " ".join(Page(html.split("<h3>Temperature</h3>")[1].split("</section>")[0].join(["<a>", "</a>"])).text)
     for of_model in numbers["calibration"].values():
-        for told in of_model["temperatures"].values():
-            assert f"{told['ece']:.3f}" in section
-            assert f"{told['nll']:.3f}" in section
+        for result in of_model["temperatures"].values():
+            assert f"{result['ece']:.3f}" in section
+            assert f"{result['nll']:.3f}" in section
 
 
 def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
@@ -285,21 +285,21 @@ def explained(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
 
 def test_what_rationales_are_worth_is_on_the_page(explained: tuple[str, dict]) -> None:
     html, numbers = explained
-    told = numbers["explanations"]["vlm"]
+    result = numbers["explanations"]["vlm"]
     page = Page(html)
     assert page.unlabelled == 0
     assert {anchor[1:] for anchor in page.anchors if "=" not in anchor} <= set(page.ids)
     section = html.split('<section id="explanations">')[1].split("</section>")[0]
     text = " ".join(" ".join(Page(f"<a>{section}</a>").text).split())
-    for claim in told["claims"].values():
+    for claim in result["claims"].values():
         for share in claim.values():
             for shown in (share["nominal"], share["text_only"]):
                 if shown["n"] and share is not claim["made"]:
                     assert f"{100 * shown['value']:.1f} %" in text
-    for what in told["occlusion"].values():
+    for what in result["occlusion"].values():
         assert f"{100 * what['difference']:.1f}" in text
-    assert f"{100 * told['agreement']['chance']:.1f} %" in text
-    assert f"{100 * told['errors']['track_cm']['nominal']['spread']:.0f} %" in text
+    assert f"{100 * result['agreement']['chance']:.1f} %" in text
+    assert f"{100 * result['errors']['track_cm']['nominal']['spread']:.0f} %" in text
     assert f"a difference of {numbers['saliency']['cnn']['difference']:.3f}" in text
 
 
@@ -334,9 +334,9 @@ def test_claims_are_marked_and_words_are_harmless(explained: tuple[str, dict]) -
     data = events_data(html)
     assert len(data["events"]) == len(numbers["gallery"])
     for event, shown in zip(numbers["gallery"], data["events"], strict=True):
-        told, drawn = event["explanations"]["vlm"], shown["explanations"][0]["rationales"]
-        assert [one["text"] for one in drawn] == [one["rationale"] for one in told]
-        for claims, words in ((one["claims"], two["claims"]) for one, two in zip(told, drawn, strict=True)):
+        result, drawn = event["explanations"]["vlm"], shown["explanations"][0]["rationales"]
+        assert [one["text"] for one in drawn] == [one["rationale"] for one in result]
+        for claims, words in ((one["claims"], two["claims"]) for one, two in zip(result, drawn, strict=True)):
             assert [claim["right"] for claim in claims] == [right for _, right, _ in words]
             assert [true is not None for _, _, true in words] == [claim["right"] is False for claim in claims]
     first = [event["explanations"][0]["rationales"][0] for event in data["events"]]
@@ -410,9 +410,11 @@ def test_pixel_maps_made_elsewhere_are_not_given_lengths(
     section = html.split('<section id="events">')[1].split('<section id="cost">')[0]
     assert "axes count pixels" in section
     data = events_data(html)
-    told = re.sub(r"<[^>]+>", " ", section) + json.dumps([data["scale"]["label"], data["scale"]["note"], data["frame"]])
+    result = re.sub(r"<[^>]+>", " ", section) + json.dumps(
+        [data["scale"]["label"], data["scale"]["note"], data["frame"]]
+    )
     assert not re.findall(
-        r"\bcm\b|MeV|visible|vertex|wall", told + json.dumps([one["facts"] for one in data["events"]])
+        r"\bcm\b|MeV|visible|vertex|wall", result + json.dumps([one["facts"] for one in data["events"]])
     )
     assert ["Eν", f"{collected['events'][0]['nu_energy_gev']:.2f} GeV"] in data["events"][0]["facts"]
 

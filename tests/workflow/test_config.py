@@ -104,7 +104,7 @@ MISTAKES = {
     "unknown condition": ({"conditions": ["nominal", "blurred"]}, "conditions.1: unknown condition 'blurred'"),
     "level beyond all": (
         {"conditions": ["nominal", "dead_200"]},
-        "conditions.1: condition 'dead_200': 100 is the most",
+        "conditions.1: condition 'dead_200': the maximum is 100",
     ),
     "condition twice": ({"conditions": ["nominal", "nominal"]}, "name each once"),
 }

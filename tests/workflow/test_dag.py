@@ -451,7 +451,7 @@ PARTIAL = {
     "snakemake --forcerun results/demo/voxels/sim00002.h5": after("list_events collect_events")
     | {"simulate_events": 1, "smear_and_downsample": 1, "crop_displays": 1},
     # One job a part classifies under all conditions.
-    "snakemake --forcerun results/demo/predictions/vlm/half_resolution/{0,1}.parquet": after("classify_vlm"),
+    "snakemake --forcerun results/demo/predictions/vlm/blank/{0,1}.parquet": after("classify_vlm"),
     "snakemake predictions --config run=again models_from=demo": {
         **{rule: JOBS[rule] for rule in ("simulate_events", "smear_and_downsample", "crop_displays", "list_events")},
         **{rule: JOBS[rule] for rule in CLASSIFY.split()},

@@ -63,8 +63,8 @@ def test_beam_first_token_and_merged_weights_say_the_same(tuned: Job, tmp_path: 
     np.testing.assert_allclose(merged[columns], plain[columns], atol=1e-3)
     assert (merged["predicted"] == plain["predicted"]).all()
     first = classify(tuned, tmp_path / "first.parquet", decision="first_token")
-    told = first[[f"logp_first_{name}" for name in CLASSES]].to_numpy()
-    assert (first["predicted"] == np.array(CLASSES)[told.argmax(axis=1)]).all()
+    found = first[[f"logp_first_{name}" for name in CLASSES]].to_numpy()
+    assert (first["predicted"] == np.array(CLASSES)[found.argmax(axis=1)]).all()
 
 
 def test_batches_that_do_not_fit_in_memory_are_cut_and_say_the_same(tuned: Job, tmp_path: Path) -> None:

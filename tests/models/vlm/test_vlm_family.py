@@ -80,8 +80,8 @@ def test_scores_and_beams_agree_with_the_plain_pass(
             assert tuple(inputs["input_ids"][0, -len(label) :].tolist()) == label
             with torch.inference_mode():
                 logp = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
-            told = [logp[-len(label) - 1 + j, token].item() for j, token in enumerate(label)]
-            expected[:, i, k] = sum(told), told[0]
+            found = [logp[-len(label) - 1 + j, token].item() for j, token in enumerate(label)]
+            expected[:, i, k] = sum(found), found[0]
     inputs = encode(processor, prompts, pictures, CPU)
     for method in (score, beam):
         joint, first = method(model, dict(inputs), answers)
@@ -102,9 +102,9 @@ def test_both_views_reach_the_answer(
 def test_only_the_answer_is_learnt(job: Job, other: Path, processor: Any) -> None:
     rows = conversations(read_events(job.events), job.stores, load_prompts(job.prompts))
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[2]])
-    told = [processor.tokenizer.decode(row[row != -100]).strip() for row in batch["labels"]]
+    found = [processor.tokenizer.decode(row[row != -100]).strip() for row in batch["labels"]]
     end = family_of(other).end_of_answer
-    assert told == [f"I classify the pixel maps as nue CC{end}", f"I classify the pixel maps as NC{end}"]
+    assert found == [f"I classify the pixel maps as nue CC{end}", f"I classify the pixel maps as NC{end}"]
 
 
 def test_fine_tuned_and_classified_by_config_alone(job: Job, other: Path, tmp_path: Path) -> None:

@@ -48,8 +48,8 @@ def test_a_separator_ends_the_labels_where_rationales_follow(
     for name, label in zip(prompts.labels, answers.labels, strict=True):
         assert tokenizer.decode([*answers.prefix, *label]) == prompts.answer(name, "")
         whole = tokenizer(prompts.answer(name, "The longest track is short."), add_special_tokens=False)["input_ids"]
-        told = [*answers.prefix, *label]
-        assert whole[: len(told)] == told, "the same tokens, whatever follows"
+        found = [*answers.prefix, *label]
+        assert whole[: len(found)] == found, "the same tokens, whatever follows"
     for change in ({"labels": prompts.labels | {"nc": " N.C"}}, {"prefix": "No. I classify as"}):
         with pytest.raises(InputError, match=r"contains '\.', which ends the label"):
             answer_tokens(tokenizer, prompts.model_copy(update=change), separated=True)

@@ -64,8 +64,8 @@ def by_hand(
             assert tuple(inputs["input_ids"][0, begin : begin + len(label)].tolist()) == label
             with torch.inference_mode():
                 logp = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
-            told = [logp[begin - 1 + j, token].item() for j, token in enumerate(label)]
-            joint[i, k], first[i, k] = sum(told), told[0]
+            result = [logp[begin - 1 + j, token].item() for j, token in enumerate(label)]
+            joint[i, k], first[i, k] = sum(result), result[0]
     return joint, first
 
 

@@ -42,7 +42,7 @@ def test_the_loss_is_the_weighted_mean_over_tokens(grounded: Job) -> None:
     settings = grounded.settings.model_copy(update=still | {"global_batch_size": 12, "rationale_loss": 0.3})
     job = grounded.model_copy(update={"settings": settings})
     finetune(job)
-    told = json.loads((job.out / "training.json").read_text())["validation_loss"]
+    found = json.loads((job.out / "training.json").read_text())["validation_loss"]
     processor, prompts = load_processor(job.base), load_prompts(job.prompts)
     events = read_events(job.events)
     events = events[events["split"] == "validation"]
@@ -64,7 +64,7 @@ def test_the_loss_is_the_weighted_mean_over_tokens(grounded: Job) -> None:
         mean = 0.7 * losses[:first].mean() + 0.3 * losses[first:].mean() if explained else losses[:first].mean()
         total += len(positions) * float(mean)
         tokens += len(positions)
-    assert told == pytest.approx(total / tokens, rel=1e-4)
+    assert found == pytest.approx(total / tokens, rel=1e-4)
 
 
 def test_answers_go_on_with_the_truth(grounded: Job, base: Path) -> None:
@@ -73,11 +73,11 @@ def test_answers_go_on_with_the_truth(grounded: Job, base: Path) -> None:
     words, events = load_rationales(grounded.vocabulary), read_events(grounded.events)
     rows = conversations(events, grounded.stores, prompts, words)
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[i] for i in range(6)])
-    told = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
+    found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     rationales = grounded_rationales(events[:6], words)
     assert rationales[5] == "", "an event without truth ends with the separator, like all"
     assert all(rationales[:5])
-    for text, name, rationale in zip(told, events["class"], rationales, strict=False):
+    for text, name, rationale in zip(found, events["class"], rationales, strict=False):
         assert text == prompts.answer(name) + (f". {rationale}" if rationale else ".") + "<|eot_id|>"
     weights = loss_weights(
         batch["labels"], separator=answer_tokens(processor.tokenizer, prompts, separated=True).end, rationale=0.5

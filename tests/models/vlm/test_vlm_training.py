@@ -85,8 +85,8 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
     processor = load_processor(job.base)
     rows = conversations(read_events(job.events), job.stores, load_prompts(job.prompts))
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[1]])
-    told = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
-    assert told == [
+    found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
+    assert found == [
         "I classify the pixel maps as nue CC<|eot_id|>",
         "I classify the pixel maps as numu CC<|eot_id|>",
     ]

@@ -1,7 +1,7 @@
-"""What the classifiers are shown besides the images as they are: the names of conditions, read in one place.
+"""Names of the conditions under which classifiers are tested.
 
-A condition is ``nominal``, a control, or a degradation of a kind and a level: ``noise_200``. How images are degraded
-stands in :mod:`nuvlm.models.degradations`. Nothing heavy is imported: the configuration is checked with it.
+A condition is ``nominal``, a control, or a degradation with a kind and a level: ``noise_200``. :mod:`degradations
+<nuvlm.models.degradations>` applies them to images. Light to import: the configuration is checked with it.
 """
 
 import re
@@ -16,17 +16,17 @@ CONTROLS = ("blank", "labels_permuted")
 PROMPT_CONDITIONS = ("labels_permuted",)
 """Conditions for prompted models only."""
 RESOLUTIONS = {"half_resolution": 2, "quarter_resolution": 4}
-"""How many pixels are averaged along each axis."""
+"""Condition -> pixels averaged along each axis."""
 
 
 class Kind(NamedTuple):
-    """A way in which pictures get worse."""
+    """A kind of degradation."""
 
     nominal: int
-    """Level of pictures as they are."""
-    most: int
+    """Level without degradation."""
+    maximum: int
     axis: str
-    """What a level is, with its unit."""
+    """Label of an axis of levels, with the unit."""
 
 
 KINDS = {
@@ -39,28 +39,28 @@ KINDS = {
 """Kinds of degradation; their levels are in the unit that `axis` names."""
 _LEVELLED = "|".join(kind for kind in KINDS if kind != "resolution")
 PATTERN = rf"^({'|'.join((NOMINAL, *RESOLUTIONS, *CONTROLS))}|({_LEVELLED})_[1-9][0-9]*)$"
-"""Of the names of conditions."""
+"""Regular expression of the names of conditions."""
 
 
 def check_condition(name: str) -> str:
-    """Give back the name of a condition.
+    """Return the name of a condition if it is valid.
 
     Raises:
-        ValueError: there is no such condition, or its level is beyond what is possible.
+        ValueError: unknown condition, or a level above the maximum.
     """
     if not re.fullmatch(PATTERN, name):
         raise ValueError(
-            f"unknown condition {name!r}: there are {', '.join((NOMINAL, *RESOLUTIONS, *CONTROLS))}, and with a level, "
+            f"unknown condition {name!r}; known: {', '.join((NOMINAL, *RESOLUTIONS, *CONTROLS))}, and with a level, "
             "a whole number above 0, noise_{keV}, dead_{percent}, diffusion_{mm}, scale_{percent}"
         )
     found = degradation(name)
-    if found and found[1] > KINDS[found[0]].most:
-        raise ValueError(f"condition {name!r}: {KINDS[found[0]].most} is the most, {KINDS[found[0]].axis}")
+    if found and found[1] > KINDS[found[0]].maximum:
+        raise ValueError(f"condition {name!r}: the maximum is {KINDS[found[0]].maximum}, {KINDS[found[0]].axis}")
     return name
 
 
 def degradation(condition: str) -> tuple[str, int] | None:
-    """Kind and level of a degradation, None of ``nominal`` and the controls: ``noise_200`` is ("noise", 200)."""
+    """Kind and level of a degradation: ``noise_200`` -> ("noise", 200); None for ``nominal`` and the controls."""
     if condition in RESOLUTIONS:
         return "resolution", RESOLUTIONS[condition]
     kind, _, level = condition.rpartition("_")
@@ -68,9 +68,9 @@ def degradation(condition: str) -> tuple[str, int] | None:
 
 
 def shown_in_full(conditions: Iterable[str]) -> list[str]:
-    """The conditions that have all scores and figures: the first one, and those of the published tables.
+    """The conditions with all scores and figures: the first one, and those of the published tables.
 
-    Of the others there are overall scores, and their place in the curves of robustness.
+    The others have overall scores and a point in the robustness curves.
     """
     first, *others = conditions
     return [first, *(name for name in others if name in PUBLISHED)]

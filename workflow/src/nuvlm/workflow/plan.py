@@ -186,14 +186,14 @@ def _on_gpus(config: Config, rule: str) -> bool:
 
 def _nearest(rates: list[Rate], of: str, config: Config, gpus: bool) -> Rate | None:
     """The rate measured at the sizes that are nearest in ratio."""
-    ours = {"pixel_mm": config.display.pixel_mm, "size": config.pixelmap.size}
+    wanted = {"pixel_mm": config.display.pixel_mm, "size": config.pixelmap.size}
     found = [
         rate
         for rate in rates
         if rate.of == of and rate.unit.startswith("GPU") == gpus and rate.source in (None, config.input.source)
     ]
     return min(
-        found, key=lambda rate: sum(abs(math.log(ours[name] / size)) for name, size in rate.at.items()), default=None
+        found, key=lambda rate: sum(abs(math.log(wanted[name] / size)) for name, size in rate.at.items()), default=None
     )
 
 
@@ -334,7 +334,7 @@ def plan_of(values: Mapping[str, Any], events: int | None, events_per_shard: int
         rates: what an event costs.
 
     Raises:
-        InputError: an impossible configuration, or events or files that nothing tells the number of.
+        InputError: an impossible configuration, or an unknown number of events or files.
     """
     config = parse_config(values)
     simulate = config.input.simulate
