@@ -44,6 +44,7 @@ from PIL import Image
 from torch.profiler import ProfilerActivity, profile
 from transformers import (
     AutoConfig,
+    AutoModelForImageTextToText,
     MllamaConfig,
     MllamaForConditionalGeneration,
     MllamaImageProcessorPil,
@@ -123,6 +124,8 @@ def tiny() -> Scale:
 
 class RandomWeights:
     """Replaces reading a checkpoint in transformers: the same loading, with weights drawn on the device."""
+
+    from_config = staticmethod(AutoModelForImageTextToText.from_config)
 
     @staticmethod
     def from_pretrained(base: Path, *, dtype: torch.dtype, **arguments: Any) -> PreTrainedModel:

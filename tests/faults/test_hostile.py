@@ -92,7 +92,7 @@ def test_code_in_a_checkpoint_of_the_vlm_does_not_run(
         (folder / file).unlink()
     write_manifest(folder)
     (folder / FINGERPRINT).write_bytes(fingerprint)
-    with pytest.raises(InputError, match="more than a checkpoint of ours"):
+    with pytest.raises(InputError, match="holds more than tensors and plain values"):
         finetune(job)
     assert not (tmp_path / "pwned").exists()
     assert not job.out.exists()

@@ -10,6 +10,8 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nuvlm.sources.table import SOURCES
+from nuvlm.workflow.config import Config
 from paths import REPOSITORY
 
 WORKFLOW = REPOSITORY / "workflow"
@@ -63,13 +65,21 @@ def test_versions_are_those_of_the_lock(environment):
 
 
 def test_every_rule_has_an_environment_with_all_that_its_script_imports():
-    rules = [match for file in (WORKFLOW / "rules").glob("*.smk") for match in RULE.finditer(file.read_text())]
-    assert {match["script"] for match in rules} == {script.stem for script in (WORKFLOW / "scripts").glob("*.py")}
-    for match in rules:
-        script = WORKFLOW / "scripts" / f"{match['script']}.py"
-        needed = set().union(*map(third_party, files_of(script)))
-        missing = needed - packages(WORKFLOW / "envs" / f"{match['environment']}.yaml")
-        assert not missing, f"{match['environment']}.yaml lacks {missing} for {match['script']}"
+    texts = [file.read_text() for file in (WORKFLOW / "rules").glob("*.smk")]
+    jobs = [(match["script"], match["environment"], "") for text in texts for match in RULE.finditer(text)]
+    for name, section in Config().families.items():
+        training = section.training(section.model_names(name)[0])
+        requests = {"train": training, "classify": section.classification(), "explain": section.explanation()}
+        jobs += [(script, request.environment, request.run) for script, request in requests.items() if request]
+    # Readers of sources are looked up, as the functions of the families are.
+    jobs += [("convert", "cpu", reader) for row in SOURCES.values() for reader in (row.reader, row.writer) if reader]
+    assert {script for script, *_ in jobs} == {script.stem for script in (WORKFLOW / "scripts").glob("*.py")}
+    for script, environment, entry in jobs:
+        files = files_of(WORKFLOW / "scripts" / f"{script}.py")
+        if entry:
+            files |= files_of(WORKFLOW / "src" / f"{entry.split(':')[0].replace('.', '/')}.py")
+        missing = set().union(*map(third_party, files)) - packages(WORKFLOW / "envs" / f"{environment}.yaml")
+        assert not missing, f"{environment}.yaml lacks {missing} for {script} {entry}"
 
 
 def test_the_lock_is_what_is_installed():

@@ -98,8 +98,8 @@ def test_every_job_has_a_log_and_a_benchmark(results):
         path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
     }
     assert logs == timed
-    # shards, the event table, models and exports, predictions, explanations (one a part and model), the report
-    assert len(logs) == 2 * 3 + 1 + 7 + 2 * (3 + 3 + 3 + 4) + 2 * 3 + 4
+    # shards, event table, models and exports; predictions and explanations, a job per model and part; report
+    assert len(logs) == 2 * 3 + 1 + 7 + 2 * 4 + 2 * 3 + 4
     for log in ("train_cnn/cnn_published", "train_cnn/cnn_tuned", "train_bdt/bdt"):
         assert "events/s" in (results / f"logs/{log}.log").read_text()
 

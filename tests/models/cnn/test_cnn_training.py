@@ -322,11 +322,12 @@ def test_a_process_that_is_ended_goes_on_exactly(
 
 @pytest.mark.slow
 def test_two_processes_train_as_one(data: Path) -> None:
-    """With batches that they cannot share equally. Their sums differ in the last bits, which Adam makes larger."""
+    """With batches that they cannot share equally. Each normalises its share of a batch, so losses differ a little."""
     changes = {**FULL, "learning_rate": 1e-4, "batch_size": 9, "max_epochs": 2, "dropout": 0.0}
     one, two = train(data, "one", **changes), train(data, "two", **changes, processes=2)
     assert two["processes"] == 2
-    np.testing.assert_allclose(losses(two), losses(one), rtol=2e-3)
+    np.testing.assert_allclose(losses(two)[:, 0], losses(one)[:, 0], rtol=3e-2)  # of training
+    np.testing.assert_allclose(losses(two)[:, 1:], losses(one)[:, 1:], rtol=2e-3)
     found, expected = (load_file(data / name / "model.safetensors") for name in ("two", "one"))
     assert found.keys() == expected.keys()
     for name in found:

@@ -198,7 +198,10 @@ def test_full_disk_names_the_cache(hub: Hub, tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("config", "message"),
     [
-        ({"model_type": "llava"}, r"lab/tiny \(revision main\): a model of the family 'llava'.*mllama"),
+        (
+            {"model_type": "llava"},
+            r"lab/tiny \(revision main\): family 'llava' are not supported.*mllama",
+        ),
         ({}, r"not the config of a model"),
         ({"model_type": "mllama", "vision_config": {"max_num_tiles": 2}}, r"made for 2 tiles, not 4.*max_tiles"),
         ({"model_type": "idefics3"}, r"made for a varying number of tiles, not 4.*max_tiles to 1, or to null"),
