@@ -13,6 +13,7 @@ SHARED = ("tiny_run", "small_run", "exported_cnn")
 """Session fixtures that take long to make: one worker makes each, and runs all tests that use it."""
 
 
+@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
     """Group the tests for ``--dist loadgroup``: by a shared fixture, or else by file."""
     for item in items:

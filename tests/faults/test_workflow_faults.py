@@ -183,6 +183,7 @@ def shift(folder: Path, days: float) -> None:
             os.utime(file, (time.time() + days * DAY,) * 2)
 
 
+@pytest.mark.long
 def test_clocks_may_jump(own: Path, expected: dict[str, str], tally: Tally) -> None:
     """Results or inputs from the future or the past: whatever runs again, the results are the same."""
     snakemake(own, *CORES, *MAPS)

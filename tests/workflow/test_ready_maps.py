@@ -69,7 +69,9 @@ def write_cvn(folder: Path) -> None:
     [
         # an odd number of pixels has a half, too
         ("png", write_png, ["xz", "yz"], "prompts.yaml", "half_resolution", TUNED),
-        ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal", PUBLISHED),
+        pytest.param(
+            "cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal", PUBLISHED, marks=pytest.mark.long
+        ),
     ],
 )
 def test_all_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition, cnn):

@@ -145,6 +145,7 @@ def test_simulation_does_not_depend_on_how_events_are_cut(tiny_run, results):
             np.testing.assert_array_equal(a[f"voxels/{name}"][spans[0]], b[f"voxels/{name}"][spans[1]])
 
 
+@pytest.mark.long
 def test_another_detector_needs_only_configuration(tiny_run):
     """The 2x2 module, from simulation to report, with charge drifting along z."""
     turned = "detector={drift_axis: z, anodes_mm: [-310, 310], cathodes_mm: [0], voxel_mm: [5, 5, 1]}"

@@ -34,7 +34,7 @@ def lively(views: int, width: float) -> SiameseCnn:
     return network.eval()
 
 
-@pytest.mark.parametrize(("views", "width"), [(2, 1.0), (3, 0.25)])
+@pytest.mark.parametrize(("views", "width"), [pytest.param(2, 1.0, marks=pytest.mark.long), (3, 0.25)])
 def test_onnxruntime_and_torch_agree_at_every_size_and_batch(tmp_path, views, width):
     network = lively(views, width)
     write_onnx(network, tmp_path / "model.onnx", views, {})

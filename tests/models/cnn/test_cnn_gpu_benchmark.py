@@ -24,7 +24,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_benchmark("gpu_cnn", monkeypatch)
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_everything_is_measured_in_every_mode(benchmark: ModuleType) -> None:
     command = [sys.executable, SCRIPT, "--device", "cpu", "--tiny"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)

@@ -94,6 +94,7 @@ def test_rate_is_that_of_a_processor(arithmetic: ModuleType) -> None:
     assert 1e8 < arithmetic.matmul_rate(torch.device("cpu"), torch.float32, seconds=0.05) < 1e13
 
 
+@pytest.mark.long
 def test_published_shape_has_the_published_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """The 11B model: 10.67 B parameters, 29,491,200 in the published adapters; 11.35 and 44.65 TFLOP forward."""
     benchmark = load_benchmark("vlm_floor", monkeypatch)

@@ -20,6 +20,7 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
     return load_benchmark("gpu_vlm", monkeypatch)
 
 
+@pytest.mark.long
 def test_everything_is_measured_with_four_tiles(benchmark: ModuleType, tmp_path: Path) -> None:
     result = benchmark.measure(benchmark.tiny(), 4, tmp_path / "run")
     assert "failed" not in str(result)
@@ -40,6 +41,7 @@ def test_everything_is_measured_with_four_tiles(benchmark: ModuleType, tmp_path:
     assert all(math.isfinite(number) and number >= 0 for number in numbers(result))
 
 
+@pytest.mark.long
 def test_what_does_not_fit_is_tried_smaller_and_recorded(benchmark: ModuleType, tmp_path: Path) -> None:
     def make_views_large(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if isinstance(module, torch.nn.Conv2d):  # cuts the views of all events of a batch into patches
