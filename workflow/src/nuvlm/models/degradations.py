@@ -89,15 +89,16 @@ def _charged(
     transfer: dict[str, Any] = {"transfer": "linear", "white_mev": WHITE_MEV, "knee_mev": 1.0}
     if settings["transfer"] is not None:
         transfer = {name: settings[name] for name in transfer}
-    energy = energy_of_grey(**transfer)[views]
+    energy_of = energy_of_grey(**transfer)
+    if kind == "scale":  # from grey value to grey value, without the energies of all pixels
+        return grayscale(energy_of * (level / 100), **transfer)[views]
+    energy = energy_of[views]
     if kind == "noise":
         energy += 1e-3 * level * rng.standard_normal(energy.shape)
-    elif kind == "diffusion":
+    else:
         shares = _kernel(level / (settings["pixel_mm"] or PIXEL_MM))
         for axis in (-2, -1):
             energy = convolve1d(energy, shares, axis=axis, mode="constant")
-    else:
-        energy *= level / 100
     return grayscale(np.maximum(energy, 0), **transfer)
 
 
