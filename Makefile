@@ -19,7 +19,7 @@ demo: $(INSTALLED)
 	@echo "Report: results/demo/report/index.html"
 
 test: $(INSTALLED) lint
-	$(BIN)/python -m pytest -m "not long and not slurm" -n 2 --dist loadgroup
+	$(BIN)/python -m pytest -m "not long and not slurm" -n 2
 
 # Every fault, with the table of docs/running.md at the end.
 fault-test: $(INSTALLED)

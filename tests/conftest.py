@@ -2,9 +2,11 @@
 
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from xdist.scheduler import LoadScopeScheduling
 
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
@@ -13,12 +15,16 @@ SHARED = ("tiny_run", "small_run", "exported_cnn")
 """Session fixtures that take long to make: one worker makes each, and runs all tests that use it."""
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist reads the groups
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Group the tests for ``--dist loadgroup``: by a shared fixture, or else by file."""
-    for item in items:
-        used = [name for name in SHARED if name in getattr(item, "fixturenames", ())]
-        item.add_marker(pytest.mark.xdist_group(used[0] if used else str(item.path)))
+def pytest_xdist_make_scheduler(config: pytest.Config, log: Any) -> LoadScopeScheduling:
+    """Files go to a worker whole, and all that use one of the shared fixtures to the same one."""
+    return _BySharedFixture(config, log)
+
+
+class _BySharedFixture(LoadScopeScheduling):
+    def _split_scope(self, nodeid: str) -> str:
+        file = nodeid.split("::")[0]
+        text = (self.config.rootpath / file).read_text()
+        return next((name for name in SHARED if name in text), file)
 
 
 def pytest_report_header(config: pytest.Config) -> str:

@@ -326,12 +326,15 @@ def test_two_processes_train_as_one(data: Path) -> None:
     changes = {**FULL, "learning_rate": 1e-4, "batch_size": 9, "max_epochs": 2, "dropout": 0.0}
     one, two = train(data, "one", **changes), train(data, "two", **changes, processes=2)
     assert two["processes"] == 2
-    np.testing.assert_allclose(losses(two)[:, 0], losses(one)[:, 0], rtol=3e-2)  # of training
-    np.testing.assert_allclose(losses(two)[:, 1:], losses(one)[:, 1:], rtol=2e-3)
+    shared, alone = np.array(losses(two)), np.array(losses(one))
+    np.testing.assert_allclose(shared[:, 0], alone[:, 0], rtol=3e-2)  # of training
+    np.testing.assert_allclose(shared[:, 1:], alone[:, 1:], rtol=2e-3)
     found, expected = (load_file(data / name / "model.safetensors") for name in ("two", "one"))
     assert found.keys() == expected.keys()
     for name in found:
-        torch.testing.assert_close(found[name], expected[name], rtol=2e-2, atol=2e-3, msg=name)
+        # Running statistics are those of the share of one process.
+        loose = {"rtol": 0.2, "atol": 0.05} if "running" in name else {"rtol": 2e-2, "atol": 2e-3}
+        torch.testing.assert_close(found[name], expected[name], **loose, msg=name)
 
 
 # What is refused
