@@ -333,7 +333,7 @@ def test_two_processes_train_as_one(data: Path) -> None:
     assert found.keys() == expected.keys()
     for name in found:
         # Running statistics are those of the share of one process.
-        loose = {"rtol": 0.2, "atol": 0.05} if "running" in name else {"rtol": 2e-2, "atol": 2e-3}
+        loose = {"rtol": 0.5, "atol": 0.2} if "running" in name else {"rtol": 2e-2, "atol": 2e-3}
         torch.testing.assert_close(found[name], expected[name], **loose, msg=name)
 
 
