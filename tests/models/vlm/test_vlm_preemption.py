@@ -53,7 +53,9 @@ def only_the_job(process: subprocess.Popen) -> None:
     process.send_signal(signal.SIGTERM)
 
 
-@pytest.mark.parametrize(("processes", "kill"), [(1, only_the_job), (2, all_of_its_processes)])
+@pytest.mark.parametrize(
+    ("processes", "kill"), [(1, only_the_job), pytest.param(2, all_of_its_processes, marks=pytest.mark.long)]
+)
 def test_stopped_job_goes_on_as_if_it_had_not_been(grounded: Job, processes: int, kill: Kill, tmp_path: Path) -> None:
     job = grounded
     settings = job.settings.model_copy(update={"processes": processes, "device_batch_size": 6 // processes})
