@@ -87,6 +87,9 @@ class Run:
             The job, and the ids of its stopped processes.
         """
         held: list[int] = []
+        # Families of models share their scripts.
+        kind = rule.partition("_")[0]
+        script = kind if kind in ("train", "classify", "explain") else rule
 
         def found() -> bool:
             assert self.process is not None
@@ -94,7 +97,7 @@ class Run:
             running = [job for job in self.jobs(rule) if job["JobState"] == "RUNNING"]
             for pid in processes_of(running[-1]["JobId"]) if running else ():
                 line = _command_line(pid)
-                if pid not in held and line.startswith(sys.executable) and (command or f".{rule}.py") in line:
+                if pid not in held and line.startswith(sys.executable) and (command or f".{script}.py") in line:
                     os.kill(pid, signal.SIGSTOP)
                     held.append(pid)
             return len(held) == processes
