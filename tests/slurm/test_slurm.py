@@ -272,7 +272,7 @@ def test_jobs_that_reach_their_time_limit(fork, undisturbed):
 
     assert training.finish() == 0, training.output()
     assert training.states("finetune_vlm") == ["FAILED", "COMPLETED"]
-    log = training.folder / f"results/slurm-logs/rule_finetune_vlm/{job['JobId']}.log"
+    log = training.folder / f"results/slurm-logs/rule_finetune_vlm/vlm/{job['JobId']}.log"
     assert log.read_text().count("by SIGTERM, checkpoint written") == 4
     summary = json.loads((training.folder / RESULTS / "models/vlm/training.json").read_text())
     assert summary["resumed_from_step"] >= 3
