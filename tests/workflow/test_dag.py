@@ -176,7 +176,7 @@ SECTIONS = {
     "vlm.classify": ("vlm={classify: {temperature: 1.0}}", "classify_vlm"),
     "vlm.explain": ("vlm={explain: {max_new_tokens: 9}}", "explain_vlm"),
     "report": ("report={explain: 9}", EXPLAIN),
-    # A family that has no line of its own.
+    # Families without an explicit entry.
     **{name: (f"{name}={{seed: 8}}", family.training_rule) for name, family in FAMILIES.items() if name not in LISTED},
 }
 
