@@ -45,11 +45,11 @@ def test_everything_is_measured_with_four_tiles(benchmark: ModuleType, tmp_path:
 def test_what_does_not_fit_is_tried_smaller_and_recorded(benchmark: ModuleType, tmp_path: Path) -> None:
     def make_views_large(module: torch.nn.Module, inputs: tuple[torch.Tensor, ...]) -> None:
         if isinstance(module, torch.nn.Conv2d):  # cuts the views of all events of a batch into patches
-            torch.empty(len(inputs[0]) * 400 * MB, dtype=torch.uint8)
+            torch.empty(len(inputs[0]) * 2000 * MB, dtype=torch.uint8)
 
     hook = register_module_forward_pre_hook(make_views_large)
     try:
-        with at_most(1400 * MB):
+        with at_most(6000 * MB):
             result = benchmark.measure(replace(benchmark.tiny(), batches=(2,)), 1, tmp_path / "run")
     finally:
         hook.remove()
