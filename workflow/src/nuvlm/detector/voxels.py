@@ -5,7 +5,7 @@ NaN, an index outside the detector or an incomplete event.
 """
 
 import logging
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -240,8 +240,16 @@ def _merge(key, share, shape):  # type: ignore[no-untyped-def]
     return x[:m].copy(), y[:m].copy(), z[:m].copy(), energy[:m].copy()
 
 
-def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -> int:
+def write_shard(
+    path: str | Path,
+    detector: Detector,
+    events: Iterable[Event],
+    attributes: Callable[[], Mapping[str, str]] = dict,
+) -> int:
     """Write events to a voxel shard, whole or not at all, and return their number.
+
+    Args:
+        attributes: called after the last event, for root attributes beside those of the format.
 
     Raises:
         InputError: an event without voxels, an event id used twice, no event at all, no disk space.
@@ -286,6 +294,7 @@ def write_shard(path: str | Path, detector: Detector, events: Iterable[Event]) -
             raise InputError(f"{path}: there is no event to write")
         for table in (*columns.values(), rows, *truth.values()):
             table.flush()
+        file.attrs.update(attributes())
     return len(seen)
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+from pydantic import PrivateAttr
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError, OnBadEvent
@@ -18,6 +19,7 @@ from nuvlm.base.files import write_table
 from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
 from nuvlm.base.stores import create_store
+from nuvlm.sources.conclusions import Conclusions
 
 logger = logging.getLogger(__name__)
 
@@ -63,6 +65,11 @@ class PixelMapWriter(Settings):
     """The views to use, in this order; None for all."""
     on_bad_event: OnBadEvent = "error"
     """``error`` stops at an event that cannot be used; ``skip`` leaves it out and counts it."""
+    _conclusions: Conclusions = PrivateAttr(default_factory=Conclusions)
+
+    def conclude(self, path: Path, subject: str, value: str, evidence: str) -> None:
+        """Record what the reader concluded about `path`, before :meth:`write`: logged, and kept in the store."""
+        self._conclusions.add(path, subject, value, evidence)
 
     def choose_views(self, path: Path, found: Sequence[str]) -> list[str]:
         """The views to use, in order: :attr:`views`, or all of `found`.
@@ -113,6 +120,7 @@ class PixelMapWriter(Settings):
             "transfer": None,
             "white_mev": None,
             "knee_mev": None,
+            "conclusions": self._conclusions.to_json(),
         }
         rows, black = [], []
         with create_store(self.store, attributes) as out:

@@ -5,6 +5,7 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 import numpy as np
+from pydantic import PrivateAttr
 
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.logs import track
@@ -13,6 +14,7 @@ from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
 from nuvlm.simulation.stdhep import NEUTRINOS
+from nuvlm.sources.conclusions import Conclusions
 from nuvlm.sources.interactions import Interaction
 
 logger = logging.getLogger(__name__)
@@ -29,6 +31,11 @@ class VoxelShardWriter(Settings):
     """Turns the energy of each segment into visible energy."""
     on_bad_event: OnBadEvent = "error"
     """``error`` stops at an event that cannot be used; ``skip`` leaves it out and counts it."""
+    _conclusions: Conclusions = PrivateAttr(default_factory=Conclusions)
+
+    def conclude(self, path: Path, subject: str, value: str, evidence: str) -> None:
+        """Record what the reader concluded about `path`: logged, and kept in the shard's attributes."""
+        self._conclusions.add(path, subject, value, evidence)
 
     def write(self, path: Path, interactions: Iterable[Interaction], total: int) -> None:
         """Write the shard, event by event.
@@ -46,8 +53,11 @@ class VoxelShardWriter(Settings):
         account = _Account(path, self.on_bad_event, self.detector)
         events = self._events(interactions, total, account)
         # write_shard() refuses a shard without events too, but does not know the reasons.
-        write_shard(self.shard, self.detector, account.at_least_one(events))
+        write_shard(self.shard, self.detector, account.at_least_one(events), self._attributes)
         account.log()
+
+    def _attributes(self) -> dict[str, str]:
+        return {"conclusions": self._conclusions.to_json()}
 
     def _events(self, interactions: Iterable[Interaction], total: int, account: "_Account") -> Iterator[Event]:
         for interaction in track(interactions, "events", total):

@@ -27,6 +27,9 @@ class Source:
     """What ``input.files`` lists, for people."""
     reader: str | None = None
     """``module:function``, called with a file and a writer; None where no file needs conversion."""
+    recognise: str | None = None
+    """``module:function``, called with a path: a description of the file if it is of this source, judged by its
+    content, else None. It never raises for a file of another kind."""
     settings: frozenset[str] = frozenset()
     """Settings of ``input`` that have an effect, beside those of all sources."""
 
@@ -42,13 +45,15 @@ SOURCES = {
     # offset_mm has an effect only with vertices from GENIE's files, which the configuration checks.
     "simulate": Source("steps", "none (GEANT4), or GENIE gRooTracker ROOT files", settings=STEPS),
     "voxels": Source("steps", "voxel shards, used in place"),
-    "edepsim": Source("steps", "edep-sim ROOT files", "nuvlm.sources.edepsim:convert_edepsim", STEPS),
-    "larndsim": Source("steps", "larnd-sim or 2x2_sim HDF5 files", "nuvlm.sources.larndsim:convert_larndsim", STEPS),
-    "png": Source("maps", "folders of PNG images", "nuvlm.sources.png:convert_png", frozenset({"views"})),
+    "edepsim": Source("steps", "edep-sim ROOT files", "nuvlm.sources.edepsim:convert_edepsim", settings=STEPS),
+    "larndsim": Source(
+        "steps", "larnd-sim or 2x2_sim HDF5 files", "nuvlm.sources.larndsim:convert_larndsim", settings=STEPS
+    ),
+    "png": Source("maps", "folders of PNG images", "nuvlm.sources.png:convert_png", settings=frozenset({"views"})),
     "cvn": Source(
         "maps",
         "DUNE CVN pixel maps, HDF5 files or folders of zlib maps",
         "nuvlm.sources.cvn:convert_cvn",
-        frozenset({"views"}),
+        settings=frozenset({"views"}),
     ),
 }
