@@ -55,10 +55,7 @@ rule explanations:
     """Rationales of the VLM, without the report."""
     input:
         [
-            file
+            explanation_files(explanation_path(model, part))
             for model in CONFIG.explained_models
             for part in PARTS
-            for file in explanation_files(
-                family_of(model).explains, f"<results>/explanations/{model}/{part}"
-            )
         ],

@@ -95,16 +95,6 @@ def pixel_map_stores():
     return expand([f"{images}/zarr.json", f"{images}/c/0/0/0/0"], shard=SHARDS)
 
 
-def cam_stores(lists):
-    """Every file of the stores in several lists of them."""
-    return [
-        file
-        for stores in lists
-        for store in stores
-        for file in paths.store_files(store, paths.CAM_ARRAYS)
-    ]
-
-
 def display_store():
     return paths.store_files("<results>/displays/{shard}.zarr", paths.DISPLAY_ARRAYS)
 
@@ -171,17 +161,27 @@ def request_inputs(kind):
     }
 
 
+# Of explanations: a store of saliency maps, or a table of rationales.
+SUFFIXES = {"saliency": ".zarr", "rationales": ".parquet"}
+
+
 def explanation_path(model, part):
     """The store or table of explanations of a model and part."""
-    suffix = "zarr" if family_of(model).explains == "saliency" else "parquet"
-    return f"results/{CONFIG.run}/explanations/{model}/{part}.{suffix}"
+    suffix = SUFFIXES[family_of(model).explains]
+    return f"results/{CONFIG.run}/explanations/{model}/{part}{suffix}"
 
 
-def explanation_files(kind, stem):
-    """Every file of the store of saliency maps, or the table of rationales, that begins with `stem`."""
-    if kind == "saliency":
-        return paths.store_files(f"{stem}.zarr", paths.CAM_ARRAYS)
-    return [f"{stem}.parquet"]
+def explanation_files(*stores):
+    """Every file of stores of saliency maps (.zarr), and tables of rationales as they are."""
+    return [
+        file
+        for path in stores
+        for file in (
+            paths.store_files(path, paths.CAM_ARRAYS)
+            if path.endswith(".zarr")
+            else [path]
+        )
+    ]
 
 
 def explanations(kind):

@@ -113,7 +113,9 @@ for family, section in CONFIG.families.items():
                 events="<results>/events.parquet",
                 pixelmaps=pixel_map_stores(),
             output:
-                explanation_files(row.explains, "<results>/explanations/{model}/{part}"),
+                explanation_files(
+                    "<results>/explanations/{model}/{part}" + SUFFIXES[row.explains]
+                ),
             log:
                 f"<results>/logs/explain_{family}/{{model}}/{{part}}.log",
             benchmark:

@@ -25,7 +25,7 @@ rule evaluate:
     input:
         prediction_tables(),
         list(RATIONALES.values()),
-        cam_stores(SALIENCY.values()),
+        [explanation_files(*stores) for stores in SALIENCY.values()],
         events="<results>/events.parquet",
         spectrum=CONFIG.report.spectrum or [],
     output:
@@ -79,7 +79,7 @@ rule collect_events:
     input:
         prediction_tables(),
         list(RATIONALES.values()),
-        cam_stores(SALIENCY.values()),
+        [explanation_files(*stores) for stores in SALIENCY.values()],
         (
             expand(
                 "<results>/displays/{shard}.zarr/{view}/c/0/0/0",

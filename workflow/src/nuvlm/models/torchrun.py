@@ -1,4 +1,4 @@
-"""Start a training in several processes with torchrun."""
+"""Trainings in several processes: starting them with torchrun, and what each of them does first."""
 
 import logging
 import os
@@ -6,17 +6,50 @@ import signal
 import socket
 import subprocess
 import sys
+from collections.abc import Callable
 from pathlib import Path
+from typing import TypeVar
 
+from pydantic import ValidationError
 from torch.distributed import run
 from torch.distributed.elastic.multiprocessing import SignalException
 from torch.distributed.elastic.multiprocessing.errors import ChildFailedError
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.logs import setup_logging
+from nuvlm.base.settings import Settings
 
 logger = logging.getLogger(__name__)
 
 SECONDS_TO_STOP = 270
 """Time for the processes to finish a step and write a checkpoint. torchrun's default of 30 s is too short for a large
 model; the Slurm profile sends SIGTERM 300 s before the time limit."""
+
+
+class ProcessJob(Settings):
+    """What a training passes to each of its processes, as JSON."""
+
+    log: Path | None = None
+    """Log file of the job."""
+
+
+J = TypeVar("J", bound=ProcessJob)
+
+
+def run_process(kind: type[J], train: Callable[[J], None], arguments: list[str]) -> None:
+    """Entry point of one process: train as `arguments`, the path of the job's JSON file, say.
+
+    Raises:
+        InputError: the file is not a job of this kind.
+    """
+    path = Path(arguments[0])
+    try:
+        job = kind.model_validate_json(path.read_text())
+    except (OSError, ValidationError) as error:
+        raise InputError(f"{path}: not a readable training job ({error}).") from error
+    if job.log is not None:
+        setup_logging(job.log)
+    train(job)
 
 
 def torchrun(module: str, job: Path, processes: int, nodes: int = 1) -> None:

@@ -13,15 +13,12 @@ from typing import Any
 
 import pandas as pd
 import torch
-from pydantic import ValidationError
 from safetensors.torch import save_file
 
 from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, write_json
-from nuvlm.base.logs import setup_logging
 from nuvlm.base.manifest import write_manifest
-from nuvlm.base.settings import Settings
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.checkpoints import SigtermFlag, fingerprint
@@ -32,7 +29,7 @@ from nuvlm.models.cnn.settings import TrainSettings
 from nuvlm.models.cnn.trainer import Split, Training
 from nuvlm.models.jobs import TrainingJob
 from nuvlm.models.memory import keep_freed_memory
-from nuvlm.models.torchrun import torchrun
+from nuvlm.models.torchrun import ProcessJob, run_process, torchrun
 
 # Not __name__, which is "__main__" in processes started by torchrun.
 logger = logging.getLogger("nuvlm.models.cnn.training")
@@ -41,7 +38,7 @@ WITHOUT_EFFECT = {"memory_mb", "workers"}
 """Settings that do not change the result and may differ when a checkpoint is resumed."""
 
 
-class Job(Settings):
+class Job(ProcessJob):
     """The arguments of :func:`train_cnn`, passed to each process as JSON."""
 
     events: Path
@@ -51,7 +48,6 @@ class Job(Settings):
     tensorboard: Path
     settings: TrainSettings
     threads: int
-    log: Path | None = None
 
 
 def run(job: TrainingJob) -> None:
@@ -202,17 +198,5 @@ def _fingerprint(job: Job) -> dict[str, Any]:
     return fingerprint(settings, job.events, job.stores)
 
 
-def main(arguments: list[str]) -> None:
-    """Run one process of a job: ``main([path of the job's JSON])``."""
-    path = Path(arguments[0])
-    try:
-        job = Job.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise InputError(f"{path}: not a readable training job ({error}).") from error
-    if job.log is not None:
-        setup_logging(job.log)
-    _train(job)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_process(Job, _train, sys.argv[1:])

@@ -22,21 +22,18 @@ from typing import Any
 import torch
 from accelerate.utils import gather_object
 from peft.utils.integrations import gather_params_ctx
-from pydantic import ValidationError
 from transformers import AutoConfig, PrinterCallback
 from trl import SFTConfig
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, read_json, sha256, write_json
-from nuvlm.base.logs import setup_logging
 from nuvlm.base.manifest import MANIFEST, verify_manifest, write_manifest
-from nuvlm.base.settings import Settings
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.checkpoints import check_fingerprint, fingerprint
 from nuvlm.models.devices import choose_device, device_name, peak_memory_mb
-from nuvlm.models.torchrun import torchrun
+from nuvlm.models.torchrun import ProcessJob, run_process, torchrun
 from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.callbacks import (
     FINGERPRINT,
@@ -61,7 +58,7 @@ WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus", "nodes"}
 """Settings that may change when a checkpoint is resumed."""
 
 
-class Job(Settings):
+class Job(ProcessJob):
     """A fine-tuning job, as passed to each process."""
 
     base: Path
@@ -80,7 +77,6 @@ class Job(Settings):
     """Phrasings of grounded rationales."""
     deepspeed: Path | None = None
     """DeepSpeed's configuration file, for `strategy: deepspeed`."""
-    log: Path | None = None
     settings: FinetuneSettings = FinetuneSettings()
 
 
@@ -358,17 +354,5 @@ def _arguments(job: Job) -> SFTConfig:
     )
 
 
-def main(arguments: list[str]) -> None:
-    """Entry point of a torchrun process: ``main([path of the job's JSON])``."""
-    path = Path(arguments[0])
-    try:
-        job = Job.model_validate_json(path.read_text())
-    except (OSError, ValidationError) as error:
-        raise InputError(f"{path}: not a readable fine-tuning job ({error}).") from error
-    if job.log is not None:
-        setup_logging(job.log)
-    finetune(job)
-
-
 if __name__ == "__main__":
-    main(sys.argv[1:])
+    run_process(Job, finetune, sys.argv[1:])
