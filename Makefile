@@ -1,6 +1,7 @@
 # make demo         installs everything, then runs the workflow on the default settings
 # make test         lint, and all tests that need neither a GPU nor root; plain pytest runs the fast tests
 # make classify     predictions for your file: SOURCE= FILE= [RUN=] [MODELS=] [OFFSET=] [BAD=]
+# make inspect      what a file is and how it would be read, with pictures: FILE= [SOURCE=] [OFFSET=]
 # make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
 # make compare      two finished runs: A=results/x B=results/y
 # make validate     the simulation compared with PDG and NIST values, some minutes
@@ -12,7 +13,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test fault-test slurm-test plan compare validate classify lint format lock schema clean
+.PHONY: demo test fault-test slurm-test inspect plan compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -38,6 +39,10 @@ plan: $(INSTALLED)
 # Two finished runs side by side, with a page: make compare A=results/x B=results/y
 compare: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.report.compare $(A) $(B)
+
+# Before anything runs: make inspect FILE=mine.h5 [SOURCE=larndsim] [OFFSET=0,0,3500]
+inspect: $(INSTALLED)
+	@$(BIN)/python -m nuvlm.workflow.inspection $(FILE) $(if $(SOURCE),--source $(SOURCE)) $(if $(OFFSET),--offset=$(OFFSET))
 
 # Predictions for your file, with the models of a finished run:
 #   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]

@@ -5,10 +5,12 @@ they are put together with the rest. Nothing heavy is imported: Snakemake reads 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
+import yaml
 from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
 
 from nuvlm.base.errors import InputError, OnBadEvent
@@ -245,6 +247,29 @@ def parse_config(values: Mapping[str, Any]) -> Config:
                 message += f" (got {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
             lines.append(f"  {key}: {message}")
         raise InputError("the configuration cannot be used; mend these keys:\n" + "\n".join(lines)) from None
+
+
+def read_overlays(files: Iterable[Path]) -> dict[str, Any]:
+    """The merged values of a configuration file and its overlays; later ones win, key by key.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    values: dict[str, Any] = {}
+    for file in files:
+        try:
+            _merge(values, yaml.safe_load(file.read_text()))
+        except (OSError, yaml.YAMLError, AttributeError) as error:
+            raise InputError(f"{file}: no readable configuration ({error}). Check the path and the YAML.") from error
+    return values
+
+
+def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` with the keys of `overlay` in place of its own, section by section, as Snakemake lays overlays."""
+    for key, value in overlay.items():
+        section = base.get(key)
+        base[key] = _merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
+    return base
 
 
 def _with_nulls(value: Any) -> Any:

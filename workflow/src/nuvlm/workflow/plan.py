@@ -22,7 +22,7 @@ from nuvlm.models.table import FAMILIES, conditions_of, family_name
 from nuvlm.report.names import figure_names
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow import paths, shards
-from nuvlm.workflow.config import Config, parse_config
+from nuvlm.workflow.config import Config, parse_config, read_overlays
 
 RATES = Path("resources/throughput.yaml")
 CORES_PER_NODE, GPUS_PER_NODE = 64, 4
@@ -296,14 +296,6 @@ def _bytes(size: float) -> str:
     return f"{size / 1000**power:,.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
-def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `overlay` in place of its own, section by section, as Snakemake lays overlays."""
-    for key, value in overlay.items():
-        section = base.get(key)
-        base[key] = _merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
-    return base
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nuvlm.workflow.plan", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="the configuration and overlays, later ones win")
@@ -311,15 +303,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--events-per-shard", type=int, help="instead of counting the files of input.files")
     options = parser.parse_args(arguments)
     try:
-        values: dict[str, Any] = {}
-        for file in options.files:
-            try:
-                _merge(values, yaml.safe_load(file.read_text()))
-            except (OSError, yaml.YAMLError, AttributeError) as error:
-                raise InputError(
-                    f"{file}: no readable configuration ({error}). Check the path and the YAML."
-                ) from error
-        print(render(plan_of(values, options.events, options.events_per_shard, read_rates())))
+        print(render(plan_of(read_overlays(options.files), options.events, options.events_per_shard, read_rates())))
     except InputError as error:
         sys.exit(str(error))
 
