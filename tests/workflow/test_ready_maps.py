@@ -64,14 +64,13 @@ def write_cvn(folder: Path) -> None:
     (folder / "event900.gz").write_bytes(b"torn")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("source", "write", "views", "prompts", "condition", "cnn"),
     [
         # an odd number of pixels has a half, too
         ("png", write_png, ["xz", "yz"], "prompts.yaml", "half_resolution", TUNED),
-        pytest.param(
-            "cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal", PUBLISHED, marks=pytest.mark.long
-        ),
+        ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal", PUBLISHED),
     ],
 )
 def test_all_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition, cnn):

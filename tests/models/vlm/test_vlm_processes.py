@@ -51,7 +51,7 @@ def alone(job: Job, tmp_path: Path) -> np.ndarray:
     return losses(alone)
 
 
-@pytest.mark.parametrize(("processes", "device_batch"), [(2, 3), (4, 3)])
+@pytest.mark.parametrize(("processes", "device_batch"), [(2, 3), pytest.param(4, 3, marks=pytest.mark.long)])
 def test_several_processes_train_as_one(
     job: Job, alone: np.ndarray, tmp_path: Path, processes: int, device_batch: int
 ) -> None:
