@@ -1,6 +1,6 @@
 # make demo         installs everything, then runs the workflow on the default settings
 # make test         lint, and all tests that need neither a GPU nor root; plain pytest runs the fast tests
-# make classify     predictions for your file: SOURCE= FILE= [RUN=] [MODELS=] [OFFSET=] [BAD=]
+# make classify     predictions for your file: FILE= [SOURCE=] [RUN=] [MODELS=] [OFFSET=] [BAD=]
 # make inspect      what a file is and how it would be read, with pictures: FILE= [SOURCE=] [OFFSET=]
 # make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
 # make compare      two finished runs: A=results/x B=results/y
@@ -44,16 +44,19 @@ compare: $(INSTALLED)
 inspect: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.workflow.inspection $(FILE) $(if $(SOURCE),--source $(SOURCE)) $(if $(OFFSET),--offset=$(OFFSET))
 
-# Predictions for your file, with the models of a finished run:
-#   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]
+# Predictions for your file, with the models of a finished run, and a page of its events:
+#   make classify FILE=mine.h5 [SOURCE=larndsim] [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]
 RUN ?= mine
 MODELS ?= demo
 OFFSET ?= 0,0,0
 BAD ?= error
+SUMMARY := $(BIN)/python -m nuvlm.report.classified
 classify: $(INSTALLED)
-	@$(SNAKEMAKE) predictions --config run=$(RUN) models_from=$(MODELS) 'conditions=[nominal]' \
-	  'input={source: $(SOURCE), files: ["$(FILE)"], offset_mm: [$(OFFSET)], on_bad_event: $(BAD)}'
-	@echo "Predictions: results/$(RUN)/predictions/"
+	@source="$(SOURCE)"; \
+	if [ -z "$$source" ]; then source=$$($(BIN)/python -m nuvlm.workflow.inspection "$(FILE)" --print-source) || exit 1; fi; \
+	$(SNAKEMAKE) all --config run=$(RUN) models_from=$(MODELS) 'conditions=[nominal]' 'report={explain: 0}' \
+	  "input={source: $$source, files: [\"$(FILE)\"], offset_mm: [$(OFFSET)], on_bad_event: $(BAD)}"
+	@$(SUMMARY) results/$(RUN)
 
 # Known particles in the simulated argon, compared with PDG, NIST and GENIE: a table and a figure in docs/simulation.md.
 validate: $(INSTALLED)

@@ -119,7 +119,7 @@ def test_a_command_of_the_documentation_works(checkout: Path, planner: Planner, 
         snakemake(translated, checkout, planner)
     elif translated.startswith("make classify"):
         planning = f"SNAKEMAKE={BIN}/snakemake -n --profile profiles/local"
-        plan = run([*MAKE, planning, "classify", "MODELS=tiny", *shlex.split(translated)[2:]], checkout)
+        plan = run([*MAKE, planning, "SUMMARY=true", "classify", "MODELS=tiny", *shlex.split(translated)[2:]], checkout)
         assert "classify_vlm" in plan
     elif translated.startswith(("make plan", "make compare")):
         assert len(run([*MAKE, *shlex.split(translated)[1:]], checkout).splitlines()) > 5
