@@ -8,11 +8,13 @@ stays cheap and an edited table reruns nothing.
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["steps", "maps"]
-"""``steps``: energy deposits, whose charge has yet to drift to the anodes. ``maps``: ready pixel maps."""
+Kind = Literal["steps", "drifted", "maps"]
+"""``steps``: energy deposits, whose charge has yet to drift to the anodes. ``drifted``: charge that was read out, which
+is not smeared again. ``maps``: ready pixel maps."""
 
 WRITERS: dict[Kind, str] = {
     "steps": "nuvlm.sources.shard_writer:VoxelShardWriter",
+    "drifted": "nuvlm.sources.shard_writer:DriftedShardWriter",
     "maps": "nuvlm.sources.ready_maps:PixelMapWriter",
 }
 """Kind -> what a reader of this kind writes with, as ``module:class``."""
