@@ -49,7 +49,17 @@ SOURCES = {
     "voxels": Source("steps", "voxel shards, used in place"),
     "edepsim": Source("steps", "edep-sim ROOT files", "nuvlm.sources.edepsim:convert_edepsim", settings=STEPS),
     "larndsim": Source(
-        "steps", "larnd-sim or 2x2_sim HDF5 files", "nuvlm.sources.larndsim:convert_larndsim", settings=STEPS
+        "steps",
+        "larnd-sim or 2x2_sim HDF5 files, or the copy of their tables in ndlar_flow files",
+        "nuvlm.sources.larndsim:convert_larndsim",
+        settings=STEPS,
+    ),
+    "ndlarflow": Source(
+        "drifted",
+        "ndlar_flow HDF5 files, of which the reconstructed hits are read",
+        "nuvlm.sources.ndlarflow:convert_ndlarflow",
+        "nuvlm.sources.ndlarflow:recognise_ndlarflow",
+        settings=frozenset({"offset_mm"}),
     ),
     "png": Source("maps", "folders of PNG images", "nuvlm.sources.png:convert_png", settings=frozenset({"views"})),
     "cvn": Source(
