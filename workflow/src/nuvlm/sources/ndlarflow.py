@@ -228,8 +228,9 @@ def _events(
         charge = hits["Q"].astype(np.float64)
         position = frame.position_mm(np.stack([hits[axis] for axis in "xyz"], axis=1))
         used = ~(charge <= 0)  # a charge that is not a number is refused later
-        negative = np.concatenate([[0], np.cumsum(np.where(charge < 0, -charge, 0))])
-        positive = np.concatenate([[0], np.cumsum(np.where(charge > 0, charge, 0))])
+        finite = np.where(np.isfinite(charge), charge, 0)
+        negative = np.concatenate([[0], np.cumsum(np.where(finite < 0, -finite, 0))])
+        positive = np.concatenate([[0], np.cumsum(np.where(finite > 0, finite, 0))])
         for row, begin, end in zip(parents, begins[:-1].tolist(), begins[1:].tolist(), strict=True):
             chosen = used[begin:end]
             defect = None
