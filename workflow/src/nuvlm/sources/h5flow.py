@@ -19,6 +19,8 @@ from nuvlm.detector.voxels import MOST_EVENTS
 
 ROWS = 2**16
 """Rows read at a time."""
+LONG_ROW = 256
+"""Size of rows, bytes, from which only their columns that are used are read."""
 MOST_CHILDREN = 10**7
 """Rows that belong to one row of the parent. A file with more is damaged or malicious."""
 
@@ -116,7 +118,7 @@ class References:
         between the first and the last of a block are read.
 
         Args:
-            columns: of the child table.
+            columns: of the child table. There may be more in what is read.
 
         Yields:
             The rows of the parents; (parents + 1,), the first child of each and the end of the last one; the children.
@@ -126,10 +128,13 @@ class References:
         while low < len(self.counts):
             high = max(low + 1, int(np.searchsorted(total, total[low] + ROWS, side="right")) - 1)
             parent, children = self._of(low, high)
-            rows = np.empty(len(children), dtype=self._columns(columns))
-            if len(children):
+            if (np.diff(children) > 0).all():
+                rows = self._children(children, columns)
+            else:
                 order = np.argsort(children, kind="stable")
-                rows[order] = self._children(children[order], columns)
+                read = self._children(children[order], columns)
+                rows = np.empty_like(read)
+                rows[order] = read
             yield range(low, high), np.searchsorted(parent, np.arange(low, high + 1)), rows
             low = high
 
@@ -142,26 +147,32 @@ class References:
             chosen = (parent >= low) & (parent < high)
             pieces.append(np.stack([parent[chosen], children[chosen]], axis=1))
         pairs = np.concatenate(pieces)
-        pairs = pairs[np.lexsort((pairs[:, 1], pairs[:, 0]))]
-        pairs = pairs[np.r_[True, (np.diff(pairs, axis=0) != 0).any(axis=1)][: len(pairs)]]
-        return pairs[:, 0], pairs[:, 1]
+        parent, children = pairs.T
+        if not ((np.diff(parent) >= 0) & (np.diff(children) > 0)).all():
+            order = np.lexsort((children, parent))
+            parent, children = parent[order], children[order]
+            once = np.r_[True, (np.diff(parent) != 0) | (np.diff(children) != 0)][: len(parent)]
+            parent, children = parent[once], children[once]
+        return parent, children
 
     def _children(self, rows: np.ndarray, columns: Sequence[str]) -> np.ndarray:
         """Rows of the child table, which are sorted."""
-        pieces = []
-        for begin in range(int(rows[0]), int(rows[-1]) + 1, ROWS):
+        # Whole rows are read several times as fast as some of their columns, unless they are long.
+        narrow = self._child.dtype.itemsize <= LONG_ROW
+        pieces = [np.zeros(0, dtype=self._child.dtype if narrow else self._columns(columns))]
+        for begin in range(int(rows[0]), int(rows[-1]) + 1, ROWS) if len(rows) else ():
             chosen = rows[np.searchsorted(rows, begin) : np.searchsorted(rows, begin + ROWS)]
             if len(chosen):
                 first, stop = int(chosen[0]), int(chosen[-1]) + 1
                 try:
-                    block = self._child.fields(list(columns))[first:stop]
+                    block = self._child[first:stop] if narrow else self._child.fields(list(columns))[first:stop]
                 except OSError as error:
                     raise InputError(
                         f"{self._path}: rows {first} to {stop} of {self._child.name[1:]} cannot be read ({error}). The "
                         "file is damaged: copy or create it again."
                     ) from error
                 pieces.append(block if len(block) == len(chosen) else block[chosen - first])
-        return pieces[0] if len(pieces) == 1 else np.concatenate(pieces)
+        return pieces[1] if len(pieces) == 2 else np.concatenate(pieces)
 
     def _columns(self, columns: Sequence[str]) -> np.dtype:
         return np.dtype([(name, self._child.dtype[name]) for name in columns])

@@ -41,9 +41,12 @@ class HitFrame:
     axes: tuple[str, str]
     """Which columns are which axes, and the evidence."""
 
-    def position_mm(self, columns: np.ndarray) -> np.ndarray:
-        """Positions (hits, 3), mm, from the columns (hits, 3) of the file."""
-        return self.mm * columns[:, list(self.columns)].astype(np.float64)
+    def position_mm(self, hits: np.ndarray) -> np.ndarray:
+        """Positions (hits, 3), mm, from the columns x, y, z of the file."""
+        position = np.empty((len(hits), 3))
+        for axis, column in enumerate(self.columns):
+            np.multiply(hits["xyz"[column]], self.mm, out=position[:, axis])
+        return position
 
 
 def decide_frame(

@@ -226,22 +226,25 @@ def _events(
 ) -> Iterator[DriftedEvent]:
     for parents, begins, hits in references.blocks(COLUMNS):
         charge = hits["Q"].astype(np.float64)
-        position = frame.position_mm(np.stack([hits[axis] for axis in "xyz"], axis=1))
+        position = frame.position_mm(hits)
         used = ~(charge <= 0)  # a charge that is not a number is refused later
+        energy = mev * charge
         finite = np.where(np.isfinite(charge), charge, 0)
         negative = np.concatenate([[0], np.cumsum(np.where(finite < 0, -finite, 0))])
         positive = np.concatenate([[0], np.cumsum(np.where(finite > 0, finite, 0))])
         for row, begin, end in zip(parents, begins[:-1].tolist(), begins[1:].tolist(), strict=True):
-            chosen = used[begin:end]
+            chosen: Any = used[begin:end]
             defect = None
-            if end > begin and not chosen.any():
+            if chosen.all():
+                chosen = slice(None)
+            elif not chosen.any():
                 defect = "has no hit with a positive charge"
             elif negative[end] - negative[begin] > MOST_NEGATIVE * (positive[end] - positive[begin]):
                 defect = "has mostly noise: its negative charge exceeds half of its positive one"
             yield DriftedEvent(
                 ids[row],
                 position[begin:end][chosen],
-                mev * charge[begin:end][chosen],
+                energy[begin:end][chosen],
                 f"event {ids[row]}",
                 defect=defect,
                 size_mm=size_mm,
