@@ -60,6 +60,7 @@ class FlowEvent:
     ticks: np.ndarray
     """Drift time."""
     anode: np.ndarray
+    vertex_mm: np.ndarray = field(default_factory=lambda: np.full(3, np.nan))
 
 
 @dataclass
@@ -108,6 +109,7 @@ def muon_events(n: int, detector: Detector, rng: np.random.Generator, tracks: in
         inside = ((position > low) & (position < high)).all(axis=1)
         event = read_out(10 + number, position[inside], energy[inside], detector)
         event.position_mm[:, 2] -= (low[2] + high[2]) / 2
+        event.vertex_mm = vertex - [0, 0, (low[2] + high[2]) / 2]
         events.append(event)
     return events
 
@@ -170,6 +172,22 @@ def make_flow(events: list[FlowEvent], detector: Detector, version: Version = VE
     if version.drift == "z":
         del attributes["geometry_info"]
     return Flow(tables, pairs, attributes)
+
+
+def add_truth(flow: Flow, vertices_mm: np.ndarray, **columns: Any) -> None:
+    """One neutrino for each event, in the columns of larnd-sim's mc_hdr (cm, MeV)."""
+    names = [("event_id", "u4"), ("vertex_id", "u8"), ("x_vert", "f4"), ("y_vert", "f4"), ("z_vert", "f4")]
+    names += [("isCC", "?"), ("isQES", "?"), ("isMEC", "?"), ("isRES", "?"), ("isDIS", "?"), ("isCOH", "?")]
+    names += [("Enu", "f4"), ("nu_pdg", "i4"), ("y", "f4")]
+    rows = np.zeros(len(vertices_mm), dtype=np.dtype(names, align=True))
+    rows["vertex_id"] = np.arange(len(rows))
+    for axis, values in zip("xyz", vertices_mm.T / 10, strict=True):
+        rows[f"{axis}_vert"] = values
+    rows["nu_pdg"], rows["isCC"], rows["isRES"], rows["Enu"], rows["y"] = 14, True, True, 2500, 0.25
+    for name, value in columns.items():
+        rows[name] = value
+    flow.tables["mc_truth/interactions"] = rows
+    flow.pairs["charge/raw_events", "mc_truth/interactions"] = np.column_stack(2 * [np.arange(len(rows))]).astype("u4")
 
 
 def write_flow(path: Path, flow: Flow) -> Path:

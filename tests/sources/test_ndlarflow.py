@@ -8,6 +8,10 @@ import numpy as np
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
+from numpy.lib.recfunctions import append_fields, drop_fields
+from test_larndsim import convert as convert_larndsim_file
+from test_larndsim import write_file
+
 from ndlarflow_file import (
     FINAL,
     MEV_PER_KE,
@@ -16,16 +20,13 @@ from ndlarflow_file import (
     VERSIONS,
     FlowEvent,
     Version,
+    add_truth,
     make_flow,
     muon_events,
     read_out,
     track,
     write_flow,
 )
-from numpy.lib.recfunctions import append_fields, drop_fields
-from test_larndsim import convert as convert_larndsim_file
-from test_larndsim import write_file
-
 from nuvlm.base.errors import InputError
 from nuvlm.detector.ionisation import mev_per_electron
 from nuvlm.detector.readout import Recombination
@@ -210,6 +211,76 @@ def test_truth_columns_beside_hits_are_not_needed(tmp_path, detector, events):
     _, voxels = convert(path, detector)
     assert_same_voxels(voxels[0], expected(events[0], detector))
     assert "no plausible e_field" in conclusions(path)["energy"]["evidence"]
+
+
+def with_truth(events, edit=None, **columns):
+    def both(flow):
+        add_truth(flow, np.array([event.vertex_mm for event in events]), **columns)
+        if edit:
+            edit(flow)
+
+    return both
+
+
+@pytest.mark.parametrize(("mm", "gev"), [(10, 1e-3), (1, 1)])
+def test_one_neutrino_in_an_event_is_its_truth(tmp_path, detector, events, mm, gev):
+    def edit(flow):
+        rows = flow.tables["mc_truth/interactions"]
+        for axis in "xyz":
+            rows[f"{axis}_vert"] *= 10 / mm
+
+    path = write(tmp_path, detector, events, with_truth(events, edit, Enu=2.5 / gev))
+    found, _ = convert(path, detector)
+    assert found["nu_pdg"].tolist() == [14] * 4
+    assert found["is_cc"].all()
+    assert (found["mode"] == 3).all()
+    np.testing.assert_allclose(found["nu_energy"], 2.5)
+    np.testing.assert_allclose(found["inelasticity"], 0.25)
+    np.testing.assert_allclose(found["vertex_mm"], [event.vertex_mm + OFFSET for event in events], rtol=1e-5)
+    said = conclusions(path)["truth"]
+    assert said["value"] == "known for 4 of 4 events"
+    assert f"4 of 4 vertices ({'cm' if mm == 10 else 'mm'}, x, y, z in x_vert" in said["evidence"]
+
+
+def test_vertices_have_the_axes_of_their_hits(tmp_path, detector, events):
+    def edit(flow):
+        for name, (one, other) in ((FINAL, "xz"), (PROMPT, "xz"), ("mc_truth/interactions", ("x_vert", "z_vert"))):
+            rows = flow.tables[name]
+            rows[one], rows[other] = rows[other].copy(), rows[one].copy()
+        del flow.attributes["geometry_info"]
+
+    found, _ = convert(write(tmp_path, detector, events, with_truth(events, edit)), detector)
+    np.testing.assert_allclose(found["vertex_mm"], [event.vertex_mm + OFFSET for event in events], rtol=1e-5)
+
+
+def test_several_neutrinos_in_an_event_have_no_truth(tmp_path, detector, events):
+    def edit(flow):
+        pair = "charge/raw_events", "mc_truth/interactions"
+        flow.pairs[pair] = np.concatenate([flow.pairs[pair], [[1, 2], [2, 2]]]).astype("u4")
+
+    path = write(tmp_path, detector, events, with_truth(events, edit))
+    found, _ = convert(path, detector)
+    assert found["nu_pdg"].tolist() == [14, 0, 14, 14]
+    assert np.isnan(found["vertex_mm"][1]).all()
+    assert "1 events have charge of several" in conclusions(path)["truth"]["evidence"]
+
+
+def test_truth_of_other_events_is_unknown(tmp_path, detector, events):
+    def edit(flow):
+        flow.tables["mc_truth/interactions"]["y_vert"] += 300
+
+    path = write(tmp_path, detector, events, with_truth(events, edit))
+    found, _ = convert(path, detector)
+    assert found["nu_pdg"].tolist() == [0] * 4
+    assert "none of 4 vertices is within 50 mm of the charge" in conclusions(path)["truth"]["evidence"]
+
+
+def test_truth_that_is_not_there_is_refused(tmp_path, detector, events):
+    def edit(flow):
+        flow.pairs["charge/raw_events", "mc_truth/interactions"][2, 1] = 9
+
+    with pytest.raises(InputError, match="or to row 9 of 4 interactions"):
+        convert(write(tmp_path, detector, events, with_truth(events, edit)), detector)
 
 
 def hits_times(axis, factor):

@@ -72,13 +72,14 @@ class References:
             InputError: there are no references; one leads to a row that is not there; a child has several parents.
         """
         self._path, self._child = path, file[f"{child}/data"]
-        found = next(filter(None, (_find(file, parent, child) for parent in parents)), None)
+        tables = [parent for parent in parents if find_table(file, parent)]
+        found = next(((parent, pairs) for parent in tables if (pairs := find_references(file, parent, child))), None)
         if found is None:
             raise InputError(
                 f"{path}: there are no references between {parents[0]} and {child} ({parents[0]}/ref/{child}/ref), so "
                 "that it is unknown which hits belong together. Make the file again with all stages of the program."
             )
-        self._pairs, self._column, self.parent = found
+        self.parent, (self._pairs, self._column) = found
         check_dataset(path, self._pairs)
         n_parents, n_children = len(file[f"{self.parent}/data"]), len(self._child)
         if n_parents > MOST_EVENTS:
@@ -210,12 +211,10 @@ class References:
         return pairs[:, self._column], pairs[:, 1 - self._column]
 
 
-def _find(file: h5py.File, parent: str, child: str) -> tuple[h5py.Dataset, int, str] | None:
-    """The references of two tables, the column of the parent, and the parent's name."""
-    if find_table(file, parent) is None:
-        return None
+def find_references(file: h5py.File, parent: str, child: str) -> tuple[h5py.Dataset, int] | None:
+    """The references between two tables, (n, 2) row numbers, and the column of the parent; None without them."""
     for column, (holder, other) in enumerate(((parent, child), (child, parent))):
         pairs = file.get(f"{holder}/ref/{other}/ref")
         if isinstance(pairs, h5py.Dataset) and pairs.ndim == 2 and pairs.shape[1] == 2 and pairs.dtype.kind in "iu":
-            return pairs, column, parent
+            return pairs, column
     return None

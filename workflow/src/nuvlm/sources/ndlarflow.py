@@ -1,8 +1,8 @@
 """Reader of the reconstructed hits of ndlar_flow HDF5 files (2x2, ND-LAr), of simulation and of real detectors.
 
 Layout and units: https://github.com/DUNE/ndlar_flow (``CalibHitBuilder``, ``CalibHitMerger``, ``EventBuilder``), on top
-of :mod:`nuvlm.sources.h5flow`. One event of ``charge/events``, a trigger or a gap in time, is one event. Its truth is
-unknown: an event of the readout may hold several neutrinos. The simulated deposits in ``mc_truth`` are read by
+of :mod:`nuvlm.sources.h5flow`. One event of ``charge/events``, a trigger or a gap in time, is one event. It has truth
+if the file is of simulation and one neutrino made its charge. The simulated deposits in ``mc_truth`` are read by
 :mod:`nuvlm.sources.larndsim`.
 """
 
@@ -19,6 +19,7 @@ from nuvlm.detector.ionisation import mev_per_electron
 from nuvlm.sources.h5flow import References, find_table, open_h5flow
 from nuvlm.sources.hit_frame import HitFrame, decide_frame
 from nuvlm.sources.interactions import DriftedEvent
+from nuvlm.sources.ndlarflow_truth import EventTruth, Seen
 from nuvlm.sources.shard_writer import DriftedShardWriter
 
 HITS = ("charge/calib_final_hits", "charge/calib_prompt_hits")
@@ -62,12 +63,12 @@ def convert_ndlarflow(path: Path, out: DriftedShardWriter) -> None:
         references = References(path, file, EVENTS, name)
         ids = _event_ids(path, file, references.parent, out.conclude)
         _conclude_references(path, references, len(file[f"{name}/data"]), out.conclude)
-        frame = _conclude_frame(path, file, name, references, out)
+        truth = EventTruth(path, file, len(ids))
+        frame = _conclude_frame(path, file, name, references, truth, out)
         mev = KILO * mev_per_electron(_field(path, file, out.conclude))
         pitch = tuple(0.0 if axis == out.detector.drift else frame.pitch_mm for axis in range(3))
         size_mm = (pitch[0], pitch[1], pitch[2])
-        out.conclude(path, "truth", "unknown", "an event of the readout may hold several neutrinos")
-        out.write(path, _events(references, frame, mev, size_mm, ids), len(ids))
+        out.write(path, _events(references, frame, mev, size_mm, ids, truth), len(ids))
 
 
 def recognise_ndlarflow(path: Path) -> str | None:
@@ -149,20 +150,22 @@ def _conclude_references(
 
 
 def _conclude_frame(
-    path: Path, file: h5py.File, name: str, references: References, out: DriftedShardWriter
+    path: Path, file: h5py.File, name: str, references: References, truth: EventTruth, out: DriftedShardWriter
 ) -> HitFrame:
-    """Unit and axes, from the first hits, whose charge is checked too."""
+    """Unit and axes, from the first hits, whose charge is checked too; and those of the vertices."""
     table = file[f"{name}/data"]
     more = [column for column in ("t_drift", "io_group", "E") if column in table.dtype.names]
     columns = [*COLUMNS, *(column for column in more if not table.dtype[column].shape)]
     hits: Any = ()
     event = np.zeros(0, dtype=np.int64)
+    parents, begins = range(0), np.zeros(1, dtype=np.int64)
     for parents, begins, hits in references.blocks(columns):
         event = np.repeat(np.asarray(parents), np.diff(begins))
         if len(hits):
             break
     anode = hits["io_group"].astype(np.int64) if "io_group" in columns else np.zeros(len(hits), dtype=np.int64)
     order = np.lexsort((anode, event))
+    unsorted = hits
     hits, group = hits[order], np.cumsum(np.diff(event[order], prepend=-1) + np.abs(np.diff(anode[order], prepend=-1)))
     tick_us = _number(file, "run_info", "crs_ticks") or TICK_US
     time = hits["t_drift"].astype(np.float64) * tick_us if "t_drift" in columns else None
@@ -172,6 +175,12 @@ def _conclude_frame(
     out.conclude(path, "length unit of hits", *frame.unit)
     out.conclude(path, "axes of hits", *frame.axes)
     _conclude_charge(path, hits, out.conclude)
+    position_mm = frame.position_mm(unsorted)
+    truth.meet(
+        [Seen(row, position_mm[a:b]) for row, a, b in zip(parents, begins[:-1], begins[1:], strict=True)],
+        frame.columns,
+    )
+    out.conclude(path, "truth", truth.value, truth.evidence)
     return frame
 
 
@@ -222,7 +231,12 @@ def _bounds(file: h5py.File) -> np.ndarray | None:
 
 
 def _events(
-    references: References, frame: HitFrame, mev: float, size_mm: tuple[float, float, float], ids: list[int]
+    references: References,
+    frame: HitFrame,
+    mev: float,
+    size_mm: tuple[float, float, float],
+    ids: list[int],
+    truth: EventTruth,
 ) -> Iterator[DriftedEvent]:
     for parents, begins, hits in references.blocks(COLUMNS):
         charge = hits["Q"].astype(np.float64)
@@ -246,6 +260,7 @@ def _events(
                 position[begin:end][chosen],
                 energy[begin:end][chosen],
                 f"event {ids[row]}",
-                defect=defect,
+                truth.of(row),
+                defect,
                 size_mm=size_mm,
             )
