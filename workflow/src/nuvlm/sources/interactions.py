@@ -1,4 +1,4 @@
-"""A neutrino interaction as a reader of energy deposits returns it: segments and truth."""
+"""An event as a reader of energy deposits, or of charge that was read out, returns it: its energy and truth."""
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +45,34 @@ class Interaction:
     truth: Truth = Truth()
     defect: str | None = None
     """Reason why the event cannot be used, such as "has no ..."; None if it can."""
+
+
+@dataclass(frozen=True)
+class DriftedEvent:
+    """Charge of one event as it was read out, at its reconstructed positions in the file's coordinates."""
+
+    event_id: int
+    position_mm: np.ndarray
+    """(points, 3): centre of what each point was read from."""
+    energy_mev: np.ndarray
+    """(points,), not negative."""
+    name: str
+    """Name for messages, such as "event 7"."""
+    truth: Truth = Truth()
+    defect: str | None = None
+    """Reason why the event cannot be used, such as "has no ..."; None if it can."""
+    size_mm: tuple[float, float, float] = (0, 0, 0)
+    """Sides of the box that the charge of a point is spread over evenly, such as a voxel of the file, mm."""
+
+    @property
+    def start_mm(self) -> np.ndarray:
+        """(points, 3): a point is a segment without length."""
+        return self.position_mm
+
+    @property
+    def end_mm(self) -> np.ndarray:
+        """(points, 3)."""
+        return self.position_mm
 
 
 def event_ids(path: Path, keys: Sequence[tuple[int, int]]) -> list[int]:

@@ -13,7 +13,7 @@ from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MOST_EVENTS
 from nuvlm.sources.larndsim_truth import CM, EVENT, VERTEX, Key, column, find_table
 
-SEGMENTS = ("segments", "tracks")
+SEGMENTS = ("segments", "tracks", "mc_truth/segments/data", "mc_truth/tracks/data")
 ROWS = 2**18  # read at a time
 MOST_SEGMENTS = 10**7
 """Segments of one neutrino. A file with more is taken for damaged, or made to fill the memory."""

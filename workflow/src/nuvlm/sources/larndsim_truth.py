@@ -24,8 +24,9 @@ CM = 10.0  # mm
 EVENT = ("event_id", "eventID", "spillID", "spill_id")
 VERTEX = ("vertex_id", "vertexID")
 VERTICES = ("vertices",)
-HEADER = ("mc_hdr", "genie_hdr")
-STACK = ("mc_stack", "genie_stack")
+# ndlar_flow copies the tables to mc_truth.
+HEADER = ("mc_hdr", "genie_hdr", "mc_truth/interactions/data")
+STACK = ("mc_stack", "genie_stack", "mc_truth/stack/data")
 INTERACTIONS = {"QE": "isQES", "MEC": "isMEC", "RES": "isRES", "DIS": "isDIS", "COH": "isCOH"}
 FINAL_STATE = 1  # part_status
 INITIAL_STATE = 0
@@ -51,8 +52,7 @@ def find_table(path: Path, file: h5py.File, names: Sequence[str]) -> h5py.Datase
         InputError: the description of the tables is damaged.
     """
     try:
-        present = set(file)
-        items = [file[name] for name in names if name in present]
+        items = [file[name] for name in names if name in file]
         # Decodes the column types now, so that damage to them raises here.
         tables = [(item, item.dtype) for item in items if isinstance(item, h5py.Dataset)]
         return tables[0][0] if tables else None

@@ -1,8 +1,9 @@
-"""From interactions to a voxel shard: common to all readers of energy deposits. Every event is accounted for."""
+"""From events to a voxel shard: common to all readers of deposits or read-out charge. Every event is accounted for."""
 
 import logging
 from collections.abc import Iterable, Iterator
 from pathlib import Path
+from typing import ClassVar
 
 import numpy as np
 from pydantic import PrivateAttr
@@ -12,12 +13,14 @@ from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import Recombination
-from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
+from nuvlm.detector.voxels import Event, Voxels, voxelize, voxelize_boxes, write_shard
 from nuvlm.simulation.stdhep import NEUTRINOS
 from nuvlm.sources.conclusions import Conclusions
-from nuvlm.sources.interactions import Interaction
+from nuvlm.sources.interactions import DriftedEvent, Interaction
 
 logger = logging.getLogger(__name__)
+
+AnyEvent = Interaction | DriftedEvent
 
 
 class VoxelShardWriter(Settings):
@@ -31,13 +34,15 @@ class VoxelShardWriter(Settings):
     """Turns the energy of each segment into visible energy."""
     on_bad_event: OnBadEvent = "error"
     """``error`` stops at an event that cannot be used; ``skip`` leaves it out and counts it."""
+    drifted: ClassVar[bool] = False
+    """Whether the charge was read out, and has drifted already."""
     _conclusions: Conclusions = PrivateAttr(default_factory=Conclusions)
 
     def conclude(self, path: Path, subject: str, value: str, evidence: str) -> None:
         """Record what the reader concluded about `path`: logged, and kept in the shard's attributes."""
         self._conclusions.add(path, subject, value, evidence)
 
-    def write(self, path: Path, interactions: Iterable[Interaction], total: int) -> None:
+    def write(self, path: Path, interactions: Iterable[AnyEvent], total: int) -> None:
         """Write the shard, event by event.
 
         Interactions without segments (in a spill, those in the rock) are left out and counted. Energy outside the
@@ -53,13 +58,20 @@ class VoxelShardWriter(Settings):
         account = _Account(path, self.on_bad_event, self.detector)
         events = self._events(interactions, total, account)
         # write_shard() refuses a shard without events too, but does not know the reasons.
-        write_shard(self.shard, self.detector, account.at_least_one(events), self._attributes)
+        write_shard(self.shard, self.detector, account.at_least_one(events), self._attributes, self.drifted)
         account.log()
 
     def _attributes(self) -> dict[str, str]:
         return {"conclusions": self._conclusions.to_json()}
 
-    def _events(self, interactions: Iterable[Interaction], total: int, account: "_Account") -> Iterator[Event]:
+    def _voxelize(self, interaction: AnyEvent) -> tuple[np.ndarray, Voxels, float]:
+        """Visible energies (MeV), voxels, and the energy outside the detector."""
+        assert isinstance(interaction, Interaction)
+        start, end = interaction.start_mm + self.offset_mm, interaction.end_mm + self.offset_mm
+        energy = self.recombination.visible_energy(interaction.energy_mev, np.linalg.norm(end - start, axis=1))
+        return energy, *voxelize(self.detector, start, end, energy)
+
+    def _events(self, interactions: Iterable[AnyEvent], total: int, account: "_Account") -> Iterator[Event]:
         for interaction in track(interactions, "events", total):
             if not len(interaction.energy_mev) and not interaction.defect:
                 account.n_empty += 1
@@ -68,18 +80,31 @@ class VoxelShardWriter(Settings):
             if defect:
                 account.refuse(interaction, defect)
                 continue
-            start, end = interaction.start_mm + self.offset_mm, interaction.end_mm + self.offset_mm
-            length = np.linalg.norm(end - start, axis=1)
-            energy = self.recombination.visible_energy(interaction.energy_mev, length)
-            voxels, outside = voxelize(self.detector, start, end, energy)
+            energy, voxels, outside = self._voxelize(interaction)
             if not len(voxels):
-                account.refuse_outside(interaction, start)
+                account.refuse_outside(interaction, interaction.start_mm + self.offset_mm)
                 continue
             account.use(interaction, energy, outside)
             yield _event(interaction, voxels, self.offset_mm)
 
 
-def _defect(interaction: Interaction) -> str | None:
+class DriftedShardWriter(VoxelShardWriter):
+    """Writes charge that was read out, one file to one voxel shard with the attribute ``drifted``.
+
+    Its events are :class:`nuvlm.sources.interactions.DriftedEvent`; recombination is in their charge.
+    """
+
+    drifted: ClassVar[bool] = True
+
+    def _voxelize(self, interaction: AnyEvent) -> tuple[np.ndarray, Voxels, float]:
+        assert isinstance(interaction, DriftedEvent)
+        centre = interaction.position_mm + self.offset_mm
+        return interaction.energy_mev, *voxelize_boxes(
+            self.detector, centre, interaction.size_mm, interaction.energy_mev
+        )
+
+
+def _defect(interaction: AnyEvent) -> str | None:
     pdg = interaction.truth.nu_pdg
     if pdg and abs(pdg) not in NEUTRINOS:
         return f"has PDG code {pdg} for its neutrino"
@@ -93,7 +118,7 @@ def _defect(interaction: Interaction) -> str | None:
     return None
 
 
-def _event(interaction: Interaction, voxels: Voxels, offset_mm: tuple[float, float, float]) -> Event:
+def _event(interaction: AnyEvent, voxels: Voxels, offset_mm: tuple[float, float, float]) -> Event:
     truth = interaction.truth
     particles = truth.particles.copy()
     particles["event_id"] = interaction.event_id
@@ -124,14 +149,14 @@ class _Account:
         self._deposited = self._visible = self._outside = 0.0
         self._bad: dict[str, list[str]] = {}
 
-    def use(self, interaction: Interaction, energy: np.ndarray, outside: float) -> None:
+    def use(self, interaction: AnyEvent, energy: np.ndarray, outside: float) -> None:
         self._n_used += 1
         self._n_with_truth += interaction.truth.nu_pdg != 0
         self._deposited += float(interaction.energy_mev.sum())
         self._visible += float(energy.sum())
         self._outside += outside
 
-    def refuse(self, interaction: Interaction, defect: str, remedy: str = "Correct the file") -> None:
+    def refuse(self, interaction: AnyEvent, defect: str, remedy: str = "Correct the file") -> None:
         if self._on_bad_event == "error":
             raise InputError(
                 f"{self._path}: {interaction.name} {defect}. {remedy}, or leave such events out with "
@@ -139,7 +164,7 @@ class _Account:
             )
         self._bad.setdefault(defect, []).append(interaction.name)
 
-    def refuse_outside(self, interaction: Interaction, start: np.ndarray) -> None:
+    def refuse_outside(self, interaction: AnyEvent, start: np.ndarray) -> None:
         self._n_outside += 1
         low, high = start.min(axis=0), start.max(axis=0)
         self._low, self._high = np.minimum(self._low, low), np.maximum(self._high, high)

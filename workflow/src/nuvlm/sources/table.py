@@ -8,11 +8,13 @@ stays cheap and an edited table reruns nothing.
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["steps", "maps"]
-"""``steps``: energy deposits, whose charge has yet to drift to the anodes. ``maps``: ready pixel maps."""
+Kind = Literal["steps", "drifted", "maps"]
+"""``steps``: energy deposits, whose charge has yet to drift to the anodes. ``drifted``: charge that was read out, which
+is not smeared again. ``maps``: ready pixel maps."""
 
 WRITERS: dict[Kind, str] = {
     "steps": "nuvlm.sources.shard_writer:VoxelShardWriter",
+    "drifted": "nuvlm.sources.shard_writer:DriftedShardWriter",
     "maps": "nuvlm.sources.ready_maps:PixelMapWriter",
 }
 """Kind -> what a reader of this kind writes with, as ``module:class``."""
@@ -47,7 +49,17 @@ SOURCES = {
     "voxels": Source("steps", "voxel shards, used in place"),
     "edepsim": Source("steps", "edep-sim ROOT files", "nuvlm.sources.edepsim:convert_edepsim", settings=STEPS),
     "larndsim": Source(
-        "steps", "larnd-sim or 2x2_sim HDF5 files", "nuvlm.sources.larndsim:convert_larndsim", settings=STEPS
+        "steps",
+        "larnd-sim or 2x2_sim HDF5 files, or the copy of their tables in ndlar_flow files",
+        "nuvlm.sources.larndsim:convert_larndsim",
+        settings=STEPS,
+    ),
+    "ndlarflow": Source(
+        "drifted",
+        "ndlar_flow HDF5 files, of which the reconstructed hits are read",
+        "nuvlm.sources.ndlarflow:convert_ndlarflow",
+        "nuvlm.sources.ndlarflow:recognise_ndlarflow",
+        settings=frozenset({"offset_mm"}),
     ),
     "png": Source("maps", "folders of PNG images", "nuvlm.sources.png:convert_png", settings=frozenset({"views"})),
     "cvn": Source(

@@ -197,6 +197,11 @@ class Config(_Families):
         self.detector.display_shape(self.display.pixel_mm)
         if self.input.source == "simulate":
             fiducial_box_mm(self.detector, self.input.simulate.margin_mm, self.input.simulate.margin_downstream_mm)
+        if SOURCES[self.input.source].kind == "drifted" and self.display.readout.has_effects:
+            raise ValueError(
+                f"display.readout cannot act on source '{self.input.source}', whose charge was read out already: leave "
+                "display.readout at its defaults"
+            )
         if self.models_from == self.run:
             raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
