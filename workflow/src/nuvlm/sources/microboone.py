@@ -69,7 +69,7 @@ def convert_microboone(path: Path, out: PixelMapWriter) -> None:
     chosen = out.choose_views(path, PLANES.views)
     with open_numl(path) as file:
         events, hits = Table(path, file, EVENTS), Table(path, file, HITS)
-        hits.require([*INTEGERS, *NUMBERS, *(name for name in ("hit_id", "tpc") if hits.has(name))])
+        hits.require([*INTEGERS, *NUMBERS, *(["tpc"] if hits.has("tpc") else [])])
         keys = read_keys(events)
         places = find_rows(events, keys, hits)
         with_hits = int((places.count > 0).sum())
@@ -150,7 +150,7 @@ def _columns(hits: Table, begin: int, end: int) -> dict[str, np.ndarray]:
     """Columns of the hits in rows `begin` to `end`, in the types that the maps are drawn from."""
     columns = {name: _integers(hits.read(name, begin, end)) for name in INTEGERS}
     columns |= {name: np.ascontiguousarray(hits.read(name, begin, end), dtype=np.float32) for name in NUMBERS}
-    return columns | {name: hits.read(name, begin, end) for name in ("hit_id", "tpc") if hits.has(name)}
+    return columns | ({"tpc": hits.read("tpc", begin, end)} if hits.has("tpc") else {})
 
 
 def _integers(values: np.ndarray) -> np.ndarray:
@@ -173,10 +173,6 @@ def _defect(hits: dict[str, np.ndarray], left_out: np.ndarray) -> str | None:
         return f"has {left_out[worst]} of {total} hits {REASONS[worst]}"
     if not (hits["integral"] > 0).any():
         return "has hits, but no charge in them"
-    if "hit_id" in hits and not (hits["hit_id"][1:] > hits["hit_id"][:-1]).all():
-        ids, counts = np.unique(hits["hit_id"], return_counts=True)
-        if (counts > 1).any():
-            return f"has hit {ids[counts > 1][0]} more than once: were rows repeated?"
     return None
 
 

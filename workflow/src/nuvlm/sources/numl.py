@@ -246,15 +246,15 @@ def _runs(table: Table, in_rows: bool) -> tuple[np.ndarray, np.ndarray, np.ndarr
     total = 0
     for begin in range(0, table.rows, BLOCK_ROWS):
         end = min(begin + BLOCK_ROWS, table.rows)
-        block = np.ascontiguousarray(table.read(KEY, begin, end), dtype=np.int64)
+        block = np.ascontiguousarray(table.read(KEY, begin, end))
         if in_rows:
-            block = np.column_stack([block, table.read(SEQUENCE, begin, end).astype(np.int64)])
+            block = np.column_stack([block, table.read(SEQUENCE, begin, end)])
         changes = _changes(block, block[0] if before is None else before)
         if before is None:
             changes = np.concatenate(([0], changes))
         starts.append(begin + changes)
-        keys.append(block[changes, :3])
-        sequences.append(block[changes, 3:])
+        keys.append(block[changes, :3].astype(np.int64))
+        sequences.append(block[changes, 3:].astype(np.int64))
         before = block[-1].copy()
         total += len(changes)
         if total > 2 * MOST_EVENTS:

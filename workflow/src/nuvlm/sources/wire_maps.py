@@ -25,14 +25,20 @@ class Planes:
         return max(-(-max(self.wires) // pixels.pixel_wires), -(-self.ticks // pixels.pixel_ticks))
 
 
-REASONS = ("on a wire that the detector does not have", "at a time outside the readout", "with a charge that cannot be")
+REASONS = (
+    "on a wire that the detector does not have",
+    "at a time outside the readout",
+    "with a charge that cannot be",
+    "that repeat another",
+)
 """Why hits are left out, in the order of the counts of :meth:`WireMaps.draw`."""
 
 
 class WireMaps:
     """Draws the hits of events as pixel maps.
 
-    The charge of a hit goes to the pixel of its wire and peak time; pulses are a few ticks wide, pixels several tens.
+    A hit that repeats the one before, or the first one of the event (the rows of an event twice), is left out. The
+    charge of a hit goes to the pixel of its wire and peak time; pulses are a few ticks wide, pixels several tens.
     The grey value is 255 x (sum of the charges in the pixel) / `white_adc`, rounded, and 255 above. The first wire and
     the first tick are in column 0 and row 0; what the maps have beyond the last wire and the last tick is black.
 
@@ -44,9 +50,12 @@ class WireMaps:
 
     def __init__(self, planes: Planes, views: Sequence[str], pixels: WirePixels) -> None:
         self.size = planes.size(pixels)
-        self._planes, self._pixels = planes, pixels
-        self._wires = np.array(planes.wires, dtype=np.int64)
-        self._view_of = np.array([views.index(view) if view in views else -1 for view in planes.views], dtype=np.int64)
+        self._white_adc = pixels.white_adc
+        self._wires = np.array(planes.wires, dtype=np.int32)
+        self._view_of = np.array([views.index(view) if view in views else -1 for view in planes.views], dtype=np.int32)
+        # Tables are three times as fast as divisions.
+        self._column = np.arange(max(planes.wires), dtype=np.int32) // pixels.pixel_wires
+        self._row = np.arange(planes.ticks, dtype=np.int32) // pixels.pixel_ticks
         self._sums = np.zeros((len(views), self.size, self.size))
 
     def draw(
@@ -65,39 +74,45 @@ class WireMaps:
         image = np.zeros(self._sums.shape, dtype=np.uint8)
         left_out = _draw(
             plane, wire, time, charge,
-            self._view_of, self._wires, self._planes.ticks, self._pixels.pixel_wires, self._pixels.pixel_ticks,
-            255 / self._pixels.white_adc, self._sums, image,
+            self._view_of, self._wires, self._column, self._row, 255 / self._white_adc, self._sums, image,
         )  # fmt: skip
         return image, left_out
 
 
 @numba.njit(cache=True)
 def _draw(  # type: ignore[no-untyped-def]
-    plane, wire, time, charge, view_of, wires, ticks, pixel_wires, pixel_ticks, grey, sums, image
+    plane, wire, time, charge, view_of, wires, column, row, grey, sums, image
 ):
     """Draw hits to `image`; `sums`, of the same shape, is zero before and after."""
-    left_out = np.zeros(3, dtype=np.int64)
-    hits = len(plane)
-    view = np.empty(hits, dtype=np.int32)
-    row, column = np.empty(hits, dtype=np.int32), np.empty(hits, dtype=np.int32)
-    for i in range(hits):
-        view[i] = -1
-        p = plane[i]
-        if p < 0 or p >= len(wires) or wire[i] < 0 or wire[i] >= wires[p]:
+    flat_sums, flat_image = sums.reshape(-1), image.reshape(-1)
+    _, height, width = sums.shape
+    left_out = np.zeros(4, dtype=np.int64)
+    ticks = np.float32(len(row))
+    pixel = np.empty(len(plane), dtype=np.int64)
+    drawn = 0
+    for i in range(len(plane)):
+        p, w, t, q = plane[i], wire[i], time[i], charge[i]
+        if p < 0 or p >= len(wires) or w < 0 or w >= wires[p]:
             left_out[0] += 1
-        elif not 0 <= time[i] < ticks:  # also if it is not a number
+        elif not (t >= 0 and t < ticks):  # also if it is not a number
             left_out[1] += 1
-        elif not 0 <= charge[i] < np.inf:
+        elif not (q >= 0 and q < np.inf):
             left_out[2] += 1
+        # No two pulses have the same charge and time to all digits.
+        elif i > 0 and (
+            (q == charge[i - 1] and t == time[i - 1] and w == wire[i - 1] and p == plane[i - 1])
+            or (q == charge[0] and t == time[0] and w == wire[0] and p == plane[0])
+        ):
+            left_out[3] += 1
         elif view_of[p] >= 0:
-            view[i] = view_of[p]
-            row[i] = int(time[i]) // pixel_ticks
-            column[i] = wire[i] // pixel_wires
-            sums[view[i], row[i], column[i]] += charge[i]
+            at = (view_of[p] * height + row[np.uint32(t)]) * width + column[np.uint32(w)]
+            pixel[drawn] = at
+            drawn += 1
+            flat_sums[at] += q
     # Only pixels with hits are visited, the second time with a sum of zero.
-    for i in range(hits):
-        v = view[i]
-        if v >= 0 and sums[v, row[i], column[i]] > 0:
-            image[v, row[i], column[i]] = min(np.rint(grey * sums[v, row[i], column[i]]), 255.0)
-            sums[v, row[i], column[i]] = 0
+    for i in range(drawn):
+        at = pixel[i]
+        if flat_sums[at] > 0:
+            flat_image[at] = min(np.rint(grey * flat_sums[at]), 255.0)
+            flat_sums[at] = 0
     return left_out
