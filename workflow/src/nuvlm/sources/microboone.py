@@ -173,7 +173,20 @@ def _defect(hits: dict[str, np.ndarray], left_out: np.ndarray) -> str | None:
         return f"has {left_out[worst]} of {total} hits {REASONS[worst]}"
     if not (hits["integral"] > 0).any():
         return "has hits, but no charge in them"
+    if _repeated(hits):
+        return "has its hits more than once: were rows repeated?"
     return None
+
+
+def _repeated(hits: dict[str, np.ndarray]) -> bool:
+    """Whether the hits begin again after some of them."""
+    columns = [hits[name] for name in (*NUMBERS, *INTEGERS)]
+    time, charge = columns[:2]
+    for again in np.flatnonzero((charge[1:] == charge[0]) & (time[1:] == time[0])) + 1:
+        n = min(again, len(charge) - again)
+        if all(np.array_equal(of[again : again + n], of[:n]) for of in columns):
+            return bool(n > 1)
+    return False
 
 
 def _check_vertices(events: Table, hits: Table, places: Places, truth: Truth, out: PixelMapWriter) -> None:

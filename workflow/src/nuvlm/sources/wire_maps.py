@@ -29,7 +29,7 @@ REASONS = (
     "on a wire that the detector does not have",
     "at a time outside the readout",
     "with a charge that cannot be",
-    "that repeat another",
+    "that repeat the one before",
 )
 """Why hits are left out, in the order of the counts of :meth:`WireMaps.draw`."""
 
@@ -37,8 +37,7 @@ REASONS = (
 class WireMaps:
     """Draws the hits of events as pixel maps.
 
-    A hit that repeats the one before, or the first one of the event (the rows of an event twice), is left out. The
-    charge of a hit goes to the pixel of its wire and peak time; pulses are a few ticks wide, pixels several tens.
+    The charge of a hit goes to the pixel of its wire and peak time; pulses are a few ticks wide, pixels several tens.
     The grey value is 255 x (sum of the charges in the pixel) / `white_adc`, rounded, and 255 above. The first wire and
     the first tick are in column 0 and row 0; what the maps have beyond the last wire and the last tick is black.
 
@@ -99,10 +98,7 @@ def _draw(  # type: ignore[no-untyped-def]
         elif not (q >= 0 and q < np.inf):
             left_out[2] += 1
         # No two pulses have the same charge and time to all digits.
-        elif i > 0 and (
-            (q == charge[i - 1] and t == time[i - 1] and w == wire[i - 1] and p == plane[i - 1])
-            or (q == charge[0] and t == time[0] and w == wire[0] and p == plane[0])
-        ):
+        elif i > 0 and q == charge[i - 1] and t == time[i - 1] and w == wire[i - 1] and p == plane[i - 1]:
             left_out[3] += 1
         elif view_of[p] >= 0:
             at = (view_of[p] * height + row[np.uint32(t)]) * width + column[np.uint32(w)]
