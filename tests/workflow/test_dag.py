@@ -155,6 +155,7 @@ SECTIONS = {
     "run": ("run=other", " ".join(JOBS)),
     "models_from": ("models_from=demo", None),  # another DAG: see below
     "input": ("input={on_bad_event: skip}", "simulate_events smear_and_downsample list_events"),
+    "input.wires": ("input={wires: {pixel_wires: 4}}", None),  # refused: simulated events have no wires
     "input.recombination": ("input={recombination: {model: birks}}", "simulate_events"),
     "input.simulate": ("input={simulate: {seed: 8}}", "simulate_events"),
     "detector": ("detector={cathodes_mm: [0]}", "simulate_events smear_and_downsample list_events"),

@@ -67,8 +67,8 @@ def _settings_of(path: str | Path, store: Any) -> dict[str, Any]:
     if missing or "images" not in store:
         raise InputError(f"{path}: not pixel maps; {', '.join(missing) or 'images'} missing. {remedy}")
     settings = {name: attributes[name] for name in names}
-    if "source" in attributes:  # made elsewhere: their settings are unknown, but their source is known
-        settings["source"] = attributes["source"]
+    # Made elsewhere: their source is known, and sometimes what a pixel is.
+    settings |= {name: attributes[name] for name in ("source", "geometry") if name in attributes}
     images, expected = store["images"], (len(settings["views"]), settings["size"], settings["size"])
     if images.dtype != np.uint8 or images.shape[1:] != expected:
         raise InputError(
@@ -107,7 +107,9 @@ def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
     if differing:
         made_elsewhere = "source" in found
         remedy = (
-            "Use maps of the same source and size, and input.views" if made_elsewhere else "Set display and pixelmap"
+            "Use maps of the same source, size and pixels, and input.views"
+            if made_elsewhere
+            else "Set display and pixelmap"
         )
         raise InputError(
             f"{training.parent}: trained on other pixel maps than these ({next(iter(stores.values()))}): "

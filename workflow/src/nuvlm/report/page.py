@@ -129,10 +129,11 @@ def with_image_settings(config: Mapping[str, Any], images: Mapping[str, Any]) ->
     """
     if "source" not in images:
         return dict(config)
+    sides = images.get("geometry", {}).get("pixel_mm")
     return {
         **config,
         "input": {**config["input"], "views": ", ".join(view.upper() for view in images["views"])},
-        "display": {"pixel_mm": "not known"},
+        "display": {"pixel_mm": " × ".join(f"{side:.3g}" for side in sides) if sides else "not known"},
         "pixelmap": {"size": images["size"]},
     }
 

@@ -21,7 +21,15 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MODES
-from nuvlm.sources.ready_maps import LARGEST, BadEvent, PixelMap, PixelMapWriter, event_number, require_distinct
+from nuvlm.sources.ready_maps import (
+    LARGEST,
+    WIRES_AND_TIME,
+    BadEvent,
+    PixelMap,
+    PixelMapWriter,
+    event_number,
+    require_distinct,
+)
 
 logger = logging.getLogger(__name__)
 
@@ -63,7 +71,7 @@ def convert_cvn(path: Path, out: PixelMapWriter) -> None:
         ids = [event_number(name) for name in names]
         require_distinct(path, names, ids)
         events = _in_gev(path, _read_folder(path, names, ids, planes))
-        out.write(path, events, len(names), source="cvn", views=chosen)
+        out.write(path, events, len(names), source="cvn", views=chosen, axes=WIRES_AND_TIME)
         return
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder. Check the path in input.files.")
@@ -74,7 +82,7 @@ def convert_cvn(path: Path, out: PixelMapWriter) -> None:
             images = _images(path, file)
             columns = _columns(path, file, len(images))
         events = _in_gev(path, _read_file(path, images, columns, planes))
-        out.write(path, events, len(images), source="cvn", views=chosen)
+        out.write(path, events, len(images), source="cvn", views=chosen, axes=WIRES_AND_TIME)
 
 
 def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent]) -> Iterator[PixelMap | BadEvent]:

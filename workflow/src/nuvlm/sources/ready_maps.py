@@ -4,10 +4,11 @@ import hashlib
 import logging
 import os
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -20,6 +21,7 @@ from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
 from nuvlm.base.stores import create_store
 from nuvlm.sources.conclusions import Conclusions
+from nuvlm.sources.wire_pixels import WirePixels
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +49,25 @@ class PixelMap:
     inelasticity: float = np.nan
     mode: int = 0
     """Scattering mode, a value of :data:`nuvlm.detector.voxels.MODES`."""
+    vertex_mm: tuple[float, float, float] = (np.nan, np.nan, np.nan)
+    """In the coordinates of the source's detector."""
+
+
+@dataclass(frozen=True)
+class MapAxes:
+    """What the columns and rows of all maps of a source are: labels of the axes in the report."""
+
+    columns: str = "column"
+    rows: str = "row"
+    columns_per_pixel: float = 1
+    """Such as wires in a pixel: numbers along the axis are multiples of it."""
+    rows_per_pixel: float = 1
+    up: bool = False
+    """Whether the first row is drawn at the bottom."""
+
+
+WIRES_AND_TIME = MapAxes("wire", "time tick", up=True)
+"""Axes of wire planes."""
 
 
 class BadEvent(Exception):
@@ -65,6 +86,8 @@ class PixelMapWriter(Settings):
     """The views to use, in this order; None for all."""
     on_bad_event: OnBadEvent = "error"
     """``error`` stops at an event that cannot be used; ``skip`` leaves it out and counts it."""
+    wires: WirePixels = WirePixels()
+    """How hits on wires become pixels."""
     _conclusions: Conclusions = PrivateAttr(default_factory=Conclusions)
 
     def conclude(self, path: Path, subject: str, value: str, evidence: str) -> None:
@@ -86,15 +109,25 @@ class PixelMapWriter(Settings):
         return list(self.views or found)
 
     def write(
-        self, path: Path, events: Iterable[PixelMap | BadEvent], total: int, *, source: str, views: Sequence[str]
+        self,
+        path: Path,
+        events: Iterable[PixelMap | BadEvent],
+        total: int,
+        *,
+        source: str,
+        views: Sequence[str],
+        axes: MapAxes = MapAxes(),
+        geometry: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
         """Write the store and the truth table, event by event: memory stays constant.
 
         Args:
             path: the input file or folder, for messages.
-            events: `total` of them, in order.
+            events: `total` of them, in order. The images of one are not used after the next is asked for.
             source: name of the source, kept in the store: models refuse maps of another source.
             views: names of the views of every event.
+            axes: what columns and rows are.
+            geometry: what a pixel is, if the source knows it, kept in the store: models refuse maps with another.
 
         Returns:
             The truth table.
@@ -108,7 +141,7 @@ class PixelMapWriter(Settings):
         if first is None:
             reason = f"; {bad[0]}." if bad else ". Remove it from input.files."
             raise InputError(f"{path}: none of {total} events can be used{reason}")
-        attributes = {
+        attributes: dict[str, Any] = {
             "format": "nuvlm-pixelmaps",
             "version": 1,
             "source": source,
@@ -120,8 +153,11 @@ class PixelMapWriter(Settings):
             "transfer": None,
             "white_mev": None,
             "knee_mev": None,
+            "axes": asdict(axes),
             "conclusions": self._conclusions.to_json(),
         }
+        if geometry is not None:
+            attributes["geometry"] = dict(geometry)
         rows, black = [], []
         with create_store(self.store, attributes) as out:
             for event in chain([first], usable):
@@ -218,6 +254,7 @@ def _row(event: PixelMap) -> tuple[object, ...]:
         event.nu_energy,
         event.inelasticity,
         event.mode,
+        *event.vertex_mm,
     )
 
 
@@ -232,15 +269,16 @@ def _table(rows: list[tuple[object, ...]]) -> pd.DataFrame:
         "nu_energy": "float32",
         "inelasticity": "float32",
         "mode": "int8",
+        "vertex_x_mm": "float64",
+        "vertex_y_mm": "float64",
+        "vertex_z_mm": "float64",
     }
     columns = zip(*rows, strict=True)
     table = pd.DataFrame(
         {name: pd.Series(list(values), dtype=kind) for (name, kind), values in zip(types.items(), columns, strict=True)}
     )
-    # Columns that need deposits in space.
+    # Needs deposits in space.
     table["n_voxels"] = pd.Series(pd.NA, index=table.index, dtype="UInt32")
-    for column in ("vertex_x_mm", "vertex_y_mm", "vertex_z_mm"):
-        table[column] = np.nan
     return table
 
 

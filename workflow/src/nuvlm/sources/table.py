@@ -68,4 +68,11 @@ SOURCES = {
         "nuvlm.sources.cvn:convert_cvn",
         settings=frozenset({"views"}),
     ),
+    "microboone": Source(
+        "maps",
+        "MicroBooNE open data, HDF5 files with hits on wires",
+        "nuvlm.sources.microboone:convert_microboone",
+        "nuvlm.sources.microboone:recognise_microboone",
+        settings=frozenset({"views", "wires"}),
+    ),
 }

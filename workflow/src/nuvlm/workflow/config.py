@@ -21,6 +21,7 @@ from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
 from nuvlm.models.jobs import FamilySettings
 from nuvlm.models.table import FAMILIES, family_of
 from nuvlm.sources.table import SOURCES
+from nuvlm.sources.wire_pixels import WirePixels
 
 if TYPE_CHECKING:
     from nuvlm.models.bdt.settings import BdtSettings
@@ -77,6 +78,8 @@ class InputSettings(Settings):
     name, `skip` leaves it out and counts it in the log."""
     views: tuple[str, ...] | None = None
     """Ready pixel maps only: the views to use, in this order; all if null."""
+    wires: WirePixels = WirePixels()
+    """Sources with hits on wires only: the pixels of the maps that are made of them."""
     recombination: Recombination = Recombination()
     simulate: SimulateSettings = SimulateSettings()
 
@@ -103,6 +106,10 @@ class InputSettings(Settings):
             raise ValueError(f"views has no effect for source '{self.source}', which has XZ and YZ: leave it out")
         if self.views is not None and (not self.views or len(set(self.views)) != len(self.views)):
             raise ValueError("views: name each once, and at least one, or leave it out")
+        if self.wires != WirePixels() and "wires" not in settings:
+            raise ValueError(
+                f"wires has no effect for source '{self.source}', which has no hits on wires: leave it out"
+            )
         if self.recombination.model != "none" and "recombination" not in settings:
             raise ValueError(
                 f"recombination needs the energy loss along each step, which source '{self.source}' does not have: "
