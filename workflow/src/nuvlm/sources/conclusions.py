@@ -19,6 +19,9 @@ class Conclusion:
     """Such as "cm", or "x along the drift, z along the beam"."""
     evidence: str
     """From what it follows, such as "dE/dx of 2.1 MeV/cm (median over path length)"."""
+    doubt: bool = False
+    """Whether the file does not say so itself, says something else, or something was lost: logged as a warning. A file
+    with a doubt is called *marked*."""
 
 
 class Conclusions:
@@ -27,10 +30,10 @@ class Conclusions:
     def __init__(self) -> None:
         self._found: list[Conclusion] = []
 
-    def add(self, path: Path, subject: str, value: str, evidence: str) -> None:
+    def add(self, path: Path, subject: str, value: str, evidence: str, doubt: bool = False) -> None:
         """Record a conclusion about `path`."""
-        self._found.append(Conclusion(subject, value, evidence))
-        logger.info("%s: %s: %s (%s)", path, subject, value, evidence)
+        self._found.append(Conclusion(subject, value, evidence, doubt))
+        logger.log(logging.WARNING if doubt else logging.INFO, "%s: %s: %s (%s)", path, subject, value, evidence)
 
     def __iter__(self) -> Iterator[Conclusion]:
         return iter(self._found)

@@ -67,9 +67,9 @@ class PixelMapWriter(Settings):
     """``error`` stops at an event that cannot be used; ``skip`` leaves it out and counts it."""
     _conclusions: Conclusions = PrivateAttr(default_factory=Conclusions)
 
-    def conclude(self, path: Path, subject: str, value: str, evidence: str) -> None:
+    def conclude(self, path: Path, subject: str, value: str, evidence: str, doubt: bool = False) -> None:
         """Record what the reader concluded about `path`, before :meth:`write`: logged, and kept in the store."""
-        self._conclusions.add(path, subject, value, evidence)
+        self._conclusions.add(path, subject, value, evidence, doubt)
 
     def choose_views(self, path: Path, found: Sequence[str]) -> list[str]:
         """The views to use, in order: :attr:`views`, or all of `found`.
