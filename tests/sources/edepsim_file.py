@@ -112,6 +112,11 @@ def particle_columns(part: Sequence[Particle]) -> bytes:
     return b"".join(columns)
 
 
+def column(numbers: Sequence[int]) -> bytes:
+    """A branch's entry with a vector of integers."""
+    return np.array(numbers, ">i4").tobytes()
+
+
 T_OBJECT = struct.pack(">HII", 1, 0, 0)
 
 

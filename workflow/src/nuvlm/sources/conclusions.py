@@ -39,5 +39,6 @@ class Conclusions:
         return iter(self._found)
 
     def to_json(self) -> str:
-        """A JSON list, for the attributes of the written store."""
-        return json.dumps([asdict(conclusion) for conclusion in self._found])
+        """A JSON list, for the attributes of the written store; `doubt` is there if it is true."""
+        found = [asdict(conclusion) for conclusion in self._found]
+        return json.dumps([{name: value for name, value in row.items() if name != "doubt" or value} for row in found])

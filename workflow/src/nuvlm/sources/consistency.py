@@ -125,7 +125,7 @@ class Consistency:
         if self._too_much:
             n, of = len(self._too_much), self._n_with_energy
             what = f"{n} of {of} neutrinos deposit more than their energy (first: {self._too_much[0]})"
-            if n >= FEW and n > 0.2 * of or n == of > 1:
+            if (n >= FEW and n > 0.2 * of) or n == of > 1:
                 raise InputError(
                     f"{path}: {what}. Energies are in another unit than they are said to be, or the ids of deposits "
                     "and truth do not belong together: correct the file."
@@ -179,7 +179,7 @@ class Consistency:
                    f"{NEAR_MM:g} mm")  # fmt: skip
         if found.n_outside:
             record(path, "vertices outside", f"{found.n_outside} of {n} lie outside the detector",
-                 "such as interactions in the rock around it; their charge is kept where it is", doubt=True)  # fmt: skip
+                 "such as interactions in the rock; their charge is kept where it is", doubt=True)  # fmt: skip
 
     def _explain(self, path: Path, found: _Touching) -> None:
         """Raise InputError if another assumption puts the vertices at the charge."""
@@ -230,7 +230,7 @@ def alternatives() -> Iterator[tuple[str, Callable[[np.ndarray], np.ndarray]]]:
     def times(scale: float) -> Callable[[np.ndarray], np.ndarray]:
         return lambda vertex: scale * vertex
 
-    def exchanged(order: Axes, signs: tuple[int, int, int] = (1, 1, 1)) -> Callable[[np.ndarray], np.ndarray]:
+    def exchanged(order: Axes, signs: tuple[int, ...] = (1, 1, 1)) -> Callable[[np.ndarray], np.ndarray]:
         return lambda vertex: np.array(signs) * vertex[list(order)]
 
     orders: list[Axes] = [(2, 1, 0), (1, 0, 2), (0, 2, 1), (1, 2, 0), (2, 0, 1)]
@@ -372,8 +372,9 @@ class Direction:
     def against_z(self) -> int | None:
         """The axis that charge goes along instead of z (2: against it), or None."""
         mean = self.mean
-        # The mean of n isotropic unit vectors has a width of sqrt(1 / 3n) along each axis: four of them are enough.
-        if mean is None or np.abs(mean).max() < max(ALONG, 4 / np.sqrt(3 * self._n)):
+        # The mean of n isotropic unit vectors has a width of sqrt(1 / 3n) along each axis: four of them are enough, and
+        # three events that agree.
+        if mean is None or np.abs(mean).max() < max(ALONG, min(0.9, 4 / np.sqrt(3 * self._n))):
             return None
         axis = int(np.abs(mean).argmax())
         if axis == 2:
@@ -408,8 +409,8 @@ class Direction:
                 f"{path}: {what}, not along the beam, which is z: {self.evidence()}. The axes are not what they are "
                 f"called: correct the file{remedy}."
             )
-        # Without neutrinos, single particles and cosmic muons may go anywhere; along x is also what an exchange of x and
-        # z looks like.
+        # Without neutrinos, single particles and cosmic muons may go anywhere; but an exchange of x and z looks like
+        # this too.
         value = f"as they are called, although {what}"
         record(path, "axes", value, self.evidence(), doubt=axis == 0 and not axes_given)
 

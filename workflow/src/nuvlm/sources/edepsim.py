@@ -18,8 +18,7 @@ import uproot
 from nuvlm.base.errors import InputError
 from nuvlm.sources.ancestry import Ancestry, Tracks
 from nuvlm.sources.edepsim_truth import GenieRecord, reaction_truth
-from nuvlm.sources.interactions import Interaction, Numbers, Truth, event_ids
-from nuvlm.sources.larndsim_keys import passes
+from nuvlm.sources.interactions import Interaction, Numbers, Truth, event_ids, passes
 from nuvlm.sources.memberwise import LAYOUTS, Hits, LayoutError, decode_hits, decode_particles
 from nuvlm.sources.recognition import of_another_kind
 from nuvlm.sources.rootfile import class_members, find_tree, open_root, read_branch
@@ -64,14 +63,18 @@ def convert_edepsim(path: Path, out: VoxelShardWriter) -> None:
         if record:
             record.match(events.interaction, events.position_mm, bool((events.n_vertices == 1).all()))
         keys = events.keys()
-        interactions = _interactions(events, record, event_ids(path, keys, out.conclude), out)
+        interactions = _interactions(events, record, keys, event_ids(path, keys, out.conclude), out)
         out.write(path, events.account(interactions, out), len(keys))
         for name, energy in events.detector_mev.items():
             logger.info("%s: %.1f MeV in sensitive detector %s", path, energy, name)
 
 
 def _interactions(
-    events: "_Events", record: GenieRecord | None, ids: list[int], out: VoxelShardWriter
+    events: "_Events",
+    record: GenieRecord | None,
+    keys: list[tuple[int, int, int]],
+    ids: list[int],
+    out: VoxelShardWriter,
 ) -> Iterator[Interaction]:
     order = list(out.order)
     n_done, n_vertices = 0, 0  # interactions, vertices
@@ -90,7 +93,7 @@ def _interactions(
                 selected, hits = owner == vertex, entry.hits
                 start, stop = (mm[selected][:, order] for mm in (hits.start_mm, hits.stop_mm))
                 truth = truth.permuted(out.order) if out.axes else truth
-                numbers = Numbers(entry.event, vertex, entry.run)
+                numbers = Numbers(entry.event, vertex, entry.run, keys[n_done][2])
                 yield Interaction(ids[n_done], start, stop, hits.energy_mev[selected], name, truth, defect, numbers)
                 n_done += 1
 

@@ -76,28 +76,45 @@ class Interaction:
     """What the file calls it, if the event id is made from that."""
 
 
-def event_ids(path: Path, keys: Sequence[tuple[int, int, int]], record: Record) -> list[int]:
-    """One unique id for each triple of event, vertex and merged file.
+def event_ids(path: Path, keys: Sequence[tuple[int, ...]], record: Record | None = None) -> list[int]:
+    """One unique id for each interaction.
 
     The event number if it is unique, else the vertex number if that is unique, else event x 2^32 + vertex, else, as
     where merged files number their events anew, the place in the file. The last is recorded; the table
     /truth/numbers keeps the numbers of the file.
+
+    Args:
+        path: the file.
+        keys: event and vertex of each interaction, and a number that counts merged files, if there may be some.
+        record: takes the conclusion.
     """
     for part in (0, 1):
         ids = [key[part] for key in keys]
         if len(set(ids)) == len(keys):
             return ids
-    if len({key[2] for key in keys}) == 1 and all(event < 2**32 and vertex < 2**32 for event, vertex, _ in keys):
-        joined = [event * 2**32 + vertex for event, vertex, _ in keys]
-        if len(set(joined)) == len(keys):
-            return joined
-    n_files = len({key[2] for key in keys})
+    joined = [event * 2**32 + vertex for event, vertex, *_ in keys]
+    n_files = len({key[2:] for key in keys})
+    fits = all(0 <= event < 2**32 and 0 <= vertex < 2**32 for event, vertex, *_ in keys)
+    if fits and n_files == 1 and len(set(joined)) == len(keys):
+        return joined
+    why = "neither event nor vertex numbers are unique, and they are too large to be joined"
     if n_files > 1:
-        why = f"event numbers begin anew {n_files - 1} times, as in merged files"
-    else:
-        why = "neither event nor vertex numbers are unique, and they are too large to be joined"
-    record(path, "event ids", "numbered by place; /truth/numbers has the numbers of the file", why)
+        why = f"event numbers begin anew in {n_files - 1} places, as in merged files"
+    if record:
+        value = "numbered by place; /truth/numbers has the numbers of the file"
+        record(path, "event ids", value, why, doubt=True)
     return list(range(len(keys)))
+
+
+def passes(keys: Sequence[object]) -> list[int]:
+    """Where the numbering of runs of rows begins anew: 0, and each run whose key has occurred since the last start."""
+    begins, seen = [0], set[object]()
+    for i, key in enumerate(keys):
+        if key in seen:
+            begins.append(i)
+            seen = set()
+        seen.add(key)
+    return begins
 
 
 def particle_rows(pdg: np.ndarray, momentum_mev: np.ndarray) -> np.ndarray:

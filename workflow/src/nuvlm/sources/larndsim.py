@@ -15,8 +15,8 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.sources.consistency import Axes
 from nuvlm.sources.interactions import Interaction, Numbers, event_ids
-from nuvlm.sources.larndsim_axes import AS_NAMED, decide_axes
-from nuvlm.sources.larndsim_segments import Groups, SegmentTable
+from nuvlm.sources.larndsim_axes import decide_axes
+from nuvlm.sources.larndsim_segments import AS_NAMED, Groups, SegmentTable
 from nuvlm.sources.larndsim_truth import TruthTables
 from nuvlm.sources.recognition import of_another_kind
 from nuvlm.sources.shard_writer import VoxelShardWriter

@@ -1,6 +1,6 @@
 """Keys of larnd-sim / 2x2_sim tables: names of columns, numbers of events and vertices, and how tables meet."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Iterable, Sequence
 from pathlib import Path
 
 import h5py
@@ -15,8 +15,6 @@ the files."""
 # Names of columns, newest first.
 EVENT = ("event_id", "eventID", "spillID", "spill_id")
 VERTEX = ("vertex_id", "vertexID")
-RUN = 10**6
-"""Events a run, as 2x2_sim numbers vertices."""
 MOST_EXACT = 2.0**53
 
 
@@ -64,21 +62,6 @@ def integers(path: Path, table: str, name: str, rows: np.ndarray) -> np.ndarray:
         f"{path}: column {name} of '{table}' is {rows.dtype[name]}, with values that are not exact whole numbers. "
         "Write it as integers."
     )
-
-
-def passes(keys: Sequence[object]) -> list[int]:
-    """Where the numbering of runs of rows begins anew: 0, and each run whose key has occurred since the last start."""
-    begins, seen = [0], set[object]()
-    for i, key in enumerate(keys):
-        if key in seen:
-            begins.append(i)
-            seen = set()
-        seen.add(key)
-    return begins
-
-
-Meet = Callable[[Key], Key]
-"""From the key of a neutrino in the segments to that in a truth table."""
 
 
 def meetings(segments: Sequence[Key], table: Iterable[Key]) -> list[tuple[str, dict[Key, Key]]]:

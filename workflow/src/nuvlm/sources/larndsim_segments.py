@@ -1,5 +1,6 @@
 """Segments of larnd-sim / 2x2_sim files: their neutrinos, units and axes, read in blocks of rows."""
 
+import itertools
 import logging
 import re
 from collections.abc import Iterator
@@ -13,7 +14,9 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MOST_EVENTS
 from nuvlm.sources.consistency import ENERGIES_MEV, LENGTHS_MM, Axes, EnergyLoss, Observed, Record
-from nuvlm.sources.larndsim_keys import EVENT, VERTEX, Key, column, find_table, integers, passes
+from nuvlm.sources.interactions import passes
+from nuvlm.sources.larndsim_keys import EVENT, VERTEX, Key, column, find_table, integers
+from nuvlm.sources.recognition import of_another_kind
 from nuvlm.sources.units import Units, decide_units
 
 logger = logging.getLogger(__name__)
@@ -51,7 +54,7 @@ class SegmentTable:
         if table is None:
             raise InputError(
                 f"{path}: there is no table 'segments' (found: {', '.join(file) or 'nothing'}). "
-                "Is this a larnd-sim file?"
+                f"Is this a larnd-sim file?{of_another_kind(path)}"
             )
         event = column(path, table, EVENT)
         missing = [name for name in [*_coordinates(), "dE"] if name not in table.dtype.names]
@@ -191,8 +194,9 @@ class SegmentTable:
         start, end = self.ends_mm(rows, AS_NAMED)
         length, energy = np.linalg.norm(end - start, axis=1) / ASSUMED.length_mm, self.energy_mev(rows)
         loss = EnergyLoss()
-        for group in np.array_split(np.arange(len(rows)), min(len(rows), 20)):
-            loss.add(start[group], end[group], energy[group])
+        begins, _ = self._runs(rows, 0)
+        for begin, stop in itertools.pairwise([*begins.tolist(), len(rows)]):
+            loss.add(start[begin:stop], end[begin:stop], energy[begin:stop])
         finite = start[np.isfinite(start).all(axis=1)] / ASSUMED.length_mm
         if not len(finite):
             return
@@ -291,8 +295,8 @@ class SegmentTable:
         if n_passes is not None:
             raise InputError(
                 f"{self._path}: event numbers begin {n_passes} times in the truth tables and {len(begins_anew)} times "
-                f"in '{self.name_of_table}'{': ' if repeated else ''}{repeated}. If files were merged, list the original "
-                "files in input.files; else remove all rows but one of each neutrino."
+                f"in '{self.name_of_table}'{': ' if repeated else ''}{repeated}. If files were merged, list the "
+                "original files in input.files; else remove all rows but one of each neutrino."
             )
         number = np.concatenate(ids) if ids else np.zeros(1, dtype=np.uint64)
         if number.min() == number.max():

@@ -14,8 +14,8 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MODES, PARTICLE_DTYPE
 from nuvlm.sources.consistency import EXACT_MM, LENGTHS_MM, NEAR_MM, Axes, Observed, Record, distance_mm
-from nuvlm.sources.interactions import Truth, particle_rows
-from nuvlm.sources.larndsim_keys import EVENT, VERTEX, Key, column, find_table, integers, meetings, passes
+from nuvlm.sources.interactions import Truth, particle_rows, passes
+from nuvlm.sources.larndsim_keys import EVENT, VERTEX, Key, column, find_table, integers, meetings
 
 logger = logging.getLogger(__name__)
 
@@ -117,8 +117,8 @@ class TruthTables:
             self._join(table, keys, record)
             if table is not self._stack:
                 listed.update(set(table.keys()).difference(table.row_of(self._key(key)) for key in keys))
-        for table in (self._vertices, self._header):
-            if table and table.has_vertices:
+        for table in tables:
+            if table.has_vertices:
                 self._decide_vertices(table, record)
         self.without_segments = sorted(listed)
         self._gev = self._energy_unit(keys, deposit_mev)
@@ -179,7 +179,7 @@ class TruthTables:
         chosen = []
         for key, observed in self._sample:
             row = table.row_of(self._key(key)) if pairs is None else pairs.get(self._key(key))
-            vertex = table.vertex(row) if row in table.keys() else None
+            vertex = table.vertex(row) if row is not None and row in table else None
             if vertex is not None and np.isfinite(vertex).all():
                 chosen.append((vertex, observed))
             if len(chosen) == SAMPLE:
@@ -190,6 +190,9 @@ class TruthTables:
                 distance_mm(scale * vertex[list(axes)], observed.start_mm, observed.end_mm)
                 for vertex, observed in chosen
             ])  # fmt: skip
+            spread = np.ptp([scale * vertex for vertex, _ in chosen], axis=0).max() if len(chosen) > 1 else np.inf
+            if spread < 2 * EXACT_MM and unit != "cm":
+                gaps[:] = np.inf  # in this unit all would lie at the origin, where charge may be
             near, exact = int((gaps <= NEAR_MM).sum()), int((gaps <= EXACT_MM).sum())
             fits.append(VertexFit(unit, axes, len(chosen), near, exact))
         return fits
@@ -387,6 +390,9 @@ class _Table:
 
     def __len__(self) -> int:
         return len(self._rows)
+
+    def __contains__(self, row: Key) -> bool:
+        return row in self._slices
 
     @property
     def has_vertices(self) -> bool:

@@ -271,11 +271,12 @@ class _Account:
             )
         whole, outside = self._visible + self._refused_outside, self._outside + self._refused_outside
         if self._n_used and (
-            self._outside > self._outside_limit * self._visible or (outside > self._outside_limit * whole and proposal)
+            self._outside > self._outside_limit * self._visible
+            or (outside > max(self._outside_limit, 0.5) * whole and proposal)
         ):
             raise InputError(
                 f"{self._path}: {outside:.1f} of {whole:.1f} MeV lie outside the detector: "
-                f"{self._span(*self.extents.span())}. {proposal or 'Set input.offset_mm, or detector to its geometry'}; "
+                f"{self._span(*self.extents.span())}. {proposal or 'Set input.offset_mm, or detector'}; "
                 f"if this is intended, set input.outside_limit above {self._outside_limit:g}."
             )
         if outside > 0.01 * whole:

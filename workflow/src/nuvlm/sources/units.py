@@ -14,7 +14,10 @@ FITS = 1.1
 CLOSE = 3.0
 """Largest factor from the energy loss of minimum-ionising particles, for another unit than that of the format."""
 SMALL = 0.02
-"""Part of the detector's size that deposits have at least, if a longer unit than that of the format is to explain it."""
+"""Deposits smaller than this part of the detector are tiny: their unit may be longer than that of the format."""
+
+SMALLEST_MM = 20.0
+"""No sample of events is smaller than this, in the right unit."""
 
 
 @dataclass(frozen=True)
@@ -40,8 +43,8 @@ def decide_units(
     """The units of a file.
 
     A plausible energy loss confirms `assumed`. Otherwise exactly one other pair of units must give that of
-    minimum-ionising particles, and the deposits must fit in the detector with it. Another unit of length needs more than
-    that, because a wrong scale of the energies looks the same: deposits that do not fit in the detector with the assumed
+    minimum-ionising particles, and the deposits must fit in the detector with it. Another unit of length needs more,
+    because a wrong scale of the energies looks the same: deposits that do not fit in the detector with the assumed
     unit or are tiny in it, or a unit that the file names.
 
     Args:
@@ -63,13 +66,18 @@ def decide_units(
     named_energy = [unit for unit in ENERGIES_MEV if unit in named]
     fits = {unit: bool((size * mm <= FITS * box_mm).all()) for unit, mm in LENGTHS_MM.items()}
     tiny = bool((size * assumed.length_mm < SMALL * box_mm).all())
+    point = {unit: bool((size * mm < SMALLEST_MM).all()) for unit, mm in LENGTHS_MM.items()}
     found = []
     for length, energy in itertools.product(LENGTHS_MM, ENERGIES_MEV):
         value = median * (ENERGIES_MEV[energy] / assumed.energy_mev) / (LENGTHS_MM[length] / assumed.length_mm)
         is_assumed = (length, energy) == (assumed.length, assumed.energy)
         plausible = low <= value <= high if is_assumed else MIP_MEV_CM / CLOSE < value < MIP_MEV_CM * CLOSE
         other_length = length != assumed.length and length not in named_length
-        if plausible and (is_assumed or fits[length]) and not (other_length and fits[assumed.length] and not tiny):
+        if (
+            plausible
+            and (is_assumed or fits[length])
+            and not (other_length and (point[length] or (fits[assumed.length] and not tiny)))
+        ):
             found.append(Units(length, energy, evidence.format(value)))
     if assumed.length in [units.length for units in found if units.energy == assumed.energy]:
         found = [units for units in found if (units.length, units.energy) == (assumed.length, assumed.energy)]
