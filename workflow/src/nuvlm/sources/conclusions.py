@@ -5,6 +5,7 @@ import logging
 from collections.abc import Iterator
 from dataclasses import asdict, dataclass
 from pathlib import Path
+from typing import Protocol
 
 logger = logging.getLogger(__name__)
 
@@ -22,6 +23,12 @@ class Conclusion:
     doubt: bool = False
     """Whether the file does not say so itself, says something else, or something was lost: logged as a warning. A file
     with a doubt is called *marked*."""
+
+
+class Record(Protocol):
+    """Takes conclusions, as the writers' method `conclude` does."""
+
+    def __call__(self, path: Path, subject: str, value: str, evidence: str, doubt: bool = False) -> None: ...
 
 
 class Conclusions:

@@ -11,12 +11,14 @@ import itertools
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Protocol
 
 import numpy as np
 
 from nuvlm.base.errors import InputError
 from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import PARTICLE_DTYPE
+from nuvlm.sources.agreement import Agreement
+from nuvlm.sources.conclusions import Record
 
 CM = 10.0  # mm
 NEAR_MM = 50.0
@@ -46,12 +48,6 @@ ALONG = 0.5
 Axes = tuple[int, int, int]
 
 
-class Record(Protocol):
-    """What :meth:`nuvlm.sources.shard_writer.VoxelShardWriter.conclude` is."""
-
-    def __call__(self, path: Path, subject: str, value: str, evidence: str, doubt: bool = False) -> None: ...
-
-
 @dataclass(frozen=True)
 class Observed:
     """An interaction in the file's coordinates, as far as the evidence needs it."""
@@ -67,6 +63,9 @@ class Observed:
     is_cc: bool = False
     nu_energy: float = np.nan
     """GeV."""
+    inelasticity: float = np.nan
+    particles: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=PARTICLE_DTYPE))
+    """The final state."""
 
 
 @dataclass
@@ -95,6 +94,7 @@ class Consistency:
         self._loss = EnergyLoss()
         self._touching = _Touching()
         self._direction = Direction()
+        self._agreement = Agreement()
         self._n_with_energy = 0
         self._too_much: list[str] = []
 
@@ -102,7 +102,16 @@ class Consistency:
         """Add an interaction with segments."""
         self._loss.add(event.start_mm, event.end_mm, event.energy_mev)
         self._add_vertex(event)
-        self._direction.add(event)
+        away = self._direction.add(event)
+        self._agreement.add(
+            event.name,
+            event.nu_pdg,
+            event.is_cc,
+            event.nu_energy,
+            event.inelasticity,
+            event.particles,
+            away if np.isfinite(event.vertex_mm).all() else None,
+        )
         if np.isfinite(event.nu_energy) and event.nu_energy > 0:
             self._n_with_energy += 1
             if event.energy_mev.sum() > 1200 * event.nu_energy + 100:
@@ -122,6 +131,7 @@ class Consistency:
         self._loss.conclude(path, record)
         self._conclude_vertices(path, record)
         self._direction.conclude(path, record, axes_given)
+        self._agreement.conclude(path, record)
         if self._too_much:
             n, of = len(self._too_much), self._n_with_energy
             what = f"{n} of {of} neutrinos deposit more than their energy (first: {self._too_much[0]})"
@@ -349,20 +359,23 @@ class Direction:
         self._sum = np.zeros(3)
         self._n = self._n_neutrino = 0
 
-    def add(self, event: Observed) -> None:
-        """Add an event; one that is small or has a distant vertex tells nothing."""
+    def add(self, event: Observed) -> np.ndarray | None:
+        """Add an event, and return its direction, (3,); None if it is small or has a distant vertex."""
         energy = np.where(np.isfinite(event.energy_mev) & (event.energy_mev > 0), event.energy_mev, 0)
         if not energy.sum() or not len(energy):
-            return
+            return None
         origin = event.vertex_mm if np.isfinite(event.vertex_mm).all() else event.start_mm[0]
         if distance_mm(origin, event.start_mm, event.end_mm) > NEAR_MM:
-            return
+            return None
         away = energy @ (0.5 * (event.start_mm + event.end_mm)) / energy.sum() - origin
         size = float(np.linalg.norm(away))
-        if np.isfinite(size) and size > NEAR_MM:
-            self._sum += away / size
-            self._n += 1
-            self._n_neutrino += event.nu_pdg != 0
+        if not np.isfinite(size) or size <= NEAR_MM:
+            return None
+        self._sum += away / size
+        self._n += 1
+        self._n_neutrino += event.nu_pdg != 0
+        direction: np.ndarray = away / size
+        return direction
 
     @property
     def mean(self) -> np.ndarray | None:

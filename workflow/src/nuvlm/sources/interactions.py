@@ -7,7 +7,8 @@ from pathlib import Path
 import numpy as np
 
 from nuvlm.detector.voxels import PARTICLE_DTYPE
-from nuvlm.sources.consistency import Axes, Record
+from nuvlm.sources.conclusions import Record
+from nuvlm.sources.consistency import Axes
 
 UNKNOWN = (float("nan"),) * 3
 

@@ -17,8 +17,8 @@ from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
 from nuvlm.simulation.stdhep import NEUTRINOS
-from nuvlm.sources.conclusions import Conclusions
-from nuvlm.sources.consistency import Axes, Consistency, Observed, Record
+from nuvlm.sources.conclusions import Conclusions, Record
+from nuvlm.sources.consistency import Axes, Consistency, Observed
 from nuvlm.sources.interactions import Interaction
 from nuvlm.sources.offsets import Extents
 
@@ -116,6 +116,8 @@ class VoxelShardWriter(Settings):
                     truth.nu_pdg,
                     truth.is_cc,
                     truth.nu_energy,
+                    truth.inelasticity,
+                    truth.particles,
                 )
             )
             if account.first_outside:
