@@ -6,10 +6,9 @@ from pathlib import Path
 
 import h5py
 import numpy as np
-from numpy.lib import recfunctions
-
 from made_events import MadeEvent
 from mutations import Mutation
+from numpy.lib import recfunctions
 
 Tables = dict[str, np.ndarray]
 ENDS = [f"{axis}_{end}" for end in ("start", "end") for axis in "xyz"]
@@ -56,8 +55,14 @@ def tables(events: list[MadeEvent]) -> Tables:
         header.append(row)
         particles = np.zeros(
             1 + len(state.particles),
-            [("event_id", "u4"), ("vertex_id", "u8"), ("traj_id", "i4"), ("part_4mom", "f4", (4,))]
-            + [("part_pdg", "i4"), ("part_status", "i4")],
+            [
+                ("event_id", "u4"),
+                ("vertex_id", "u8"),
+                ("traj_id", "i4"),
+                ("part_4mom", "f4", (4,)),
+                ("part_pdg", "i4"),
+                ("part_status", "i4"),
+            ],
         )
         particles["event_id"], particles["vertex_id"] = spill, vertex
         particles["part_pdg"] = [state.nu_pdg, *(p.pdg for p in state.particles)]
@@ -102,7 +107,9 @@ def _momentum_axes(content: Tables, order: tuple[int, ...], signs: tuple[int, ..
 
 def _axes() -> list[Mutation]:
     found = []
-    for order, signs in itertools.product(itertools.permutations(range(3)), ((1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1))):
+    for order, signs in itertools.product(
+        itertools.permutations(range(3)), ((1, 1, 1), (-1, 1, 1), (1, -1, 1), (1, 1, -1))
+    ):
         if order == (0, 1, 2) and min(signs) > 0:
             continue
         name = ",".join(("-" if s < 0 else "") + "xyz"[i] for i, s in zip(order, signs, strict=True))
@@ -298,6 +305,7 @@ COLUMNS = {
     "mc_hdr": ["event_id", "vertex_id", "x_vert", "y_vert", "z_vert", "isCC", "nu_pdg", "Enu", "nu_4mom", "y"],
     "mc_stack": ["event_id", "vertex_id", "part_4mom", "part_pdg", "part_status"],
 }
+ROUNDED = ("x_vert", "y_vert", "z_vert", "part_4mom", "Enu", "nu_4mom")
 UNCHECKED = {"t": "nothing uses it", "segment_id": "nothing uses it where events are not repeated"}
 
 
@@ -317,7 +325,9 @@ def _values() -> list[Mutation]:
 
             def unknown(content: Tables, table=table, name=name) -> None:
                 rows = content[table]
-                rows[name][::2] = np.nan if rows.dtype[name].base.kind == "f" else np.array(-999).astype(rows[name].dtype)
+                rows[name][::2] = (
+                    np.nan if rows.dtype[name].base.kind == "f" else np.array(-999).astype(rows[name].dtype)
+                )
 
             found += [
                 Mutation(f"{table}.{name} dropped", drop),
@@ -365,6 +375,9 @@ def _types() -> list[Mutation]:
                     rows[field] = old[field].astype(rows.dtype[field].base)
                 content[table] = rows
 
-            if name not in UNCHECKED:
-                found.append(Mutation(f"{table}.{name} as {kind}", retype))
+            if name in UNCHECKED:
+                continue
+            rounds = kind in ("i8", "u2") and name in ROUNDED
+            reason = "rounding to whole numbers, by half a cm or MeV" if rounds else ""
+            found.append(Mutation(f"{table}.{name} as {kind}", retype, reason))
     return found

@@ -1,8 +1,9 @@
 """What becomes of a file whose meaning was changed: identical, refused, marked, or silently different.
 
 *Identical*: the same events with the same charge and truth; their numbers and order may differ if those were changed.
-*Refused*: an InputError. *Marked*: a doubt that the unchanged file does not have, in the log and in the attributes of
-what was written (:mod:`nuvlm.sources.conclusions`). Everything else is *silent*.
+*Refused*: an InputError. *Marked*: a conclusion that the unchanged file does not have, in the log and in the attributes
+of what was written (:mod:`nuvlm.sources.conclusions`), which is a doubt or says which truth is unknown. Everything else
+is *silent*.
 """
 
 import copy
@@ -77,8 +78,9 @@ def is_same(one: list[dict[str, np.ndarray]], other: list[dict[str, np.ndarray]]
 
 
 def doubts(text: str) -> Counter[str]:
-    """The doubts in the attribute `conclusions`, each with its value, so that one that becomes worse is new."""
-    return Counter(f"{c['subject']}: {c['value']} ({c['evidence']})" for c in json.loads(text) if c.get("doubt"))
+    """The marks in the attribute `conclusions`, each with its value, so that one that becomes worse is new."""
+    found = [c for c in json.loads(text) if c.get("doubt") or c["subject"] == "unknown truth"]
+    return Counter(f"{c['subject']}: {c['value']} ({c['evidence']})" for c in found)
 
 
 def judge(

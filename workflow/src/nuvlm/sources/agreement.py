@@ -27,6 +27,8 @@ MANY = 0.5
 """Part of the events that may disagree."""
 SIGNIFICANT = 3.0
 """Standard errors by which other axes must agree better with the momenta."""
+OPPOSITE = 2.0
+"""Standard errors by which a correlation is opposite to what it should be."""
 CLEARLY = 0.03
 """And the smallest mean difference of the cosines."""
 NEUTRON = 2112
@@ -158,4 +160,30 @@ class Agreement:
                 f"{same.mean() + best_gain:.2f} if x, y, z of the charge are {best} of the momenta. Axes of deposits "
                 "and truth differ: correct the file."
             )
+        self._compare_transverse(path, away, momentum)
         record(path, "directions", "charge goes where the momenta of the final states point to", cosine)
+
+    def _compare_transverse(self, path: Path, away: np.ndarray, momentum: np.ndarray) -> None:
+        """Compare the components across the beam, which are small, by their correlations.
+
+        Raises:
+            InputError: another order or sign of x and y agrees, and the one of the file does not.
+        """
+        n = len(away)
+        size = np.sqrt((away**2).sum(axis=0)[:, None] * (momentum**2).sum(axis=0))
+        correlation = np.clip((away.T @ momentum) / np.where(size > 0, size, 1), -0.99, 0.99)
+        # Fisher's transformation: of width 1 for n events without a correlation.
+        significance = np.arctanh(correlation) * np.sqrt(n - 1)
+        same = significance[0, 0] + significance[1, 1]
+        best, axes = same, ""
+        for (i, j), one, other in itertools.product(((0, 1), (1, 0)), (1, -1), (1, -1)):
+            sum_of_both = one * significance[0, i] + other * significance[1, j]
+            if sum_of_both > best:
+                best = sum_of_both
+                axes = f"{'-' if one < 0 else ''}{'xyz'[i]}, {'-' if other < 0 else ''}{'xyz'[j]}"
+        if best - same > 2 * OPPOSITE and best > SIGNIFICANT:
+            raise InputError(
+                f"{path}: across the beam, charge does not go where the momenta of the final states point to, but does "
+                f"if x, y of the charge are {axes} of the momenta ({best:.1f} standard deviations instead of "
+                f"{same:.1f} in {n} events). Axes of deposits and truth differ: correct the file."
+            )

@@ -33,8 +33,11 @@ STOPPING_MEV_CM = 60.0
 """Upper limit for events shorter than :data:`LONG_MM`, such as those of slow protons."""
 LONG_MM = 300.0
 """No proton that goes this far loses more than 9 MeV/cm on average."""
-ANISOTROPY = 3.0
-"""Largest ratio of dE/dx along one axis and along the others."""
+ANISOTROPY = 4.0
+"""Largest ratio of dE/dx along one axis and along the others, if there is enough path to compare: a few slow protons
+have a high one."""
+ENOUGH_MM, ENOUGH_EVENTS = 1000.0, 5
+"""Path along an axis, and events with some."""
 FEW = 3
 """Events that a statement about the whole file needs, unless each one is exact."""
 MOST_KEPT = 200
@@ -284,7 +287,8 @@ class EnergyLoss:
         self._n_long = self._n = 0
         # (axis or rest, bins): path length; the last row is for directions along none of the axes
         self._histogram = np.zeros((4, len(self._EDGES) - 1))
-        self._count = np.zeros(4, dtype=np.int64)
+        self._events = np.zeros(4, dtype=np.int64)
+        """Events with path along the axis."""
 
     def add(self, start_mm: np.ndarray, end_mm: np.ndarray, energy_mev: np.ndarray) -> None:
         """Add the segments of an event."""
@@ -303,7 +307,7 @@ class EnergyLoss:
         bins = np.clip(((np.log10(energy / (length / CM)) + 7) * 50).astype(np.int64), 0, self._histogram.shape[1] - 1)
         n = self._histogram.shape[1]
         self._histogram += np.bincount(axis * n + bins, length, 4 * n).reshape(4, n)
-        self._count += np.bincount(axis, minlength=4)
+        self._events += np.bincount(axis, minlength=4) > 0
 
     def median(self, rows: list[int] | None = None) -> float:
         """Length-weighted median of dE/dx in MeV/cm, of all segments or of those along axes; NaN without path."""
@@ -338,7 +342,10 @@ class EnergyLoss:
             )
         for axis in range(3):
             along, others = self.median([axis]), self.median([i for i in range(4) if i != axis])
-            enough = self._count[axis] >= 30 and self._count.sum() - self._count[axis] >= 30
+            path_mm = self._histogram.sum(axis=1)
+            enough = (
+                min(path_mm[axis], path_mm.sum() - path_mm[axis]) > ENOUGH_MM and self._events[axis] >= ENOUGH_EVENTS
+            )
             ratio = along / others
             if enough and not 1 / ANISOTROPY < ratio < ANISOTROPY:
                 raise InputError(

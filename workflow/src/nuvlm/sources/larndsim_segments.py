@@ -68,7 +68,8 @@ class SegmentTable:
         check_dataset(path, table)
         if not len(table):
             raise InputError(f"{path}: '{table.name[1:]}' is empty. Remove the file from input.files.")
-        for name in [*_coordinates(), "dE"]:
+        optional = [name for name in ("dx", "dEdx", *"xyz") if name in table.dtype.names]
+        for name in [*_coordinates(), "dE", *optional]:
             if table.dtype[name].kind not in "fiu" or table.dtype[name].shape:
                 raise InputError(
                     f"{path}: column {name} of '{table.name[1:]}' is {table.dtype[name]}, not one number. Correct it."

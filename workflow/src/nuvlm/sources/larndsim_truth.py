@@ -1,7 +1,6 @@
 """Truth tables of larnd-sim / 2x2_sim files: vertices, neutrinos, final states, and their units."""
 
 import itertools
-import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -13,12 +12,12 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MODES, PARTICLE_DTYPE
+from nuvlm.simulation.final_states import MASS_MEV
+from nuvlm.simulation.stdhep import NEUTRINOS
 from nuvlm.sources.conclusions import Record
 from nuvlm.sources.consistency import EXACT_MM, LENGTHS_MM, NEAR_MM, Axes, Observed, distance_mm
 from nuvlm.sources.interactions import Truth, particle_rows, passes
 from nuvlm.sources.larndsim_keys import EVENT, VERTEX, Key, column, find_table, integers, meetings
-
-logger = logging.getLogger(__name__)
 
 # Names of tables, newest first.
 VERTICES = ("vertices",)
@@ -27,6 +26,20 @@ STACK = ("mc_stack", "genie_stack")
 INTERACTIONS = {"QE": "isQES", "MEC": "isMEC", "RES": "isRES", "DIS": "isDIS", "COH": "isCOH"}
 FINAL_STATE = 1  # part_status
 INITIAL_STATE = 0
+STACK_COLUMNS = ("part_4mom", "part_pdg", "part_status")
+NUMBERS = (
+    "nu_pdg",
+    "isCC",
+    "Enu",
+    "nu_4mom",
+    "y",
+    *INTERACTIONS.values(),
+    *STACK_COLUMNS,
+    "x_vert",
+    "y_vert",
+    "z_vert",
+)
+"""Columns that are read, if they are there."""
 AS_NAMED: Axes = (0, 1, 2)
 EXCHANGED: Axes = (2, 1, 0)
 SAMPLE = 200
@@ -122,10 +135,8 @@ class TruthTables:
             if table.has_vertices:
                 self._decide_vertices(table, record)
         self.without_segments = sorted(listed)
-        self._gev = self._energy_unit(keys, deposit_mev)
-        self._stack_mev = self._stack_unit()
-        if not self._header:
-            record(self._path, "truth", "neutrinos are unknown", f"there is no table {' or '.join(HEADER)}")
+        self._gev = self._energy_unit(keys, deposit_mev, record)
+        self._stack_mev = self._stack_unit(keys, record)
 
     def _join(self, table: "_Table", keys: Sequence[Key], record: Record) -> None:
         """Find out which row of a table belongs to which neutrino."""
@@ -260,35 +271,56 @@ class TruthTables:
         momentum = rows["part_4mom"].astype(np.float64) * self._stack_mev
         return particle_rows(rows["part_pdg"], momentum)
 
-    def _energy_unit(self, keys: Sequence[Key], deposit_mev: Sequence[float]) -> float:
+    def _energy_unit(self, keys: Sequence[Key], deposit_mev: Sequence[float], record: Record) -> float:
         """The unit of ``Enu`` in GeV: recent files have MeV, older ones GeV.
 
-        If ``nu_4mom`` has a different unit, their ratio gives both. Otherwise the deposits decide: in the right unit,
-        the best contained neutrino deposits a large part of its energy, and never much more than all of it.
+        The masses of particles in the stack tell its unit, and its incoming neutrino that of ``Enu``. Without that, if
+        ``nu_4mom`` has a different unit, their ratio gives both. Otherwise the deposits decide: in the right unit, the
+        best contained neutrino deposits a large part of its energy, and never much more than all of it.
 
         Raises:
-            InputError: ``Enu`` is inconsistent with ``nu_4mom``, or with the deposits in either unit.
+            InputError: ``Enu`` is inconsistent with ``nu_4mom``, with the stack, or with the deposits in either unit.
         """
         if not self._header or not self._header.has("Enu"):
             return 1.0
         rows = [(row, deposit) for key, deposit in zip(keys, deposit_mev, strict=True)
-                if (row := self._header.row(self._key(key))) is not None]  # fmt: skip
+                if (row := self._header.row(key)) is not None]  # fmt: skip
         energy = np.array([row["Enu"] for row, _ in rows], dtype=np.float64)
         deposit = np.array([deposit for _, deposit in rows])
         good = np.isfinite(energy) & (energy > 0) & np.isfinite(deposit)
         if not good.any():
             return 1.0
+
+        def found(gev: float, evidence: str) -> float:
+            record(self._path, "unit of Enu", "GeV" if gev == 1 else "MeV", evidence)
+            return gev
+
+        ratio = 1.0
         if self._header.has("nu_4mom"):
             other = np.array([row["nu_4mom"][3] for row, _ in rows], dtype=np.float64)
             ratio = float(np.nanmedian(other[good] / energy[good]))
-            for power, gev in ((1000.0, 1.0), (0.001, 0.001)):
-                if abs(ratio / power - 1) < 0.01:
-                    return self._log_unit(gev)
-            if abs(ratio - 1) > 0.01:
+            if not any(abs(ratio / power - 1) < 0.01 for power in (1.0, 1000.0, 0.001)):
                 raise InputError(
                     f"{self._path}: Enu and nu_4mom disagree (their ratio is {ratio:.3g}, neither 1 nor 1000). "
                     "Correct the truth table."
                 )
+        units = ((1000.0, 1.0), (0.001, 0.001))  # nu_4mom in MeV beside Enu in GeV, and the reverse
+        by_ratio = next((gev for power, gev in units if abs(ratio / power - 1) < 0.01), None)
+        in_stack = self._incoming_mev(keys)
+        if len(in_stack):
+            stack_ratio = float(np.nanmedian(in_stack))
+            by_stack = next(
+                (gev for size, gev in ((1.0, 1e-3), (1000.0, 1.0)) if abs(stack_ratio / size - 1) < 0.01), None
+            )
+            if by_stack is None or by_ratio not in (None, by_stack):
+                raise InputError(
+                    f"{self._path}: the incoming neutrinos in the stack, whose particles have the right masses, "
+                    f"have {stack_ratio:.3g} MeV per unit of Enu, and nu_4mom has {ratio:.3g} times Enu. Correct the "
+                    "truth tables."
+                )
+            return found(by_stack, f"incoming neutrinos of the stack have {stack_ratio:.4g} MeV per unit of Enu")
+        if by_ratio is not None:
+            return found(by_ratio, f"nu_4mom is {ratio:.4g} times Enu")
         share = float(np.quantile(deposit[good] / energy[good], 0.99))
         typical = float(np.median(energy[good]))
         if share > 10 and typical > 1000:
@@ -297,38 +329,92 @@ class TruthTables:
                 "much if Enu is in MeV, while GeV would be too large. Correct Enu, or the ids of the segments."
             )
         is_mev = share <= 2 or (share <= 10 and typical > 50)
-        return self._log_unit(1e-3 if is_mev else 1.0)
+        return found(1e-3 if is_mev else 1.0, f"deposits of up to {share:.3g} MeV per unit of Enu")
 
-    def _log_unit(self, gev: float) -> float:
-        logger.info("%s: Enu taken to be in %s", self._path, "GeV" if gev == 1 else "MeV")
-        return gev
+    def _mass_unit(self) -> float | None:
+        """The unit of ``part_4mom`` in MeV, from the masses of its particles; None if they do not tell.
 
-    def _stack_unit(self) -> float | None:
+        Raises:
+            InputError: they are those in another unit.
+        """
+        if not self._stack or not all(self._stack.has(name) for name in STACK_COLUMNS):
+            return None
+        pdg = np.abs(self._stack.column("part_pdg"))
+        momentum = self._stack.column("part_4mom").astype(np.float64)
+        known = np.array([MASS_MEV.get(code, 0.0) for code in pdg.tolist()])
+        with np.errstate(invalid="ignore"):
+            square = momentum[:, 3] ** 2 - (momentum[:, :3] ** 2).sum(axis=1)
+            # Single precision leaves no mass in a particle of high energy.
+            good = (known > 100) & (square > 1e-4 * momentum[:, 3] ** 2)
+        if not good.any():
+            return None
+        ratio = float(np.median(np.sqrt(square[good]) / known[good]))
+        unit = next((1 / size for size in (1.0, 1e-3) if 0.5 < ratio / size < 2), None)
+        if unit is None and good.sum() >= 3:
+            raise InputError(
+                f"{self._path}: the particles of '{self._stack.name}' have {1000 * ratio:.3g} times their masses in GeV "
+                f"(median of {good.sum()}), neither 1 (GeV) nor 1000 (MeV). Correct part_4mom, or remove the table."
+            )
+        return unit
+
+    def _incoming_mev(self, keys: Sequence[Key]) -> list[float]:
+        """Energy of the incoming neutrinos in the stack, in MeV per unit of ``Enu``, if its masses give the unit.
+
+        Raises:
+            InputError: most of them have another flavour than in the header.
+        """
+        unit = self._mass_unit()
+        if unit is None:
+            return []
+        return [unit * ratio for ratio in self._incoming(keys)]
+
+    def _incoming(self, keys: Sequence[Key]) -> list[float]:
+        """Energy of the incoming neutrinos in the stack in terms of ``Enu``, each in its unit.
+
+        Raises:
+            InputError: most of them have another flavour than in the header.
+        """
+        assert self._stack
+        assert self._header
+        ratios, others = [], []
+        for key in itertools.islice(keys, 1000):
+            rows, row = self._stack.rows(key), self._header.row(key)
+            if rows is None or row is None or not self._header.has("nu_pdg"):
+                continue
+            is_neutrino = np.isin(np.abs(rows["part_pdg"]), list(NEUTRINOS))
+            incoming = rows[(rows["part_status"] == INITIAL_STATE) & is_neutrino]
+            mine = incoming[incoming["part_pdg"] == row["nu_pdg"]]
+            if len(incoming) and not len(mine):
+                others.append(f"{self._describe(key)} has {row['nu_pdg']} and {incoming['part_pdg'][0]}")
+            if row["Enu"] > 0:
+                ratios += (mine["part_4mom"][:, 3] / row["Enu"]).tolist()
+        if len(others) > len(ratios):
+            raise InputError(
+                f"{self._path}: the neutrinos of '{self._header.name}' and of '{self._stack.name}' differ in "
+                f"{len(others)} events: {others[0]}. Correct the truth tables, or remove the wrong one."
+            )
+        return ratios
+
+    def _stack_unit(self, keys: Sequence[Key], record: Record) -> float | None:
         """The unit of ``part_4mom`` in MeV, from the incoming neutrino, whose energy the header has too.
 
         Raises:
             InputError: the two energies are inconsistent.
         """
-        if not self._stack:
+        if not self._stack or not len(self._stack):
             return None
-        missing = [name for name in ("part_4mom", "part_pdg", "part_status") if not self._stack.has(name)]
+        missing = [name for name in STACK_COLUMNS if not self._stack.has(name)]
         if missing:
             raise InputError(f"{self._path}: '{self._stack.name}' has no column {', '.join(missing)}.")
+        what = f"left out: nothing tells the unit of '{self._stack.name}'"
         if not self._header or not self._header.has("Enu") or not self._header.has("nu_pdg"):
-            logger.warning("%s: no Enu and nu_pdg to check the unit of '%s' with: it is left out",
-                           self._path, self._stack.name)  # fmt: skip
+            record(self._path, "final states", what, "there is no Enu and nu_pdg", doubt=True)
             return None
-        ratios = []
-        for key in itertools.islice(self._header.keys(), 1000):
-            rows, row = self._stack.rows(key), self._header.row(key)
-            if rows is not None and row is not None:
-                incoming = rows[(rows["part_status"] == INITIAL_STATE) & (rows["part_pdg"] == row["nu_pdg"])]
-                ratios += (incoming["part_4mom"][:, 3] / (row["Enu"] * self._gev)).tolist()
+        ratios = self._incoming(keys)
         if not ratios:
-            logger.warning("%s: no incoming neutrino to check the unit of '%s' with: it is left out",
-                           self._path, self._stack.name)  # fmt: skip
+            record(self._path, "final states", what, "it has no incoming neutrino", doubt=True)
             return None
-        ratio = float(np.nanmedian(ratios))
+        ratio = float(np.nanmedian(ratios)) / self._gev
         for gev, mev in ((1000.0, 1.0), (1.0, 1000.0)):
             if abs(ratio / gev - 1) < 0.01:
                 return mev
@@ -363,6 +449,11 @@ class _Table:
             raise InputError(
                 f"{path}: '{self.name}' cannot be read ({error}). The file is damaged: copy or create it again."
             ) from error
+        for used in NUMBERS:
+            if used in (rows.dtype.names or ()) and rows.dtype[used].base.kind not in "biuf":
+                raise InputError(
+                    f"{path}: column {used} of '{self.name}' is {rows.dtype[used]}, not numbers. Correct it."
+                )
         event = integers(path, self.name, name, rows)
         vertex = np.zeros_like(event)
         vertex_name = column(path, dataset, VERTEX)
@@ -401,6 +492,10 @@ class _Table:
 
     def has(self, name: str) -> bool:
         return name in (self._rows.dtype.names or ())
+
+    def column(self, name: str) -> np.ndarray:
+        values: np.ndarray = self._rows[name]
+        return values
 
     def keys(self) -> Iterable[Key]:
         return self._slices.keys()

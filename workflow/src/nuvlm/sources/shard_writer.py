@@ -234,9 +234,16 @@ class _Account:
         self._n_used = self._n_with_truth = self._n_outside = 0
         self._deposited = self._visible = self._outside = self._refused_outside = 0.0
         self._bad: dict[str, list[str]] = {}
+        self._unknown: Counter[str] = Counter()
 
     def use(self, interaction: Interaction, energy: np.ndarray, outside: float) -> None:
         self._n_used += 1
+        truth = interaction.truth
+        self._unknown["neutrino"] += not truth.nu_pdg
+        self._unknown["neutrino energy"] += bool(np.isnan(truth.nu_energy))
+        self._unknown["inelasticity"] += bool(np.isnan(truth.inelasticity))
+        self._unknown["vertex"] += not np.isfinite(truth.vertex_mm).all()
+        self._unknown["final state"] += not len(truth.particles)
         self._n_with_truth += interaction.truth.nu_pdg != 0
         self._deposited += float(interaction.energy_mev.sum())
         self._visible += float(energy.sum())
@@ -308,7 +315,10 @@ class _Account:
         )
 
     def conclude(self, record: Record) -> None:
-        """Record the events that are left out."""
+        """Record the events that are left out, and the truth that is unknown."""
+        for what, unknown in self._unknown.items():
+            if unknown:
+                record(self._path, "unknown truth", what, f"in {unknown} of {self._n_used} events")
         n = self._n_used + self.n_empty + sum(map(len, self._bad.values()))
         for defect, names in self._bad.items():
             record(
