@@ -342,10 +342,8 @@ class EnergyLoss:
             )
         for axis in range(3):
             along, others = self.median([axis]), self.median([i for i in range(4) if i != axis])
-            path_mm = self._histogram.sum(axis=1)
-            enough = (
-                min(path_mm[axis], path_mm.sum() - path_mm[axis]) > ENOUGH_MM and self._events[axis] >= ENOUGH_EVENTS
-            )
+            paths = self._histogram.sum(axis=1)
+            enough = min(paths[axis], paths.sum() - paths[axis]) > ENOUGH_MM and self._events[axis] >= ENOUGH_EVENTS
             ratio = along / others
             if enough and not 1 / ANISOTROPY < ratio < ANISOTROPY:
                 raise InputError(

@@ -352,8 +352,8 @@ class TruthTables:
         unit = next((1 / size for size in (1.0, 1e-3) if 0.5 < ratio / size < 2), None)
         if unit is None and good.sum() >= 3:
             raise InputError(
-                f"{self._path}: the particles of '{self._stack.name}' have {1000 * ratio:.3g} times their masses in GeV "
-                f"(median of {good.sum()}), neither 1 (GeV) nor 1000 (MeV). Correct part_4mom, or remove the table."
+                f"{self._path}: the particles of '{self._stack.name}' have {1000 * ratio:.3g} times their masses in "
+                f"GeV (median of {good.sum()}), neither 1 (GeV) nor 1000 (MeV). Correct part_4mom, or remove the table."
             )
         return unit
 
