@@ -91,10 +91,16 @@ class _Touching:
 class Consistency:
     """Evidence from all interactions of a file."""
 
-    def __init__(self, detector: Detector, offset_mm: tuple[float, float, float]) -> None:
+    def __init__(self, detector: Detector, offset_mm: tuple[float, float, float], has_paths: bool = True) -> None:
+        """Collect nothing yet.
+
+        Args:
+            offset_mm: what is added to the file's coordinates.
+            has_paths: whether deposits are along segments; else they are points, such as voxels.
+        """
         low, high = np.array(detector.box_mm, dtype=np.float64).T
         self._low, self._high = low - offset_mm, high - offset_mm
-        self._loss = EnergyLoss()
+        self._loss = EnergyLoss() if has_paths else None
         self._touching = _Touching()
         self._direction = Direction()
         self._agreement = Agreement()
@@ -103,7 +109,8 @@ class Consistency:
 
     def add(self, event: Observed) -> None:
         """Add an interaction with segments."""
-        self._loss.add(event.start_mm, event.end_mm, event.energy_mev)
+        if self._loss:
+            self._loss.add(event.start_mm, event.end_mm, event.energy_mev)
         self._add_vertex(event)
         away = self._direction.add(event)
         self._agreement.add(
@@ -131,7 +138,8 @@ class Consistency:
         Raises:
             InputError: evidence against what the file says about itself.
         """
-        self._loss.conclude(path, record)
+        if self._loss:
+            self._loss.conclude(path, record)
         self._conclude_vertices(path, record)
         self._direction.conclude(path, record, axes_given)
         self._agreement.conclude(path, record)
