@@ -15,10 +15,14 @@ def interaction(number, at=(0, 0, 3000), energy=(1.0, 2.0), **changes):
     return Interaction(number, start, start + 2.5, np.array(energy), f"event {number}", **changes)
 
 
-def write(tmp_path, detector, interactions, on_bad_event="skip", recombination=None):
+def write(tmp_path, detector, interactions, on_bad_event="skip", recombination=None, **settings):
     out = tmp_path / "out.h5"
     writer = VoxelShardWriter(
-        shard=out, detector=detector, on_bad_event=on_bad_event, recombination=recombination or Recombination()
+        shard=out,
+        detector=detector,
+        on_bad_event=on_bad_event,
+        recombination=recombination or Recombination(),
+        **settings,
     )
     writer.write(tmp_path / "in.root", interactions, len(interactions))
     with open_shard(out, detector) as shard:
@@ -38,9 +42,14 @@ def test_ids_are_as_near_to_the_files_as_they_can_be(tmp_path, keys, ids):
     assert event_ids(tmp_path, keys) == ids
 
 
-def test_ids_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(InputError, match="too large to be joined"):
-        event_ids(tmp_path, [(2**32, 1), (2**32, 2), (3, 1)])
+@pytest.mark.parametrize(
+    "keys",
+    [[(2**32, 1), (2**32, 2), (3, 1)], [(0, 0, 0), (1, 0, 0), (0, 0, 1), (1, 0, 1)], [(-1, 0), (-1, 1), (2, 1)]],
+)
+def test_other_ids_are_numbered_by_place_and_recorded(tmp_path, keys):
+    found = []
+    assert event_ids(tmp_path, keys, lambda *args, doubt: found.append(doubt)) == list(range(len(keys)))
+    assert found == [True]
 
 
 def test_every_event_is_accounted_for(tmp_path, detector, caplog):
@@ -55,15 +64,15 @@ def test_every_event_is_accounted_for(tmp_path, detector, caplog):
         interaction(8, energy=(np.inf, 1.0)),
         interaction(9, at=(0, 0, 6999)),
     ]
-    assert write(tmp_path, detector, events)["event_id"].tolist() == [1, 9]
+    assert write(tmp_path, detector, events, outside_limit=0.5)["event_id"].tolist() == [1, 9]
     for line in (
-        "2 of 9 events left out; the first, event 2, has a coordinate or deposit that is not a number",
-        "1 of 9 events left out: they have no segments",
-        "1 of 9 events left out; the first, event 4, lies outside the detector",
-        "1 of 9 events left out; the first, event 5, has segments but no energy in them",
-        "1 of 9 events left out; the first, event 6, has PDG code 11 for its neutrino",
-        "1 of 9 events left out; the first, event 7, has no reason to be here",
-        "1.8 of 6.0 MeV lie outside the detector",  # 1.5 of 2.5 mm of event 9
+        "events left out: 2 of 9 (the first, event 2, has a coordinate or deposit that is not a number",
+        "events left out: 1 of 9 (they have no segments)",
+        "events left out: 1 of 9 (the first, event 4, lies outside the detector",
+        "events left out: 1 of 9 (the first, event 5, has segments but no energy in them",
+        "events left out: 1 of 9 (the first, event 6, has PDG code 11 for its neutrino",
+        "events left out: 1 of 9 (the first, event 7, has no reason to be here",
+        "energy outside: 4.8 of 9.0 MeV",  # 1.5 of 2.5 mm of event 9
     ):
         assert line in caplog.text
 

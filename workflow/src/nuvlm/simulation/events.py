@@ -148,7 +148,8 @@ def simulate(
     """Yield the simulated events, in order.
 
     An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
-    drawn again. Particles that GEANT4 cannot track (nuclei, generator pseudo-particles) are left out and counted.
+    drawn again. Particles that GEANT4 cannot track (nuclei above 4He, generator pseudo-particles) are left out and
+    counted.
 
     Raises:
         InputError: an interaction cannot be used and `on_bad_event` is "error".

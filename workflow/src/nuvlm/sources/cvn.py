@@ -1,4 +1,4 @@
-"""Reader of DUNE CVN pixel maps: HDF5, or a folder of zlib maps (``<event>.gz`` with ``<event>.info``).
+"""Reader of DUNE CVN pixel maps: HDF5, or a folder of zlib maps (``<event>.gz`` with ``<event>.info`` or partition.p).
 
 A CVN map has the three wire planes of the far detector, 500 wires x 500 time ticks each. The pixel-map store has wires
 (along the beam) as columns and ticks as rows, like all pixel maps of NuVLM.
@@ -21,6 +21,7 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MODES
+from nuvlm.sources.cvn_partition import find_partition, read_partition
 from nuvlm.sources.ready_maps import (
     LARGEST,
     WIRES_AND_TIME,
@@ -30,6 +31,7 @@ from nuvlm.sources.ready_maps import (
     event_number,
     require_distinct,
 )
+from nuvlm.sources.recognition import of_another_kind
 
 logger = logging.getLogger(__name__)
 
@@ -64,13 +66,15 @@ def convert_cvn(path: Path, out: PixelMapWriter) -> None:
     if path.is_dir():
         names = sorted(file.stem for file in path.glob("*.gz"))
         if not names:
-            raise InputError(f"{path}: there is no <event>.gz in it. Is this a folder of CVN maps?")
+            raise InputError(
+                f"{path}: there is no <event>.gz in it. Is this a folder of CVN maps?{of_another_kind(path)}"
+            )
         without_map = sorted({file.stem for file in path.glob("*.info")} - set(names))
         if without_map:
             logger.warning("%s: %d files .info have no map (first: %s)", path, len(without_map), without_map[0])
         ids = [event_number(name) for name in names]
         require_distinct(path, names, ids)
-        events = _in_gev(path, _read_folder(path, names, ids, planes))
+        events = _in_gev(path, _read_folder(path, names, ids, planes, _partition(path, names, out)))
         out.write(path, events, len(names), source="cvn", views=chosen, axes=WIRES_AND_TIME)
         return
     if not path.is_file():
@@ -105,13 +109,17 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: not HDF5, or truncated ({error}). Copy or create it again.") from error
+        raise InputError(
+            f"{path}: not HDF5, or truncated ({error}). Copy or create it again.{of_another_kind(path)}"
+        ) from error
 
 
 def _images(path: Path, file: h5py.File) -> h5py.Dataset:
     images = file.get("images")
     if not isinstance(images, h5py.Dataset):
-        raise InputError(f"{path}: there is no data set 'images' (found: {', '.join(file) or 'nothing'}).")
+        raise InputError(
+            f"{path}: there is no data set 'images' (found: {', '.join(file) or 'nothing'}).{of_another_kind(path)}"
+        )
     if images.ndim != 4 or images.shape[1] != len(VIEWS) or images.dtype != np.uint8:
         raise InputError(
             f"{path}: 'images' is {images.dtype} {images.shape}; CVN maps are uint8 (events, 3, wires, ticks)."
@@ -161,15 +169,40 @@ def _read_file(
 
 
 def _read_folder(
-    path: Path, names: Sequence[str], ids: Sequence[int], planes: Sequence[int]
+    path: Path, names: Sequence[str], ids: Sequence[int], planes: Sequence[int], labels: Mapping[str, dict[str, float]]
 ) -> Iterator[PixelMap | BadEvent]:
     for name, number in zip(names, ids, strict=True):
         try:
             maps, known = _read_zlib(name, path / f"{name}.gz"), _read_info(name, path / f"{name}.info")
+            known = known or labels.get(name, {})
         except BadEvent as bad:
             yield bad
         else:
             yield _event(name, number, maps[planes], known)
+
+
+def _partition(path: Path, names: Sequence[str], out: PixelMapWriter) -> dict[str, dict[str, float]]:
+    """The labels of a partition file by the name of the map; empty where all maps have an .info file, or none.
+
+    Raises:
+        InputError: the file cannot be used, or its events are not those of the folder.
+    """
+    without = [name for name in names if not (path / f"{name}.info").exists()]
+    file = find_partition(path) if without else None
+    if file is None:
+        if without:
+            evidence = f"there is no {without[0]}.info, and no partition.p"
+            value = f"unknown for {len(without)} of {len(names)} maps"
+            out.conclude(path, "truth", value, evidence, doubt=len(without) < len(names))
+        return {}
+    labels = read_partition(file)
+    labels = {name: found for name in names if (found := labels.get(name, labels.get(name.removeprefix("event"))))}
+    met = sum(name in labels for name in without)
+    if not met:
+        raise InputError(f"{file}: has labels for none of the {len(names)} maps, such as {names[0]}. Remove it.")
+    evidence = f"{file.name} has labels for {met} of {len(without)} maps without an .info file"
+    out.conclude(path, "truth", f"classes from {file.name}, without energies", evidence, doubt=met < len(without))
+    return labels
 
 
 def _read_zlib(name: str, file: Path) -> np.ndarray:

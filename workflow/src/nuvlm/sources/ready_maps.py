@@ -90,9 +90,9 @@ class PixelMapWriter(Settings):
     """How hits on wires become pixels."""
     _conclusions: Conclusions = PrivateAttr(default_factory=Conclusions)
 
-    def conclude(self, path: Path, subject: str, value: str, evidence: str) -> None:
+    def conclude(self, path: Path, subject: str, value: str, evidence: str, doubt: bool = False) -> None:
         """Record what the reader concluded about `path`, before :meth:`write`: logged, and kept in the store."""
-        self._conclusions.add(path, subject, value, evidence)
+        self._conclusions.add(path, subject, value, evidence, doubt)
 
     def choose_views(self, path: Path, found: Sequence[str]) -> list[str]:
         """The views to use, in order: :attr:`views`, or all of `found`.

@@ -42,30 +42,50 @@ class Source:
 
 
 STEPS = frozenset({"offset_mm", "recombination"})
+FOREIGN_STEPS = STEPS | {"axes", "outside_limit"}
 
 SOURCES = {
     # offset_mm has an effect only with vertices from GENIE's files, which the configuration checks.
-    "simulate": Source("steps", "none (GEANT4), or GENIE gRooTracker ROOT files", settings=STEPS),
-    "voxels": Source("steps", "voxel shards, used in place"),
-    "edepsim": Source("steps", "edep-sim ROOT files", "nuvlm.sources.edepsim:convert_edepsim", settings=STEPS),
+    "simulate": Source(
+        "steps",
+        "none (GEANT4), or GENIE gRooTracker ROOT files",
+        recognise="nuvlm.sources.recognition:recognise_genie",
+        settings=STEPS,
+    ),
+    "voxels": Source("steps", "voxel shards, used in place", recognise="nuvlm.sources.recognition:recognise_voxels"),
+    "edepsim": Source(
+        "steps",
+        "edep-sim ROOT files",
+        "nuvlm.sources.edepsim:convert_edepsim",
+        "nuvlm.sources.recognition:recognise_edepsim",
+        settings=FOREIGN_STEPS,
+    ),
     "larndsim": Source(
         "steps",
         "larnd-sim or 2x2_sim HDF5 files, or the copy of their tables in ndlar_flow files",
         "nuvlm.sources.larndsim:convert_larndsim",
-        settings=STEPS,
+        "nuvlm.sources.recognition:recognise_larndsim",
+        settings=FOREIGN_STEPS,
     ),
     "ndlarflow": Source(
         "drifted",
         "ndlar_flow HDF5 files, of which the reconstructed hits are read",
         "nuvlm.sources.ndlarflow:convert_ndlarflow",
         "nuvlm.sources.ndlarflow:recognise_ndlarflow",
-        settings=frozenset({"offset_mm"}),
+        settings=frozenset({"offset_mm", "outside_limit"}),
     ),
-    "png": Source("maps", "folders of PNG images", "nuvlm.sources.png:convert_png", settings=frozenset({"views"})),
+    "png": Source(
+        "maps",
+        "folders of PNG images",
+        "nuvlm.sources.png:convert_png",
+        "nuvlm.sources.recognition:recognise_png",
+        settings=frozenset({"views"}),
+    ),
     "cvn": Source(
         "maps",
         "DUNE CVN pixel maps, HDF5 files or folders of zlib maps",
         "nuvlm.sources.cvn:convert_cvn",
+        "nuvlm.sources.recognition:recognise_cvn",
         settings=frozenset({"views"}),
     ),
     "microboone": Source(

@@ -73,6 +73,11 @@ class InputSettings(Settings):
     """Paths or glob patterns; one file is one shard, named after it. Empty for sampled final states."""
     offset_mm: tuple[float, float, float] = (0, 0, 0)
     """Added to the coordinates of a file whose origin is not the detector's, mm."""
+    axes: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] | None = None
+    """What the file calls x, y and z of the detector: `zyx` where x and z are exchanged; null: as they are called,
+    unless the evidence is against it."""
+    outside_limit: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Largest part of a file's energy that may lie outside the detector."""
     on_bad_event: OnBadEvent = "error"
     """An event that cannot be used (a value that is not a number, nothing inside the detector): `error` stops with its
     name, `skip` leaves it out and counts it in the log."""
@@ -102,6 +107,9 @@ class InputSettings(Settings):
         has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"
         if any(self.offset_mm) and not ("offset_mm" in settings and has_coordinates):
             raise ValueError(f"offset_mm has no effect for source '{self.source}': leave it at [0, 0, 0]")
+        for name in ("axes", "outside_limit"):
+            if getattr(self, name) != type(self).model_fields[name].default and name not in settings:
+                raise ValueError(f"{name} has no effect for source '{self.source}': leave it out")
         if self.views is not None and "views" not in settings:
             raise ValueError(f"views has no effect for source '{self.source}', which has XZ and YZ: leave it out")
         if self.views is not None and (not self.views or len(set(self.views)) != len(self.views)):

@@ -32,9 +32,8 @@ from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.voxels import open_shard
 from nuvlm.report.pictures import charged_region, draw_events, terminal_picture
 from nuvlm.sources.conclusions import Conclusion
-from nuvlm.sources.interactions import Interaction
-from nuvlm.sources.ready_maps import BadEvent, PixelMap, PixelMapWriter
-from nuvlm.sources.shard_writer import VoxelShardWriter
+from nuvlm.sources.ready_maps import BadEvent, MapAxes, PixelMap, PixelMapWriter
+from nuvlm.sources.shard_writer import AnyEvent, DriftedShardWriter, VoxelShardWriter
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow.config import Config, parse_config, read_overlays
 
@@ -52,16 +51,20 @@ class _StepSample(VoxelShardWriter):
     events: int
     _seen: "Seen" = PrivateAttr()
 
-    def write(self, path: Path, interactions: Iterable[Interaction], total: int) -> None:
+    def write(self, path: Path, interactions: Iterable[AnyEvent], total: int) -> None:
         self._seen.total = total
         super().write(path, self._count(islice(interactions, self.events)), min(total, self.events))
 
-    def _count(self, interactions: Iterable[Interaction]) -> Iterator[Interaction]:
+    def _count(self, interactions: Iterable[AnyEvent]) -> Iterator[AnyEvent]:
         for interaction in interactions:
             truth = interaction.truth
             self._seen.add(_class_of(truth.nu_pdg, truth.is_cc), bool(np.isfinite(truth.vertex_mm).all()))
             self._seen.energy_mev += float(np.nansum(interaction.energy_mev))
             yield interaction
+
+
+class _DriftedSample(_StepSample, DriftedShardWriter):
+    """The same for charge that has drifted already."""
 
 
 class _MapSample(PixelMapWriter):
@@ -71,11 +74,19 @@ class _MapSample(PixelMapWriter):
     _seen: "Seen" = PrivateAttr()
 
     def write(
-        self, path: Path, events: Iterable[PixelMap | BadEvent], total: int, *, source: str, views: Sequence[str]
+        self,
+        path: Path,
+        events: Iterable[PixelMap | BadEvent],
+        total: int,
+        *,
+        source: str,
+        views: Sequence[str],
+        axes: MapAxes = MapAxes(),
+        geometry: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
         self._seen.total = total
-        sample = islice(events, self.events)
-        table = super().write(path, sample, min(total, self.events), source=source, views=views)
+        sample, n = islice(events, self.events), min(total, self.events)
+        table = super().write(path, sample, n, source=source, views=views, axes=axes, geometry=geometry)
         for name in table["class"]:
             self._seen.add("unknown" if pd.isna(name) else name, False)
         return table
@@ -279,7 +290,8 @@ def _read_steps(found: Inspection, config: Config, folder: Path, events: int) ->
         shutil.copy(found.path, shard)
     else:
         settings = {name: getattr(config.input, name) for name in row.settings}
-        writer = _StepSample(shard=shard, detector=config.detector, on_bad_event="skip", events=events, **settings)
+        kind = _DriftedSample if row.kind == "drifted" else _StepSample
+        writer = kind(shard=shard, detector=config.detector, on_bad_event="skip", events=events, **settings)
         writer._seen = found.seen
         try:
             resolve_name(row.reader)(found.path, writer)
