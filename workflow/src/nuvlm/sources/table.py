@@ -45,7 +45,7 @@ STEPS = frozenset({"offset_mm", "recombination"})
 
 SOURCES = {
     # offset_mm has an effect only with vertices from GENIE's files, which the configuration checks.
-    "simulate": Source("steps", "none (GEANT4), or GENIE gRooTracker ROOT files", settings=STEPS),
+    "simulate": Source("steps", "none (GEANT4), or ROOT files of GENIE, NEUT or NuWro final states", settings=STEPS),
     "voxels": Source("steps", "voxel shards, used in place"),
     "edepsim": Source("steps", "edep-sim ROOT files", "nuvlm.sources.edepsim:convert_edepsim", settings=STEPS),
     "larndsim": Source(

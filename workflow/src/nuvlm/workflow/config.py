@@ -55,7 +55,7 @@ class SimulateSettings(Settings):
     events_per_shard: Count = 300
     seed: Annotated[int, Field(ge=0)] = 7
     final_states: Literal["sample", "genie"] = "sample"
-    """Final states: sampled, or read from GENIE gRooTracker files (input.files)."""
+    """Final states: sampled, or read from files of GENIE, NEUT or NuWro (input.files; docs/simulation.md)."""
     vertices: Literal["fiducial", "file"] = "fiducial"
     """Vertices: uniform in the fiducial volume, or those of the GENIE files."""
     margin_mm: Annotated[float, Field(ge=0)] = 500
