@@ -45,6 +45,9 @@ class Interaction:
     truth: Truth = Truth()
     defect: str | None = None
     """Reason why the event cannot be used, such as "has no ..."; None if it can."""
+    size_mm: tuple[float, float, float] = (0, 0, 0)
+    """Sides of the box around the start that a deposit is spread over evenly, such as a voxel of the file, mm; the end
+    is not used then. Zeros: deposits along the segments."""
 
 
 @dataclass(frozen=True)

@@ -42,6 +42,7 @@ class Source:
 
 
 STEPS = frozenset({"offset_mm", "recombination"})
+IMAGES = frozenset({"offset_mm", "product", "mev_per_unit"})
 
 SOURCES = {
     # offset_mm has an effect only with vertices from GENIE's files, which the configuration checks.
@@ -60,6 +61,27 @@ SOURCES = {
         "nuvlm.sources.ndlarflow:convert_ndlarflow",
         "nuvlm.sources.ndlarflow:recognise_ndlarflow",
         settings=frozenset({"offset_mm"}),
+    ),
+    "larcv": Source(
+        "steps",
+        "LArCV 2 ROOT, LArCV 3 or SPINE HDF5 files, their true energy deposits",
+        "nuvlm.sources.larcv:convert_larcv",
+        "nuvlm.sources.larcv:recognise_larcv",
+        IMAGES,
+    ),
+    "larcv_charge": Source(
+        "drifted",
+        "the same files, their reconstructed charge",
+        "nuvlm.sources.larcv_charge:convert_larcv_charge",
+        "nuvlm.sources.larcv_charge:recognise_larcv_charge",
+        IMAGES,
+    ),
+    "pilarnet": Source(
+        "steps",
+        "PILArNet-M HDF5 files",
+        "nuvlm.sources.pilarnet:convert_pilarnet",
+        "nuvlm.sources.pilarnet:recognise_pilarnet",
+        frozenset({"offset_mm", "mev_per_unit"}),
     ),
     "png": Source("maps", "folders of PNG images", "nuvlm.sources.png:convert_png", settings=frozenset({"views"})),
     "cvn": Source(

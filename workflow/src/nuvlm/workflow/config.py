@@ -73,6 +73,10 @@ class InputSettings(Settings):
     on_bad_event: OnBadEvent = "error"
     """An event that cannot be used (a value that is not a number, nothing inside the detector): `error` stops with its
     name, `skip` leaves it out and counts it in the log."""
+    product: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """LArCV and SPINE files only: the data product to read, such as sparse3d_reco; the usual one if null."""
+    mev_per_unit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1
+    """LArCV, SPINE and PILArNet files only: energy of one unit of the product's values, MeV."""
     views: tuple[str, ...] | None = None
     """Ready pixel maps only: the views to use, in this order; all if null."""
     recombination: Recombination = Recombination()
@@ -97,6 +101,9 @@ class InputSettings(Settings):
         has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"
         if any(self.offset_mm) and not ("offset_mm" in settings and has_coordinates):
             raise ValueError(f"offset_mm has no effect for source '{self.source}': leave it at [0, 0, 0]")
+        for name, default in (("product", None), ("mev_per_unit", 1)):
+            if getattr(self, name) != default and name not in settings:
+                raise ValueError(f"{name} has no effect for source '{self.source}': leave it at its default")
         if self.views is not None and "views" not in settings:
             raise ValueError(f"views has no effect for source '{self.source}', which has XZ and YZ: leave it out")
         if self.views is not None and (not self.views or len(set(self.views)) != len(self.views)):
