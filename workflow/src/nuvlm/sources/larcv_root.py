@@ -15,6 +15,7 @@ import numpy as np
 import uproot
 
 from nuvlm.base.errors import InputError
+from nuvlm.simulation.stdhep import NEUTRINOS
 from nuvlm.sources.image_truth import (
     CURRENTS,
     NUANCE_MODES,
@@ -166,8 +167,9 @@ class _Truth(_Product):
     NEUTRINO = ("interaction_mode", "y", "lepton_pdg")
     PARTICLE = ("px", "py", "pz", "trackid", "ancestor_trackid")
 
-    def __init__(self, path: Path, file: Any, product: str) -> None:
+    def __init__(self, path: Path, file: Any, product: str, particles: "_Truth | None" = None) -> None:
         super().__init__(path, file, product)
+        self._particles = particles
         self._is_neutrino = product.startswith("neutrino")
         self._names = [*self.NAMES, *(self.NEUTRINO if self._is_neutrino else self.PARTICLE)]
         self._names = [name for name in self._names if name not in self.NEUTRINO or self.has(f"_part_v._{name}")]
@@ -179,6 +181,8 @@ class _Truth(_Product):
         Raises:
             InputError: they do not.
         """
+        if self._particles:
+            self._particles.check_events(images)
         for name in ("_run", "_subrun", "_event"):
             mine, other = (part.numpy(name, 0, part.n_entries) for part in (self, images))
             if len(mine) != len(other) or (mine != other).any():
@@ -196,23 +200,26 @@ class _Truth(_Product):
 
     def read(self, start: int, stop: int) -> list[tuple[Truth, str | None]]:
         """The truth of each entry, and its defect."""
+        events = self._rows(start, stop)
+        others = events if self._particles is None else self._particles._rows(start, stop)
+        return [
+            neutrino_truth(self._neutrinos(rows), self._modes, _final_state(other))
+            for rows, other in zip(events, others, strict=True)
+        ]
+
+    def _rows(self, start: int, stop: int) -> list[dict[str, np.ndarray]]:
         columns = {name: self.jagged(f"_part_v._{name}", start, stop) for name in self._names}
         n = columns["pdg"][1]
-        ends = np.cumsum(n)
-        flat = {name: values for name, (values, _) in columns.items()}
         if any((count != n).any() for _, count in columns.values()):
             raise InputError(f"{self._path}: {self.product}: columns differ in length: the file is damaged.")
         return [
-            self._event({name: values[end - size : end] for name, values in flat.items()})
-            for end, size in zip(ends.tolist(), n.tolist(), strict=True)
+            {name: values[end - size : end] for name, (values, _) in columns.items()}
+            for end, size in zip(np.cumsum(n).tolist(), n.tolist(), strict=True)
         ]
 
-    def _event(self, rows: dict[str, np.ndarray]) -> tuple[Truth, str | None]:
-        incoming = np.isin(np.abs(rows["pdg"].astype(np.int64)), (12, 14, 16))
-        if not self._is_neutrino:  # particles of the final state have no current
-            incoming &= np.isin(rows["current_type"], tuple(CURRENTS))
+    def _neutrinos(self, rows: dict[str, np.ndarray]) -> list[NeutrinoRow]:
         modes = rows.get("interaction_mode", rows["interaction_type"])
-        neutrinos = [
+        return [
             NeutrinoRow(
                 int(rows["pdg"][i]),
                 int(rows["current_type"][i]),
@@ -222,14 +229,8 @@ class _Truth(_Product):
                 (float(rows["vtx._x"][i]), float(rows["vtx._y"][i]), float(rows["vtx._z"][i])),
                 int(rows["lepton_pdg"][i]) if "lepton_pdg" in rows else 0,
             )
-            for i in np.flatnonzero(incoming)
+            for i in np.flatnonzero(np.ones(len(modes), dtype=bool) if self._is_neutrino else _interacting(rows))
         ]
-        particles = None
-        if "px" in rows:
-            momentum = np.column_stack([rows[name] for name in ("px", "py", "pz")])
-            primary = primaries(rows["trackid"], rows["ancestor_trackid"]) & ~incoming
-            particles = final_state(rows["pdg"], momentum, rows["energy_init"], primary)
-        return neutrino_truth(neutrinos, self._modes, particles)
 
     def _mode_names(self) -> tuple[dict[int, str], str]:
         modes, types = (
@@ -239,10 +240,25 @@ class _Truth(_Product):
         return mode_names(modes, types)
 
 
+def _interacting(rows: dict[str, np.ndarray]) -> np.ndarray:
+    """Which particles are neutrinos that interact: they have a current, those of a final state have none."""
+    chosen: np.ndarray = np.isin(np.abs(rows["pdg"].astype(np.int64)), tuple(NEUTRINOS))
+    return chosen & np.isin(rows["current_type"], tuple(CURRENTS))
+
+
+def _final_state(rows: dict[str, np.ndarray]) -> np.ndarray | None:
+    if "px" not in rows:
+        return None
+    momentum = np.column_stack([rows[name] for name in ("px", "py", "pz")])
+    primary = primaries(rows["trackid"], rows["ancestor_trackid"]) & ~_interacting(rows)
+    return final_state(rows["pdg"], momentum, rows["energy_init"], primary)
+
+
 def _find_truth(path: Path, file: Any, names: list[str], product: str) -> _Truth | None:
-    """The neutrinos; without them the particles of the same producer, or the only ones."""
+    """The neutrinos, with the particles of the same producer as the images, or the only ones; or these alone."""
     own = "particle_" + product.partition("_")[2]
     neutrinos = [name for name in names if name.startswith("neutrino_")]
     particles = [name for name in names if name.startswith("particle_")]
-    ranked = neutrinos + [own] * (own in particles) + particles[: len(particles) == 1]
-    return _Truth(path, file, ranked[0]) if ranked else None
+    ranked = [own] * (own in particles) + particles[: len(particles) == 1]
+    final = _Truth(path, file, ranked[0]) if ranked else None
+    return _Truth(path, file, neutrinos[0], final) if neutrinos else final

@@ -86,16 +86,32 @@ def _events(
             truth, defect = truths[i] if truths is not None else (Truth(), None)
             if values.count[i] > MOST_VOXELS:
                 defect = f"has {values.count[i]} voxels; the maximum is {MOST_VOXELS}"
-            size = metas[i]["size"].astype(np.float64)
-            if not (np.isfinite(size).all() and (size > 0).all()):
-                defect, size = f"has an image with voxels of {size.tolist()} cm", np.ones(3)
-            centre = position.astype(np.float64)
-            if not in_cm:
-                whole = len(centre) > 0 and bool((centre == np.floor(centre)).all())
-                centre = metas[i]["lower"] + (centre + 0.5 * whole) * size
-            x, y, z = (CM * size).tolist()
+            low, size = (_rounded_mm(metas[i][name]) for name in ("lower", "size"))
+            if not (np.isfinite([*low, *size]).all() and (size > 0).all()):
+                defect, size = f"has an image from {low.tolist()} mm with voxels of {size.tolist()} mm", np.ones(3)
+            centre = _centres_mm(position.astype(np.float64), low, size, in_cm)
+            x, y, z = size.tolist()
             name = f"event {numbers[i]}" if numbers else f"entry {i}"
-            yield VoxelImage(name, CM * centre, (x, y, z), energy, truth, defect)
+            yield VoxelImage(name, centre, (x, y, z), energy, truth, defect)
+
+
+def _rounded_mm(values_cm: np.ndarray) -> np.ndarray:
+    """Lengths in mm, rounded to 0.1 um: single precision is not more accurate."""
+    rounded: np.ndarray = np.round(CM * values_cm.astype(np.float64), 4)
+    return rounded
+
+
+def _centres_mm(position: np.ndarray, low: np.ndarray, size: np.ndarray, in_cm: bool) -> np.ndarray:
+    """Positions (points, 3) in mm; those at the centre of a voxel exactly there, without the error of single precision.
+
+    Positions in voxels are indices, or with a half added centres.
+    """
+    with np.errstate(all="ignore"):
+        voxel = (CM * position - low) / size if in_cm else position
+        if not in_cm and (voxel == np.floor(voxel)).all():
+            voxel = voxel + 0.5
+        exact = np.floor(voxel) + 0.5
+        return low + np.where(np.abs(voxel - exact) < ON_GRID, exact, voxel) * size
 
 
 class _Product:
