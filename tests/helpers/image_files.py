@@ -10,7 +10,7 @@ import numpy as np
 VOXEL_CM = 0.3
 LOW_CM, COUNT = np.array([-30.0, -15.0, 300.0]), np.array([200, 100, 300])
 # Written by ROOT 6.40 with classes of the members of larcv2: the events of `events(12)`, in six trees.
-LARCV2 = Path(__file__).parent / "larcv2.root"
+LARCV2 = Path(__file__).parents[1] / "sources" / "larcv2.root"
 
 EXTENTS = np.dtype([("first", "u8"), ("n", "u4")])
 ID_EXTENTS = np.dtype([("first", "u8"), ("n", "u4"), ("id", "u4")])
@@ -82,6 +82,9 @@ def write_larcv3(
     products: dict[str, float] | None = None,
     truth: bool = True,
     compression: int | None = 1,
+    low_cm: np.ndarray = LOW_CM,
+    voxel_cm: float | np.ndarray = VOXEL_CM,
+    shape: np.ndarray = COUNT,
 ) -> Path:
     """Write the events as LArCV 3 does.
 
@@ -98,12 +101,12 @@ def write_larcv3(
             count = np.array([len(event.value) for event in made])
             group["extents"] = extents(np.ones(len(made)), EXTENTS)
             meta = np.zeros(len(made), dtype=META3)
-            meta["valid"], meta["origin"], meta["number_of_voxels"] = True, LOW_CM, COUNT
-            meta["image_sizes"] = VOXEL_CM * COUNT
+            meta["valid"], meta["origin"], meta["number_of_voxels"] = True, low_cm, shape
+            meta["image_sizes"] = voxel_cm * shape
             group["image_meta"] = meta
             voxels = np.zeros(count.sum(), dtype=VOXEL3)
             index = np.concatenate([event.index for event in made])
-            voxels["id"] = (index[:, 0] * COUNT[1] + index[:, 1]) * COUNT[2] + index[:, 2]
+            voxels["id"] = (index[:, 0] * shape[1] + index[:, 1]) * shape[2] + index[:, 2]
             voxels["value"] = factor * np.concatenate([event.value for event in made])
             group.create_dataset("voxels", data=voxels, maxshape=(None,), chunks=(1000,), compression=compression)
             if name.startswith("sparse3d"):
@@ -147,23 +150,31 @@ def particle_rows(event: ImageEvent) -> np.ndarray:
 
 
 def write_spine(
-    path: Path, made: Sequence[ImageEvent], layout: int = 1, in_cm: bool = True, gev: bool = True, scheme: int = 0
+    path: Path,
+    made: Sequence[ImageEvent],
+    layout: int = 1,
+    in_cm: bool = True,
+    gev: bool = True,
+    scheme: int = 0,
+    neutrinos: bool = True,
+    low_cm: np.ndarray = LOW_CM,
+    shape: np.ndarray = COUNT,
 ) -> Path:
     """Write points and depositions (reconstructed, and true with half of the energy) as SPINE does."""
     points = [np.asarray(event.index, dtype=np.float32) for event in made]
     if in_cm:
-        points = [(LOW_CM + VOXEL_CM * (part + 0.5)).astype(np.float32) for part in points]
+        points = [(low_cm + VOXEL_CM * (part + 0.5)).astype(np.float32) for part in points]
     values = [event.value for event in made]
     meta = np.zeros(1, dtype=SPINE_META)
-    meta["lower"], meta["upper"], meta["size"], meta["count"] = LOW_CM, LOW_CM + VOXEL_CM * COUNT, VOXEL_CM, COUNT
-    neutrinos = []
+    meta["lower"], meta["upper"], meta["size"], meta["count"] = low_cm, low_cm + VOXEL_CM * shape, VOXEL_CM, shape
+    truth = []
     for event in made:
         row = np.zeros(event.neutrinos, dtype=SPINE_NEUTRINO)
         row["pdg_code"], row["lepton_pdg_code"], row["current_type"] = event.nu_pdg, event.lepton_pdg, not event.is_cc
         row["interaction_scheme"], row["interaction_mode"] = scheme, event.mode
         row["energy_init"], row["inelasticity"] = event.energy / 1000 if gev else event.energy, 0.25
         row["position"] = event.vertex_cm
-        neutrinos.append(row)
+        truth.append(row)
     products = {
         "points": points,
         "depositions": values,
@@ -171,8 +182,10 @@ def write_spine(
         "depositions_label": [part / 2 for part in values],
         "meta": [meta] * len(made),
         "run_info": [np.array([(1, 2, event.number)], dtype=SPINE_RUN) for event in made],
-        "neutrinos": neutrinos,
+        "neutrinos": truth,
     }
+    if not neutrinos:
+        del products["neutrinos"]
     with h5py.File(path, "w") as file:
         file.create_group("info").attrs.update(version="0.9.2", format="spine_hdf5", format_version=layout)
         file["info"].attrs["complete"] = True
