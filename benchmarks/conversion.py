@@ -20,12 +20,14 @@ import time
 from collections.abc import Callable
 from pathlib import Path
 from pkgutil import resolve_name
+from typing import Any
 
 import h5py
 import numpy as np
 from voxelization import Segments, simulated_steps, write_larndsim
 
 from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import voxelize
 from nuvlm.sources.table import SOURCES
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "tests" / "helpers"))
@@ -62,11 +64,62 @@ def write_ndlarflow(path: Path, events: list[Segments], times: int) -> None:
     write_flow(path, flow)
 
 
+def sparse_images(events: list[Segments], times: int) -> list[Any]:
+    """The energy in voxels of 3 mm, in a cube of 2.3 m, times over."""
+    from image_files import ImageEvent
+
+    fine = Detector(x_mm=(-1152, 1152), y_mm=(-1152, 1152), z_mm=(0, 6999), voxel_mm=(3, 3, 3))
+    images = []
+    for start, end, energy in events:
+        voxels, _ = voxelize(fine, start, end, energy)
+        index = np.stack([voxels.x, voxels.y, voxels.z], axis=1).astype(np.int64)
+        images.append((index, voxels.energy))
+    return [
+        ImageEvent(i, *images[i % len(images)], n_muon=len(images[i % len(images)][1]) // 2)
+        for i in range(times * len(images))
+    ]
+
+
+def write_larcv(path: Path, events: list[Segments], times: int) -> None:
+    """LArCV 3, compressed as its writer does."""
+    from image_files import write_larcv3
+
+    grid = {"low_cm": np.array([-115.2, -115.2, 0.0]), "voxel_cm": 0.3, "shape": np.array([768, 768, 2333])}
+    write_larcv3(path, sparse_images(events, times), {"sparse3d_pcluster": 1.0}, truth=False, **grid)
+
+
+def write_larcv_charge(path: Path, events: list[Segments], times: int) -> None:
+    """SPINE, layout 1."""
+    from image_files import write_spine
+
+    images = sparse_images(events, times)
+    grid = {"low_cm": np.array([-115.2, -115.2, 0.0]), "shape": np.array([768, 768, 2333])}
+    write_spine(path, images, neutrinos=False, **grid)
+
+
+def write_pilarnet(path: Path, events: list[Segments], times: int) -> None:
+    """The 2.3 m in z from the beginning of the event on."""
+    import image_files
+
+    images = sparse_images(events, times)
+    for image in images:
+        image.index[:, 2] -= image.index[:, 2].min()
+        kept = image.index[:, 2] < 768
+        image.index, image.value = image.index[kept], image.value[kept]
+        image.n_muon = min(image.n_muon, len(image.value))
+    image_files.write_pilarnet(path, images)
+
+
 WRITERS: dict[str, Callable[[Path, list[Segments], int], None]] = {
     "larndsim": write_larndsim,
     "ndlarflow": write_ndlarflow,
+    "larcv": write_larcv,
+    "larcv_charge": write_larcv_charge,
+    "pilarnet": write_pilarnet,
 }
 """Source -> writes events, so many times over, to a file of that source."""
+SETTINGS: dict[str, dict[str, Any]] = {"pilarnet": {"offset_mm": (-1152, -1152, 0)}}
+"""Source -> settings that its files need."""
 
 
 def convert(source: str, path: Path) -> None:
@@ -76,7 +129,8 @@ def convert(source: str, path: Path) -> None:
     read, writer = resolve_name(row.reader), resolve_name(row.writer)
     seconds = np.inf
     for _ in range(REPEATS):  # the first compiles
-        out = writer(shard=path.with_suffix(".voxels.h5"), detector=DETECTOR, on_bad_event="skip")
+        settings = {"on_bad_event": "skip"} | SETTINGS.get(source, {})
+        out = writer(shard=path.with_suffix(".voxels.h5"), detector=DETECTOR, **settings)
         begin = time.process_time()
         read(path, out)
         seconds = min(seconds, time.process_time() - begin)

@@ -99,6 +99,15 @@ def test_boxes_are_shared_by_volume(centre, size, energy):
     assert voxels.energy.sum(dtype=np.float64) + outside == pytest.approx(energy.sum(), rel=1e-6, abs=1e-9)
 
 
+def test_boxes_on_the_grid_do_not_leak_by_rounding():
+    index = np.stack(np.meshgrid(*[np.arange(0, 200, 7)] * 3), axis=-1).reshape(-1, 3)
+    detector = Detector()
+    centre = np.array([-1000, -1000, 0]) + 10 * ((index + 0.5) * (0.1, 0.5, 0.5) + 0.3) - 3
+    voxels, outside = voxelize_boxes(detector, centre, detector.voxel_mm, np.ones(len(index)))
+    assert len(voxels) == len(index)
+    assert outside < 1e-9 * len(index)
+
+
 @settings(deadline=None, max_examples=60)
 @given(
     start=arrays(np.float64, (4, 3), elements=EXACT),

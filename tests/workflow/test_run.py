@@ -12,6 +12,7 @@ import pandas as pd
 import pytest
 import zarr
 
+from image_files import ImageEvent, write_larcv3
 from ndlarflow_file import make_flow, read_out, write_flow
 from nuvlm.dataset.event_table import read_events
 from nuvlm.detector.geometry import Detector
@@ -216,6 +217,39 @@ def test_reconstructed_hits_go_from_file_to_predictions_without_drifting_again(t
         one, other = found[view][:].astype(np.float64), simulated[view][:].astype(np.float64)
         assert np.abs(one - other).sum() < 0.05 * other.sum()
     assert zarr.open_group(flow / "pixelmaps/flow.zarr", mode="r").attrs["displays"]["readout"] is None
+
+
+def test_sparse_images_go_from_file_to_predictions(tiny_run, results):
+    """The simulated events as LArCV 3 images with the detector's voxels: the same displays and predictions."""
+    detector = Detector()
+    with open_shard(results / "voxels/sim00000.h5", detector) as shard:
+        (rows, block, begins), *_ = shard.blocks()
+        ids = shard.events["event_id"][rows].tolist()
+    index = np.stack([block.x, block.y, block.z], axis=1).astype(np.int64)
+    events = [
+        ImageEvent(number, index[begin:end], block.energy[begin:end], n_muon=0)
+        for number, begin, end in zip(ids, begins[:-1], begins[1:], strict=True)
+    ]
+    grid = {
+        "low_cm": np.array(detector.origin_mm) / 10 - (0, 0, 350),
+        "voxel_cm": np.array(detector.voxel_mm) / 10,
+        "shape": np.array(detector.shape),
+    }
+    path = write_larcv3(tiny_run / "larcv.h5", events, {"cluster3d_pcluster": 1.0}, truth=False, **grid)
+    source = f"input={{source: larcv, files: [{path}], offset_mm: [0, 0, 3500]}}"
+    small = ["conditions=[nominal]", "dataset={parts: 1}"]
+    result = snakemake(tiny_run, "predictions", "--config", "run=larcv", "models_from=tiny", source, *small)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for model in MODELS:
+        table = pd.read_parquet(tiny_run / f"results/larcv/predictions/{model}/nominal/0.parquet")
+        assert table["event_id"].tolist() == ids
+        assert table["class"].isna().all()
+    for view in ("xz", "yz"):
+        found, simulated = (
+            zarr.open_group(folder, mode="r")[view][:]
+            for folder in (tiny_run / "results/larcv/displays/larcv.zarr", results / "displays/sim00000.zarr")
+        )
+        np.testing.assert_allclose(found, simulated, rtol=1e-4, atol=1e-5)
 
 
 def test_bad_files_are_named_and_the_good_ones_are_kept(tiny_run, results):

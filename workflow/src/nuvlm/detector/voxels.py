@@ -129,6 +129,10 @@ def voxelize_boxes(
     return Voxels(*_merge(key, share, shape)), outside
 
 
+ROUNDING = 1e-9
+"""Shares of a box below this are of a neighbour that it only touches, but for rounding."""
+
+
 @numba.njit(cache=True)
 def _overlap(centre, size, energy, shape):  # type: ignore[no-untyped-def]
     """Key (see _traverse) and energy of every voxel that a box overlaps; and the energy outside. Lengths in voxels."""
@@ -160,7 +164,7 @@ def _overlap(centre, size, energy, shape):  # type: ignore[no-untyped-def]
                 part[1] = part[0] * _common(j, centre[b, 1], size[1])
                 for k in range(first[2], last[2]):
                     part[2] = part[1] * _common(k, centre[b, 2], size[2])
-                    if part[2] > 0:
+                    if part[2] > ROUNDING:
                         key[n], share[n] = (i << shift_x) | (j << shift_y) | k, part[2] * energy[b]
                         n += 1
                         inside += part[2]

@@ -127,7 +127,9 @@ def from_genie(
     for event_id, entry in enumerate(entries, start=first_event):
         rng = np.random.default_rng([seed, event_id])
         state, vertex, defect = entry.state, entry.vertex_mm + offset_mm, entry.defect
-        if fiducial is None and not defect and not ((low < vertex) & (vertex < high)).all():
+        if fiducial is None and not defect and not np.isfinite(vertex).all():
+            defect = "has no vertex (see input.simulate.vertices)"
+        elif fiducial is None and not defect and not ((low < vertex) & (vertex < high)).all():
             defect = f"has its vertex at {vertex.round(1).tolist()} mm, outside the detector (see input.offset_mm)"
 
         def draw(

@@ -69,6 +69,8 @@ class Observed:
     inelasticity: float = np.nan
     particles: np.ndarray = field(default_factory=lambda: np.zeros(0, dtype=PARTICLE_DTYPE))
     """The final state."""
+    has_paths: bool = True
+    """Whether deposits are along segments; else they are boxes."""
 
 
 @dataclass
@@ -101,6 +103,7 @@ class Consistency:
         low, high = np.array(detector.box_mm, dtype=np.float64).T
         self._low, self._high = low - offset_mm, high - offset_mm
         self._loss = EnergyLoss() if has_paths else None
+        self._has_paths = False
         self._touching = _Touching()
         self._direction = Direction()
         self._agreement = Agreement()
@@ -109,7 +112,8 @@ class Consistency:
 
     def add(self, event: Observed) -> None:
         """Add an interaction with segments."""
-        if self._loss:
+        if self._loss and event.has_paths:
+            self._has_paths = True
             self._loss.add(event.start_mm, event.end_mm, event.energy_mev)
         self._add_vertex(event)
         away = self._direction.add(event)
@@ -138,7 +142,7 @@ class Consistency:
         Raises:
             InputError: evidence against what the file says about itself.
         """
-        if self._loss:
+        if self._loss and self._has_paths:
             self._loss.conclude(path, record)
         self._conclude_vertices(path, record)
         self._direction.conclude(path, record, axes_given)

@@ -75,6 +75,9 @@ class Interaction:
     """Reason why the event cannot be used, such as "has no ..."; None if it can."""
     numbers: Numbers | None = None
     """What the file calls it, if the event id is made from that."""
+    size_mm: tuple[float, float, float] = (0, 0, 0)
+    """Sides of the box around the start that a deposit is spread over evenly, such as a voxel of the file, mm; the end
+    is not used then. Zeros: deposits along the segments."""
 
 
 @dataclass(frozen=True)

@@ -43,6 +43,10 @@ class VoxelShardWriter(Settings):
     """Added to the file's coordinates, mm."""
     recombination: Recombination = Recombination()
     """Turns the energy of each segment into visible energy."""
+    product: str | None = None
+    """Data product to read, of files with several; None for the usual one."""
+    mev_per_unit: float = 1
+    """Energy of one unit of the product's values, MeV."""
     on_bad_event: OnBadEvent = "error"
     """``error`` stops at an event that cannot be used; ``skip`` leaves it out and counts it."""
     drifted: ClassVar[bool] = False
@@ -93,6 +97,9 @@ class VoxelShardWriter(Settings):
         """Visible energies (MeV), voxels, and the energy outside the detector."""
         assert isinstance(interaction, Interaction)
         start, end = interaction.start_mm + self.offset_mm, interaction.end_mm + self.offset_mm
+        if any(interaction.size_mm):
+            boxes = voxelize_boxes(self.detector, start, interaction.size_mm, interaction.energy_mev)
+            return interaction.energy_mev, *boxes
         energy = self.recombination.visible_energy(interaction.energy_mev, np.linalg.norm(end - start, axis=1))
         return energy, *voxelize(self.detector, start, end, energy)
 
@@ -128,6 +135,7 @@ class VoxelShardWriter(Settings):
                     truth.nu_energy,
                     truth.inelasticity,
                     truth.particles,
+                    has_paths=not any(interaction.size_mm),
                 )
             )
             if account.first_outside:

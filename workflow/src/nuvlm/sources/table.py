@@ -43,12 +43,13 @@ class Source:
 
 STEPS = frozenset({"offset_mm", "recombination"})
 FOREIGN_STEPS = STEPS | {"axes", "outside_limit"}
+IMAGES = frozenset({"offset_mm", "outside_limit", "product", "mev_per_unit"})
 
 SOURCES = {
     # offset_mm has an effect only with vertices from GENIE's files, which the configuration checks.
     "simulate": Source(
         "steps",
-        "none (GEANT4), or GENIE gRooTracker ROOT files",
+        "none (GEANT4), or ROOT files of GENIE, NEUT or NuWro final states",
         recognise="nuvlm.sources.recognition:recognise_genie",
         settings=STEPS,
     ),
@@ -80,6 +81,27 @@ SOURCES = {
         "nuvlm.sources.png:convert_png",
         "nuvlm.sources.recognition:recognise_png",
         settings=frozenset({"views"}),
+    ),
+    "larcv": Source(
+        "steps",
+        "LArCV 2 ROOT, LArCV 3 or SPINE HDF5 files, their true energy deposits",
+        "nuvlm.sources.larcv:convert_larcv",
+        "nuvlm.sources.larcv:recognise_larcv",
+        IMAGES,
+    ),
+    "larcv_charge": Source(
+        "drifted",
+        "the same files, their reconstructed charge",
+        "nuvlm.sources.larcv_charge:convert_larcv_charge",
+        "nuvlm.sources.larcv_charge:recognise_larcv_charge",
+        IMAGES,
+    ),
+    "pilarnet": Source(
+        "steps",
+        "PILArNet-M HDF5 files",
+        "nuvlm.sources.pilarnet:convert_pilarnet",
+        "nuvlm.sources.pilarnet:recognise_pilarnet",
+        frozenset({"offset_mm", "outside_limit", "mev_per_unit"}),
     ),
     "cvn": Source(
         "maps",

@@ -58,7 +58,7 @@ class SimulateSettings(Settings):
     events_per_shard: Count = 300
     seed: Annotated[int, Field(ge=0)] = 7
     final_states: Literal["sample", "genie"] = "sample"
-    """Final states: sampled, or read from GENIE gRooTracker files (input.files)."""
+    """Final states: sampled, or read from files of GENIE, NEUT or NuWro (input.files; docs/simulation.md)."""
     vertices: Literal["fiducial", "file"] = "fiducial"
     """Vertices: uniform in the fiducial volume, or those of the GENIE files."""
     margin_mm: Annotated[float, Field(ge=0)] = 500
@@ -81,6 +81,10 @@ class InputSettings(Settings):
     on_bad_event: OnBadEvent = "error"
     """An event that cannot be used (a value that is not a number, nothing inside the detector): `error` stops with its
     name, `skip` leaves it out and counts it in the log."""
+    product: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """LArCV and SPINE files only: the data product to read, such as sparse3d_reco; the usual one if null."""
+    mev_per_unit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1
+    """LArCV, SPINE and PILArNet files only: energy of one unit of the product's values, MeV."""
     views: tuple[str, ...] | None = None
     """Ready pixel maps only: the views to use, in this order; all if null."""
     wires: WirePixels = WirePixels()
@@ -107,7 +111,7 @@ class InputSettings(Settings):
         has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"
         if any(self.offset_mm) and not ("offset_mm" in settings and has_coordinates):
             raise ValueError(f"offset_mm has no effect for source '{self.source}': leave it at [0, 0, 0]")
-        for name in ("axes", "outside_limit"):
+        for name in ("axes", "outside_limit", "product", "mev_per_unit"):
             if getattr(self, name) != type(self).model_fields[name].default and name not in settings:
                 raise ValueError(f"{name} has no effect for source '{self.source}': leave it out")
         if self.views is not None and "views" not in settings:

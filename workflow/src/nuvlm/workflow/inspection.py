@@ -81,7 +81,7 @@ class _MapSample(PixelMapWriter):
         *,
         source: str,
         views: Sequence[str],
-        axes: MapAxes = MapAxes(),
+        axes: MapAxes = MapAxes(),  # noqa: B008  (immutable)
         geometry: Mapping[str, Any] | None = None,
     ) -> pd.DataFrame:
         self._seen.total = total
