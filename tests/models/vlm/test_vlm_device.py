@@ -12,7 +12,7 @@ from paths import REPOSITORY
 
 @pytest.mark.long
 @pytest.mark.skipif(shutil.which("ninja") is None or shutil.which("c++") is None, reason="builds the device")
-def test_a_device_that_is_not_the_cpu_gives_what_the_cpu_gives() -> None:
+def test_a_device_that_is_not_the_cpu_behaves_as_a_gpu() -> None:
     checks = Path(__file__).with_name("device_checks.py")
     command = [sys.executable, "-m", "pytest", "-q", "-x", "-p", "no:cacheprovider", str(checks)]
     done = subprocess.run(command, cwd=REPOSITORY, capture_output=True, text=True)
