@@ -26,6 +26,7 @@ PARTICLE3 = np.dtype(
     + [("process", "S64"), ("parent_trackid", "u4"), ("parent_pdg", "i4"), ("parent_vtx", VERTEX3)]
     + [("ancestor_trackid", "u4"), ("ancestor_pdg", "i4"), ("ancestor_vtx", VERTEX3)]
 )
+MASS_MEV = {11: 0.511, 13: 105.658, 211: 139.570}
 SPINE_META = np.dtype([("lower", "f4", 3), ("upper", "f4", 3), ("size", "f4", 3), ("count", "i8", 3)])
 SPINE_RUN = np.dtype([("run", "i8"), ("subrun", "i8"), ("event", "i8")])
 SPINE_NEUTRINO = np.dtype(
@@ -37,7 +38,10 @@ SPINE_NEUTRINO = np.dtype(
 
 @dataclass
 class ImageEvent:
-    """A muon of 100 voxels along z and a proton of 10 along x, from one voxel."""
+    """A track of 100 voxels along z and a proton of 10 along x, from one voxel.
+
+    The track is the charged lepton, or a pion of a neutral current.
+    """
 
     number: int
     index: np.ndarray
@@ -143,7 +147,10 @@ def particle_rows(event: ImageEvent) -> np.ndarray:
     rows["trackid"] = np.arange(len(rows)) + 1
     rows["ancestor_trackid"] = rows["trackid"]
     rows["ancestor_trackid"][-1] = rows["trackid"][-3]
-    for i, (pdg, momentum, mass) in enumerate([(13, 300, 105.658), (2212, 200, 938.272), (11, 1, 0.511)], start=-3):
+    track = event.lepton_pdg if event.is_cc else 211
+    for i, (pdg, momentum, mass) in enumerate(
+        [(track, 300, MASS_MEV[track]), (2212, 200, 938.272), (11, 1, 0.511)], start=-3
+    ):
         rows["pdg"][i], rows["px" if pdg == 2212 else "pz"][i] = pdg, momentum
         rows["energy_init"][i] = np.hypot(momentum, mass)
     return rows

@@ -76,7 +76,7 @@ def test_every_layout_gives_the_same_voxels_and_truth(tmp_path, detector, kind):
     assert shard.events["mode"].tolist() == [MODES[LARSOFT_MODES[event.mode]] for event in made]
     np.testing.assert_allclose(shard.events["nu_energy"], 1.5)
     np.testing.assert_allclose(shard.events["vertex_mm"], [10 * event.vertex_cm for event in made], atol=1e-3)
-    assert "100% of 12 vertices" in shard.conclusions["axes"]["evidence"]
+    assert "100% of 12 vertices" in shard.conclusions["axes of the image"]["evidence"]
     assert shard.conclusions["energy unit"]["value"] == "MeV"
     assert recognise_larcv(tmp_path / "a.h5").startswith(
         ("LArCV 2 ROOT: sparse3d", "LArCV 3 HDF5: ", "SPINE HDF5, lay")
@@ -237,7 +237,7 @@ def test_events_outside_and_without_voxels(tmp_path, detector, caplog):
     made[1] = replace(made[1], index=made[1].index[:0], value=made[1].value[:0])
     path = write_larcv3(tmp_path / "a.h5", made, truth=False)
     assert Shard(path, detector).events["event_id"].tolist() == [40, 42, 43]
-    assert "1 of 4 events left out: they have no segments" in caplog.text
+    assert "events left out: 1 of 4 (they have no segments)" in caplog.text
     with pytest.raises(InputError, match=r"lie outside the detector|lies outside the detector"):
         Shard(path, detector, offset_mm=(5000, 0, 0))
 

@@ -167,7 +167,7 @@ def test_events_without_hits_and_hits_without_event_are_counted(tmp_path, detect
     path = write(tmp_path, detector, events, edit)
     found, _ = convert(path, detector)
     assert found["event_id"].tolist() == [10, 12, 13]
-    assert "1 of 4 events left out: they have no" in caplog.text
+    assert "events left out: 1 of 4 (they have no" in caplog.text
     n = len(events[1].charge_ke)
     assert (
         f"; {n} of {sum(len(event.charge_ke) for event in events)} hits belong to no event"
@@ -371,7 +371,7 @@ def test_an_event_that_cannot_be_used_stops_or_is_left_out_and_counted(tmp_path,
     assert not path.with_suffix(".voxels.h5").exists()
     found, _ = convert(path, detector, on_bad_event="skip")
     assert found["event_id"].tolist() == [10, 12, 13]
-    assert f"1 of 4 events left out; the first, event 11, {message}" in caplog.text
+    assert f"events left out: 1 of 4 (the first, event 11, {message}" in caplog.text
 
 
 def test_a_few_hits_below_the_pedestal_are_left_out(tmp_path, detector, events):

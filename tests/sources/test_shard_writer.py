@@ -119,9 +119,9 @@ def test_charge_that_was_read_out_is_marked_and_spread_over_its_boxes(tmp_path, 
         blocks = [block for _, block, _ in shard.blocks(1)]
     assert [(block.z.tolist(), block.energy.tolist()) for block in blocks] == [([601], [3.0]), ([599, 600], [1.5, 1.5])]
     for line in (
-        "1 of 5 events left out: they have no",
-        "1 of 5 events left out; the first, event 4, lies outside the detector",
-        "1 of 5 events left out; the first, event 5, has a coordinate or deposit that is not a number",
+        "events left out: 1 of 5 (they have no",
+        "events left out: 1 of 5 (the first, event 4, lies outside the detector",
+        "events left out: 1 of 5 (the first, event 5, has a coordinate or deposit that is not a number",
     ):
         assert line in caplog.text
 

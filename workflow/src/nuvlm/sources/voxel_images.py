@@ -259,7 +259,7 @@ def _check_vertices(path: Path, out: VoxelShardWriter, sample: list[VoxelImage])
             near.append(bool(distance < NEAR_MM))
     axes = "x along the drift, y up, z along the beam; origin and cm of the file"
     if len(near) < FEWEST_VERTICES:
-        out.conclude(path, "axes", axes, f"assumed: {len(near)} events have a vertex to test it with")
+        out.conclude(path, "axes of the image", axes, f"assumed: {len(near)} events have a vertex to test it with")
         return
     share = float(np.mean(near))
     if share < SHARE_NEAR:
@@ -268,7 +268,9 @@ def _check_vertices(path: Path, out: VoxelShardWriter, sample: list[VoxelImage])
             "origin or unit of images and truth differ, or the truth belongs to other events. Correct the file, or "
             "remove the truth."
         )
-    out.conclude(path, "axes", axes, f"{share:.0%} of {len(near)} vertices lie within {NEAR_MM:g} mm of a voxel")
+    out.conclude(
+        path, "axes of the image", axes, f"{share:.0%} of {len(near)} vertices lie within {NEAR_MM:g} mm of a voxel"
+    )
 
 
 def _neutrino_unit(path: Path, out: VoxelShardWriter, sample: list[VoxelImage]) -> float:

@@ -95,6 +95,8 @@ class FinetuneSettings(Settings):
     """transformers' `constant` ignores the warm-up that the paper states."""
     bf16: bool = True
     gradient_checkpointing: bool = True
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Loader processes of each training process, which prepare batches while a GPU computes; 0 on a CPU."""
     save_steps: Count = 500
     logging_steps: Count = 10
     rationales: Literal["none", "grounded"] = "none"
@@ -116,6 +118,17 @@ class FinetuneSettings(Settings):
                 f"({self.device_batch_size} x {self.processes})"
             )
         return self
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Consequences that are not obvious, for the plan and the log."""
+        if self.strategy == "deepspeed" and self.zero_stage == 3 and self.quantization != "none":
+            return (
+                f"vlm.finetune: with zero_stage: 3 and quantization: {self.quantization} each GPU first holds the "
+                "whole quantised model, and its parts are distributed later; a model that does not fit one GPU needs "
+                "quantization: none",
+            )
+        return ()
 
 
 class ClassifySettings(Settings):
@@ -173,7 +186,8 @@ class VlmSettings(FamilySettings):
             inputs["deepspeed"] = f"resources/deepspeed/zero{tune.zero_stage}.json"
         return Request(
             run="nuvlm.models.vlm.jobs:train",
-            settings=tune.model_dump(mode="json", exclude={"gpus"}),
+            settings=tune.model_dump(mode="json", exclude={"gpus", "workers"}),
+            untracked={"workers": tune.workers},
             inputs=inputs,
             gpus=tune.gpus,
             nodes=tune.nodes,
