@@ -40,7 +40,7 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from arithmetic import matmul_rate
+from nuvlm.models.vlm.arithmetic import matmul_rate
 from gpu import attempt, free, logger
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode

@@ -38,7 +38,7 @@ import pandas as pd
 import torch
 import yaml
 from accelerate.utils.memory import should_reduce_batch_size
-from arithmetic import count_arithmetic, matmul_rate
+from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate
 from gpu import attempt, free, logger
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile

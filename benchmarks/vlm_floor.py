@@ -2,7 +2,7 @@
 
     python benchmarks/vlm_floor.py [--config results/hub/.../config.json] [--tokens 258] [--views 2]
 
-Counts floating-point operations of an event (arithmetic.py), trainable parameters and bytes of weights,
+counts floating-point operations of an event (nuvlm.models.vlm.arithmetic), trainable parameters and bytes of weights,
 for one and four tiles and for what the configuration can change: rank, modules, adapters on the vision tower or not,
 checkpointing, quantisation. Without --config, the shape of Llama 3.2 11B Vision. Needs neither weights nor a GPU;
 prints tables and writes results/vlm_floor.json beside this file.
@@ -14,7 +14,7 @@ import json
 from pathlib import Path
 
 import torch
-from arithmetic import count_arithmetic, weight_bytes
+from nuvlm.models.vlm.arithmetic import count_arithmetic, weight_bytes
 from transformers import AutoConfig, MllamaConfig
 
 from nuvlm.models.vlm.families import family

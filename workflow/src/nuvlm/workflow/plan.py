@@ -115,7 +115,7 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     if config.vlm.base == "hub":
         jobs["fetch_base_model"] = 1
     elif config.models_from is None:
-        jobs["build_base_model"] = 1
+        jobs["build_base_model" if config.vlm.base == "scratch" else "build_random_base"] = 1
     for name, section in config.families.items():
         models = section.model_names(name)
         if config.models_from is None:
@@ -180,7 +180,7 @@ def expected_seconds(config: Config, shards: int) -> dict[str, float]:
 def _on_gpus(config: Config, rule: str) -> bool:
     """Whether a rule's model is of the size that was measured on GPUs alone."""
     if rule.endswith("_vlm"):
-        return config.vlm.base == "hub"
+        return config.vlm.base != "scratch"
     return rule.endswith("_cnn") and config.cnn.gpus > 0
 
 
@@ -215,6 +215,7 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
     return {
         "list_events": float(events),
         "build_base_model": float(config.vlm.scratch.steps),
+        "build_random_base": 1.0,
         **dict.fromkeys(("export_cnn", "evaluate", "draw_figures", "collect_events"), 1.0),
     }.get(rule, 0.0)
 
@@ -296,6 +297,21 @@ def _bytes(size: float) -> str:
     return f"{size / 1000**power:,.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
+def read_configuration(files: Iterable[Path]) -> dict[str, Any]:
+    """The merged YAML of a configuration and its overlays, of which later ones win.
+
+    Raises:
+        InputError: a file is not readable.
+    """
+    values: dict[str, Any] = {}
+    for file in files:
+        try:
+            _merge(values, yaml.safe_load(file.read_text()))
+        except (OSError, yaml.YAMLError, AttributeError) as error:
+            raise InputError(f"{file}: no readable configuration ({error}). Check the path and the YAML.") from error
+    return values
+
+
 def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """`base` with the keys of `overlay` in place of its own, section by section, as Snakemake lays overlays."""
     for key, value in overlay.items():
@@ -311,14 +327,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--events-per-shard", type=int, help="instead of counting the files of input.files")
     options = parser.parse_args(arguments)
     try:
-        values: dict[str, Any] = {}
-        for file in options.files:
-            try:
-                _merge(values, yaml.safe_load(file.read_text()))
-            except (OSError, yaml.YAMLError, AttributeError) as error:
-                raise InputError(
-                    f"{file}: no readable configuration ({error}). Check the path and the YAML."
-                ) from error
+        values = read_configuration(options.files)
         print(render(plan_of(values, options.events, options.events_per_shard, read_rates())))
     except InputError as error:
         sys.exit(str(error))

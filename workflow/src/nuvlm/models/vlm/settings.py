@@ -142,8 +142,9 @@ class ExplainSettings(Settings):
 
 
 class VlmSettings(FamilySettings):
-    base: Literal["scratch", "hub"] = "hub"
-    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one."""
+    base: Literal["scratch", "hub", "random"] = "hub"
+    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one. `random`: one of the shape
+    of `hub.model` with random weights, for trials (resources/shapes)."""
     scratch: ScratchSettings = ScratchSettings()
     hub: HubSettings = HubSettings()
     prompts: str = "resources/prompts.yaml"
@@ -156,7 +157,7 @@ class VlmSettings(FamilySettings):
     @property
     def base_folder(self) -> str:
         """Folder of the base model: of the run that makes it, or shared between runs if it is fetched."""
-        if self.base == "scratch":
+        if self.base != "hub":
             return "<models>/base"
         tiles = "as-published" if self.hub.max_tiles is None else f"{self.hub.max_tiles}tile"
         return f"results/hub/{self.hub.model.replace('/', '--')}/{self.hub.revision.replace('/', '--')}-{tiles}"

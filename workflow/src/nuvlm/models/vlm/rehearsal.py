@@ -1,0 +1,335 @@
+"""A rehearsal of a run: the configured training, classification and explanation, for a few steps and events.
+
+The model has the configured shape and random weights, the events are drawn; everything else is the code and the
+settings of the run. Speed and memory depend on neither weights nor pictures.
+"""
+
+import logging
+import os
+import shutil
+import signal
+import threading
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import torch
+from accelerate.utils.memory import should_reduce_batch_size
+from transformers import AutoConfig
+from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
+
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_json, write_json
+from nuvlm.base.stores import write_store
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.topology import TOPOLOGY_TYPES
+from nuvlm.models.checkpoints import SigtermFlag
+from nuvlm.models.devices import choose_device, device_name, free_memory
+from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate
+from nuvlm.models.vlm.callbacks import FINGERPRINT
+from nuvlm.models.vlm.classify import classify_vlm
+from nuvlm.models.vlm.dataset import conversations
+from nuvlm.models.vlm.explain import explain_vlm
+from nuvlm.models.vlm.families import family_of
+from nuvlm.models.vlm.model import load_processor
+from nuvlm.models.vlm.pretraining import build_base_model
+from nuvlm.models.vlm.prompts import load_prompts
+from nuvlm.models.vlm.random_base import build_random_base
+from nuvlm.models.vlm.settings import VlmSettings
+from nuvlm.models.vlm.shapes import draw_scene
+from nuvlm.models.vlm.training import Job, finetune_vlm
+
+logger = logging.getLogger(__name__)
+
+SHARD = "rehearsal"
+PIXEL_MM = 50.0
+DOES_NOT_FIT = "does not fit in memory"
+
+
+@dataclass(frozen=True)
+class Extent:
+    """How much is rehearsed."""
+
+    steps: int = 5
+    """Of training. It is interrupted after the first checkpoint and resumed, so at least 3."""
+    classify: int = 64
+    """Events."""
+    explain: int = 2
+    """Events, of four pictures each."""
+    methods: tuple[str, ...] = ()
+    """Methods to classify with; empty for the configured one."""
+
+
+def rehearse(
+    vlm: VlmSettings, folder: Path, extent: Extent, *, size: int, prompts: Path, vocabulary: Path, resources: Path
+) -> dict[str, Any]:
+    """Rehearse the settings `vlm` on this machine.
+
+    A stage that does not fit in memory is recorded as ``failed``, and ends the rehearsal. A base model that is complete
+    in `folder` for the same settings is used again.
+
+    Args:
+        folder: for base model, events, checkpoints, adapter and predictions.
+        size: side of the pixel maps, pixels.
+        prompts, vocabulary: text files.
+        resources: folder of shapes, chat templates and DeepSpeed's settings.
+
+    Returns:
+        Measurements of each stage: ``base``, ``training``, ``classifying``, ``explaining``.
+
+    Raises:
+        InputError: as in the run itself.
+    """
+    tune = vlm.finetune
+    base = folder / "base"
+    result: dict[str, Any] = {
+        "device": device_name(choose_device()),
+        "base": _make_base(vlm, base, prompts, vocabulary, resources),
+    }
+    events, stores = write_scenes(
+        folder, size, train=extent.steps * tune.global_batch_size, test=max(extent.classify, extent.explain)
+    )
+    for name in ("adapter", "checkpoints"):
+        shutil.rmtree(folder / name, ignore_errors=True)
+    job = Job(
+        base=base, events=events, stores=stores, out=folder / "adapter", checkpoints=folder / "checkpoints",
+        tensorboard=folder / "tensorboard", prompts=prompts,
+        vocabulary=vocabulary if tune.rationales == "grounded" else None,
+        deepspeed=resources / "deepspeed" / f"zero{tune.zero_stage}.json" if tune.strategy == "deepspeed" else None,
+        settings=tune.model_copy(update={"epochs": 1.0, "save_steps": 1, "logging_steps": 1}),
+    )  # fmt: skip
+    device = choose_device()
+    rate = matmul_rate(device, torch.bfloat16 if tune.bf16 else torch.float32)
+    arithmetic = _arithmetic(job)
+    result["tokens"] = arithmetic.pop("tokens")
+    result["tflop"] = {name: value / 1e12 for name, value in arithmetic.items()}
+    result["matmul_tflop_per_second"] = rate / 1e12
+    training = result["training"] = _attempt("training", lambda: _train(job))
+    if "failed" in training:
+        return result
+    # Every process has a device of its own, but for the layers of `balanced`, which work one after the other.
+    training["fraction_of_floor"] = training["events_per_second"] * arithmetic["training"] / rate / tune.processes
+    tables = {}
+    result["classifying"] = {}
+    for method in extent.methods or (vlm.classify.method,):
+        table = tables[method] = folder / "predictions" / method / "0.parquet"
+        found = result["classifying"][method] = _attempt(
+            f"classifying by {method}", lambda table=table, method=method: _classify(vlm, job, table, method)
+        )
+        if "failed" in found:
+            return result
+        found["fraction_of_floor"] = arithmetic["forward"] / rate / found["seconds_per_event"]
+    if extent.explain:
+        table = next(iter(tables.values()))
+        result["explaining"] = _attempt("explaining", lambda: _explain(vlm, job, table, vocabulary, extent.explain))
+    return result
+
+
+def write_scenes(folder: Path, size: int, *, train: int, test: int) -> tuple[Path, dict[str, Path]]:
+    """Write an event table and a store of pixel maps of drawn scenes, in two views.
+
+    Args:
+        folder: for both.
+        size: side of the pixel maps, pixels.
+        train: events of the split train.
+        test: events of the split test, in part 0.
+
+    Returns:
+        The event table, and shard name -> store.
+    """
+    rng = np.random.default_rng(7)
+    n = train + test
+    images = np.stack([draw_scene(rng, size)[0] for _ in range(n)])
+    attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": size}
+    attributes |= {"pixel_mm": PIXEL_MM, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    ids = np.arange(n, dtype=np.uint64)
+    corners = np.full((n, 3), -size / 2 * PIXEL_MM)
+    write_store(folder / f"{SHARD}.zarr", {"images": images, "event_id": ids, "corner_mm": corners}, attributes)
+    # Every statement of a rationale is made, so that the answers are as long as they get.
+    truth = dict.fromkeys(TOPOLOGY_TYPES, 0.0) | {"charged": 2, "track_mm": 1000, "track_leaves": 1}
+    truth |= {"shower_mev": 400, "shower_gap_mm": 100, "track_direction_z": 1, "shower_direction_x": 1}
+    table = pd.DataFrame({"shard": SHARD, "row": np.arange(n), "event_id": ids})
+    table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), n), dtype="string")
+    table["split"] = pd.Series(["train"] * train + ["test"] * test, dtype="string")
+    table["part"] = [-1] * train + [0] * test
+    table = table.assign(vertex_x_mm=0.0, vertex_y_mm=0.0, vertex_z_mm=0.0)
+    for name, kind in TOPOLOGY_TYPES.items():
+        table[name] = pd.Series(np.full(n, truth[name])).astype(kind)
+    folder.mkdir(parents=True, exist_ok=True)
+    table.to_parquet(folder / "events.parquet")
+    return folder / "events.parquet", {SHARD: folder / f"{SHARD}.zarr"}
+
+
+def _make_base(vlm: VlmSettings, base: Path, prompts: Path, vocabulary: Path, resources: Path) -> dict[str, Any]:
+    """Make the base model with random weights, unless it is there."""
+    tune = vlm.finetune
+    made_with = {"base": vlm.base, "quantization": tune.quantization, "bf16": tune.bf16}
+    made_with |= vlm.scratch.model_dump() if vlm.base == "scratch" else vlm.hub.model_dump()
+    record = base.with_suffix(".json")
+    start = time.perf_counter()
+    if not (record.exists() and base.exists() and read_json(record) == made_with):
+        record.unlink(missing_ok=True)
+        if vlm.base == "scratch":
+            build_base_model(
+                base, vlm.scratch.model_copy(update={"steps": 1}), prompts=prompts, vocabulary=vocabulary,
+                chat_template=resources / "chat_templates" / "mllama.jinja", tensorboard=base.with_name("tensorboard"),
+            )  # fmt: skip
+        else:
+            build_random_base(
+                base, vlm.hub, shapes=resources / "shapes", chat_templates=resources / "chat_templates",
+                prompts=prompts, vocabulary=vocabulary, quantization=tune.quantization, bf16=tune.bf16,
+            )  # fmt: skip
+        write_json(record, made_with)
+    free_memory()
+    return {"seconds": time.perf_counter() - start, "bytes": _bytes(base)}
+
+
+def _arithmetic(job: Job) -> dict[str, Any]:
+    """Tokens and counted operations of an event."""
+    processor, prompts = load_processor(job.base), load_prompts(job.prompts)
+    rows = conversations(read_events(job.events).head(1), job.stores, prompts)
+    inputs = dict(DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0]]))
+    counted = count_arithmetic(
+        AutoConfig.from_pretrained(job.base, local_files_only=True), inputs, job.settings.lora,
+        vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
+    )  # fmt: skip
+    return {"tokens": inputs["input_ids"].shape[1], "forward": counted.forward, "training": counted.training}
+
+
+def _attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    """The result of `work`; or why it failed, if that is for lack of memory."""
+    logger.info("%s", what)
+    free_memory()
+    try:
+        return work()
+    except (RuntimeError, MemoryError, InputError) as error:
+        text = str(error)
+        lacks = isinstance(error, MemoryError) or DOES_NOT_FIT in text
+        if not (lacks or (isinstance(error, RuntimeError) and should_reduce_batch_size(error))):
+            raise
+        logger.error("%s: %s", what, text)
+        failed = {"failed": text.splitlines()[0] if text else "out of memory"}
+    free_memory()
+    return failed
+
+
+def _train(job: Job) -> dict[str, Any]:
+    """Train until the first checkpoint, stop as at preemption, resume and finish."""
+    with _interrupted(job.checkpoints) as interruption:
+        try:
+            finetune_vlm(job)
+        except SystemExit as stopped:
+            if stopped.code != 128 + signal.SIGTERM:
+                raise InputError(f"the training stopped with status {stopped.code}; its log has the reason.") from None
+            interruption.stopped = True
+    free_memory()
+    if interruption.stopped:
+        finetune_vlm(job)
+    summary = read_json(job.out / "training.json")
+    seconds = summary["step_seconds"]
+    # The first step allocates, and compiles what is compiled at first use.
+    steady = median(seconds[1:] or seconds)
+    measured = ("trainable_parameters", "peak_memory_mb", "losses", "resumed_from_step", "step_seconds", "strategy",
+                "processes", "versions")  # fmt: skip
+    return {name: summary[name] for name in measured} | {
+        "first_run": interruption.measured,
+        "events_per_second": job.settings.global_batch_size / steady,
+        "checkpoint_bytes": interruption.bytes,
+        "adapter_bytes": _bytes(job.out),
+    }
+
+
+@dataclass
+class _Interruption:
+    """What the first part of the training left."""
+
+    stopped: bool = False
+    bytes: int = 0
+    """Of a checkpoint."""
+    measured: dict[str, float] | None = None
+
+
+@contextmanager
+def _interrupted(checkpoints: Path) -> Iterator[_Interruption]:
+    """Send this process SIGTERM when the first checkpoint is complete, as Slurm does before the time limit."""
+    done, interruption = threading.Event(), _Interruption()
+    start = time.perf_counter()
+
+    def watch() -> None:
+        while not done.wait(0.01):
+            complete = sorted(checkpoints.glob(f"checkpoint-*/{FINGERPRINT}"))
+            if complete:
+                interruption.bytes = _bytes(complete[0].parent)
+                interruption.measured = {"seconds_to_first_checkpoint": time.perf_counter() - start}
+                os.kill(os.getpid(), signal.SIGTERM)
+                return
+
+    watcher = threading.Thread(target=watch, daemon=True)
+    # A signal that comes when the training has just finished must not end this process.
+    with SigtermFlag():
+        watcher.start()
+        try:
+            yield interruption
+        finally:
+            done.set()
+            watcher.join()
+
+
+def _classify(vlm: VlmSettings, job: Job, out: Path, method: str) -> dict[str, Any]:
+    settings = vlm.classify.model_copy(update={"method": method})
+    start = time.perf_counter()
+    classify_vlm(
+        job.base, job.out, job.events, job.stores, {"nominal": out}, part=0, prompts=job.prompts, settings=settings,
+        quantization=vlm.finetune.quantization, bf16=vlm.finetune.bf16,
+    )  # fmt: skip
+    cost = read_json(out.with_suffix(".json"))
+    return {name: cost[name] for name in ("events", "batch_size", "load_seconds", "peak_memory_mb")} | {
+        "seconds_per_event": cost["seconds"] / cost["events"],
+        "seconds": time.perf_counter() - start,
+    }
+
+
+def _explain(vlm: VlmSettings, job: Job, predictions: Path, vocabulary: Path, count: int) -> dict[str, Any]:
+    out = predictions.parents[1] / "explanations.parquet"
+    start = time.perf_counter()
+    explain_vlm(
+        job.base, job.out, job.events, job.stores, {"vlm": predictions}, out, part=0, count=count, seed=7,
+        condition="nominal", prompts=job.prompts, vocabulary=vocabulary, settings=vlm.explain,
+        merge_adapter=vlm.classify.merge_adapter, quantization=vlm.finetune.quantization, bf16=vlm.finetune.bf16,
+    )  # fmt: skip
+    seconds = time.perf_counter() - start
+    table = pd.read_parquet(out)
+    return {
+        "events": count,
+        "pictures": len(table),
+        "seconds_per_event": float(table["seconds"].sum()) / count,
+        "seconds": seconds,
+    }
+
+
+def _bytes(folder: Path) -> int:
+    return sum(file.stat().st_size for file in folder.rglob("*") if file.is_file())
+
+
+def hours(result: Mapping[str, Any], *, train: float, classify: float, explain: float) -> dict[str, float]:
+    """Hours of the whole run's stages, each by one job, from what was measured.
+
+    Args:
+        result: of :func:`rehearse`.
+        train: events to train on, times epochs.
+        classify: events to classify, times conditions.
+        explain: events to explain.
+    """
+    found = {"training": train / result["training"]["events_per_second"] / 3600}
+    for method, cost in result.get("classifying", {}).items():
+        found[f"classifying by {method}"] = classify * cost["seconds_per_event"] / 3600
+    if "explaining" in result:
+        found["explaining"] = explain * result["explaining"]["seconds_per_event"] / 3600
+    return found
