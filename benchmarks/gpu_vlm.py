@@ -1,6 +1,7 @@
 """Fine-tuning and classifying with a Mllama of 11 billion parameters on one GPU, without weights and without a network.
 
-    python benchmarks/gpu_vlm.py [--tiles 1 4] [--batches 1 8 16] [--steps 12] [--tiny] [--out FILE]
+    python benchmarks/gpu_vlm.py [--tiles 1 4] [--batches 1 8 16] [--steps 12] [--events 64] [--training ...]
+                                 [--adapters ...] [--methods score beam] [--tiny] [--out FILE]
 
 The model has the shape of Llama 3.2 11B Vision and random weights, drawn on the device while the workflow's own loading
 quantises them; speed does not depend on their values. Everything else is as in a run: `finetune` and `classify_vlm` are
@@ -13,8 +14,9 @@ called as their rules call them, on scenes drawn at 512 x 512, and their records
 - a profile of a scoring pass: the kernels that take most, and the shares of unpacking, attention and the vision tower.
 
 Failures are recorded, and the next measurement continues. Results, with machine, versions and commit, go to
-results/gpu_vlm_{device}.json beside this file, after each number of tiles. --tiny takes a tiny model through the same
-code in half a minute, also without a GPU; those numbers mean nothing and are only printed.
+results/gpu_vlm_{device}.json beside this file, after each measurement. --training, --adapters and --methods select
+measurements. --tiny takes a tiny model through the same code in half a minute, also without a GPU; those numbers mean
+nothing and are only printed.
 """
 
 import argparse
@@ -27,8 +29,9 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
@@ -82,7 +85,9 @@ TARGETS = {1: {"ms_per_event": 30.0, "events_per_second": 10.0}, 4: {"ms_per_eve
 """On an H100: scoring with batches of 16, bf16, merged; training with checkpointing."""
 TOKENS = 258
 """Length of the conversation with Llama 3's tokenizer; the one made here is trained on the texts and needs fewer."""
+CHECKPOINTING = {"checkpointing": True, "no checkpointing": False}
 ADAPTED = {"beside nf4": ("nf4", False), "beside bf16": ("none", False), "merged into bf16": ("nf4", True)}
+METHODS = ("score", "beam")
 SHARES = {"unpacking": r"dequant|4bit|nf4", "attention": r"attention|flash|fmha|sdpa|softmax"}
 """Kernels by their name."""
 
@@ -98,12 +103,17 @@ class Scale:
     batches: Sequence[int]
     steps: int
     global_batch: int
+    events: int
+    """To classify, in each measurement."""
     bf16: bool
+    training: Sequence[str] = tuple(CHECKPOINTING)
+    adapters: Sequence[str] = tuple(ADAPTED)
+    methods: Sequence[str] = METHODS
 
 
-def full(batches: Sequence[int], steps: int) -> Scale:
+def full(batches: Sequence[int], steps: int, events: int) -> Scale:
     """The published scale."""
-    return Scale(eleven_b(), 512, 128256, batches, steps, 8, True)
+    return Scale(eleven_b(), 512, 128256, batches, steps, 8, events, True)
 
 
 def tiny() -> Scale:
@@ -119,7 +129,7 @@ def tiny() -> Scale:
             "intermediate_layers_indices": [1],
         },
     )  # fmt: skip
-    return Scale(config, 48, 768, (1, 2), 2, 2, False)
+    return Scale(config, 48, 768, (1, 2), 2, 2, 8, False)
 
 
 class RandomWeights:
@@ -176,7 +186,7 @@ def make_base(folder: Path, scale: Scale, tiles: int) -> Path:
 def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
     """An event table and a store of pixel maps: scenes, as many as the measurements take."""
     rng = np.random.default_rng(7)
-    train, test = scale.steps * scale.global_batch, 4 * max(scale.batches)
+    train, test = scale.steps * scale.global_batch, max(scale.events, *scale.batches)
     images = np.stack([draw_scene(rng, scale.side)[0] for _ in range(train + test)])
     attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": scale.side}
     attributes |= {"pixel_mm": 5, "transfer": "log", "white_mev": 200, "knee_mev": 1}
@@ -284,8 +294,10 @@ def profile_pass(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], ans
     }
 
 
-def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
-    """All measurements for one number of tiles."""
+def measure(
+    scale: Scale, tiles: int, folder: Path, write: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """All measurements for one number of tiles; `write` gets what there is after each."""
     folder.mkdir()
     base = make_base(folder / "base", scale, tiles)
     prompts = make_prompts(folder / "prompts.yaml", base)
@@ -317,57 +329,65 @@ def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
         "forward_tflop": arithmetic.forward / 1e12,
         "floor_ms_per_event": floor_ms,
         "training": {},
+        "load_seconds": {},
         "classifying": {},
         "profile": {},
     }
+    job = Job(
+        base=base, events=events, stores=stores, out=folder / "adapter", tensorboard=folder / "tensorboard",
+        checkpoints=folder, prompts=prompts,
+        settings=FinetuneSettings(
+            strategy="single", processes=1, gpus=1, global_batch_size=scale.global_batch,
+            device_batch_size=scale.global_batch, epochs=1, bf16=scale.bf16, save_steps=10**6,
+        ),
+    )  # fmt: skip
     with patch.object(model_module, "AutoModelForImageTextToText", RandomWeights):
-        for checkpointing in (True, False):
-            job = Job(
-                base=base, events=events, stores=stores, out=folder / "adapter", tensorboard=folder / "tensorboard",
-                checkpoints=folder, prompts=prompts,
-                settings=FinetuneSettings(
-                    strategy="single", processes=1, gpus=1, global_batch_size=scale.global_batch,
-                    device_batch_size=scale.global_batch, epochs=1, bf16=scale.bf16, save_steps=10**6,
-                    gradient_checkpointing=checkpointing,
-                ),
-            )  # fmt: skip
-            name = "checkpointing" if checkpointing else "no checkpointing"
+        for name in scale.training:
+            settings = job.settings.model_copy(update={"gradient_checkpointing": CHECKPOINTING[name]})
+            job = job.model_copy(update={"settings": settings})
             result["training"][name] = attempt(
                 lambda job=job: train(job, folder, trained, rate), f"{tiles} tiles, training, {name}"
             )
-        for adapted, (quantization, merge) in ADAPTED.items():
+            write(result)
+        for adapted in scale.adapters:
             found = result["classifying"][adapted] = {}
             free()
+            quantization, merge = ADAPTED[adapted]
+            logger.info("%d tiles, loading, adapter %s", tiles, adapted)
+            start = time.perf_counter()
             try:
                 model = load_finetuned(base, job.out, quantization, bf16=scale.bf16, device=device, merge=merge)
-            except (RuntimeError, InputError) as error:
+            except (RuntimeError, InputError, OSError) as error:
                 result["classifying"][adapted] = {"failed": str(error).splitlines()[0]}
                 continue
+            result["load_seconds"][adapted] = time.perf_counter() - start
             with patch.object(classify_module, "load_finetuned", lambda *_, model=model, **__: model):
-                for method in ("score", "beam"):
-                    found[method] = {
-                        str(batch): attempt(
+                for method in scale.methods:
+                    found[method] = {}
+                    for batch in scale.batches:
+                        found[method][str(batch)] = attempt(
                             lambda method=method, batch=batch: classify(
                                 job, folder / "predictions.parquet", method, batch, scale.bf16, floor_ms
                             ),
                             f"{tiles} tiles, {method}, adapter {adapted}, batch {batch}",
                         )
-                        for batch in scale.batches
-                    }
+                        write(result)
             answers = answer_tokens(processor.tokenizer, texts)
             result["profile"][adapted] = attempt(
                 lambda model=model, answers=answers: profile_pass(model, inputs, answers), f"{tiles} tiles, profile"
             )
+            write(result)
             del model
     return result | {"missed": missed(result, tiles, largest)}
 
 
 def missed(result: Mapping[str, Any], tiles: int, batch: int) -> list[str]:
     """The targets that are not reached; where there are some, `profile` says what takes the time."""
-    scoring = result["classifying"]["merged into bf16"].get("score", {}).get(str(batch), {})
+    scoring = result["classifying"].get("merged into bf16", {}).get("score", {}).get(str(batch), {})
+    training = result["training"].get("checkpointing", {})
     reached = {
         "ms_per_event": lambda limit: scoring.get("ms_per_event", float("inf")) <= limit,
-        "events_per_second": lambda limit: result["training"]["checkpointing"].get("events_per_second", 0) >= limit,
+        "events_per_second": lambda limit: training.get("events_per_second", 0) >= limit,
     }
     return [name for name, limit in TARGETS[tiles].items() if not reached[name](limit)]
 
@@ -395,6 +415,10 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, nargs="+", choices=sorted(TARGETS), default=sorted(TARGETS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--steps", type=int, default=12, help="of training")
+    parser.add_argument("--events", type=int, default=64, help="to classify in each measurement")
+    parser.add_argument("--training", nargs="*", choices=list(CHECKPOINTING), default=list(CHECKPOINTING))
+    parser.add_argument("--adapters", nargs="*", choices=list(ADAPTED), default=list(ADAPTED))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to see that all of this runs")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -402,17 +426,22 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     if not (arguments.tiny or torch.cuda.is_available()):
         parser.error("no GPU: a model of 11 billion parameters needs one. --tiny runs anywhere.")
-    scale = tiny() if arguments.tiny else full(arguments.batches, arguments.steps)
+    scale = tiny() if arguments.tiny else full(arguments.batches, arguments.steps, arguments.events)
+    scale = replace(scale, training=arguments.training, adapters=arguments.adapters, methods=arguments.methods)
     out = arguments.out
     if out is None and not arguments.tiny:
         name = re.sub(r"[^a-z0-9]+", "_", device_name(choose_device()).lower())
         out = Path(__file__).parent / "results" / f"gpu_vlm_{name}.json"
     result = machine() | {"tiny": arguments.tiny, "tiles": {}}
-    for tiles in arguments.tiles:
-        with tempfile.TemporaryDirectory() as folder:
-            result["tiles"][str(tiles)] = measure(scale, tiles, Path(folder) / "run")
+
+    def write(tiles: int, found: dict[str, Any]) -> None:
+        result["tiles"][str(tiles)] = found
         if out is not None:
             write_json(out, result)
+
+    for tiles in arguments.tiles:
+        with tempfile.TemporaryDirectory() as folder:
+            write(tiles, measure(scale, tiles, Path(folder) / "run", partial(write, tiles)))
     print(json.dumps(result, indent=1))
 
 

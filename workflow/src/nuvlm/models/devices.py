@@ -1,6 +1,7 @@
 """The device that a model runs on, its peak memory and its energy meter."""
 
 import gc
+from collections.abc import Mapping
 
 import torch
 
@@ -37,3 +38,16 @@ def free_memory() -> None:
         torch.cuda.reset_peak_memory_stats()
     else:
         forget_peak()
+
+
+def supports_tf32(device: torch.device) -> bool:
+    """Whether `device` multiplies float32 with TF32's mantissa of 10 bits: NVIDIA GPUs since compute capability 8."""
+    return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+def pinned(tensors: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Copies in page-locked memory, which an accelerator reads while the CPU goes on.
+
+    Expanded tensors, whose elements share memory, are copied in full: torch cannot pin them as they are.
+    """
+    return {name: value.contiguous().pin_memory() for name, value in tensors.items()}

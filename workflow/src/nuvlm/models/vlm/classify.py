@@ -20,7 +20,7 @@ from nuvlm.base.manifest import verify_manifest
 from nuvlm.dataset.event_table import read_part
 from nuvlm.dataset.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.models.degradations import degrade
-from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
+from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb, pinned
 from nuvlm.models.predictions import Cost, write_predictions
 from nuvlm.models.vlm.batches import FittingBatches, prepared
 from nuvlm.models.vlm.dataset import to_pictures
@@ -117,6 +117,7 @@ class _Classifier:
     def classify(self, condition: str, encode: Encoder, answers: AnswerTokens, out: Path) -> None:
         """Write the predictions for all events under `condition`, and their cost."""
         table, device, settings = self._table, self._device, self._settings
+        on_accelerator = device.type != "cpu"
         if settings.method == "score":
             method: Method = Scorer(self._model, answers)
         else:
@@ -126,12 +127,12 @@ class _Classifier:
         def prepare(block: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, torch.Tensor], float]:
             rows, images = block
             start = time.perf_counter()
-            # Beside a GPU this is done while that is metered.
-            with meter if device.type == "cpu" else nullcontext():
+            # Beside an accelerator this is done while that is metered.
+            with nullcontext() if on_accelerator else meter:
                 degraded = degrade(condition, images, table.iloc[rows], self._maps)
                 inputs = encode([to_pictures(views) for views in degraded])
-            if device.type == "cuda":
-                inputs = {name: value.pin_memory() for name, value in inputs.items()}
+            if on_accelerator:
+                inputs = pinned(inputs)
             return rows, inputs, time.perf_counter() - start
 
         def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -146,7 +147,7 @@ class _Classifier:
         warm = False
         # The image processor runs on the CPU: beside a GPU, while that is busy.
         blocks = read_blocks(self._stores, table, settings.batch_size)
-        ready = prepared(prepare, blocks, ahead=device.type == "cuda")
+        ready = prepared(prepare, blocks, ahead=on_accelerator)
         start = time.perf_counter()
         for rows, inputs, encoding in track(ready, f"batches, {condition}", -(-len(table) // settings.batch_size)):
             waited = time.perf_counter() - start

@@ -35,7 +35,7 @@ from nuvlm.base.settings import Settings
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.checkpoints import check_fingerprint, fingerprint
-from nuvlm.models.devices import choose_device, device_name, peak_memory_mb
+from nuvlm.models.devices import choose_device, device_name, peak_memory_mb, supports_tf32
 from nuvlm.models.torchrun import torchrun
 from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.callbacks import (
@@ -51,6 +51,7 @@ from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
 from nuvlm.models.vlm.prompts import answer_tokens, check_views, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
+from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
 from nuvlm.models.vlm.trainer import RationaleTrainer
 
@@ -163,9 +164,9 @@ def finetune(job: Job) -> None:
         trainer.weigh_rationales(
             answer_tokens(processor.tokenizer, prompts, separated=True).end, settings.rationale_loss
         )
-    if not (
-        settings.strategy == "deepspeed" and settings.zero_stage == 3
-    ):  # for which TRL uses reentrant checkpointing
+    if settings.gradient_checkpointing and settings.lora.vision:
+        recompute_tower(trainer.model, family_of(job.base).vision_tower, use_reentrant=_reentrant(settings))
+    if not _reentrant(settings):
         stop_gradients_at_inputs(trainer.model)
         trainer.add_callback(StopGradientsAtInputs())
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -310,8 +311,13 @@ def _vocabulary(job: Job) -> Rationales | None:
     return load_rationales(job.vocabulary)
 
 
+def _reentrant(settings: FinetuneSettings) -> bool:
+    """Whether checkpointing is reentrant: only for ZeRO-3, as its partitioned weights fail the checks of the other."""
+    return settings.strategy == "deepspeed" and settings.zero_stage == 3
+
+
 def _device_map(settings: FinetuneSettings) -> str | dict[str, Any] | None:
-    if settings.strategy == "deepspeed" and settings.zero_stage == 3:
+    if _reentrant(settings):
         return None
     if settings.strategy == "balanced":
         return "balanced"
@@ -338,9 +344,10 @@ def _arguments(job: Job) -> SFTConfig:
         deepspeed=str(job.deepspeed) if settings.strategy == "deepspeed" else None,
         optim=settings.optimizer,
         bf16=settings.bf16,
-        tf32=True if torch.cuda.is_available() else None,
+        tf32=True if supports_tf32(choose_device()) else None,  # it is refused where the device lacks it
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": _reentrant(settings)},
         assistant_only_loss=True,
         max_length=None,
         save_strategy="steps",
