@@ -42,6 +42,7 @@ from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.pretraining import build_base_model
 from nuvlm.models.vlm.prompts import load_prompts
 from nuvlm.models.vlm.random_base import build_random_base
+from nuvlm.models.vlm.rationales import load_rationales
 from nuvlm.models.vlm.settings import VlmSettings
 from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.training import Job, finetune_vlm
@@ -194,7 +195,8 @@ def _make_base(vlm: VlmSettings, base: Path, prompts: Path, vocabulary: Path, re
 def _arithmetic(job: Job) -> dict[str, Any]:
     """Tokens and counted operations of an event."""
     processor, prompts = load_processor(job.base), load_prompts(job.prompts)
-    rows = conversations(read_events(job.events).head(1), job.stores, prompts)
+    vocabulary = None if job.vocabulary is None else load_rationales(job.vocabulary)
+    rows = conversations(read_events(job.events).head(1), job.stores, prompts, vocabulary)
     inputs = dict(DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0]]))
     counted = count_arithmetic(
         AutoConfig.from_pretrained(job.base, local_files_only=True), inputs, job.settings.lora,
