@@ -41,7 +41,6 @@ import pandas as pd
 import torch
 import yaml
 from accelerate.utils.memory import should_reduce_batch_size
-from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate
 from gpu import attempt, free, logger
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
@@ -66,6 +65,7 @@ from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import write_store
 from nuvlm.dataset.pixelmaps import read_blocks
 from nuvlm.models.devices import choose_device, device_name
+from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate
 from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
 from nuvlm.models.vlm.dataset import conversations, to_pictures
 from nuvlm.models.vlm.families import FAMILIES

@@ -14,9 +14,9 @@ import json
 from pathlib import Path
 
 import torch
-from nuvlm.models.vlm.arithmetic import count_arithmetic, weight_bytes
 from transformers import AutoConfig, MllamaConfig
 
+from nuvlm.models.vlm.arithmetic import count_arithmetic, weight_bytes
 from nuvlm.models.vlm.families import family
 from nuvlm.models.vlm.model import meta_model
 from nuvlm.models.vlm.settings import LoraSettings

@@ -43,9 +43,7 @@ def test_it_loads_as_any_base_and_reads_the_images(tmp_path: Path, quantization:
     assert quantised == {"nf4": {torch.uint8}, "int8": {torch.int8}, "none": set()}[quantization]
     texts = load_prompts(RESOURCES / "prompts.yaml")
     encode, answers = Encoder(processor, texts, model.dtype), answer_tokens(processor.tokenizer, texts)
-    scores = [
-        Scorer(model, answers)(encode([[Image.new("L", (64, 64), grey)] * 2]))[0][0] for grey in (0, 90)
-    ]
+    scores = [Scorer(model, answers)(encode([[Image.new("L", (64, 64), grey)] * 2]))[0][0] for grey in (0, 90)]
     assert abs(scores[0] - scores[1]).max() > 1e-3
     assert all(-100 < value < 0 for value in scores[0])
 

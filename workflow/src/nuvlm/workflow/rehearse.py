@@ -57,73 +57,71 @@ def rehearse_run(
         config.vlm, folder, Extent(**extent), size=config.pixelmap.size, prompts=Path(config.vlm.prompts),
         vocabulary=Path(config.vlm.vocabulary), resources=RESOURCES,
     )  # fmt: skip
-    result["hours"] = _hours(config, result, events or SAMPLE) | {"events": events or SAMPLE}
+    result |= _conclusions(config, result, events or SAMPLE)
     write_json(folder / "rehearsal.json", result)
     if not keep:
         for path in folder.iterdir():
             if path.name != "rehearsal.json":
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
     text = render(config, result)
-    failed = [stage["failed"] for stage in _stages(result) if "failed" in stage]
-    if failed:
-        raise InputError(f"{text}\n\n{failed[0]}")
+    if not result["complete"]:
+        raise InputError(text)
     return text
 
 
-def _stages(result: dict[str, Any]) -> list[dict[str, Any]]:
-    found = [result["training"], *result.get("classifying", {}).values()]
-    return found + [result["explaining"]] if "explaining" in result else found
+def _conclusions(config: Config, result: dict[str, Any], events: int) -> dict[str, Any]:
+    from nuvlm.models.vlm.rehearsal import fractions_of_floor, hours
 
-
-def _hours(config: Config, result: dict[str, Any], events: int) -> dict[str, float]:
-    from nuvlm.models.vlm.rehearsal import hours
-
-    if any("failed" in stage for stage in _stages(result)):
-        return {}
     share = 1 - config.dataset.validation - config.dataset.test
-    return hours(
-        result,
-        train=events * share * config.vlm.finetune.epochs,
-        classify=events * (1 - share) * len(conditions_of("vlm", config.conditions)),
-        explain=min(events * (1 - share), config.report.explain),
-    )
+    return {
+        "events": events,
+        "fraction_of_floor": fractions_of_floor(result),
+        "hours": hours(
+            result,
+            train=events * share * config.vlm.finetune.epochs,
+            classify=events * (1 - share) * len(conditions_of("vlm", config.conditions)),
+            explain=min(events * (1 - share), config.report.explain),
+        ),
+    }
 
 
 def render(config: Config, result: dict[str, Any]) -> str:
     """The summary as text."""
-    training = result["training"]
+    floor, base = result["floor"], result["base"]
     lines = [
-        f"rehearsal of run {config.run} on {result['device']}: {result['tokens']} tokens an event, random weights",
-        f"base model: {_gb(result['base']['bytes'])} on disk, {result['base']['seconds']:.0f} s to make",
+        f"rehearsal of run {config.run} on {result['device']}: random weights, events of {floor['tokens']} tokens",
+        f"base model: {_gb(base['bytes'])} on disk, made in {base['seconds']:.0f} s",
     ]
-    if "failed" not in training:
-        lines += [
-            f"training: {training['events_per_second']:.3g} events/s in {training['processes']} process(es), "
-            f"{training['fraction_of_floor']:.0%} of the floor; peak {_gb(1e6 * training['peak_memory_mb'])} a process; "
-            f"{training['trainable_parameters']:,} trainable parameters",
-            f"checkpoint: {_gb(training['checkpoint_bytes'])}; "
-            + (
-                f"resumed from step {training['resumed_from_step']}"
-                if training["resumed_from_step"]
-                else "not resumed: the training ended before it could be interrupted"
-            ),
-        ]
-    for method, cost in result.get("classifying", {}).items():
-        if "failed" not in cost:
+    for stage, cost in result.items():
+        if isinstance(cost, dict) and "failed" in cost:
+            lines.append(f"{stage}: does not fit in memory: {cost['failed']}")
+        elif stage == "training":
+            lines += _training_lines(cost, result["fraction_of_floor"][stage])
+        elif stage.startswith("classifying"):
             lines.append(
-                f"classifying by {method}: {1e3 * cost['seconds_per_event']:.3g} ms an event in batches of "
-                f"{cost['batch_size']}, {cost['fraction_of_floor']:.0%} of the floor; peak "
+                f"{stage}: {1e3 * cost['seconds_per_event']:.3g} ms an event in batches of {cost['batch_size']}, "
+                f"{result['fraction_of_floor'][stage]:.0%} of the floor; peak {_gb(1e6 * cost['peak_memory_mb'])}"
+            )
+        elif stage == "explaining":
+            lines.append(
+                f"{stage}: {cost['seconds_per_event']:.3g} s an event, {cost['pictures']} pictures; peak "
                 f"{_gb(1e6 * cost['peak_memory_mb'])}"
             )
-    if "failed" not in result.get("explaining", {"failed": None}):
-        cost = result["explaining"]
-        lines.append(f"explaining: {cost['seconds_per_event']:.3g} s an event of {cost['pictures']} pictures in all")
-    known = dict(result["hours"])
-    events = known.pop("events")
-    if known:
-        each = ", ".join(f"{name} {hours:.3g} h" for name, hours in known.items())
-        lines.append(f"{events:,} events: {each}, of one job each")
+    if result["hours"]:
+        each = ", ".join(f"{stage} {hours:.3g} h" for stage, hours in result["hours"].items())
+        lines.append(f"the run of {result['events']:,} events, each stage in one job: {each}")
     return "\n".join(lines)
+
+
+def _training_lines(cost: dict[str, Any], fraction: float) -> list[str]:
+    resumed = cost["resumed_from_step"]
+    return [
+        f"training: {cost['events_per_second']:.3g} events/s in {cost['processes']} process(es), {fraction:.0%} of "
+        f"the floor; peak {_gb(1e6 * cost['peak_memory_mb'])} a process; "
+        f"{cost['trainable_parameters']:,} parameters trained",
+        f"checkpoint: {_gb(cost['checkpoint_bytes'])}, adapter: {_gb(cost['adapter_bytes'])}; "
+        + (f"resumed from step {resumed}" if resumed else "not resumed: it ended before it could be interrupted"),
+    ]
 
 
 def _gb(size: float) -> str:

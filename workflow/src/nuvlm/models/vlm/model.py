@@ -136,8 +136,8 @@ def _check_stored(base: Path, stored: dict[str, Any], wanted: BitsAndBytesConfig
     differ = [key for key in sorted({*stored, *asked}) if stored.get(key) != asked.get(key)]
     if differ:
         raise InputError(
-            f"{base}: its weights are already quantised, in another way than vlm.finetune.quantization and bf16 ask for "
-            f"({', '.join(f'{key}: {stored.get(key)}, asked {asked.get(key)}' for key in differ[:3])}). Use the "
+            f"{base}: its weights are already quantised, in another way than vlm.finetune.quantization and bf16 ask "
+            f"for ({', '.join(f'{key}: {stored.get(key)}, asked {asked.get(key)}' for key in differ[:3])}). Use the "
             "settings that it was written with, remove it and rerun to make it again, or choose an unquantised model."
         )
 

@@ -38,8 +38,8 @@ TOKENIZER_CONFIG = "tokenizer_config.json"
 SHARD_BYTES = 10**9
 """Size from which a file of weights is complete."""
 WORDS = 535
-"""Tokens that are learnt from the texts, at most; the others of the vocabulary are never used. With so many the published
-prompts have 258 tokens, as with Llama 3's tokenizer."""
+"""Tokens that are learnt from the texts, at most; the others of the vocabulary are never used. With so many the
+published prompts have 258 tokens, as with Llama 3's tokenizer."""
 
 
 def shape_folder(model: str, shapes: Path) -> Path:
@@ -56,8 +56,8 @@ def shape_folder(model: str, shapes: Path) -> Path:
     if not (folder / CONFIG).exists():
         known = ", ".join(sorted(path.parent.name.replace("--", "/") for path in shapes.glob(f"*/{CONFIG}")))
         raise InputError(
-            f"vlm.hub.model: no shape of {model} in {shapes}; known: {known or 'none'}. Copy its configuration files to "
-            f"{folder} ({shapes}/README.md)."
+            f"vlm.hub.model: no shape of {model} in {shapes}; known: {known or 'none'}. Copy its configuration files "
+            f"to {folder} ({shapes}/README.md)."
         )
     return folder
 

@@ -12,7 +12,8 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import Any
@@ -31,7 +32,7 @@ from nuvlm.base.stores import write_store
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.topology import TOPOLOGY_TYPES
 from nuvlm.models.checkpoints import SigtermFlag
-from nuvlm.models.devices import choose_device, device_name, free_memory
+from nuvlm.models.devices import choose_device, device_name, free_memory, peak_memory_mb
 from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate
 from nuvlm.models.vlm.callbacks import FINGERPRINT
 from nuvlm.models.vlm.classify import classify_vlm
@@ -73,8 +74,8 @@ def rehearse(
 ) -> dict[str, Any]:
     """Rehearse the settings `vlm` on this machine.
 
-    A stage that does not fit in memory is recorded as ``failed``, and ends the rehearsal. A base model that is complete
-    in `folder` for the same settings is used again.
+    A stage that does not fit in memory is recorded as ``failed``, and ends the rehearsal. What is complete in `folder`
+    for the same settings is not done again.
 
     Args:
         folder: for base model, events, checkpoints, adapter and predictions.
@@ -83,22 +84,20 @@ def rehearse(
         resources: folder of shapes, chat templates and DeepSpeed's settings.
 
     Returns:
-        Measurements of each stage: ``base``, ``training``, ``classifying``, ``explaining``.
+        Measurements of each stage: ``base``, ``floor``, ``training``, ``classifying by {method}``, ``explaining``; the
+        device, and whether all stages are ``complete``.
 
     Raises:
         InputError: as in the run itself.
     """
     tune = vlm.finetune
+    settings = {"vlm": vlm.model_dump(mode="json"), "extent": asdict(extent), "size": size}
+    stages = _Stages(folder, settings)
     base = folder / "base"
-    result: dict[str, Any] = {
-        "device": device_name(choose_device()),
-        "base": _make_base(vlm, base, prompts, vocabulary, resources),
-    }
+    stages.run("base", lambda: _make_base(vlm, base, prompts, vocabulary, resources))
     events, stores = write_scenes(
         folder, size, train=extent.steps * tune.global_batch_size, test=max(extent.classify, extent.explain)
     )
-    for name in ("adapter", "checkpoints"):
-        shutil.rmtree(folder / name, ignore_errors=True)
     job = Job(
         base=base, events=events, stores=stores, out=folder / "adapter", checkpoints=folder / "checkpoints",
         tensorboard=folder / "tensorboard", prompts=prompts,
@@ -106,31 +105,69 @@ def rehearse(
         deepspeed=resources / "deepspeed" / f"zero{tune.zero_stage}.json" if tune.strategy == "deepspeed" else None,
         settings=tune.model_copy(update={"epochs": 1.0, "save_steps": 1, "logging_steps": 1}),
     )  # fmt: skip
-    device = choose_device()
-    rate = matmul_rate(device, torch.bfloat16 if tune.bf16 else torch.float32)
-    arithmetic = _arithmetic(job)
-    result["tokens"] = arithmetic.pop("tokens")
-    result["tflop"] = {name: value / 1e12 for name, value in arithmetic.items()}
-    result["matmul_tflop_per_second"] = rate / 1e12
-    training = result["training"] = _attempt("training", lambda: _train(job))
-    if "failed" in training:
-        return result
-    # Every process has a device of its own, but for the layers of `balanced`, which work one after the other.
-    training["fraction_of_floor"] = training["events_per_second"] * arithmetic["training"] / rate / tune.processes
-    tables = {}
-    result["classifying"] = {}
-    for method in extent.methods or (vlm.classify.method,):
-        table = tables[method] = folder / "predictions" / method / "0.parquet"
-        found = result["classifying"][method] = _attempt(
-            f"classifying by {method}", lambda table=table, method=method: _classify(vlm, job, table, method)
-        )
-        if "failed" in found:
-            return result
-        found["fraction_of_floor"] = arithmetic["forward"] / rate / found["seconds_per_event"]
+    stages.run("floor", lambda: _floor(job))
+    stages.run("training", lambda: _train(job))
+    methods = extent.methods or (vlm.classify.method,)
+    tables = {method: folder / "predictions" / method / "0.parquet" for method in methods}
+    for method, table in tables.items():
+        stages.run(f"classifying by {method}", partial(_classify, vlm, job, table, method))
     if extent.explain:
         table = next(iter(tables.values()))
-        result["explaining"] = _attempt("explaining", lambda: _explain(vlm, job, table, vocabulary, extent.explain))
-    return result
+        stages.run("explaining", lambda: _explain(vlm, job, table, vocabulary, extent.explain))
+    return stages.done | {"device": device_name(choose_device()), "complete": stages.failed is None}
+
+
+class _Stages:
+    """The stages of a rehearsal, in order; ``stages.json`` keeps those that are done.
+
+    A rehearsal that was killed goes on with the stage that it was in. After a stage that does not fit in memory, the
+    others are left out.
+
+    Args:
+        folder: of stages.json.
+        settings: results for others are removed.
+    """
+
+    def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
+        self._file = folder / "stages.json"
+        self._settings = dict(settings)
+        self.done: dict[str, Any] = {}
+        self.failed: str | None = None
+        found = read_json(self._file) if self._file.exists() else {}
+        if found.get("settings") == self._settings:
+            self.done = found["stages"]
+        else:
+            for name in ("adapter", "checkpoints", "predictions"):
+                shutil.rmtree(folder / name, ignore_errors=True)
+        self._write()
+
+    def run(self, what: str, work: Callable[[], dict[str, Any]]) -> None:
+        """Add the result of `work`, or why it failed if that is for lack of memory."""
+        if self.failed or what in self.done:
+            return
+        logger.info("%s", what)
+        free_memory()
+        try:
+            self.done[what] = work()
+        except (RuntimeError, MemoryError, InputError) as error:
+            if not _lacks_memory(error):
+                raise
+            self.failed = str(error).splitlines()[0] if str(error) else "out of memory"
+            logger.error("%s: %s", what, error)
+            self.done[what] = {"failed": self.failed}
+        else:
+            self._write()
+        # After the except block: the traceback no longer holds tensors.
+        free_memory()
+
+    def _write(self) -> None:
+        write_json(self._file, {"settings": self._settings, "stages": self.done})
+
+
+def _lacks_memory(error: Exception) -> bool:
+    if isinstance(error, InputError):
+        return DOES_NOT_FIT in str(error)
+    return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
 def write_scenes(folder: Path, size: int, *, train: int, test: int) -> tuple[Path, dict[str, Path]]:
@@ -192,8 +229,8 @@ def _make_base(vlm: VlmSettings, base: Path, prompts: Path, vocabulary: Path, re
     return {"seconds": time.perf_counter() - start, "bytes": _bytes(base)}
 
 
-def _arithmetic(job: Job) -> dict[str, Any]:
-    """Tokens and counted operations of an event."""
+def _floor(job: Job) -> dict[str, Any]:
+    """Tokens and counted operations of an event, and the rate of the device for large matrix products."""
     processor, prompts = load_processor(job.base), load_prompts(job.prompts)
     vocabulary = None if job.vocabulary is None else load_rationales(job.vocabulary)
     rows = conversations(read_events(job.events).head(1), job.stores, prompts, vocabulary)
@@ -202,24 +239,13 @@ def _arithmetic(job: Job) -> dict[str, Any]:
         AutoConfig.from_pretrained(job.base, local_files_only=True), inputs, job.settings.lora,
         vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
     )  # fmt: skip
-    return {"tokens": inputs["input_ids"].shape[1], "forward": counted.forward, "training": counted.training}
-
-
-def _attempt(what: str, work: Callable[[], dict[str, Any]]) -> dict[str, Any]:
-    """The result of `work`; or why it failed, if that is for lack of memory."""
-    logger.info("%s", what)
-    free_memory()
-    try:
-        return work()
-    except (RuntimeError, MemoryError, InputError) as error:
-        text = str(error)
-        lacks = isinstance(error, MemoryError) or DOES_NOT_FIT in text
-        if not (lacks or (isinstance(error, RuntimeError) and should_reduce_batch_size(error))):
-            raise
-        logger.error("%s: %s", what, text)
-        failed = {"failed": text.splitlines()[0] if text else "out of memory"}
-    free_memory()
-    return failed
+    rate = matmul_rate(choose_device(), torch.bfloat16 if job.settings.bf16 else torch.float32)
+    return {
+        "tokens": inputs["input_ids"].shape[1],
+        "forward_tflop": counted.forward / 1e12,
+        "training_tflop": counted.training / 1e12,
+        "tflop_per_second": rate / 1e12,
+    }
 
 
 def _train(job: Job) -> dict[str, Any]:
@@ -273,6 +299,9 @@ def _interrupted(checkpoints: Path) -> Iterator[_Interruption]:
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
+    if any(checkpoints.glob(f"checkpoint-*/{FINGERPRINT}")):
+        yield interruption  # this is a resume already, of a rehearsal that was killed
+        return
     watcher = threading.Thread(target=watch, daemon=True)
     # A signal that comes when the training has just finished must not end this process.
     with SigtermFlag():
@@ -310,6 +339,7 @@ def _explain(vlm: VlmSettings, job: Job, predictions: Path, vocabulary: Path, co
     table = pd.read_parquet(out)
     return {
         "events": count,
+        "peak_memory_mb": peak_memory_mb(),
         "pictures": len(table),
         "seconds_per_event": float(table["seconds"].sum()) / count,
         "seconds": seconds,
@@ -329,9 +359,24 @@ def hours(result: Mapping[str, Any], *, train: float, classify: float, explain: 
         classify: events to classify, times conditions.
         explain: events to explain.
     """
-    found = {"training": train / result["training"]["events_per_second"] / 3600}
-    for method, cost in result.get("classifying", {}).items():
-        found[f"classifying by {method}"] = classify * cost["seconds_per_event"] / 3600
-    if "explaining" in result:
-        found["explaining"] = explain * result["explaining"]["seconds_per_event"] / 3600
+    found = {}
+    for stage, cost in result.items():
+        if stage == "training" and "failed" not in cost:
+            found[stage] = train / cost["events_per_second"] / 3600
+        elif stage.startswith(("classifying", "explaining")) and "failed" not in cost:
+            events = explain if stage == "explaining" else classify
+            found[stage] = events * cost["seconds_per_event"] / 3600
+    return found
+
+
+def fractions_of_floor(result: Mapping[str, Any]) -> dict[str, float]:
+    """Stage -> the share of the device's rate for large matrix products that its counted operations reach."""
+    found, floor = {}, result["floor"]
+    for stage, cost in result.items():
+        if stage == "training" and "failed" not in cost:
+            # Every process has a device of its own; those of `balanced` work one after the other.
+            events_per_second = cost["events_per_second"] / cost["processes"]
+            found[stage] = events_per_second * floor["training_tflop"] / floor["tflop_per_second"]
+        elif stage.startswith("classifying") and "failed" not in cost:
+            found[stage] = floor["forward_tflop"] / floor["tflop_per_second"] / cost["seconds_per_event"]
     return found

@@ -143,8 +143,8 @@ class ExplainSettings(Settings):
 
 class VlmSettings(FamilySettings):
     base: Literal["scratch", "hub", "random"] = "hub"
-    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one. `random`: one of the shape
-    of `hub.model` with random weights, for trials (resources/shapes)."""
+    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one. `random`: one of the
+    shape of `hub.model` with random weights, for trials (resources/shapes)."""
     scratch: ScratchSettings = ScratchSettings()
     hub: HubSettings = HubSettings()
     prompts: str = "resources/prompts.yaml"

@@ -108,8 +108,8 @@ def finetune(job: Job) -> None:
     """Fine-tune on the events of the split `train`; ``job.out`` appears complete or not at all.
 
     ``training.json`` beside the adapter holds events, steps, the loss of every step and on the validation split,
-    trainable parameters, versions; seconds, those of each step, events/s and text tokens/s since the last start, and the
-    largest peak memory of a process.
+    trainable parameters, versions; seconds, those of each step, events/s and text tokens/s since the last start, and
+    the largest peak memory of a process.
 
     An interrupted job resumes from its newest complete checkpoint and gives the same adapter. On SIGTERM a checkpoint
     is written and the process exits with status 143. Checkpoints are removed at the end.
