@@ -24,7 +24,8 @@ from nuvlm.sources.table import SOURCES
 from nuvlm.workflow import paths, shards
 from nuvlm.workflow.config import Config, parse_config
 
-RATES = Path("resources/throughput.yaml")
+RESOURCES = Path("resources")
+RATES = RESOURCES / "throughput.yaml"
 CORES_PER_NODE, GPUS_PER_NODE = 64, 4
 """Of the nodes that node-hours are counted in, if all of a node is in use."""
 
@@ -328,9 +329,56 @@ def main(arguments: list[str] | None = None) -> None:
     options = parser.parse_args(arguments)
     try:
         values = read_configuration(options.files)
-        print(render(plan_of(values, options.events, options.events_per_shard, read_rates())))
+        plan = plan_of(values, options.events, options.events_per_shard, read_rates())
+        print(render(plan))
+        print(gpu_memory(plan.config))
     except InputError as error:
         sys.exit(str(error))
+
+
+def gpu_memory(config: Config) -> str:
+    """Memory of a GPU in fine-tuning and classifying with the VLM, reckoned from the model's shape, as text.
+
+    Raises:
+        InputError: it does not fit the card that vlm.gpu_memory_gib states; the message says what would.
+    """
+    vlm = config.vlm
+    if vlm.base == "scratch" or not vlm.finetune.gpus:
+        return ""
+    # Heavy: only where it is asked for.
+    import nuvlm.models.vlm.jobs  # noqa: F401
+    from nuvlm.models.vlm.footprint import GIB, on_gpu
+    from nuvlm.models.vlm.random_base import shape_folder
+    from nuvlm.models.vlm.rehearsal import reckon, what_fits
+
+    sources: dict[str, Any] = {"size": config.pixelmap.size, "prompts": Path(config.vlm.prompts)}
+    sources |= {"vocabulary": Path(config.vlm.vocabulary), "resources": RESOURCES}
+    try:
+        shape_folder(vlm.hub.model, RESOURCES / "shapes")
+    except InputError as error:
+        return f"\nmemory of a GPU: not reckoned. {error}"
+    found, classifying = reckon(vlm, **sources)
+    lines = ["", "in the memory of a GPU, reckoned (docs/vlm.md)"]
+    for name, size in found.parts().items():
+        lines.append(f"  {name:20}{size / GIB:>20.1f} GiB")
+    card = vlm.gpu_memory_gib
+    of = "" if card is None else f" of {card:g}"
+    lines.append(f"{'finetune_vlm':22}{found.on_gpu() / GIB:>20.1f} GiB{of}")
+    lines.append(f"{'classify_vlm, weights':22}{on_gpu(classifying) / GIB:>20.1f} GiB{of}")
+    text = "\n".join(lines)
+    if card is None:
+        return text
+    if found.on_gpu() > card * GIB:
+        raise InputError(
+            f"{text}\nfinetune_vlm does not fit a GPU of {card:g} GiB (vlm.gpu_memory_gib). "
+            f"{what_fits(vlm, card * GIB, **sources)}"
+        )
+    if on_gpu(classifying) > card * GIB:
+        raise InputError(
+            f"{text}\nclassify_vlm does not fit a GPU of {card:g} GiB (vlm.gpu_memory_gib). Set vlm.classify."
+            "merge_adapter to false, and vlm.finetune.quantization to nf4."
+        )
+    return text
 
 
 def plan_of(values: Mapping[str, Any], events: int | None, events_per_shard: int | None, rates: Iterable[Rate]) -> Plan:

@@ -94,7 +94,9 @@ def render(config: Config, result: dict[str, Any]) -> str:
     ]
     for stage, cost in result.items():
         if isinstance(cost, dict) and "failed" in cost:
-            lines.append(f"{stage}: does not fit in memory: {cost['failed']}")
+            lines.append(f"{stage}: does not fit in memory: {cost['failed']}. {cost.get('remedy', '')}".rstrip())
+        elif stage == "reckoned":
+            lines.append(f"training, reckoned: {_gb(cost['allocated'])} in tensors, {_gb(cost['on_gpu'])} of a GPU")
         elif stage == "training":
             lines += _training_lines(cost, result["fraction_of_floor"][stage])
         elif stage.startswith("classifying"):

@@ -15,6 +15,7 @@ section 3). Adam keeps two moments per trained parameter (arXiv 1412.6980). What
 and the context of CUDA, are in :data:`OVERHEAD` and :data:`CONTEXT`.
 """
 
+import re
 import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -65,11 +66,20 @@ class Footprint:
     @property
     def allocated(self) -> int:
         """Bytes in tensors."""
-        return sum(asdict(self).values())
+        return sum(self.parts().values())
+
+    def parts(self) -> dict[str, int]:
+        """Name -> bytes, for a table."""
+        return asdict(self)
 
     def on_gpu(self) -> int:
         """Bytes of a GPU, with its context and fragmentation."""
-        return int(OVERHEAD * self.allocated) + CONTEXT
+        return on_gpu(self.allocated)
+
+
+def on_gpu(allocated: int) -> int:
+    """Bytes of a GPU for `allocated` bytes in tensors, with its context and fragmentation."""
+    return int(OVERHEAD * allocated) + CONTEXT
 
 
 def count_footprint(
@@ -94,8 +104,7 @@ def count_footprint(
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
-    quantised, plain = weight_bytes(model, settings.quantization)
-    weights = quantised + plain * dtype.itemsize // 2
+    weights = stored_bytes(model, settings.quantization, bf16=settings.bf16)
     if settings.quantization != "none":
         _pack(model, settings.quantization, dtype)
     add_fused_lm_head(model, outputs=OUTPUTS)
@@ -130,22 +139,30 @@ def count_footprint(
     for hook in hooks:
         hook.remove()
     share = settings.processes if settings.strategy == "deepspeed" else 1
-    if settings.strategy == "deepspeed" and settings.zero_stage == 3:
-        weights //= share
+    if settings.strategy == "balanced":
+        # The first GPU has its share of the layers, and accelerate gives it the whole tower.
+        weights //= max(settings.gpus, 1)
+    if settings.strategy == "deepspeed" and settings.zero_stage == 3 and settings.quantization == "none":
+        weights //= share  # quantised weights are not partitioned while they are loaded
     return Footprint(
         weights=weights,
         adapter=4 * trained + 4 * trained // share,
         optimizer=8 * trained // share,
-        tower=marks["tower"],
-        text=marks["text"] - marks["tower"],
+        # Less at the end of the model than at the end of the tower, where the text is short: masks are freed between.
+        tower=min(marks.values()),
+        text=marks["text"] - min(marks.values()),
         passing=live.peak - marks["text"],
     )
 
 
+def stored_bytes(model: nn.Module, quantization: str, *, bf16: bool) -> int:
+    """Bytes of the weights of `model`, which may be on the meta device, as they are loaded."""
+    quantised, plain = weight_bytes(model, quantization)
+    return quantised + (plain if bf16 else 2 * plain)
+
+
 def _tower_of(model: nn.Module, vision_tower: str) -> str:
     """Name of the vision tower's outermost module."""
-    import re
-
     return next(name for name, _ in model.named_modules() if re.fullmatch(vision_tower, name))
 
 
@@ -270,6 +287,7 @@ class _Packed(nn.Linear):
 
 def _pack(model: nn.Module, quantization: str, dtype: torch.dtype) -> None:
     """Make the linear layers that are quantised when a model is loaded behave so."""
+    module: Any
     for name, module in model.named_modules():
         if type(module) is nn.Linear and not name.endswith("lm_head"):
             module.__class__ = _Packed

@@ -89,24 +89,13 @@ def build_random_base(
     Raises:
         InputError: an unknown shape or family, a number of tiles that the model does not allow, or a full disk.
     """
-    shape = shape_folder(settings.model, shapes)
-    name = f"{settings.model} (shape)"
-    kind = model_type(shape / CONFIG)
-    entry = family(kind, name)
-    check_tiles(name, entry, shape / CONFIG, settings.max_tiles)
     dtype = torch.bfloat16 if bf16 else torch.float32
     stored = quantization_config(quantization, dtype)
     with atomic_path(out) as partial:
-        partial.mkdir()
-        for file in sorted(shape.glob("*.json")):
-            shutil.copyfile(file, partial / file.name)
-        shutil.copyfile(chat_templates / f"{kind}.jinja", partial / "chat_template.jinja")
-        if settings.max_tiles == 1 and entry.one_tile_settings is not None:
-            entry.one_tile_settings(partial)
-        config = AutoConfig.from_pretrained(partial)
-        tokenizer = _make_tokenizer(partial, config, load_prompts(prompts), load_rationales(vocabulary))
-        tokenizer.save(str(partial / "tokenizer.json"))
-        parameters = _write_weights(partial, meta_model(config), stored, dtype, seed)
+        kind = write_shape(
+            partial, settings, shapes=shapes, chat_templates=chat_templates, prompts=prompts, vocabulary=vocabulary
+        )
+        parameters = _write_weights(partial, meta_model(AutoConfig.from_pretrained(partial)), stored, dtype, seed)
         if stored is not None:
             values = json.loads((partial / CONFIG).read_text(encoding="utf-8"))
             (partial / CONFIG).write_text(json.dumps(values | {"quantization_config": stored.to_dict()}, indent=2))
@@ -115,7 +104,32 @@ def build_random_base(
             {**settings.model_dump(), "revision": None, "family": kind, "commit": None, "weights": "random"},
         )
         write_manifest(partial)
-    logger.info("made %s: %.4g M random parameters, %s, at %s", name, parameters / 1e6, quantization, out)
+    logger.info("made %s: %.4g M random parameters, %s, at %s", settings.model, parameters / 1e6, quantization, out)
+
+
+def write_shape(
+    folder: Path, settings: HubSettings, *, shapes: Path, chat_templates: Path, prompts: Path, vocabulary: Path
+) -> str:
+    """Write all files of a base model but its weights to the new `folder`, see :func:`build_random_base`.
+
+    Returns:
+        the model's `model_type`.
+    """
+    shape = shape_folder(settings.model, shapes)
+    kind = model_type(shape / CONFIG)
+    name = f"{settings.model} (shape)"
+    entry = family(kind, name)
+    check_tiles(name, entry, shape / CONFIG, settings.max_tiles)
+    folder.mkdir()
+    for file in sorted(shape.glob("*.json")):
+        shutil.copyfile(file, folder / file.name)
+    shutil.copyfile(chat_templates / f"{kind}.jinja", folder / "chat_template.jinja")
+    if settings.max_tiles == 1 and entry.one_tile_settings is not None:
+        entry.one_tile_settings(folder)
+    config = AutoConfig.from_pretrained(folder)
+    tokenizer = _make_tokenizer(folder, config, load_prompts(prompts), load_rationales(vocabulary))
+    tokenizer.save(str(folder / "tokenizer.json"))
+    return kind
 
 
 def _make_tokenizer(folder: Path, config: Any, prompts: Prompts, rationales: Rationales) -> Tokenizer:

@@ -8,6 +8,7 @@ import logging
 import os
 import shutil
 import signal
+import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
@@ -16,7 +17,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -28,6 +29,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, write_json
+from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import write_store
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.topology import TOPOLOGY_TYPES
@@ -39,10 +41,11 @@ from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.explain import explain_vlm
 from nuvlm.models.vlm.families import family_of
-from nuvlm.models.vlm.model import load_processor
+from nuvlm.models.vlm.footprint import GIB, Footprint, count_footprint, stored_bytes
+from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import build_base_model
 from nuvlm.models.vlm.prompts import load_prompts
-from nuvlm.models.vlm.random_base import build_random_base
+from nuvlm.models.vlm.random_base import build_random_base, write_shape
 from nuvlm.models.vlm.rationales import load_rationales
 from nuvlm.models.vlm.settings import VlmSettings
 from nuvlm.models.vlm.shapes import draw_scene
@@ -106,7 +109,14 @@ def rehearse(
         settings=tune.model_copy(update={"epochs": 1.0, "save_steps": 1, "logging_steps": 1}),
     )  # fmt: skip
     stages.run("floor", lambda: _floor(job))
+    sources: dict[str, Any] = {"size": size, "prompts": prompts, "vocabulary": vocabulary, "resources": resources}
+    device = choose_device()
+    if vlm.base != "scratch":
+        stages.run("reckoned", lambda: _reckoned(vlm, sources))
     stages.run("training", lambda: _train(job))
+    if "failed" in stages.done["training"] and vlm.base != "scratch" and device.type == "cuda":
+        total = torch.cuda.get_device_properties(device).total_memory
+        stages.done["training"]["remedy"] = what_fits(vlm, total, **sources)
     methods = extent.methods or (vlm.classify.method,)
     tables = {method: folder / "predictions" / method / "0.parquet" for method in methods}
     for method, table in tables.items():
@@ -197,9 +207,11 @@ def write_scenes(folder: Path, size: int, *, train: int, test: int) -> tuple[Pat
     table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), n), dtype="string")
     table["split"] = pd.Series(["train"] * train + ["test"] * test, dtype="string")
     table["part"] = [-1] * train + [0] * test
-    table = table.assign(vertex_x_mm=0.0, vertex_y_mm=0.0, vertex_z_mm=0.0)
-    for name, kind in TOPOLOGY_TYPES.items():
-        table[name] = pd.Series(np.full(n, truth[name])).astype(kind)
+    for name in ("vertex_x_mm", "vertex_y_mm", "vertex_z_mm"):
+        table[name] = 0.0
+    for name in TOPOLOGY_TYPES:
+        table[name] = truth[name]
+    table = table.astype(TOPOLOGY_TYPES)
     folder.mkdir(parents=True, exist_ok=True)
     table.to_parquet(folder / "events.parquet")
     return folder / "events.parquet", {SHARD: folder / f"{SHARD}.zarr"}
@@ -229,12 +241,94 @@ def _make_base(vlm: VlmSettings, base: Path, prompts: Path, vocabulary: Path, re
     return {"seconds": time.perf_counter() - start, "bytes": _bytes(base)}
 
 
+def _batch(
+    base: Path, events: Path, stores: Mapping[str, Path], prompts: Path, vocabulary: Path | None, n: int
+) -> dict[str, torch.Tensor]:
+    """The first `n` events, as the trainer gives them to the model."""
+    words = None if vocabulary is None else load_rationales(vocabulary)
+    rows = conversations(read_events(events).head(n), stores, load_prompts(prompts), words)
+    collate = DataCollatorForVisionLanguageModeling(load_processor(base), assistant_only_loss=True)
+    return dict(collate([rows[i] for i in range(n)]))
+
+
+def reckon(
+    vlm: VlmSettings,
+    *,
+    size: int,
+    prompts: Path,
+    vocabulary: Path,
+    resources: Path,
+    device: Literal["cuda", "cpu"] = "cuda",
+) -> tuple[Footprint, int]:
+    """Reckon the memory of a GPU in fine-tuning, and that of the weights in classifying, without a model's weights.
+
+    Args:
+        size, prompts, vocabulary, resources: as for :func:`rehearse`.
+        device: whose mixed precision is imitated.
+
+    Returns:
+        The footprint of fine-tuning (:mod:`nuvlm.models.vlm.footprint`), and the bytes of the weights in classifying.
+
+    Raises:
+        InputError: the shape of ``vlm.hub.model`` is not known.
+    """
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        base = folder / "base"
+        write_shape(
+            base, vlm.hub, shapes=resources / "shapes", chat_templates=resources / "chat_templates", prompts=prompts,
+            vocabulary=vocabulary,
+        )  # fmt: skip
+        write_manifest(base)
+        n = vlm.finetune.device_batch_size
+        events, stores = write_scenes(folder, size, train=n, test=0)
+        words = vocabulary if vlm.finetune.rationales == "grounded" else None
+        config = AutoConfig.from_pretrained(base, local_files_only=True)
+        footprint = count_footprint(config, _batch(base, events, stores, prompts, words, n), vlm.finetune, device)
+    quantization = "none" if vlm.classify.merge_adapter else vlm.finetune.quantization
+    return footprint, stored_bytes(meta_model(config), quantization, bf16=vlm.finetune.bf16)
+
+
+def what_fits(vlm: VlmSettings, limit: float, **sources: Any) -> str:
+    """Which changes of the settings would fit fine-tuning into the memory of a GPU, as a sentence.
+
+    Args:
+        limit: memory of the GPU, bytes.
+        sources: as for :func:`reckon`.
+    """
+    others = {name: reckon(changed, **sources)[0].on_gpu() for name, changed in _remedies(vlm).items()}
+    fitting = [f"{name} ({size / GIB:.0f} GiB)" for name, size in others.items() if size <= limit]
+    if fitting:
+        return f"Each of these would fit: {', '.join(fitting)}."
+    return f"None of these is enough by itself: {', '.join(others)}. Change several, or use larger GPUs."
+
+
+def _remedies(vlm: VlmSettings) -> dict[str, VlmSettings]:
+    """Changes of the settings that take less memory in fine-tuning, the least harmful first: name -> new settings."""
+    tune = vlm.finetune
+    found: dict[str, VlmSettings] = {}
+
+    def add(name: str, **changes: Any) -> None:
+        found[name] = vlm.model_copy(update={"finetune": tune.model_copy(update=changes)})
+
+    if not tune.gradient_checkpointing:
+        add("vlm.finetune.gradient_checkpointing: true", gradient_checkpointing=True)
+    if tune.device_batch_size > 1:
+        add("vlm.finetune.device_batch_size: 1", device_batch_size=1)
+    if not tune.bf16:
+        add("vlm.finetune.bf16: true", bf16=True)
+    if tune.quantization != "nf4":
+        add("vlm.finetune.quantization: nf4", quantization="nf4")
+    if tune.lora.vision:
+        add("vlm.finetune.lora.vision: false", lora=tune.lora.model_copy(update={"vision": False}))
+    if vlm.hub.max_tiles != 1:
+        found["vlm.hub.max_tiles: 1"] = vlm.model_copy(update={"hub": vlm.hub.model_copy(update={"max_tiles": 1})})
+    return found
+
+
 def _floor(job: Job) -> dict[str, Any]:
     """Tokens and counted operations of an event, and the rate of the device for large matrix products."""
-    processor, prompts = load_processor(job.base), load_prompts(job.prompts)
-    vocabulary = None if job.vocabulary is None else load_rationales(job.vocabulary)
-    rows = conversations(read_events(job.events).head(1), job.stores, prompts, vocabulary)
-    inputs = dict(DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0]]))
+    inputs = _batch(job.base, job.events, job.stores, job.prompts, job.vocabulary, 1)
     counted = count_arithmetic(
         AutoConfig.from_pretrained(job.base, local_files_only=True), inputs, job.settings.lora,
         vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
@@ -246,6 +340,12 @@ def _floor(job: Job) -> dict[str, Any]:
         "training_tflop": counted.training / 1e12,
         "tflop_per_second": rate / 1e12,
     }
+
+
+def _reckoned(vlm: VlmSettings, sources: Mapping[str, Any]) -> dict[str, Any]:
+    """Bytes of a device in fine-tuning, to be compared with what is measured."""
+    found, _ = reckon(vlm, **sources, device="cuda" if choose_device().type == "cuda" else "cpu")
+    return found.parts() | {"allocated": found.allocated, "on_gpu": found.on_gpu()}
 
 
 def _train(job: Job) -> dict[str, Any]:
@@ -271,6 +371,8 @@ def _train(job: Job) -> dict[str, Any]:
         "events_per_second": job.settings.global_batch_size / steady,
         "checkpoint_bytes": interruption.bytes,
         "adapter_bytes": _bytes(job.out),
+        # Of this process, which trains unless there are several.
+        "peak_allocated_mb": torch.cuda.max_memory_allocated() / 1e6 if torch.cuda.is_available() else None,
     }
 
 

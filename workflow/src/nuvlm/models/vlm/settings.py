@@ -153,6 +153,9 @@ class VlmSettings(FamilySettings):
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
     explain: ExplainSettings = ExplainSettings()
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of a GPU, GiB, as on the card's name (48 of an RTX A6000): `make plan` refuses settings that do not fit;
+    null: it only says what they take."""
 
     @property
     def base_folder(self) -> str:
