@@ -19,7 +19,7 @@ def recompute_tower(model: nn.Module, vision_tower: str, *, use_reentrant: bool)
     """Make the layers of the vision tower keep only their inputs in training, and compute the rest again for gradients.
 
     Layers are the members of the tower's outermost module lists. Those that transformers checkpoints are left to it.
-    Results are bit-identical, dropout included.
+    The non-reentrant kind gives bit-identical gradients, dropout included.
 
     Args:
         model: with its adapter.
