@@ -82,9 +82,7 @@ def step(model: nn.Module) -> tuple[dict[str, Tensor], int]:
 
 
 @pytest.mark.parametrize("use_reentrant", [False, True])
-def test_gradients_stay_and_the_activations_go(
-    make_model: Callable[[], nn.Module], use_reentrant: bool
-) -> None:
+def test_gradients_stay_and_the_activations_go(make_model: Callable[[], nn.Module], use_reentrant: bool) -> None:
     expected, kept = step(make_model())
     assert kept > 0
     model = make_model()
