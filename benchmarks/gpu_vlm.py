@@ -40,7 +40,6 @@ import numpy as np
 import pandas as pd
 import torch
 import yaml
-from accelerate.utils.memory import should_reduce_batch_size
 from gpu import attempt, free, logger
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
@@ -76,7 +75,7 @@ from nuvlm.models.vlm.rationales import load_rationales
 from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import ClassifySettings, FinetuneSettings, LoraSettings
 from nuvlm.models.vlm.shapes import draw_scene
-from nuvlm.models.vlm.training import Job, finetune
+from nuvlm.models.vlm.training import DoesNotFitError, Job, finetune, with_fitting_batches
 
 REPOSITORY = Path(__file__).parents[1]
 PROMPTS = REPOSITORY / "resources" / "prompts.yaml"
@@ -207,32 +206,27 @@ def train(job: Job, folder: Path, inputs: Mapping[str, torch.Tensor], flop_per_s
         inputs: one event, as the collator gives it to the model.
         flop_per_second: rate of the device for large matrix products.
     """
-    size, did_not_fit = job.settings.global_batch_size, []
-    while True:
-        settings = FinetuneSettings.model_validate(job.settings.model_dump() | {"device_batch_size": size})
+    did_not_fit = []
+
+    def run(job: Job) -> None:
         try:
-            # A separate folder: a checkpoint of another batch size would be refused.
-            finetune(job.model_copy(update={"settings": settings, "checkpoints": folder / f"checkpoints{size}"}))
-        except (RuntimeError, MemoryError) as error:
-            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
-                raise
-            did_not_fit.append(size)
-            if size == 1:
-                return {"failed": str(error).splitlines()[0], "did_not_fit": did_not_fit}
-        else:
-            summary = json.loads((job.out / "training.json").read_text())
-            measured = {name: summary[name] for name in ("events_per_second", "tokens_per_second", "peak_memory_mb")}
-            arithmetic = count_arithmetic(
-                AutoConfig.from_pretrained(job.base), inputs, job.settings.lora,
-                vision_tower=FAMILIES["mllama"].vision_tower, checkpointing=job.settings.gradient_checkpointing,
-            )  # fmt: skip
-            floor = {
-                "tflop_per_event": arithmetic.training / 1e12,
-                "fraction_of_floor": summary["events_per_second"] * arithmetic.training / flop_per_second,
-            }
-            return measured | floor | {"device_batch_size": size, "did_not_fit": did_not_fit}
-        free()  # after the except block: the traceback no longer holds tensors
-        size //= 2
+            finetune(job)
+        except DoesNotFitError:
+            did_not_fit.append(job.settings.device_batch_size)
+            raise
+
+    with_fitting_batches(job, run)
+    summary = json.loads((job.out / "training.json").read_text())
+    names = ("events_per_second", "tokens_per_second", "peak_memory_mb", "device_batch_size")
+    arithmetic = count_arithmetic(
+        AutoConfig.from_pretrained(job.base), inputs, job.settings.lora,
+        vision_tower=FAMILIES["mllama"].vision_tower, checkpointing=job.settings.gradient_checkpointing,
+    )  # fmt: skip
+    return {name: summary[name] for name in names} | {
+        "tflop_per_event": arithmetic.training / 1e12,
+        "fraction_of_floor": summary["events_per_second"] * arithmetic.training / flop_per_second,
+        "did_not_fit": did_not_fit,
+    }
 
 
 def classify(job: Job, out: Path, method: str, batch: int, bf16: bool, floor_ms: float) -> dict[str, Any]:

@@ -40,6 +40,11 @@ def free_memory() -> None:
         forget_peak()
 
 
+def device_memory_mb(device: torch.device) -> float | None:
+    """Memory of a GPU, MB; None for a CPU, whose limit is the job's."""
+    return torch.cuda.get_device_properties(device).total_memory / 1e6 if device.type == "cuda" else None
+
+
 def supports_tf32(device: torch.device) -> bool:
     """Whether `device` multiplies float32 with TF32's mantissa of 10 bits: NVIDIA GPUs since compute capability 8."""
     return device.type == "cuda" and torch.cuda.get_device_capability(device) >= (8, 0)

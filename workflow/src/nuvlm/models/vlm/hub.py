@@ -135,6 +135,11 @@ def _download(settings: HubSettings, revision: str, files: tuple[str, ...]) -> P
                 f"{name}: the hub's cache, {constants.HF_HUB_CACHE}, cannot be written ({error}). Set HF_HOME to a "
                 "writable folder, then rerun."
             ) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise InputError(
+                f"{name}: the file system of the hub's cache, {constants.HF_HUB_CACHE}, cannot lock files ({error}). "
+                "Set HF_HOME to a folder on a disk that can, a local one for instance, then rerun."
+            ) from error
         raise InputError(
             f"{name}: the download was interrupted ({error}). Check the network and any proxy (HTTPS_PROXY), then "
             "rerun: downloaded files are kept."

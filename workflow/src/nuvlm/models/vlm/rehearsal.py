@@ -55,7 +55,6 @@ logger = logging.getLogger(__name__)
 
 SHARD = "rehearsal"
 PIXEL_MM = 50.0
-DOES_NOT_FIT = "does not fit in memory"
 
 
 @dataclass(frozen=True)
@@ -175,8 +174,8 @@ class _Stages:
 
 
 def _lacks_memory(error: Exception) -> bool:
-    if isinstance(error, InputError):
-        return DOES_NOT_FIT in str(error)
+    if isinstance(error, InputError):  # of the training, or of a single event in a batch
+        return "does not fit in memory" in str(error)
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
@@ -365,7 +364,7 @@ def _train(job: Job) -> dict[str, Any]:
     # The first step allocates, and compiles what is compiled at first use.
     steady = median(seconds[1:] or seconds)
     measured = ("trainable_parameters", "peak_memory_mb", "losses", "resumed_from_step", "step_seconds", "strategy",
-                "processes", "versions")  # fmt: skip
+                "processes", "device_batch_size", "versions")  # fmt: skip
     return {name: summary[name] for name in measured} | {
         "first_run": interruption.measured,
         "events_per_second": job.settings.global_batch_size / steady,

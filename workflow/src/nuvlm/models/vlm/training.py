@@ -14,13 +14,15 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache
 from peft.utils.integrations import gather_params_ctx
 from pydantic import ValidationError
 from transformers import AutoConfig, PrinterCallback
@@ -35,9 +37,11 @@ from nuvlm.base.settings import Settings
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.checkpoints import check_fingerprint, fingerprint
-from nuvlm.models.devices import choose_device, device_name, peak_memory_mb, supports_tf32
+from nuvlm.models.compiler import require_c_compiler
+from nuvlm.models.devices import choose_device, device_memory_mb, device_name, peak_memory_mb, supports_tf32
 from nuvlm.models.torchrun import torchrun
 from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
+from nuvlm.models.vlm.batches import out_of_memory
 from nuvlm.models.vlm.callbacks import (
     FINGERPRINT,
     MarkComplete,
@@ -58,8 +62,12 @@ from nuvlm.models.vlm.trainer import RationaleTrainer
 # Not __name__, which is "__main__" where torchrun starts this.
 logger = logging.getLogger("nuvlm.models.vlm.training")
 
-WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus", "nodes"}
-"""Settings that may change when a checkpoint is resumed."""
+WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus", "nodes", "device_batch_size"}
+"""Settings that may change when a checkpoint is resumed: they change no step of the optimiser."""
+TOO_LARGE = "too_large"
+"""File beside the checkpoints by which a process says that its batch did not fit."""
+REFUSED = "does_not_fit.json"
+"""File beside the checkpoints: the training whose events do not even fit one by one, and on which device."""
 
 
 class Job(Settings):
@@ -85,13 +93,86 @@ class Job(Settings):
     settings: FinetuneSettings = FinetuneSettings()
 
 
+class DoesNotFitError(InputError):
+    """A training step ran out of memory."""
+
+
 def finetune_vlm(job: Job) -> None:
     """Run the job in this process, or with torchrun in the number of processes that it asks for.
 
+    Where a batch does not fit in memory, the job goes on from its newest checkpoint with smaller ones, see
+    :func:`with_fitting_batches`. A retry of a job of which no single event fits ends at once, on the same device.
+
     Raises:
-        InputError: from the job in this process.
+        InputError: from the job in this process; a single event does not fit.
         SystemExit: see :func:`nuvlm.models.torchrun.torchrun`.
     """
+    refused, device = job.checkpoints / REFUSED, choose_device()
+    memory_mb = device_memory_mb(device)
+    if refused.exists() and read_json(refused) == {"training": _fingerprint(job), "memory_mb": memory_mb}:
+        raise _nothing_fits(job, f"in an earlier attempt on a {device_name(device)}")
+    try:
+        with_fitting_batches(job, _start)
+    except DoesNotFitError:
+        if memory_mb is not None:  # a retry on a CPU gets more memory
+            refused.parent.mkdir(parents=True, exist_ok=True)
+            write_json(refused, {"training": _fingerprint(job), "memory_mb": memory_mb})
+        raise
+
+
+def with_fitting_batches(job: Job, run: Callable[[Job], None]) -> None:
+    """Run the job, with the next smaller batch for a device and more accumulation whenever a step does not fit.
+
+    Each step of the optimiser is that of the same events and, but for rounding and for dropout's masks, the same.
+
+    Args:
+        run: runs the job, and raises :class:`DoesNotFitError` when out of memory.
+
+    Raises:
+        DoesNotFitError: a single event does not fit; the message says what to change.
+    """
+    while True:
+        size = job.settings.device_batch_size
+        try:
+            return run(job)
+        except DoesNotFitError as error:
+            if size == 1:
+                raise _nothing_fits(job, str(error)) from error
+        # After the except block: the traceback no longer holds the model.
+        clear_device_cache(garbage_collection=True)
+        share = job.settings.global_batch_size // job.settings.processes
+        smaller = next(n for n in range(size // 2, 0, -1) if share % n == 0)
+        logger.warning(
+            "a training step with %d events on a device does not fit in its memory; continuing with %d, and %d "
+            "batches accumulated: set vlm.finetune.device_batch_size to %d to save this attempt",
+            size, smaller, share // smaller, smaller,
+        )  # fmt: skip
+        settings = job.settings.model_copy(update={"device_batch_size": smaller})
+        job = job.model_copy(update={"settings": settings})
+
+
+def _nothing_fits(job: Job, what: str) -> DoesNotFitError:
+    """The error that names the settings that would save most memory."""
+    settings = job.settings
+    config = json.loads((job.base / "config.json").read_text(encoding="utf-8"))
+    changes = {
+        "vlm.finetune.gradient_checkpointing: true": not settings.gradient_checkpointing,
+        "vlm.finetune.quantization: nf4": settings.quantization != "nf4",
+        "vlm.hub.max_tiles: 1 (a quarter of the vision tower's work)": family_of(job.base).tiles(config) != 1,
+        "vlm.finetune.lora.vision: false (the tower stays frozen)": settings.lora.vision,
+        "vlm.finetune.strategy: balanced with more GPUs": settings.strategy != "balanced",
+        "fewer of vlm.finetune.lora.target_modules": True,
+        "vlm.prompts: a shorter text": True,
+    }
+    first = [change for change, possible in changes.items() if possible][:3]
+    return DoesNotFitError(
+        f"fine-tuning: a single event does not fit in memory ({what}). Set {'; or '.join(first)}; or use a GPU with "
+        "more memory. Repeating the job as it is would fail in the same way."
+    )
+
+
+def _start(job: Job) -> None:
+    """Run the job in this process or in several."""
     settings = job.settings
     # A single process that sees several GPUs would use nn.DataParallel, so torchrun starts that one, too.
     one_device = settings.strategy == "balanced" or torch.cuda.device_count() <= 1
@@ -101,7 +182,14 @@ def finetune_vlm(job: Job) -> None:
     path = job.checkpoints / "job.json"
     with atomic_path(path) as partial:
         partial.write_text(job.model_dump_json(indent=1))
-    torchrun("nuvlm.models.vlm.training", path, settings.processes, settings.nodes)
+    too_large = job.checkpoints / TOO_LARGE
+    too_large.unlink(missing_ok=True)
+    try:
+        torchrun("nuvlm.models.vlm.training", path, settings.processes, settings.nodes)
+    except SystemExit as stopped:
+        if not too_large.exists():
+            raise
+        raise DoesNotFitError(too_large.read_text()) from stopped
 
 
 def finetune(job: Job) -> None:
@@ -111,14 +199,20 @@ def finetune(job: Job) -> None:
     trainable parameters, versions; seconds, those of each step, events/s and text tokens/s since the last start, and
     the largest peak memory of a process.
 
+    On a GPU Triton compiles kernels of the loss: the compiler is tried before the model is loaded.
+
     An interrupted job resumes from its newest complete checkpoint and gives the same adapter. On SIGTERM a checkpoint
     is written and the process exits with status 143. Checkpoints are removed at the end.
 
     Raises:
         InputError: a damaged base model or store; texts or a base model for views other than those of the pixel maps;
-            checkpoints that are damaged or belong to other settings or data; a loss that is not finite.
+            checkpoints that are damaged or belong to other settings or data; a loss that is not finite; no C compiler
+            for a GPU.
+        DoesNotFitError: a training step does not fit in memory.
     """
     settings = job.settings
+    if choose_device().type == "cuda":
+        require_c_compiler("Fine-tuning")
     if settings.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise InputError("strategy: deepspeed needs the package deepspeed. Install nuvlm[deepspeed] or use ddp.")
     prompts = load_prompts(job.prompts)
@@ -186,7 +280,8 @@ def finetune(job: Job) -> None:
     trainer.add_callback(progress)
     start = time.perf_counter()
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with _memory_errors():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except UnpicklingError as error:  # raised for anything but tensors and plain values
         raise InputError(
             f"{checkpoint}: holds more than tensors and plain values ({error}). Remove {job.checkpoints} and rerun."
@@ -196,7 +291,8 @@ def finetune(job: Job) -> None:
         step = trainer.state.global_step
         logger.error("stopped by SIGTERM at step %d, checkpoint written: rerun to resume", step)
         raise SystemExit(128 + signal.SIGTERM)
-    evaluation = trainer.evaluate() if len(validation) else {}
+    with _memory_errors():
+        evaluation = trainer.evaluate() if len(validation) else {}
     resumed_from = checkpoint_step(checkpoint) if checkpoint else 0
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     here = [entry for entry in history if entry["step"] > resumed_from]  # steps of this process
@@ -225,6 +321,7 @@ def finetune(job: Job) -> None:
             "strategy": settings.strategy,
             "processes": trainer.args.world_size,
             "effective_batch": settings.global_batch_size,
+            "device_batch_size": settings.device_batch_size,
             "device": device_name(choose_device()),
             "versions": {
                 name: importlib.metadata.version(name)
@@ -248,6 +345,17 @@ def finetune(job: Job) -> None:
             rate, summary["tokens_per_second"], memory, summary["validation_loss"],
         )  # fmt: skip
     trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raise DoesNotFitError where memory was too small."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise DoesNotFitError(str(error).strip().split("\n")[0]) from error
 
 
 def _check_replicas(parameters: list[torch.nn.Parameter]) -> None:
@@ -375,7 +483,13 @@ def main(arguments: list[str]) -> None:
         raise InputError(f"{path}: not a readable fine-tuning job ({error}).") from error
     if job.log is not None:
         setup_logging(job.log)
-    finetune(job)
+    try:
+        finetune(job)
+    except DoesNotFitError as error:
+        # For the process that started torchrun; whatever the other processes say when this one leaves is no cause.
+        (job.checkpoints / TOO_LARGE).write_text(str(error))
+        logger.warning("out of memory: %s", error)
+        raise SystemExit(1) from error
 
 
 if __name__ == "__main__":
