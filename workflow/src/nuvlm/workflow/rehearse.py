@@ -119,8 +119,8 @@ def _training_lines(cost: dict[str, Any], fraction: float) -> list[str]:
     resumed = cost["resumed_from_step"]
     return [
         f"training: {cost['events_per_second']:.3g} events/s in {cost['processes']} process(es), batches of "
-        f"{cost['device_batch_size']}, {fraction:.0%} of the floor; peak {_gb(1e6 * cost['peak_memory_mb'])} a process; "
-        f"{cost['trainable_parameters']:,} parameters trained",
+        f"{cost['device_batch_size']}, {fraction:.0%} of the floor; peak {_gb(1e6 * cost['peak_memory_mb'])} a "
+        f"process; {cost['trainable_parameters']:,} parameters trained",
         f"checkpoint: {_gb(cost['checkpoint_bytes'])}, adapter: {_gb(cost['adapter_bytes'])}; "
         + (f"resumed from step {resumed}" if resumed else "not resumed: it ended before it could be interrupted"),
     ]

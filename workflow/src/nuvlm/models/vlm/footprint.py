@@ -20,7 +20,7 @@ import weakref
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from dataclasses import asdict, dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 from unittest.mock import patch
 
 import torch
@@ -287,8 +287,7 @@ class _Packed(nn.Linear):
 
 def _pack(model: nn.Module, quantization: str, dtype: torch.dtype) -> None:
     """Make the linear layers that are quantised when a model is loaded behave so."""
-    module: Any
     for name, module in model.named_modules():
         if type(module) is nn.Linear and not name.endswith("lm_head"):
             module.__class__ = _Packed
-            module.compute = torch.float16 if quantization == "int8" else dtype
+            cast(_Packed, module).compute = torch.float16 if quantization == "int8" else dtype
