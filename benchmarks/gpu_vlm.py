@@ -199,7 +199,7 @@ def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
     return folder / "events.parquet", {"a": folder / "a.zarr"}
 
 
-def train(job: Job, folder: Path, inputs: Mapping[str, torch.Tensor], flop_per_second: float) -> dict[str, Any]:
+def train(job: Job, inputs: Mapping[str, torch.Tensor], flop_per_second: float) -> dict[str, Any]:
     """Fine-tune with the largest batch on the device that fits.
 
     Args:
@@ -329,7 +329,7 @@ def measure(
     }
     job = Job(
         base=base, events=events, stores=stores, out=folder / "adapter", tensorboard=folder / "tensorboard",
-        checkpoints=folder, prompts=prompts,
+        checkpoints=folder / "checkpoints", prompts=prompts,
         settings=FinetuneSettings(
             strategy="single", processes=1, gpus=1, global_batch_size=scale.global_batch,
             device_batch_size=scale.global_batch, epochs=1, bf16=scale.bf16, save_steps=10**6,
@@ -340,7 +340,7 @@ def measure(
             settings = job.settings.model_copy(update={"gradient_checkpointing": CHECKPOINTING[name]})
             job = job.model_copy(update={"settings": settings})
             result["training"][name] = attempt(
-                lambda job=job: train(job, folder, trained, rate), f"{tiles} tiles, training, {name}"
+                lambda job=job: train(job, trained, rate), f"{tiles} tiles, training, {name}"
             )
             write(result)
         for adapted in scale.adapters:
