@@ -150,7 +150,7 @@ def make_job(base: Path, dataset: tuple[Path, dict[str, Path]], folder: Path) ->
         tensorboard=folder / "tensorboard",
         prompts=PROMPTS,
         settings=FinetuneSettings(
-            processes=1, gpus=0, bf16=False, gradient_checkpointing=False, epochs=4, global_batch_size=6,
+            processes=1, gpus=0, workers=0, bf16=False, gradient_checkpointing=False, epochs=4, global_batch_size=6,
             device_batch_size=6, learning_rate=5e-3, save_steps=4, logging_steps=2, lora=LoraSettings(dropout=0.05),
         ),
     )  # fmt: skip

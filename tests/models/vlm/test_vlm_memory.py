@@ -83,7 +83,7 @@ def test_a_batch_that_does_not_fit_is_halved_and_accumulated(
     assert "set vlm.finetune.device_batch_size to 3" in caplog.text
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_one_process_out_of_memory_makes_all_start_again_with_less(
     job: Job, expected: np.ndarray, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

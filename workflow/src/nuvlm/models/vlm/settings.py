@@ -95,6 +95,8 @@ class FinetuneSettings(Settings):
     """transformers' `constant` ignores the warm-up that the paper states."""
     bf16: bool = True
     gradient_checkpointing: bool = True
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Loader processes of each training process, which prepare batches while a GPU computes; 0 on a CPU."""
     save_steps: Count = 500
     logging_steps: Count = 10
     rationales: Literal["none", "grounded"] = "none"
@@ -177,7 +179,8 @@ class VlmSettings(FamilySettings):
             inputs["deepspeed"] = f"resources/deepspeed/zero{tune.zero_stage}.json"
         return Request(
             run="nuvlm.models.vlm.jobs:train",
-            settings=tune.model_dump(mode="json", exclude={"gpus"}),
+            settings=tune.model_dump(mode="json", exclude={"gpus", "workers"}),
+            untracked={"workers": tune.workers},
             inputs=inputs,
             gpus=tune.gpus,
             nodes=tune.nodes,

@@ -62,7 +62,7 @@ from nuvlm.models.vlm.trainer import RationaleTrainer
 # Not __name__, which is "__main__" where torchrun starts this.
 logger = logging.getLogger("nuvlm.models.vlm.training")
 
-WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus", "nodes", "device_batch_size"}
+WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus", "nodes", "device_batch_size", "workers"}
 """Settings that may change when a checkpoint is resumed: they change no step of the optimiser."""
 TOO_LARGE = "too_large"
 """File beside the checkpoints by which a process says that its batch did not fit."""
@@ -438,6 +438,8 @@ def _arguments(job: Job) -> SFTConfig:
     settings = job.settings
     # transformers reads the folder of the event files only from the environment.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.tensorboard)
+    if settings.workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
     return SFTConfig(
         output_dir=str(job.checkpoints),
         num_train_epochs=settings.epochs,
@@ -471,6 +473,9 @@ def _arguments(job: Job) -> SFTConfig:
         # The model does not take the columns that rows are made from.
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=settings.workers,
+        # Nothing is imported again, and the event table is shared; workers do not use the GPU.
+        dataloader_multiprocessing_context="fork" if settings.workers else None,
     )
 
 
