@@ -28,9 +28,7 @@ def event(job: Job) -> dict[str, torch.Tensor]:
 
 
 @pytest.mark.parametrize("vision", [True, False])
-def test_a_real_pass_does_what_was_counted(
-    job: Job, event: dict[str, torch.Tensor], vision: bool
-) -> None:
+def test_a_real_pass_does_what_was_counted(job: Job, event: dict[str, torch.Tensor], vision: bool) -> None:
     from peft import get_peft_model
 
     tower = family_of(job.base).vision_tower
@@ -51,9 +49,7 @@ def test_a_real_pass_does_what_was_counted(
     assert counted.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def test_linear_layers_are_two_operations_a_weight_and_token(
-    job: Job, event: dict[str, torch.Tensor]
-) -> None:
+def test_linear_layers_are_two_operations_a_weight_and_token(job: Job, event: dict[str, torch.Tensor]) -> None:
     """The text layers, from the config by hand: forward FLOP that one more token costs, without attention."""
     config = AutoConfig.from_pretrained(job.base)
     lora = {"lora": LoraSettings(), "vision_tower": family_of(job.base).vision_tower, "checkpointing": False}

@@ -331,7 +331,9 @@ def main(arguments: list[str] | None = None) -> None:
         values = read_configuration(options.files)
         plan = plan_of(values, options.events, options.events_per_shard, read_rates())
         print(render(plan))
-        print(gpu_memory(plan.config))
+        memory = gpu_memory(plan.config)
+        if memory:
+            print(memory)
     except InputError as error:
         sys.exit(str(error))
 
@@ -359,12 +361,12 @@ def gpu_memory(config: Config) -> str:
         return f"\nmemory of a GPU: not reckoned. {error}"
     found, classifying = reckon(vlm, **sources)
     lines = ["", "in the memory of a GPU, reckoned (docs/vlm.md)"]
-    for name, size in found.parts().items():
-        lines.append(f"  {name:20}{size / GIB:>20.1f} GiB")
     card = vlm.gpu_memory_gib
     of = "" if card is None else f" of {card:g}"
-    lines.append(f"{'finetune_vlm':22}{found.on_gpu() / GIB:>20.1f} GiB{of}")
-    lines.append(f"{'classify_vlm, weights':22}{on_gpu(classifying) / GIB:>20.1f} GiB{of}")
+    for name, size in found.parts().items():
+        lines.append(f"{f'training: {name}':22}{size / GIB:>14.1f} GiB")
+    lines.append(f"{'training: all':22}{found.on_gpu() / GIB:>14.1f} GiB{of}")
+    lines.append(f"{'classifying: weights':22}{on_gpu(classifying) / GIB:>14.1f} GiB{of}")
     text = "\n".join(lines)
     if card is None:
         return text
