@@ -113,7 +113,7 @@ def rehearse(
     if vlm.base != "scratch":
         stages.run("reckoned", lambda: _reckoned(vlm, sources))
     stages.run("training", lambda: _train(job))
-    if "failed" in stages.done["training"] and vlm.base != "scratch" and device.type == "cuda":
+    if "failed" in stages.done.get("training", {}) and vlm.base != "scratch" and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         stages.done["training"]["remedy"] = what_fits(vlm, total, **sources)
     methods = extent.methods or (vlm.classify.method,)
