@@ -137,3 +137,19 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, capsys):
     path.write_text(yaml.safe_dump(["a list"]))
     with pytest.raises(SystemExit, match=r"wrong\.yaml"):
         plan.main([str(path)])
+
+
+@pytest.mark.parametrize(
+    ("finetune", "cautioned"),
+    [
+        ({"strategy": "deepspeed", "zero_stage": 3, "quantization": "nf4"}, True),
+        ({"strategy": "deepspeed", "zero_stage": 3, "quantization": "int8"}, True),
+        ({"strategy": "deepspeed", "zero_stage": 3, "quantization": "none"}, False),
+        ({"strategy": "deepspeed", "zero_stage": 2, "quantization": "nf4"}, False),
+        ({"strategy": "ddp", "zero_stage": 3, "quantization": "nf4"}, False),
+    ],
+)
+def test_partitioned_weights_that_are_loaded_whole_are_said(finetune: dict[str, object], cautioned: bool):
+    values = {"vlm": {"finetune": {"processes": 4, **finetune}}, "input": {"source": "voxels", "files": ["a.h5"]}}
+    text = render(plan_of(values, 1000, 1000, RATES))
+    assert ("each GPU first holds the whole quantised model" in text) is cautioned

@@ -283,6 +283,8 @@ def render(plan: Plan) -> str:
     lines.append(f"{'total':22}{sum(counts):>9,}{_bytes(sum(sizes)):>11}")
     lines += ["", "in the memory of one job"]
     lines += [f"{name:22}{_bytes(size):>20}" for name, size in plan.memory.items()]
+    if "vlm" in plan.config.families and plan.config.models_from is None:
+        lines += ["", *plan.config.vlm.finetune.cautions] if plan.config.vlm.finetune.cautions else []
     return "\n".join(lines)
 
 

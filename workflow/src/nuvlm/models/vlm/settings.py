@@ -119,6 +119,17 @@ class FinetuneSettings(Settings):
             )
         return self
 
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Consequences that are not obvious, for the plan and the log."""
+        if self.strategy == "deepspeed" and self.zero_stage == 3 and self.quantization != "none":
+            return (
+                f"vlm.finetune: with zero_stage: 3 and quantization: {self.quantization} each GPU first holds the "
+                "whole quantised model, and its parts are distributed later; a model that does not fit one GPU needs "
+                "quantization: none",
+            )
+        return ()
+
 
 class ClassifySettings(Settings):
     method: Literal["score", "beam"] = "score"

@@ -215,6 +215,8 @@ def finetune(job: Job) -> None:
         require_c_compiler("Fine-tuning")
     if settings.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise InputError("strategy: deepspeed needs the package deepspeed. Install nuvlm[deepspeed] or use ddp.")
+    for caution in settings.cautions:
+        logger.warning("%s", caution)
     prompts = load_prompts(job.prompts)
     vocabulary = _vocabulary(job)
     images = image_settings(job.stores)
