@@ -35,18 +35,9 @@ ADAPTERS = {
 
 
 def eleven_b() -> MllamaConfig:
-    """The shape of Llama-3.2-11B-Vision-Instruct, from its public config.json."""
-    return MllamaConfig(
-        text_config={
-            "hidden_size": 4096, "num_hidden_layers": 40, "intermediate_size": 14336, "num_attention_heads": 32,
-            "num_key_value_heads": 8, "vocab_size": 128256, "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
-        },
-        vision_config={
-            "hidden_size": 1280, "num_hidden_layers": 32, "num_global_layers": 8, "intermediate_size": 5120,
-            "attention_heads": 16, "patch_size": 14, "image_size": 560, "vision_output_dim": 7680,
-            "intermediate_layers_indices": [3, 7, 15, 23, 30],
-        },
-    )  # fmt: skip
+    """The shape of Llama-3.2-11B-Vision-Instruct."""
+    shapes = Path(__file__).parents[1] / "resources" / "shapes"
+    return MllamaConfig.from_pretrained(shapes / "meta-llama--Llama-3.2-11B-Vision-Instruct")
 
 
 def with_tiles(config: MllamaConfig, tiles: int) -> MllamaConfig:
