@@ -128,6 +128,15 @@ def fluent(base: Path, dataset: tuple[Path, dict[str, Path]], tmp_path_factory: 
     return job
 
 
+@pytest.fixture(scope="module")
+def tuned_briefly(base: Path, dataset: tuple[Path, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A short fine-tuning with rationales."""
+    job = ground(make_job(base, dataset, tmp_path_factory.mktemp("tuned_briefly")))
+    job = job.model_copy(update={"settings": job.settings.model_copy(update={"epochs": 2.0})})
+    finetune(job)
+    return job
+
+
 def ground(job: Job) -> Job:
     settings = job.settings.model_copy(update={"rationales": "grounded"})
     return job.model_copy(update={"settings": settings, "vocabulary": VOCABULARY})

@@ -45,6 +45,12 @@ def choose(name: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 @pytest.fixture
+def tuned(tuned_briefly: Job) -> Job:
+    """A model fine-tuned on the CPU."""
+    return tuned_briefly
+
+
+@pytest.fixture
 def counters() -> Any:
     """Memory of the device."""
     return build()
@@ -91,7 +97,7 @@ def classified(job: Job, out: Path, **settings: object) -> pd.DataFrame:
     ],
 )
 def test_events_are_classified_as_on_a_cpu(
-    fluent: Job,
+    tuned: Job,
     tmp_path: Path,
     monkeypatch: pytest.MonkeyPatch,
     settings: dict[str, object],
@@ -99,10 +105,10 @@ def test_events_are_classified_as_on_a_cpu(
     counters: Any,
 ) -> None:
     choose("cpu", monkeypatch)
-    expected = classified(fluent, tmp_path / "cpu.parquet", **settings)
+    expected = classified(tuned, tmp_path / "cpu.parquet", **settings)
     choose("standin", monkeypatch)
     counters.reset_peak()
-    found = classified(fluent, tmp_path / "standin.parquet", **settings)
+    found = classified(tuned, tmp_path / "standin.parquet", **settings)
     assert counters.peak() > 2_000_000, "the model was on the device"
     columns = [name for name in expected if name.startswith("logp_")]
     assert len(columns) == 6
@@ -110,33 +116,33 @@ def test_events_are_classified_as_on_a_cpu(
 
 
 def test_batches_shrink_to_the_memory_of_the_device(
-    fluent: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counters: Any
+    tuned: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, counters: Any
 ) -> None:
     choose("standin", monkeypatch)
     model = vlm_classify.load_finetuned
     loaded: list[Any] = []
     monkeypatch.setattr(vlm_classify, "load_finetuned", lambda *a, **k: loaded.append(model(*a, **k)) or loaded[0])
-    expected = classified(fluent, tmp_path / "all.parquet", batch_size=12)
+    expected = classified(tuned, tmp_path / "all.parquet", batch_size=12)
     monkeypatch.setattr(vlm_classify, "load_finetuned", lambda *a, **k: loaded[0])
     counters.reset_peak()
-    classified(fluent, tmp_path / "three.parquet", batch_size=3)
+    classified(tuned, tmp_path / "three.parquet", batch_size=3)
     with memory_limit(counters, counters.peak() - counters.allocated() + 100_000):
-        found = classified(fluent, tmp_path / "less.parquet", batch_size=12)
+        found = classified(tuned, tmp_path / "less.parquet", batch_size=12)
     assert read_costs([tmp_path / "less.parquet"])[0].batch_size in (3, 1)
     assert found["predicted"].tolist() == expected["predicted"].tolist()
 
 
-def test_explanations_are_those_of_a_cpu(fluent: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_explanations_are_those_of_a_cpu(tuned: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     tables = []
-    assert fluent.vocabulary is not None
+    assert tuned.vocabulary is not None
     for name in ("cpu", "standin"):
         choose(name, monkeypatch)
-        classified(fluent, tmp_path / f"{name}.parquet")
+        classified(tuned, tmp_path / f"{name}.parquet")
         out = tmp_path / f"explained_{name}.parquet"
         explain_vlm(
-            fluent.base, fluent.out, fluent.events, fluent.stores, {"vlm": tmp_path / f"{name}.parquet"}, out, part=0,
-            count=3, seed=7, condition="nominal", prompts=fluent.prompts, vocabulary=fluent.vocabulary,
-            settings=ExplainSettings(batch_size=4, max_new_tokens=30), merge_adapter=True, quantization="nf4",
+            tuned.base, tuned.out, tuned.events, tuned.stores, {"vlm": tmp_path / f"{name}.parquet"}, out, part=0,
+            count=2, seed=7, condition="nominal", prompts=tuned.prompts, vocabulary=tuned.vocabulary,
+            settings=ExplainSettings(batch_size=4, max_new_tokens=12), merge_adapter=True, quantization="nf4",
             bf16=False,
         )  # fmt: skip
         tables.append(pd.read_parquet(out).drop(columns="seconds"))
@@ -144,16 +150,16 @@ def test_explanations_are_those_of_a_cpu(fluent: Job, tmp_path: Path, monkeypatc
 
 
 @pytest.mark.parametrize("bf16", [False, True])
-def test_a_training_step_is_that_of_a_cpu(fluent: Job, bf16: bool) -> None:
+def test_a_training_step_is_that_of_a_cpu(tuned: Job, bf16: bool) -> None:
     """Without dropout, whose random numbers are the device's own."""
-    events = pd.read_parquet(fluent.events)
-    rows = conversations(events[events["split"] == "train"], fluent.stores, load_prompts(fluent.prompts))
-    collate = DataCollatorForVisionLanguageModeling(load_processor(fluent.base), assistant_only_loss=True)
+    events = pd.read_parquet(tuned.events)
+    rows = conversations(events[events["split"] == "train"], tuned.stores, load_prompts(tuned.prompts))
+    collate = DataCollatorForVisionLanguageModeling(load_processor(tuned.base), assistant_only_loss=True)
     batch = collate([rows[i] for i in range(3)])
     found = {}
     for name in ("cpu", "standin"):
         torch.manual_seed(1)
-        model = load_model(fluent.base, "none", bf16=False, device_map={"": "cpu"})
+        model = load_model(tuned.base, "none", bf16=False, device_map={"": "cpu"})
         model = get_peft_model(model, lora_config(LoraSettings(dropout=0.0), FAMILIES["mllama"].vision_tower))
         model = model.to(name).train()
         model.activation_checkpointing_enable({"use_reentrant": False})
