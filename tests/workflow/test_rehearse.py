@@ -97,9 +97,14 @@ def test_after_a_kill_it_goes_on_from_the_checkpoint(values: dict[str, Any]) -> 
 
 def test_other_settings_start_anew(values: dict[str, Any]) -> None:
     rehearse_run(parse_config(values), Path("out"), keep=True, steps=3, classify=2, explain=0)
+    # with texts about three views, which are drawn then
+    texts = yaml.safe_load(Path(values["vlm"].get("prompts", "resources/prompts.yaml")).read_text())
+    Path("prompts.yaml").write_text(yaml.safe_dump(texts | {"views": ["u", "v", "z"]}))
+    values["vlm"]["prompts"] = "prompts.yaml"
     values["vlm"]["finetune"]["lora"] = {"r": 4}
     rehearse_run(parse_config(values), Path("out"), keep=True, steps=3, classify=2, explain=0)
     assert read_json(Path("out/adapter/adapter_config.json"))["r"] == 4
+    assert read_json(Path("out/adapter/training.json"))["images"]["views"] == ["u", "v", "z"]
 
 
 def test_what_does_not_fit_is_said(values: dict[str, Any]) -> None:

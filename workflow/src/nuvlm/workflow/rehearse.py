@@ -59,6 +59,7 @@ def rehearse_run(
     )  # fmt: skip
     result |= _conclusions(config, result, events or SAMPLE)
     write_json(folder / "rehearsal.json", result)
+    (folder / "stages.json").unlink()  # the next rehearsal measures again
     if not keep:
         for path in folder.iterdir():
             if path.name != "rehearsal.json":

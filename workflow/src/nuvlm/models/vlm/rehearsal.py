@@ -11,7 +11,7 @@ import signal
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -28,7 +28,7 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import read_json, write_json
+from nuvlm.base.files import read_json, sha256, write_json
 from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import write_store
 from nuvlm.dataset.event_table import read_events
@@ -43,7 +43,7 @@ from nuvlm.models.vlm.explain import explain_vlm
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.footprint import GIB, Footprint, count_footprint, stored_bytes
 from nuvlm.models.vlm.model import load_processor, meta_model
-from nuvlm.models.vlm.pretraining import build_base_model
+from nuvlm.models.vlm.pretraining import DISPLAY_VIEWS, build_base_model
 from nuvlm.models.vlm.prompts import load_prompts
 from nuvlm.models.vlm.random_base import build_random_base, write_shape
 from nuvlm.models.vlm.rationales import load_rationales
@@ -94,12 +94,14 @@ def rehearse(
     """
     tune = vlm.finetune
     settings = {"vlm": vlm.model_dump(mode="json"), "extent": asdict(extent), "size": size}
+    settings |= {"prompts": sha256(prompts), "vocabulary": sha256(vocabulary)}
     stages = _Stages(folder, settings)
     base = folder / "base"
-    stages.run("base", lambda: _make_base(vlm, base, prompts, vocabulary, resources))
     events, stores = write_scenes(
-        folder, size, train=extent.steps * tune.global_batch_size, test=max(extent.classify, extent.explain)
-    )
+        folder, size, train=extent.steps * tune.global_batch_size, test=max(extent.classify, extent.explain),
+        views=_views(prompts),
+    )  # fmt: skip
+    stages.run("base", lambda: _make_base(vlm, base, prompts, vocabulary, resources, stores[SHARD]))
     job = Job(
         base=base, events=events, stores=stores, out=folder / "adapter", checkpoints=folder / "checkpoints",
         tensorboard=folder / "tensorboard", prompts=prompts,
@@ -179,23 +181,28 @@ def _lacks_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or should_reduce_batch_size(error)
 
 
-def write_scenes(folder: Path, size: int, *, train: int, test: int) -> tuple[Path, dict[str, Path]]:
-    """Write an event table and a store of pixel maps of drawn scenes, in two views.
+def write_scenes(
+    folder: Path, size: int, *, train: int, test: int, views: Sequence[str] = DISPLAY_VIEWS
+) -> tuple[Path, dict[str, Path]]:
+    """Write an event table and a store of pixel maps of drawn scenes.
 
     Args:
         folder: for both.
         size: side of the pixel maps, pixels.
         train: events of the split train.
         test: events of the split test, in part 0.
+        views: names of the views.
 
     Returns:
         The event table, and shard name -> store.
     """
     rng = np.random.default_rng(7)
     n = train + test
-    images = np.stack([draw_scene(rng, size)[0] for _ in range(n)])
-    attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": size}
-    attributes |= {"pixel_mm": PIXEL_MM, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    images = np.stack([draw_scene(rng, size, len(views))[0] for _ in range(n)])
+    attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": list(views), "size": size}
+    # Like pixel maps made elsewhere, other views are without a scale.
+    attributes |= {"pixel_mm": PIXEL_MM if tuple(views) == DISPLAY_VIEWS else None}
+    attributes |= {"transfer": "log", "white_mev": 200, "knee_mev": 1}
     ids = np.arange(n, dtype=np.uint64)
     corners = np.full((n, 3), -size / 2 * PIXEL_MM)
     write_store(folder / f"{SHARD}.zarr", {"images": images, "event_id": ids, "corner_mm": corners}, attributes)
@@ -216,10 +223,18 @@ def write_scenes(folder: Path, size: int, *, train: int, test: int) -> tuple[Pat
     return folder / "events.parquet", {SHARD: folder / f"{SHARD}.zarr"}
 
 
-def _make_base(vlm: VlmSettings, base: Path, prompts: Path, vocabulary: Path, resources: Path) -> dict[str, Any]:
+def _views(prompts: Path) -> tuple[str, ...]:
+    """The views that the texts describe."""
+    return load_prompts(prompts).views or DISPLAY_VIEWS
+
+
+def _make_base(
+    vlm: VlmSettings, base: Path, prompts: Path, vocabulary: Path, resources: Path, pixel_maps: Path
+) -> dict[str, Any]:
     """Make the base model with random weights, unless it is there."""
     tune = vlm.finetune
-    made_with = {"base": vlm.base, "quantization": tune.quantization, "bf16": tune.bf16}
+    made_with: dict[str, Any] = {"base": vlm.base, "quantization": tune.quantization, "bf16": tune.bf16}
+    made_with |= {"prompts": sha256(prompts), "vocabulary": sha256(vocabulary)}
     made_with |= vlm.scratch.model_dump() if vlm.base == "scratch" else vlm.hub.model_dump()
     record = base.with_suffix(".json")
     start = time.perf_counter()
@@ -229,6 +244,7 @@ def _make_base(vlm: VlmSettings, base: Path, prompts: Path, vocabulary: Path, re
             build_base_model(
                 base, vlm.scratch.model_copy(update={"steps": 1}), prompts=prompts, vocabulary=vocabulary,
                 chat_template=resources / "chat_templates" / "mllama.jinja", tensorboard=base.with_name("tensorboard"),
+                pixel_maps=pixel_maps,
             )  # fmt: skip
         else:
             build_random_base(
@@ -280,7 +296,7 @@ def reckon(
         )  # fmt: skip
         write_manifest(base)
         n = vlm.finetune.device_batch_size
-        events, stores = write_scenes(folder, size, train=n, test=0)
+        events, stores = write_scenes(folder, size, train=n, test=0, views=_views(prompts))
         words = vocabulary if vlm.finetune.rationales == "grounded" else None
         config = AutoConfig.from_pretrained(base, local_files_only=True)
         footprint = count_footprint(config, _batch(base, events, stores, prompts, words, n), vlm.finetune, device)
