@@ -3,6 +3,7 @@
 # make classify     predictions for your file: FILE= [SOURCE=] [RUN=] [MODELS=] [OFFSET=] [BAD=]
 # make inspect      what a file is and how it would be read, with pictures: FILE= [SOURCE=] [OFFSET=]
 # make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
+# make rehearse     a few steps of everything, with random weights: speed, memory, hours: [CONFIG=] [EVENTS=] [PROFILE=]
 # make compare      two finished runs: A=results/x B=results/y
 # make validate     the simulation compared with PDG and NIST values, some minutes
 # make fault-test   all faults, with thirty kills of a run: a quarter of an hour
@@ -13,7 +14,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test fault-test slurm-test inspect plan compare validate classify lint format lock schema clean
+.PHONY: demo test fault-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -35,6 +36,15 @@ slurm-test: $(INSTALLED)
 plan: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.workflow.plan config/config.yaml $(CONFIG) $(if $(EVENTS),--events $(EVENTS)) \
 	  $(if $(EVENTS_PER_SHARD),--events-per-shard $(EVENTS_PER_SHARD))
+
+# The same for real, with random weights and drawn events, on this machine or, with PROFILE=profiles/slurm, in the queue:
+#   make rehearse [CONFIG="config/paper.yaml ..."] [EVENTS=190000] [PROFILE=profiles/slurm]
+rehearse: $(INSTALLED)
+ifdef PROFILE
+	$(BIN)/snakemake --profile $(PROFILE) --configfile config/config.yaml $(CONFIG) -- rehearse
+else
+	@$(BIN)/python -m nuvlm.workflow.rehearse config/config.yaml $(CONFIG) $(if $(EVENTS),--events $(EVENTS))
+endif
 
 # Two finished runs side by side, with a page: make compare A=results/x B=results/y
 compare: $(INSTALLED)

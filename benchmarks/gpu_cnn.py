@@ -40,7 +40,6 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from arithmetic import matmul_rate
 from gpu import attempt, free, logger
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,6 +56,7 @@ from nuvlm.models.cnn.network import SiameseCnn, count_parameters, load_cnn
 from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from nuvlm.models.devices import choose_device, device_name
+from nuvlm.models.vlm.arithmetic import matmul_rate
 
 REPOSITORY = Path(__file__).parents[1]
 TARGETS = {"events_per_second": 1500.0, "ms_per_event": 1.0}

@@ -36,11 +36,9 @@ from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import pandas as pd
 import torch
 import yaml
-from arithmetic import count_arithmetic, matmul_rate
 from gpu import attempt, free, logger
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
@@ -58,13 +56,12 @@ from vlm_floor import eleven_b, with_tiles
 
 import nuvlm.models.vlm.classify as classify_module
 import nuvlm.models.vlm.model as model_module
-from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import write_json
 from nuvlm.base.manifest import write_manifest
-from nuvlm.base.stores import write_store
 from nuvlm.dataset.pixelmaps import read_blocks
 from nuvlm.models.devices import choose_device, device_name
+from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate
 from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
 from nuvlm.models.vlm.dataset import conversations, to_pictures
 from nuvlm.models.vlm.families import FAMILIES
@@ -72,9 +69,9 @@ from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import _train_tokenizer
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
 from nuvlm.models.vlm.rationales import load_rationales
+from nuvlm.models.vlm.rehearsal import write_scenes
 from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import ClassifySettings, FinetuneSettings, LoraSettings
-from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.training import DoesNotFitError, Job, finetune, with_fitting_batches
 
 REPOSITORY = Path(__file__).parents[1]
@@ -182,23 +179,6 @@ def make_base(folder: Path, scale: Scale, tiles: int) -> Path:
     return folder
 
 
-def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
-    """An event table and a store of pixel maps: scenes, as many as the measurements take."""
-    rng = np.random.default_rng(7)
-    train, test = scale.steps * scale.global_batch, max(scale.events, *scale.batches)
-    images = np.stack([draw_scene(rng, scale.side)[0] for _ in range(train + test)])
-    attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": scale.side}
-    attributes |= {"pixel_mm": 5, "transfer": "log", "white_mev": 200, "knee_mev": 1}
-    ids = np.arange(len(images), dtype=np.uint64)
-    write_store(folder / "a.zarr", {"images": images, "event_id": ids}, attributes)
-    table = pd.DataFrame({"shard": "a", "row": np.arange(len(images)), "event_id": ids})
-    table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), len(images)), dtype="string")
-    table["split"] = pd.Series(["train"] * train + ["test"] * test, dtype="string")
-    table["part"] = [-1] * train + [0] * test
-    table.to_parquet(folder / "events.parquet")
-    return folder / "events.parquet", {"a": folder / "a.zarr"}
-
-
 def train(job: Job, inputs: Mapping[str, torch.Tensor], flop_per_second: float) -> dict[str, Any]:
     """Fine-tune with the largest batch on the device that fits.
 
@@ -295,7 +275,9 @@ def measure(
     folder.mkdir()
     base = make_base(folder / "base", scale, tiles)
     prompts = make_prompts(folder / "prompts.yaml", base)
-    events, stores = make_events(folder, scale)
+    events, stores = write_scenes(
+        folder, scale.side, train=scale.steps * scale.global_batch, test=max(scale.events, *scale.batches)
+    )
     processor, texts, device = load_processor(base), load_prompts(prompts), choose_device()
     dtype = torch.bfloat16 if scale.bf16 else torch.float32
     encode = Encoder(processor, texts, dtype)

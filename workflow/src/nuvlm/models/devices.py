@@ -1,10 +1,11 @@
 """The device that a model runs on, its peak memory and its energy meter."""
 
+import gc
 from collections.abc import Mapping
 
 import torch
 
-from nuvlm.models.memory import process_peak_mb
+from nuvlm.models.memory import forget_peak, process_peak_mb
 from nuvlm.models.power import EnergyMeter
 
 
@@ -27,6 +28,16 @@ def peak_memory_mb() -> float:
     if torch.cuda.is_available():
         return sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count())) / 1e6
     return process_peak_mb()
+
+
+def free_memory() -> None:
+    """Free unused memory, of the GPU too, and start the peak anew (on a CPU only on Linux)."""
+    gc.collect()
+    if torch.cuda.is_available():
+        torch.cuda.empty_cache()
+        torch.cuda.reset_peak_memory_stats()
+    else:
+        forget_peak()
 
 
 def device_memory_mb(device: torch.device) -> float | None:

@@ -24,7 +24,8 @@ from nuvlm.sources.table import SOURCES
 from nuvlm.workflow import paths, shards
 from nuvlm.workflow.config import Config, parse_config, read_overlays
 
-RATES = Path("resources/throughput.yaml")
+RESOURCES = Path("resources")
+RATES = RESOURCES / "throughput.yaml"
 CORES_PER_NODE, GPUS_PER_NODE = 64, 4
 """Of the nodes that node-hours are counted in, if all of a node is in use."""
 
@@ -115,7 +116,7 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     if config.vlm.base == "hub":
         jobs["fetch_base_model"] = 1
     elif config.models_from is None:
-        jobs["build_base_model"] = 1
+        jobs["build_base_model" if config.vlm.base == "scratch" else "build_random_base"] = 1
     for name, section in config.families.items():
         models = section.model_names(name)
         if config.models_from is None:
@@ -180,7 +181,7 @@ def expected_seconds(config: Config, shards: int) -> dict[str, float]:
 def _on_gpus(config: Config, rule: str) -> bool:
     """Whether a rule's model is of the size that was measured on GPUs alone."""
     if rule.endswith("_vlm"):
-        return config.vlm.base == "hub"
+        return config.vlm.base != "scratch"
     return rule.endswith("_cnn") and config.cnn.gpus > 0
 
 
@@ -215,6 +216,7 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
     return {
         "list_events": float(events),
         "build_base_model": float(config.vlm.scratch.steps),
+        "build_random_base": 1.0,
         **dict.fromkeys(("export_cnn", "evaluate", "draw_figures", "collect_events"), 1.0),
     }.get(rule, 0.0)
 
@@ -305,9 +307,58 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--events-per-shard", type=int, help="instead of counting the files of input.files")
     options = parser.parse_args(arguments)
     try:
-        print(render(plan_of(read_overlays(options.files), options.events, options.events_per_shard, read_rates())))
+        plan = plan_of(read_overlays(options.files), options.events, options.events_per_shard, read_rates())
+        print(render(plan))
+        memory = gpu_memory(plan.config)
+        if memory:
+            print(memory)
     except InputError as error:
         sys.exit(str(error))
+
+
+def gpu_memory(config: Config) -> str:
+    """Memory of a GPU in fine-tuning and classifying with the VLM, reckoned from the model's shape, as text.
+
+    Raises:
+        InputError: it does not fit the card that vlm.gpu_memory_gib states; the message says what would.
+    """
+    vlm = config.vlm
+    if vlm.base == "scratch" or not vlm.finetune.gpus:
+        return ""
+    # Heavy: only where it is asked for.
+    import nuvlm.models.vlm.jobs  # noqa: F401
+    from nuvlm.models.vlm.footprint import GIB, on_gpu
+    from nuvlm.models.vlm.random_base import shape_folder
+    from nuvlm.models.vlm.rehearsal import reckon, what_fits
+
+    sources: dict[str, Any] = {"size": config.pixelmap.size, "prompts": Path(config.vlm.prompts)}
+    sources |= {"vocabulary": Path(config.vlm.vocabulary), "resources": RESOURCES}
+    try:
+        shape_folder(vlm.hub.model, RESOURCES / "shapes")
+    except InputError as error:
+        return f"\nmemory of a GPU: not reckoned. {error}"
+    found, classifying = reckon(vlm, **sources)
+    lines = ["", "in the memory of a GPU, reckoned (docs/vlm.md)"]
+    card = vlm.gpu_memory_gib
+    of = "" if card is None else f" of {card:g}"
+    for name, size in found.parts().items():
+        lines.append(f"{f'training: {name}':22}{size / GIB:>14.1f} GiB")
+    lines.append(f"{'training: all':22}{found.on_gpu() / GIB:>14.1f} GiB{of}")
+    lines.append(f"{'classifying: weights':22}{on_gpu(classifying) / GIB:>14.1f} GiB{of}")
+    text = "\n".join(lines)
+    if card is None:
+        return text
+    if found.on_gpu() > card * GIB:
+        raise InputError(
+            f"{text}\nfinetune_vlm does not fit a GPU of {card:g} GiB (vlm.gpu_memory_gib). "
+            f"{what_fits(vlm, card * GIB, **sources)}"
+        )
+    if on_gpu(classifying) > card * GIB:
+        raise InputError(
+            f"{text}\nclassify_vlm does not fit a GPU of {card:g} GiB (vlm.gpu_memory_gib). Set vlm.classify."
+            "merge_adapter to false, and vlm.finetune.quantization to nf4."
+        )
+    return text
 
 
 def plan_of(values: Mapping[str, Any], events: int | None, events_per_shard: int | None, rates: Iterable[Rate]) -> Plan:

@@ -49,7 +49,7 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
         raise InputError(f"{name}: no {CONFIG}, so not a model in the format of transformers. Check vlm.hub.model.")
     kind = model_type(snapshot / CONFIG)
     entry = family(kind, name)
-    _check_tiles(name, entry, snapshot / CONFIG, settings.max_tiles)
+    check_tiles(name, entry, snapshot / CONFIG, settings.max_tiles)
     commit = snapshot.name  # the hub's cache names snapshots by commit
     snapshot = _download(settings, commit, NEEDED)
     _check_weights(name, snapshot)
@@ -69,7 +69,7 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
     logger.info("fetched %s, commit %s, to %s", name, commit, out)
 
 
-def _check_tiles(name: str, entry: Family, config: Path, tiles: int | None) -> None:
+def check_tiles(name: str, entry: Family, config: Path, tiles: int | None) -> None:
     """Refuse a number of tiles that the model does not allow."""
     if tiles is None:
         return

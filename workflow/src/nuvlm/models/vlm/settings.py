@@ -155,8 +155,9 @@ class ExplainSettings(Settings):
 
 
 class VlmSettings(FamilySettings):
-    base: Literal["scratch", "hub"] = "hub"
-    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one."""
+    base: Literal["scratch", "hub", "random"] = "hub"
+    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one. `random`: one of the
+    shape of `hub.model` with random weights, for trials (resources/shapes)."""
     scratch: ScratchSettings = ScratchSettings()
     hub: HubSettings = HubSettings()
     prompts: str = "resources/prompts.yaml"
@@ -165,11 +166,14 @@ class VlmSettings(FamilySettings):
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
     explain: ExplainSettings = ExplainSettings()
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of a GPU, GiB, as on the card's name (48 of an RTX A6000): `make plan` refuses settings that do not fit;
+    null: it only says what they take."""
 
     @property
     def base_folder(self) -> str:
         """Folder of the base model: of the run that makes it, or shared between runs if it is fetched."""
-        if self.base == "scratch":
+        if self.base != "hub":
             return "<models>/base"
         tiles = "as-published" if self.hub.max_tiles is None else f"{self.hub.max_tiles}tile"
         return f"results/hub/{self.hub.model.replace('/', '--')}/{self.hub.revision.replace('/', '--')}-{tiles}"

@@ -192,8 +192,8 @@ def finetune(job: Job) -> None:
     """Fine-tune on the events of the split `train`; ``job.out`` appears complete or not at all.
 
     ``training.json`` beside the adapter holds events, steps, the loss of every step and on the validation split,
-    trainable parameters, versions; seconds, events/s and text tokens/s since the last start, and the largest peak
-    memory of a process.
+    trainable parameters, versions; seconds, those of each step, events/s and text tokens/s since the last start, and
+    the largest peak memory of a process.
 
     On a GPU Triton compiles kernels of the loss: the compiler is tried before the model is loaded.
 
@@ -304,6 +304,7 @@ def finetune(job: Job) -> None:
             "epochs": settings.epochs,
             "seconds": seconds,
             "events_per_second": rate,
+            "step_seconds": progress.step_seconds,
             "tokens_per_second": (here[-1]["num_tokens"] if here else 0) / progress.seconds,
             "train_loss": sum(entry["loss"] for entry in history) / len(history),
             "validation_loss": evaluation.get("eval_loss"),
@@ -476,5 +477,16 @@ def _arguments(job: Job) -> SFTConfig:
     )
 
 
+def _finetune_or_leave_word(job: Job) -> None:
+    """Fine-tune as one of several processes; one whose batch does not fit tells the parent."""
+    try:
+        finetune(job)
+    except DoesNotFitError as error:
+        # Whatever the other processes say when this one leaves is no cause.
+        (job.checkpoints / TOO_LARGE).write_text(str(error))
+        logger.warning("out of memory: %s", error)
+        raise SystemExit(1) from error
+
+
 if __name__ == "__main__":
-    run_process(Job, finetune, sys.argv[1:])
+    run_process(Job, _finetune_or_leave_word, sys.argv[1:])

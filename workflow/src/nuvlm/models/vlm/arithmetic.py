@@ -1,4 +1,4 @@
-"""Floating-point operations and weight bytes of a model, counted without its weights, for the other benchmarks.
+"""Floating-point operations and weight bytes of a model, counted without its weights.
 
 `torch.utils.flop_counter` runs over the model on the `meta` device, where tensors have shapes but no values: an
 11-billion-parameter model takes seconds and no memory. It counts matrix products, two operations per multiply-add,
