@@ -1,10 +1,10 @@
 """The interaction point of an event, found from the charge in its displays and nothing else.
 
-The views are summed to cells of about 5 cm. Each lit cell of a view is a candidate, and gets a score that is a weighted
-sum of six terms (:data:`TERMS`): a point is likely where much charge is near, where the charge lies in few directions as
-seen from there, as particles that leave it do, and where little charge is upstream. This follows the vertex selection
-of Pandora (arXiv 1506.05348), with terms for energy, direction and the beam. Both views have the same z: the point lies
-in the column where the best score in XZ plus the best one in YZ is highest.
+The views are summed to cells of about 5 cm. Each lit cell of a view is a candidate, and gets a score that is a
+weighted sum of six terms (:data:`TERMS`): a point is likely where much charge is near, where the charge lies in few
+directions as seen from there, as particles that leave it do, and where little charge is upstream. Scores of candidates
+from energy, directions and the beam are how Pandora selects vertices, too (arXiv 1708.03135). Both views have the same
+z: the point lies in the column where the best score in XZ plus the best one in YZ is highest.
 
 The terms depend only on differences of positions, so a shifted event has a shifted point, and no detector wall enters.
 """
@@ -12,10 +12,12 @@ The terms depend only on differences of positions, so a shifted event has a shif
 import numba
 import numpy as np
 
+from nuvlm.detector.geometry import HALF
+
 CELL_MM = 50.0
 """Side of a cell, approximately: pixels are summed to the multiple of their side that is nearest, or kept if larger."""
 LIT_MEV_MM = 0.01
-"""Threshold of a lit cell per side: 5 % of a minimum-ionising particle (2.1 MeV/cm) crossing it; leaves out diffusion."""
+"""Threshold of a lit cell per side: 5 % of a minimum-ionising particle (2.1 MeV/cm) that crosses it; above diffusion."""
 MOST_CELLS = 2000
 """Maximum number of lit cells of a view: the brightest. Bounds the time, which grows with the square."""
 NEAR, AROUND = 1.5, 6.0
@@ -24,8 +26,6 @@ SECTORS = 32
 """Number of directions for the term `directions`."""
 SMALLEST_SHARE = 1e-3
 """Added to the share in the term `near`, which is a logarithm."""
-HALF = 0.5
-"""A window must hold this fraction of the charge that a window of its size can hold."""
 
 TERMS = ("near", "directions", "connected", "upstream", "upstream_around", "distance")
 """Terms of the score of a cell, from the lit cells of its view:
@@ -324,13 +324,14 @@ def _find(xz, yz, side, pixel_mm, size, distances, sectors, weights, points):  #
                 x, y, z = _refine(xz[event], yz[event], rows_xz[column], rows_yz[column], column, side)
                 points[event] = (x, y, z)
                 # A window about another pixel of the cell may hold too little where one about its middle does not.
-                if (
-                    _inside(sums_xz, x, z, size) < HALF * _most(sums_xz, size)
-                    or _inside(sums_yz, y, z, size) < HALF * _most(sums_yz, size)
-                ):
+                if _inside(sums_xz, x, z, size) < HALF * _most(sums_xz, size) or _inside(
+                    sums_yz, y, z, size
+                ) < HALF * _most(sums_yz, size):
                     middle = side // 2
                     points[event] = (
-                        rows_xz[column] * side + middle, rows_yz[column] * side + middle, column * side + middle
+                        rows_xz[column] * side + middle,
+                        rows_yz[column] * side + middle,
+                        column * side + middle,
                     )
                 break
 
