@@ -85,9 +85,8 @@ def list_events(
         truth["window_share"] = store["window_share"][:]
         table = pd.DataFrame({"shard": name, "row": np.arange(len(truth))}).join(truth[["event_id", "class"]])
         table["split"] = pd.Series(split, dtype="string")
-        tables.append(
-            table.join(truth[[*TRUTH_COLUMNS, *ENERGY_COLUMNS, *WINDOW_COLUMNS, "pi0_energy", *TOPOLOGY_COLUMNS]])
-        )
+        columns = [*TRUTH_COLUMNS, *ENERGY_COLUMNS, *WINDOW_COLUMNS, "pi0_energy", *TOPOLOGY_COLUMNS]
+        tables.append(table.join(truth[columns]))
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class is neither trained on nor scored, but it is classified.
     events_table["split"] = events_table["split"].where(events_table["class"].notna())
@@ -103,7 +102,7 @@ def list_events(
 
 def _names(codes: np.ndarray, names: list[str]) -> pd.Series:
     """The name of each code, null for other codes."""
-    return pd.Series(pd.Categorical.from_codes(np.where(codes < len(names), codes, -1), names)).astype("string")
+    return pd.Series(np.array([*names, None], dtype=object)[np.minimum(codes, len(names))], dtype="string")
 
 
 def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent, stored: np.ndarray) -> pd.DataFrame:

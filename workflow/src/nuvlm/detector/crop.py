@@ -71,9 +71,7 @@ def choose_centres(
     if centre == "charge":
         pixels = find_points(xz, yz, pixel_mm=pixel_mm, size=size)
     else:
-        point = (
-            (vertex_mm - origin_mm) / pixel_mm if centre == "vertex" else _centroids(xz.astype(float), yz.astype(float))
-        )
+        point = (vertex_mm - origin_mm) / pixel_mm if centre == "vertex" else _centroids(xz, yz)
         # Far outside, the window is empty wherever it lies.
         pixels = np.floor(np.nan_to_num(point, nan=-1e6).clip(-1e6, 1e6)).astype(np.int64)
     share = _share(xz, yz, pixels, size)
@@ -88,7 +86,7 @@ def choose_centres(
 
 def _centroids(xz: np.ndarray, yz: np.ndarray) -> np.ndarray:
     """(events, 3) energy-weighted centroid in pixels, NaN without charge."""
-    profiles = (xz.sum(axis=2), yz.sum(axis=2), xz.sum(axis=1))
+    profiles = [view.sum(axis=axis, dtype=np.float64) for view, axis in ((xz, 2), (yz, 2), (xz, 1))]
     with np.errstate(invalid="ignore", divide="ignore"):
         means = [profile @ (np.arange(profile.shape[1]) + 0.5) / profile.sum(axis=1) for profile in profiles]
     return np.stack(means, axis=1)
@@ -161,7 +159,13 @@ def crop_displays(
                 rows = range(begin, min(begin + at_once, n))
                 views = [array[begin : rows.stop] for array in (xz, yz)]  # MeV
                 pixels, centred_by, share = choose_centres(
-                    *views, vertex[begin : rows.stop], centre=centre, origin_mm=origin_mm, pixel_mm=pixel_mm, size=size
+                    views[0],
+                    views[1],
+                    vertex[begin : rows.stop],
+                    centre=centre,
+                    origin_mm=origin_mm,
+                    pixel_mm=pixel_mm,
+                    size=size,
                 )
                 greys = [grayscale(view, transfer=transfer, white_mev=white_mev, knee_mev=knee_mev) for view in views]
                 images = np.zeros((len(rows), len(VIEWS), size, size), dtype=np.uint8)

@@ -17,7 +17,7 @@ from nuvlm.detector.geometry import HALF
 CELL_MM = 50.0
 """Side of a cell, approximately: pixels are summed to the multiple of their side that is nearest, or kept if larger."""
 LIT_MEV_MM = 0.01
-"""Threshold of a lit cell per side: 5 % of a minimum-ionising particle (2.1 MeV/cm) that crosses it; above diffusion."""
+"""Threshold of a lit cell per side: 5 % of a minimum-ionising particle (2.1 MeV/cm) through it; above diffusion."""
 MOST_CELLS = 2000
 """Maximum number of lit cells of a view: the brightest. Bounds the time, which grows with the square."""
 NEAR, AROUND = 1.5, 6.0
