@@ -179,12 +179,13 @@ def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
     train, test = scale.steps * scale.global_batch, 4 * max(scale.batches)
     images = np.stack([draw_scene(rng, scale.side)[0] for _ in range(train + test)])
     attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": scale.side}
-    attributes |= {"pixel_mm": 5, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    attributes |= {"pixel_mm": 5, "centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
     ids = np.arange(len(images), dtype=np.uint64)
     write_store(folder / "a.zarr", {"images": images, "event_id": ids}, attributes)
     table = pd.DataFrame({"shard": "a", "row": np.arange(len(images)), "event_id": ids})
     table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), len(images)), dtype="string")
     table["split"] = pd.Series(["train"] * train + ["test"] * test, dtype="string")
+    table["centred_by"] = "charge"
     table["part"] = [-1] * train + [0] * test
     table.to_parquet(folder / "events.parquet")
     return folder / "events.parquet", {"a": folder / "a.zarr"}

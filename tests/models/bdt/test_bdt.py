@@ -173,6 +173,7 @@ def data(tmp_path):
     events = pd.DataFrame({"shard": "a", "row": np.arange(n), "event_id": ids})
     events["class"] = pd.Series([LABELS[i % 3] for i in range(n)], dtype="string")
     events["split"] = pd.Series(["train"] * 180 + ["validation"] * 30 + ["test"] * 30, dtype="string")
+    events["centred_by"] = "charge"
     events["part"] = [-1] * 180 + [0] * 60
     events.to_parquet(tmp_path / "events.parquet")
     return tmp_path
