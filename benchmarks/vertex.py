@@ -34,11 +34,13 @@ from nuvlm.detector.crop import CENTRES, choose_centres, crop_displays
 from nuvlm.detector.displays import Smearing
 from nuvlm.detector.geometry import Centre, Detector, Diffusion
 from nuvlm.detector.interaction_point import TERMS, view_terms
-from nuvlm.detector.voxels import Event, Voxels, open_shard, write_shard
+from nuvlm.detector.voxels import Event, Voxels, VoxelShard, open_shard, write_shard
 from nuvlm.evaluation.comparison import compare
 from nuvlm.evaluation.samples import read_sample
 
 DETECTOR = Detector()
+Blocks = Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]
+"""Rows of the event table, and their displays XZ and YZ."""
 ENERGIES = (0, 1, 2, 4, 6, 8, 10)
 """Edges of the bins of the neutrino energy, GeV."""
 FAR_CM = 15.0
@@ -52,9 +54,7 @@ def events_of(run: Path, splits: tuple[str, ...]) -> pd.DataFrame:
     return table[table["split"].isin(splits)].reset_index(drop=True)
 
 
-def displays_of(
-    run: Path, table: pd.DataFrame, at_once: int = 200
-) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
+def displays_of(run: Path, table: pd.DataFrame, at_once: int = 200) -> Blocks:
     """Events of one shard, and their displays."""
     for shard, group in table.groupby("shard"):
         store = open_store(run / "displays" / f"{shard}.zarr", "nuvlm-displays")
@@ -65,9 +65,7 @@ def displays_of(
             yield group.iloc[part], xz[rows[part]], yz[rows[part]]
 
 
-def small_pixels(
-    run: Path, table: pd.DataFrame, pixel_mm: float
-) -> Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]]:
+def small_pixels(run: Path, table: pd.DataFrame, pixel_mm: float) -> Blocks:
     """The same with other pixels, from the voxels."""
     smearing = Smearing(DETECTOR, Diffusion(), pixel_mm)
     for shard, group in table.groupby("shard"):
@@ -79,9 +77,7 @@ def small_pixels(
                 yield chosen[wanted].reset_index(), xz[wanted], yz[wanted]
 
 
-def errors(
-    blocks: Iterator[tuple[pd.DataFrame, np.ndarray, np.ndarray]], pixel_mm: float, size: int, centre: Centre
-) -> pd.DataFrame:
+def errors(blocks: Blocks, pixel_mm: float, size: int, centre: Centre) -> pd.DataFrame:
     """Distance of the pixel's centre from the vertex, and its part along the beam (cm), with class and energy."""
     origin = np.array(DETECTOR.origin_mm)
     found = []
@@ -107,13 +103,11 @@ def summary(table: pd.DataFrame) -> dict[str, float]:
 
 
 def by_class_and_energy(table: pd.DataFrame) -> dict[str, object]:
-    energy = pd.cut(table["nu_energy"], ENERGIES)
+    energies = table.groupby(pd.cut(table["nu_energy"], ENERGIES), observed=True)
     return {
         "all": summary(table),
         "class": {label: summary(table[table["class"] == label]) for label in CLASSES},
-        "energy_gev": {
-            f"{bin_.left:g}-{bin_.right:g}": summary(rows) for bin_, rows in table.groupby(energy, observed=True)
-        },
+        "energy_gev": {f"{edges.left:g}-{edges.right:g}": summary(rows) for edges, rows in energies},
     }
 
 
@@ -190,28 +184,24 @@ def strip(run: Path, folder: Path) -> None:
     folder.mkdir(parents=True, exist_ok=True)
     for shard, group in table.groupby("shard"):
         with open_shard(run / "voxels" / f"{shard}.h5", DETECTOR) as source:
+            write_shard(folder / f"{shard}.h5", DETECTOR, without_vertices(source, set(group["event_id"])))
 
-            def events() -> Iterator[Event]:
-                for rows, block, begins in source.blocks():
-                    for i, row in enumerate(rows):
-                        event, span = source.events[row], slice(begins[i], begins[i + 1])
-                        if event["event_id"] in wanted:
-                            voxels = Voxels(block.x[span], block.y[span], block.z[span], block.energy[span])
-                            known = {
-                                name: event[name].item() for name in ("nu_pdg", "is_cc", "nu_energy", "inelasticity")
-                            }
-                            yield Event(int(event["event_id"]), voxels, mode=int(event["mode"]), **known)
 
-            wanted = set(group["event_id"])
-            write_shard(folder / f"{shard}.h5", DETECTOR, events())
+def without_vertices(source: VoxelShard, wanted: set[int]) -> Iterator[Event]:
+    for rows, block, begins in source.blocks():
+        for i, row in enumerate(rows):
+            event, span = source.events[row], slice(begins[i], begins[i + 1])
+            if int(event["event_id"]) in wanted:
+                voxels = Voxels(block.x[span], block.y[span], block.z[span], block.energy[span])
+                known = {name: event[name].item() for name in ("nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode")}
+                yield Event(int(event["event_id"]), voxels, **known)
 
 
 def compare_runs(run: Path, stripped: Path) -> None:
     """Paired comparison of predictions of the same events, with and without vertices."""
     table = events_of(run, ("test",))
-    print(
-        f"{len(table)} test events; {read_events(stripped / 'events.parquet')['vertex_x_mm'].notna().sum()} with vertex"
-    )
+    known = read_events(stripped / "events.parquet")["vertex_x_mm"].notna().sum()
+    print(f"{len(table)} test events; without vertices, {known} have one")
     for folder in sorted((stripped / "predictions").iterdir()):
         samples = [
             read_sample(table, sorted((of / "predictions" / folder.name / "nominal").glob("*.parquet")))
