@@ -144,7 +144,14 @@ def make_maps(folder: Path, scale: Scale) -> Maps:
     rng = np.random.default_rng(7)
     events = scale.steps * max(scale.train)
     attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz", "u", "v"][: scale.views]}
-    attributes |= {"size": scale.size, "pixel_mm": 5, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    attributes |= {
+        "size": scale.size,
+        "pixel_mm": 5,
+        "centre": "charge",
+        "transfer": "log",
+        "white_mev": 200,
+        "knee_mev": 1,
+    }
     pixels = scale.views * scale.size**2
     with create_store(folder / "a.zarr", attributes) as store:
         for _ in range(events):

@@ -47,5 +47,6 @@ if CONFIG.input.has_voxels:
         params:
             code=code("crop_displays.py"),
             pixelmap=CONFIG.pixelmap.model_dump(mode="json"),
+            on_bad_event=CONFIG.input.on_bad_event,
         script:
             "../scripts/crop_displays.py"

@@ -86,6 +86,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, P
                     "event_id": ids,
                     "class": pd.Series(np.array(CLASSES, dtype=object)[labels], dtype="string"),
                     "split": pd.Series(split, dtype="string"),
+                    "centred_by": "charge",
                     "part": np.where(split == "train", -1, 0),
                 }
             ).assign(vertex_x_mm=0.0, vertex_y_mm=0.0, vertex_z_mm=0.0, **topology(labels))

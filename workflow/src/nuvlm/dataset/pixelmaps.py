@@ -62,7 +62,7 @@ def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
 def _settings_of(path: str | Path, store: Any) -> dict[str, Any]:
     """The settings in the attributes of an open store, after a check that its images agree with them."""
     attributes, remedy = dict(store.attrs), f"Remove {path} and rerun, or correct the program that wrote it."
-    names = ("views", "size", "pixel_mm", "transfer", "white_mev", "knee_mev")
+    names = ("views", "size", "pixel_mm", "centre", "transfer", "white_mev", "knee_mev")
     missing = [name for name in names if name not in attributes]
     if missing or "images" not in store:
         raise InputError(f"{path}: not pixel maps; {', '.join(missing) or 'images'} missing. {remedy}")
@@ -98,6 +98,11 @@ def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
         raise InputError(
             f"{training}: has no settings of the pixel maps that the model was trained on. Remove {training.parent} "
             "and rerun: the workflow trains it again."
+        )
+    if unknown := [key for key in found if key not in trained and key != "source"]:
+        raise InputError(
+            f"{training}: does not say with which {', '.join(unknown)} the pixel maps were made that the model was "
+            f"trained on; an older version wrote it. Remove {training.parent} and rerun: the workflow trains it again."
         )
     differing = [
         f"{key} is {found.get(key)}, the model was trained with {trained.get(key)}"

@@ -188,6 +188,9 @@ class _Reader:
             arrays = [store[view] for view in ("xz", "yz")] if self._displays else [store["images"]]
             self._opened[shard], self.frame = (arrays, store["event_id"][:]), frame
         arrays, ids = self._opened[shard]
+        if self._displays:
+            # Displays may have events that are left out of the pixel maps, which `row` refers to.
+            row = int(np.flatnonzero(ids == event["event_id"])[0]) if (ids == event["event_id"]).any() else len(ids)
         if ids[row : row + 1].tolist() != [event["event_id"]]:
             raise InputError(f"{path}: row {row} is not event {event['event_id']}. Remove the store and rerun.")
         if self._displays:

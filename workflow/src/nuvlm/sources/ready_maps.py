@@ -150,6 +150,7 @@ class PixelMapWriter(Settings):
             # Unknown for ready maps: the side of a pixel, and how charge was turned into grey values.
             "pixel_mm": None,
             "centre": None,
+            "centred_by": [],
             "transfer": None,
             "white_mev": None,
             "knee_mev": None,
@@ -168,8 +169,9 @@ class PixelMapWriter(Settings):
             table = _table(rows)
             out.append("event_id", table["event_id"].to_numpy())
             out.append("corner_mm", np.full((len(table), 3), np.nan))
-            for name in ("visible_energy", "edge_energy"):
+            for name in ("visible_energy", "edge_energy", "window_share"):
                 out.append(name, np.full(len(table), np.nan))
+            out.append("centred_by", np.full(len(table), 255, dtype=np.uint8))
             # Inside the block of the store, so that neither output appears without the other.
             write_table(self.truth, table)
         if bad:

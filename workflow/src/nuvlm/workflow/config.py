@@ -15,7 +15,7 @@ from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, cre
 
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.settings import Settings
-from nuvlm.detector.geometry import Detector, Diffusion, fiducial_box_mm
+from nuvlm.detector.geometry import Centre, Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Readout, Recombination
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
 from nuvlm.models.jobs import FamilySettings
@@ -144,8 +144,9 @@ class PixelMapSettings(Settings):
 
     size: Annotated[int, Field(ge=16, le=4096, multiple_of=2)] = 512
     """Side of the window, pixels."""
-    centre: Literal["vertex", "centroid"] = "vertex"
-    """Centre of the window; an event without a known vertex is centred on its energy-weighted centroid."""
+    centre: Centre = "charge"
+    """Centre of the window: `charge`, the interaction point found from the charge; `vertex`, the true vertex, as
+    published; `centroid`, the energy-weighted centroid. Events for which it fails are centred by `charge`."""
     transfer: Literal["log", "linear"] = "log"
     """Energy to grayscale; see nuvlm.detector.grayscale.grayscale."""
     white_mev: Annotated[float, Field(gt=0)] = 200

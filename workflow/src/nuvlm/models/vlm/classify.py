@@ -28,9 +28,8 @@ from nuvlm.models.vlm.model import Quantization, load_model, load_processor
 from nuvlm.models.vlm.prompts import (
     AnswerTokens,
     answer_tokens,
-    check_views,
-    load_prompts,
     permuted,
+    prompts_for,
     require_distinct_first_tokens,
 )
 from nuvlm.models.vlm.scoring import Encoder, Scorer, beam
@@ -74,8 +73,7 @@ def classify_vlm(
         InputError: a damaged model or store, texts for other views than the pixel maps have, or labels that
             `decision: first_token` cannot tell apart.
     """
-    published = load_prompts(prompts)
-    check_views(prompts, published, check_images(stores, adapter / "training.json")["views"])
+    published = prompts_for(prompts, check_images(stores, adapter / "training.json"))
     processor = load_processor(base)
     texts = {name: permuted(published) if name == "labels_permuted" else published for name in outputs}
     grounded = is_grounded(adapter)

@@ -202,6 +202,7 @@ def write_scenes(
     attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": list(views), "size": size}
     # Like pixel maps made elsewhere, other views are without a scale.
     attributes |= {"pixel_mm": PIXEL_MM if tuple(views) == DISPLAY_VIEWS else None}
+    attributes |= {"centre": "charge" if attributes["pixel_mm"] else None}
     attributes |= {"transfer": "log", "white_mev": 200, "knee_mev": 1}
     ids = np.arange(n, dtype=np.uint64)
     corners = np.full((n, 3), -size / 2 * PIXEL_MM)
@@ -212,6 +213,7 @@ def write_scenes(
     table = pd.DataFrame({"shard": SHARD, "row": np.arange(n), "event_id": ids})
     table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), n), dtype="string")
     table["split"] = pd.Series(["train"] * train + ["test"] * test, dtype="string")
+    table["centred_by"] = pd.Series(["charge" if attributes["pixel_mm"] else None] * n, dtype="string")
     table["part"] = [-1] * train + [0] * test
     for name in ("vertex_x_mm", "vertex_y_mm", "vertex_z_mm"):
         table[name] = 0.0

@@ -50,7 +50,7 @@ from nuvlm.models.vlm.callbacks import (
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
-from nuvlm.models.vlm.prompts import answer_tokens, check_views, load_prompts
+from nuvlm.models.vlm.prompts import answer_tokens, prompts_for
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
@@ -213,10 +213,9 @@ def finetune(job: Job) -> None:
         raise InputError("strategy: deepspeed needs the package deepspeed. Install nuvlm[deepspeed] or use ddp.")
     for caution in settings.cautions:
         logger.warning("%s", caution)
-    prompts = load_prompts(job.prompts)
     vocabulary = _vocabulary(job)
     images = image_settings(job.stores)
-    check_views(job.prompts, prompts, images["views"])
+    prompts = prompts_for(job.prompts, images)
     processor = load_processor(job.base)
     _check_base(job.base, len(images["views"]))
     events = read_events(job.events)
