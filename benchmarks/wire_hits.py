@@ -100,7 +100,7 @@ def measure(path: Path) -> dict[str, float]:
             "mb": path.stat().st_size / 1e6,
             "events_per_cpu_second": events / seconds,
             "million_hits_per_cpu_second": rows / seconds / 1e6,
-            "ms_per_event": 1e3 * seconds / events,
+            "conversion_ms_per_event": 1e3 * seconds / events,
             "reading_ms_per_event": 1e3 * cpu_seconds(lambda: read_columns(path)) / events,
             "drawing_ms_per_event": 1e3 * seconds_of_drawing(path, rows // events),
             "peak_mb": int(status["VmHWM"].split()[0]) / 1024,
@@ -132,7 +132,7 @@ def main() -> None:
                 cases.append(case)
                 print(
                     f"{hits:6} hits{', gzip' if compress else '':6} {case['events_per_cpu_second']:6.0f} events/s, "
-                    f"{case['ms_per_event']:.2f} ms: reading {case['reading_ms_per_event']:.2f}, drawing "
+                    f"{case['conversion_ms_per_event']:.2f} ms: reading {case['reading_ms_per_event']:.2f}, drawing "
                     f"{case['drawing_ms_per_event']:.2f}; {case['peak_mb']:.0f} MB, "
                     f"{case['peak_mb_of_a_quarter']:.0f} MB for a quarter of the events"
                 )
