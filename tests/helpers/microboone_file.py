@@ -94,8 +94,8 @@ def write_microboone(
         sequence: `seq_cnt` or `seq`, as ph5concat's utility add_key writes them, or None.
         compress: gzip, as ph5concat does by default.
     """
-    events = tables["event_table"] or {}
-    order = {tuple(key): i for i, key in reversed(list(enumerate(np.asarray(events.get("event_id", [])).tolist())))}
+    keys = (tables["event_table"] or {}).get("event_id")
+    order = {tuple(key): i for i, key in reversed(list(enumerate(np.asarray([] if keys is None else keys).tolist())))}
     with h5py.File(path, "w") as file:
         for name, columns in tables.items():
             if columns is None:

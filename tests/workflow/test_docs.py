@@ -37,6 +37,7 @@ EXCUSED = {
 HARMLESS = {"-n", "--report", "--rulegraph", "--lint", "--unlock", "--touch"}
 INLINE = re.compile(r"`((?:snakemake|make|python|tensorboard) [^`]+)`")
 FILES = ["mine.h5", "mine.root", "genie.gtrac.root", "pixel_maps.h5", "data/voxels/a.h5", "genie/a.gtrac.root"]
+FILES += ["bnb_NoWire_00.h5", "nue_NoWire_00.h5"]  # of MicroBooNE
 
 
 def commands(page: Path) -> Iterator[str]:

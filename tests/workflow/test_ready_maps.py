@@ -117,7 +117,7 @@ def test_hits_on_wires_are_classified_with_their_cosmic_rays(checkout):
     tables = make_events(60)
     truth = tables["event_table"]
     # cosmic rays without a neutrino, a tau neutrino, and an interaction in front of the detector
-    truth["is_cc"][[3, 10]], truth["nu_pdg"][[3, 10, 20]] = -1, (0, -1, 16)
+    truth["is_cc"][[3, 10]], truth["nu_pdg"][[3, 10, 21]] = -1, (0, -1, 16)
     truth["nu_vtx"][31, 2] = -50
     tables["hit_table"]["integral"][0] = np.nan
     (checkout / "data/microboone").mkdir(parents=True)
@@ -152,8 +152,7 @@ def test_hits_on_wires_are_classified_with_their_cosmic_rays(checkout):
     assert "hits with a charge that cannot be were left out" in log
 
     # Other pixels are refused by the models, before anything is classified.
-    other = [*config[:2], "models_from=wires", "input={wires: {pixel_wires: 60, pixel_ticks: 160}}", *config[5:]]
-    other = ["run=finer" if value == "run=wires" else value for value in other]
-    result = snakemake(checkout, "predictions", *other, overlays=("config/microboone.yaml",))
+    other = ["run=brighter", "models_from=wires", f"input={{{pixels.replace('9000', '5000')}}}", *config[4:]]
+    result = snakemake(checkout, "--until", "classify_bdt", "--config", *other, overlays=("config/microboone.yaml",))
     assert result.returncode != 0
-    assert "geometry is" in result.stdout + result.stderr
+    assert "geometry is {'pixel_wires': 54, 'pixel_ticks': 160, 'white_adc': 5000" in result.stdout + result.stderr

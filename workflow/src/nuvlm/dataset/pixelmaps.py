@@ -112,7 +112,7 @@ def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
     if differing:
         made_elsewhere = "source" in found
         remedy = (
-            "Use maps of the same source, size and pixels, and input.views"
+            "Use maps of the same source, size and pixels (input.wires), and input.views"
             if made_elsewhere
             else "Set display and pixelmap"
         )

@@ -28,8 +28,14 @@ FEW = 10
 """Events from which a median says something about a file."""
 TAGS = {12: "nue", 14: "numu", 16: "nutau"}
 OUTSIDE = "outside the TPC"
+MUON_GEV = 0.1056
+"""Mass of the muon, the least energy of one."""
+USUAL_Y = (0.1, 0.8)
+"""Mean inelasticity of charged currents; in MicroBooNE's beam about a third."""
 PITCH_CM, FIRST_WIRE_CM = 0.3, 0.25
 """Distance of the wires, and z of the first wire of plane 2."""
+WIRE_CM, SPACE_CHARGE_CM = 10.0, 50.0
+"""How far the corrected vertex may be from its wire, and from the true vertex."""
 
 
 @dataclass(frozen=True)
@@ -66,14 +72,15 @@ def read_truth(events: Table, out: PixelMapWriter) -> Truth:
         InputError: a column has another shape; energies cannot be in GeV.
     """
     path, n = events.path, events.rows
-    pdg, cc = (_optional(events, name) for name in ("nu_pdg", "is_cc"))
+    pdg, cc = (optional(events, name) for name in ("nu_pdg", "is_cc"))
     is_code = np.isin(np.abs(pdg), list(NEUTRINOS))
     none = np.isnan(pdg) | np.isin(pdg, [0, -1]) | (pdg <= -99)
     known = is_code & np.isin(cc, [0, 1])
     bad: list[str | None] = [None] * n
     for row in np.flatnonzero(~is_code & ~none):
         bad[row] = f"has PDG code {pdg[row]:g} for its neutrino"
-    energy, inelasticity = _energies(events, out, known, cc)
+    muon = known & (cc == 1) & (np.abs(pdg) == 14)
+    energy, inelasticity = _energies(events, out, known, cc, muon)
     vertex_cm = _vertices(events, out, known)
     outside = known & _outside(vertex_cm)
     labels: list[str | None] = [None] * n
@@ -96,18 +103,24 @@ def read_truth(events: Table, out: PixelMapWriter) -> Truth:
     )
 
 
-def _optional(events: Table, name: str, width: int = 1) -> np.ndarray:
-    """A column as float64, NaN if there is none: (events,), or (events, width)."""
+def optional(events: Table, name: str, width: int = 1) -> np.ndarray:
+    """A column as float64, NaN if there is none: (events,), or (events, width).
+
+    Raises:
+        InputError: it has another shape.
+    """
     if not events.has(name):
         return np.full(events.rows if width == 1 else (events.rows, width), np.nan)
     events.require([name], width=width)
     return events.read(name).astype(np.float64)
 
 
-def _energies(events: Table, out: PixelMapWriter, known: np.ndarray, cc: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _energies(
+    events: Table, out: PixelMapWriter, known: np.ndarray, cc: np.ndarray, muon: np.ndarray
+) -> tuple[np.ndarray, np.ndarray]:
     """Energy of the neutrinos (GeV), and inelasticity; NaN where they cannot be."""
     path = events.path
-    energy, lepton = _optional(events, "nu_energy"), _optional(events, "lep_energy")
+    energy, lepton = optional(events, "nu_energy"), optional(events, "lep_energy")
     of_neutrinos = energy[known & np.isfinite(energy)]
     median = float(np.median(of_neutrinos)) if len(of_neutrinos) else np.nan
     if median > (BOOSTER_GEV if len(of_neutrinos) >= FEW else BEAM_GEV):
@@ -115,46 +128,57 @@ def _energies(events: Table, out: PixelMapWriter, known: np.ndarray, cc: np.ndar
             f"{path}: the neutrino energies of '{events.name}' (median {median:g}) cannot be in GeV: the protons of "
             f"the Booster have {BOOSTER_GEV:g} GeV. Convert nu_energy and lep_energy to GeV."
         )
-    impossible = known & ~((energy > 0) & (energy <= BEAM_GEV))
+    impossible = known & ~((energy > np.where(muon, MUON_GEV, 0)) & (energy <= BEAM_GEV))
     _count(path, impossible, "neutrino energies are unknown or cannot be", energy)
     energy = np.where(impossible, np.nan, energy)
     with np.errstate(invalid="ignore"):
         inelasticity = 1 - lepton / energy
-        wrong = known & ~impossible & ~((inelasticity >= 0) & (inelasticity <= 1))
-    _count(path, wrong, "lepton energies are unknown or above the neutrino's", lepton)
+        fine = (inelasticity >= 0) & (inelasticity <= 1) & (lepton > np.where(muon, MUON_GEV, 0))
+    wrong = known & ~impossible & ~fine
+    _count(path, wrong, "lepton energies are unknown, above the neutrino's or below the muon's mass", lepton)
     inelasticity[wrong] = np.nan
+    charged = inelasticity[known & (cc == 1) & np.isfinite(inelasticity)]
     if len(of_neutrinos):
-        charged = inelasticity[known & (cc == 1) & np.isfinite(inelasticity)]
-        evidence = f"median neutrino energy {median:.2g}"
-        if len(charged):
-            evidence += f", mean inelasticity of charged currents {charged.mean():.2g}"
-        out.conclude(path, "energy unit", "GeV", evidence)
+        mean = f", mean inelasticity of charged currents {charged.mean():.2g}" if len(charged) else ""
+        out.conclude(path, "energy unit", "GeV", f"median neutrino energy {median:.2g}{mean}")
+    if len(charged) >= FEW and not USUAL_Y[0] <= charged.mean() <= USUAL_Y[1]:
+        logger.warning(
+            "%s: the mean inelasticity of the charged currents is %.2g, about 0.35 is usual: nu_energy and lep_energy "
+            "of '%s' may have different units. The inelasticity is taken as unknown",
+            path, charged.mean(), events.name,
+        )  # fmt: skip
+        inelasticity[:] = np.nan
     return energy, inelasticity
 
 
 def _vertices(events: Table, out: PixelMapWriter, known: np.ndarray) -> np.ndarray:
     """(events, 3) true vertices, cm; NaN where they cannot be."""
     path = events.path
-    vertex, corrected = _optional(events, "nu_vtx", 3), _optional(events, "nu_vtx_corr", 3)
-    wire = _optional(events, "nu_vtx_wire_pos", 3)[:, 2]
+    vertex, corrected = optional(events, "nu_vtx", 3), optional(events, "nu_vtx_corr", 3)
+    wire = optional(events, "nu_vtx_wire_pos", 3)[:, 2]
     with np.errstate(invalid="ignore"):
         impossible = known & ~(np.abs(vertex) < LARGEST_CM).all(axis=1)
     _count(path, impossible, "vertices are unknown or cannot be", vertex[:, 2])
     vertex = np.where(impossible[:, None], np.nan, vertex)
     # Both are the position after the correction for space charge, one as z and one as a wire.
-    inside = known & ~_outside(corrected) & np.isfinite(corrected).all(axis=1) & np.isfinite(wire)
-    if inside.sum() >= FEW:
-        off_cm = np.abs(corrected[inside, 2] - (FIRST_WIRE_CM + PITCH_CM * wire[inside]))
-        median = float(np.median(off_cm))
-        if median > 10:
+    on_wire = np.abs(corrected[:, 2] - (FIRST_WIRE_CM + PITCH_CM * wire))
+    inside = known & ~_outside(corrected) & np.isfinite(on_wire)
+    corrections = np.linalg.norm(vertex - corrected, axis=1)
+    compared = {"nu_vtx_wire_pos": (on_wire[inside], WIRE_CM), "nu_vtx": (corrections[known], SPACE_CHARGE_CM)}
+    for name, (off_cm, most) in compared.items():
+        off_cm = off_cm[np.isfinite(off_cm)]
+        if len(off_cm) < FEW:
+            continue
+        evidence = f"nu_vtx_corr is {np.median(off_cm):.2g} cm from {name} (median of {len(off_cm)} events)"
+        if np.median(off_cm) > most:
             logger.warning(
-                "%s: nu_vtx_corr and nu_vtx_wire_pos of '%s' disagree by %.3g cm (median): are they in cm, and of the "
-                "same file? All vertices are taken as unknown, and events outside the detector are scored too",
-                path, events.name, median,
+                "%s: %s: are they in cm, and of the same file? All vertices are taken as unknown, and events outside "
+                "the detector are scored too",
+                path, evidence,
             )  # fmt: skip
-            out.conclude(path, "vertices", "unknown", f"nu_vtx_corr is {median:.3g} cm from nu_vtx_wire_pos (median)")
+            out.conclude(path, "vertices", "unknown", evidence)
             return np.full(vertex.shape, np.nan)
-        out.conclude(path, "vertices", "in cm", f"nu_vtx_corr is {median:.2g} cm from nu_vtx_wire_pos (median)")
+        out.conclude(path, "vertices", "cm", evidence)
     return vertex
 
 
