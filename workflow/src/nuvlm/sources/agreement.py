@@ -135,7 +135,7 @@ class Agreement:
                 continue
             kind = "particles" if tally is self._mass else "events"
             differ = f"{len(tally.differ)} of {tally.n} {kind} disagree, first {tally.differ[0]}"
-            if tally is not self._y and len(tally.differ) >= FEW and len(tally.differ) > MANY * tally.n:
+            if tally is self._current and len(tally.differ) >= FEW and len(tally.differ) > MANY * tally.n:
                 raise InputError(
                     f"{path}: {what}: {differ}. The truth contradicts itself: correct its tables, or remove them."
                 )

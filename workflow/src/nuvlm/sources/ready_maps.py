@@ -25,8 +25,8 @@ logger = logging.getLogger(__name__)
 
 SMALLEST, LARGEST = 16, 4096
 """Side of a pixel map, pixels. A larger one is taken for a decompression bomb and not decoded."""
-BRIGHT = 127
-"""Median grey value of a pixel map from which its charge is dark."""
+BRIGHT = 200
+"""Median grey value of a pixel map from which its charge is dark: 255 where most pixels are empty."""
 CLASS_OF_LABEL = {"nue": "nue_cc", "nuecc": "nue_cc", "numu": "numu_cc", "numucc": "numu_cc", "nc": "nc"}
 """Class labels of other programs (lower case, no underscores) -> classes of NuVLM."""
 
