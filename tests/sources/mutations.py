@@ -56,10 +56,11 @@ def shard_events(path: Path, detector: Detector) -> list[dict[str, np.ndarray]]:
                     mine = np.column_stack([of["pdg"], of["kinetic_mev"], of["momentum_mev"]]).astype(np.float64)
                     mine = mine[np.lexsort(mine.T[::-1])]
                 truth = [event[n] for n in ("nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode")]
+                order = np.lexsort(voxels.T[::-1])
                 found.append(
                     {
-                        "voxels": voxels,
-                        "energy": block.energy[part].astype(np.float64),
+                        "voxels": voxels[order],
+                        "energy": block.energy[part].astype(np.float64)[order],
                         "truth": np.array([*truth, *event["vertex_mm"]], dtype=np.float64),
                         "particles": mine,
                     }

@@ -37,4 +37,4 @@ def test_conclusions_are_kept_in_a_pixel_map_store(tmp_path):
     writer.conclude(tmp_path / "in.h5", "length unit", "cm", "dE/dx of 2.1 MeV/cm")
     maps = PixelMap("1", 1, np.ones((2, 16, 16), dtype=np.uint8))
     writer.write(tmp_path / "in.h5", [maps], 1, source="png", views=["xz", "yz"])
-    assert json.loads(zarr.open_group(tmp_path / "out.zarr", mode="r").attrs["conclusions"]) == [FOUND]
+    assert json.loads(zarr.open_group(tmp_path / "out.zarr", mode="r").attrs["conclusions"])[0] == FOUND

@@ -468,3 +468,44 @@ def test_any_flipped_byte_is_either_harmless_or_told(tmp_path, detector):
         except InputError as error:
             message = str(error)
         assert str(path) in message
+
+
+def doubled(tables):
+    """The file merged with itself."""
+    for name in tables:
+        tables[name] = np.concatenate([tables[name]] * 2)
+
+
+def test_merged_files_are_numbered_by_place_with_their_numbers_kept(tmp_path, detector):
+    path = write_file(tmp_path / "a.h5", ((5, 1), (6, 1)), edit=doubled)
+    events, voxels = convert(path, detector)
+    assert events["event_id"].tolist() == [0, 1, 2, 3]
+    assert [block.energy.sum() for block in voxels] == pytest.approx([20] * 4)
+    with h5py.File(tmp_path / "a.voxels.h5") as file:
+        numbers = file["truth/numbers"][:]
+    assert numbers["event"].tolist() == [5, 6, 5, 6]
+    assert numbers["file"].tolist() == [0, 0, 1, 1]
+
+
+def test_ids_that_do_not_meet_are_refused(tmp_path, detector):
+    def edit(tables):
+        tables["mc_hdr"]["event_id"] += 100
+        tables["mc_hdr"]["z_vert"] = [100, 200, 400]
+
+    with pytest.raises(InputError, match=r"numbers of 'mc_hdr' and of the segments do not meet: 0 of 3"):
+        convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+
+
+@pytest.mark.parametrize("zbeam", [True, False])
+def test_an_attribute_against_the_evidence_is_refused(tmp_path, detector, zbeam):
+    def edit(tables):
+        if zbeam:
+            rows = tables["segments"]
+            for end in ("start", "end"):
+                rows[f"x_{end}"], rows[f"z_{end}"] = rows[f"z_{end}"].copy(), rows[f"x_{end}"].copy()
+
+    path = write_file(tmp_path / "a.h5", edit=edit)
+    with h5py.File(path, "r+") as file:
+        file["segments"].attrs["zbeam"] = zbeam
+    with pytest.raises(InputError, match=r"vertices lie at the charge.*input\.axes"):
+        convert(path, detector)

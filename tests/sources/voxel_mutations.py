@@ -182,7 +182,7 @@ def _order() -> list[Mutation]:
             def roll_voxels(changed: Content, name=name, by=by) -> None:
                 changed.tables[name] = np.roll(changed.tables[name], by)
 
-            reason = "a voxel's energy is on its neighbour" if (name, by) == ("voxels/energy", 1) else ""
+            reason = "each voxel has the energy of another" if name == "voxels/energy" else ""
             found.append(Mutation(f"{name} of {by} rows before", roll_voxels, reason))
 
     def voxels_backwards(changed: Content) -> None:
@@ -215,7 +215,7 @@ def _values() -> list[Mutation]:
                 column = changed.tables["events"][name]
                 column[::step] = np.array(value).astype(column.dtype)
 
-            reason = "the mode is only in its column" if name == "mode" and value in (0, 1) else ""
+            reason = "the mode is only in its column" if name == "mode" and value not in (-1, 7) else ""
             found.append(Mutation(f"events.{name} {value} in every {step}. row", fill, reason))
     for value in (np.nan, np.inf, -1.0, 0.0):
 
@@ -248,7 +248,9 @@ def _structure() -> list[Mutation]:
             def cut(changed: Content, name=name, part=part) -> None:
                 changed.tables[name] = changed.tables[name][: int(part * len(changed.tables[name]))]
 
-            found.append(Mutation(f"{name} cut after {part:.0%}", cut))
+            partly = name == "truth/particles" and part == 0.9
+            reason = "of one event, some particles of the final state are lost" if partly else ""
+            found.append(Mutation(f"{name} cut after {part:.0%}", cut, reason))
     for name in ("event_id", "nu_pdg", "is_cc", "nu_energy", "inelasticity", "vertex_mm", "mode"):
 
         def without(changed: Content, name=name) -> None:

@@ -36,6 +36,8 @@ LONG_MM = 300.0
 ANISOTROPY = 4.0
 """Largest ratio of dE/dx along one axis and along the others, if there is enough path to compare: a few slow protons
 have a high one."""
+MOST_WITHOUT = 0.05
+"""Part of the segments that may have no energy."""
 ENOUGH_MM, ENOUGH_EVENTS = 1000.0, 5
 """Path along an axis, and events with some."""
 FEW = 3
@@ -296,7 +298,7 @@ class EnergyLoss:
 
     def __init__(self) -> None:
         self.length_mm = 0.0
-        self._n_long = self._n = 0
+        self._n_long = self._n = self._n_segments = self._n_without = 0
         # (axis or rest, bins): path length; the last row is for directions along none of the axes
         self._histogram = np.zeros((4, len(self._EDGES) - 1))
         self._events = np.zeros(4, dtype=np.int64)
@@ -308,6 +310,8 @@ class EnergyLoss:
         with np.errstate(all="ignore"):
             length = np.sqrt((step**2).sum(axis=1))
             good = (length > 0) & (energy_mev > 0) & np.isfinite(length) & np.isfinite(energy_mev)
+        self._n_segments += int(np.count_nonzero(length > 0))
+        self._n_without += int(np.count_nonzero((length > 0) & (energy_mev == 0)))
         if not good.any():
             return
         step, length, energy = step[good], length[good], energy_mev[good]
@@ -362,6 +366,9 @@ class EnergyLoss:
                     f"{path}: along {'xyz'[axis]} dE/dx is {along:.3g} MeV/cm, along other directions {others:.3g}. "
                     f"The columns of {'xyz'[axis]} have another unit than the others, or are damaged: correct the file."
                 )
+        if self._n_without > MOST_WITHOUT * self._n_segments:
+            value = f"{self._n_without} of {self._n_segments} segments have none"
+            record(path, "deposits", value, "charged particles lose energy along every segment", doubt=True)
         weak = not 1.2 <= median <= PLAUSIBLE_MEV_CM[1]
         if weak and self.length_mm > 1000:
             record(path, "energy loss", "unusual", evidence, doubt=True)

@@ -43,6 +43,8 @@ INTERACTIONS = ("QE", "RES", "DIS", "unknown")
 ELASTIC_LABEL, NC_LABEL = 12, 13
 PROTON_BEAM_GEV = 120.0
 """Energy of the beam's protons, the upper limit on the neutrino energy."""
+USUAL_GEV, USUAL_Y = (0.6, 20.0), (0.05, 0.85)
+"""Limits on the medians of the neutrino energy, GeV, and of the inelasticity."""
 INFO = {"label": 0, "e_nu": 1, "e_lep": 2, "nu_pdg": 7}
 """Lines of an .info file as written by CVNZlibMaker; releases differ only after the 14th line."""
 
@@ -74,7 +76,7 @@ def convert_cvn(path: Path, out: PixelMapWriter) -> None:
             logger.warning("%s: %d files .info have no map (first: %s)", path, len(without_map), without_map[0])
         ids = [event_number(name) for name in names]
         require_distinct(path, names, ids)
-        events = _in_gev(path, _read_folder(path, names, ids, planes, _partition(path, names, out)))
+        events = _in_gev(path, _read_folder(path, names, ids, planes, _partition(path, names, out)), out)
         out.write(path, events, len(names), source="cvn", views=chosen, axes=WIRES_AND_TIME)
         return
     if not path.is_file():
@@ -85,16 +87,22 @@ def convert_cvn(path: Path, out: PixelMapWriter) -> None:
         with _reading(path):
             images = _images(path, file)
             columns = _columns(path, file, len(images))
-        events = _in_gev(path, _read_file(path, images, columns, planes))
+        events = _in_gev(path, _read_file(path, images, columns, planes), out)
         out.write(path, events, len(images), source="cvn", views=chosen, axes=WIRES_AND_TIME)
 
 
-def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent]) -> Iterator[PixelMap | BadEvent]:
-    """Yield the events, then raise InputError if half of them have more energy than the beam's protons."""
-    energies = []
+def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent], out: PixelMapWriter) -> Iterator[PixelMap | BadEvent]:
+    """Yield the events, and record energies and inelasticities that are unusual for DUNE's beam.
+
+    Raises:
+        InputError: half of the neutrinos have more energy than the beam's protons.
+    """
+    energies, shares = [], []
     for event in events:
         if isinstance(event, PixelMap) and np.isfinite(event.nu_energy):
             energies.append(event.nu_energy)
+        if isinstance(event, PixelMap) and np.isfinite(event.inelasticity):
+            shares.append(event.inelasticity)
         yield event
     median = float(np.median(energies)) if energies else 0.0
     if median > PROTON_BEAM_GEV:
@@ -102,6 +110,14 @@ def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent]) -> Iterator[Pixel
             f"{path}: the neutrino energies (median {median:g}) cannot be in GeV: the protons of the beam have "
             f"{PROTON_BEAM_GEV:g} GeV. Convert them to GeV."
         )
+    low, high = USUAL_GEV
+    if energies and not low < median < high:
+        out.conclude(path, "neutrino energy", f"unusual: median {median:.3g} GeV",
+                     f"{low:g} to {high:g} GeV in DUNE's beam", doubt=True)  # fmt: skip
+    y = float(np.median(shares)) if shares else 0.5
+    low, high = USUAL_Y
+    if not low < y < high:
+        out.conclude(path, "inelasticity", f"unusual: median {y:.3g}", f"{low:g} to {high:g} are usual", doubt=True)
 
 
 @contextmanager
@@ -237,6 +253,8 @@ def _event(
 ) -> PixelMap | BadEvent:
     """Assemble an event; `maps` is (views, wires, ticks)."""
     label = known.get("label", np.nan)
+    if np.isinf(label) or np.isinf(known.get("nu_pdg", 0)):
+        return BadEvent(name, f"has the label {label:g} and PDG code {known.get('nu_pdg', np.nan):g}")
     named = None if np.isnan(label) else _name_of(int(label))
     if class_name is not None and named is not None and class_name != named:
         return BadEvent(name, f"is {class_name} by its class and {named} by its label")

@@ -20,13 +20,15 @@ from nuvlm.base.files import write_table
 from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
 from nuvlm.base.stores import create_store
-from nuvlm.sources.conclusions import Conclusions
+from nuvlm.sources.conclusions import Conclusions, Record
 from nuvlm.sources.wire_pixels import WirePixels
 
 logger = logging.getLogger(__name__)
 
 SMALLEST, LARGEST = 16, 4096
 """Side of a pixel map, pixels. A larger one is taken for a decompression bomb and not decoded."""
+BRIGHT = 200
+"""Median grey value of a pixel map from which its charge is dark: 255 where most pixels are empty."""
 CLASS_OF_LABEL = {"nue": "nue_cc", "nuecc": "nue_cc", "numu": "numu_cc", "numucc": "numu_cc", "nc": "nc"}
 """Class labels of other programs (lower case, no underscores) -> classes of NuVLM."""
 
@@ -155,15 +157,16 @@ class PixelMapWriter(Settings):
             "white_mev": None,
             "knee_mev": None,
             "axes": asdict(axes),
-            "conclusions": self._conclusions.to_json(),
         }
         if geometry is not None:
             attributes["geometry"] = dict(geometry)
         rows, black = [], []
+        look = _Look()
         with create_store(self.store, attributes) as out:
             for event in chain([first], usable):
                 out.append("images", event.images[None])
                 rows.append(_row(event))
+                look.add(event)
                 if not event.images.any():
                     black.append(event.name)
             table = _table(rows)
@@ -174,14 +177,67 @@ class PixelMapWriter(Settings):
             out.append("centred_by", np.full(len(table), 255, dtype=np.uint8))
             # Inside the block of the store, so that neither output appears without the other.
             write_table(self.truth, table)
-        if bad:
-            logger.warning("%s: %d of %d events cannot be used and were left out (first: %s)",
-                           path, len(bad), total, bad[0])  # fmt: skip
-        if black:
-            logger.warning("%s: %d of %d pixel maps are black (first: event %s)",
-                           path, len(black), len(table), black[0])  # fmt: skip
+            if bad:
+                value = f"{len(bad)} of {total} events cannot be used and were left out"
+                self.conclude(path, "events left out", value, f"first: {bad[0]}", doubt=True)
+            if black:
+                value = f"{len(black)} of {len(table)} pixel maps are black"
+                self.conclude(path, "images", value, f"first: event {black[0]}", doubt=True)
+            look.conclude(path, views, self.conclude)
+            for what, unknown in (
+                ("class", table["class"].isna()),
+                ("neutrino", table["nu_pdg"] == 0),
+                ("mode", table["mode"] == 0),
+                ("neutrino energy", table["nu_energy"].isna()),
+                ("inelasticity", table["inelasticity"].isna()),
+            ):
+                if unknown.any():
+                    self.conclude(path, "unknown truth", what, f"in {unknown.sum()} of {len(table)} events")
+            attributes["conclusions"] = self._conclusions.to_json()
         _log_classes(path, table)
         return table
+
+
+class _Look:
+    """What images of energy deposits look like: mostly dark, and different from view to view and event to event."""
+
+    def __init__(self) -> None:
+        self._n = self._bright = 0
+        self._same_views: list[str] = []
+        self._repeated: list[str] = []
+        self._seen: set[bytes] = set()
+
+    def add(self, event: PixelMap) -> None:
+        """Add the images of an event."""
+        self._n += 1
+        self._bright += bool(np.median(event.images) > BRIGHT)
+        if not event.images.any():
+            return
+        if len(event.images) > 1 and (event.images[1:] == event.images[0]).all():
+            self._same_views.append(event.name)
+        digest = hashlib.sha256(event.images.tobytes()).digest()
+        if digest in self._seen:
+            self._repeated.append(event.name)
+        self._seen.add(digest)
+
+    def conclude(self, path: Path, views: Sequence[str], record: Record) -> None:
+        """Record what is unusual.
+
+        Raises:
+            InputError: most images are bright, so that dark pixels must be those with charge.
+        """
+        if self._bright > 0.5 * self._n:
+            raise InputError(
+                f"{path}: most pixels are bright in {self._bright} of {self._n} events: the images are inverted. "
+                "Pixels without charge must be black (0): invert them."
+            )
+        for names, what in (
+            (self._same_views, f"the views {', '.join(views)} are the same image"),
+            (self._repeated, "the images are those of another event"),
+        ):
+            if names:
+                value = f"in {len(names)} of {self._n} events, {what}"
+                record(path, "images", value, f"first: event {names[0]}", doubt=True)
 
 
 def class_of(label: str | None) -> str | None:

@@ -273,6 +273,7 @@ class _Account:
         self._unknown["neutrino"] += not truth.nu_pdg
         self._unknown["neutrino energy"] += bool(np.isnan(truth.nu_energy))
         self._unknown["inelasticity"] += bool(np.isnan(truth.inelasticity))
+        self._unknown["mode"] += not truth.mode
         self._unknown["vertex"] += not np.isfinite(truth.vertex_mm).all()
         self._unknown["final state"] += not len(truth.particles)
         self._n_with_truth += interaction.truth.nu_pdg != 0

@@ -27,9 +27,10 @@ def check_voxel_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent =
     """
     conclusions = Conclusions()
     consistency = Consistency(detector, (0, 0, 0), has_paths=False)
-    energy, n_voxels = 0.0, 0
+    energy, n_voxels, n_zero = 0.0, 0, 0
     with open_shard(path, detector, on_bad_event) as shard:
         particles = _particles(shard.truth("particles"))
+        _check_particles(path, shard.events, particles, conclusions.add)
         size, origin = np.array(detector.voxel_mm), np.array(detector.origin_mm)
         for rows, block, ends in shard.blocks():
             for i, row in enumerate(shard.events[rows]):
@@ -37,6 +38,7 @@ def check_voxel_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent =
                 place = origin + size * (0.5 + np.column_stack([block.x[part], block.y[part], block.z[part]]))
                 deposits = block.energy[part].astype(np.float64)
                 energy, n_voxels = energy + float(deposits.sum()), n_voxels + len(deposits)
+                n_zero += int((deposits == 0).sum())
                 consistency.add(
                     Observed(
                         f"event {row['event_id']}",
@@ -53,6 +55,9 @@ def check_voxel_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent =
                 )
         _check_truth(path, shard.events, conclusions.add)
     _check_energy(path, detector, energy / max(n_voxels, 1), conclusions.add)
+    if n_zero:
+        conclusions.add(path, "energies", f"{n_zero} of {n_voxels} voxels have none", "voxels without charge are left "
+                        "out by programs that write them whole", doubt=True)  # fmt: skip
     consistency.conclude(path, conclusions.add)
     return conclusions
 
@@ -65,6 +70,23 @@ def _particles(table: np.ndarray | None) -> dict[int, np.ndarray]:
     begins = np.flatnonzero(np.r_[True, np.diff(table["event_id"]) > 0])
     ids = table["event_id"][begins].tolist()
     return dict(zip(ids, np.split(table, begins[1:]), strict=True))
+
+
+def _check_particles(path: Path, events: np.ndarray, particles: dict[int, np.ndarray], record: Record) -> None:
+    """Check that the final states are those of events.
+
+    Raises:
+        InputError: they have other numbers.
+    """
+    ids = set(events["event_id"].tolist())
+    foreign = sorted(set(particles) - ids)
+    if foreign:
+        raise InputError(
+            f"{path}: /truth/particles has event {foreign[0]}, which is not in /events ({len(foreign)} such events). "
+            "Correct its event_id, or remove the table."
+        )
+    if without := len(ids - set(particles)):
+        record(path, "unknown truth", "final state", f"in {without} of {len(ids)} events")
 
 
 def _check_energy(path: Path, detector: Detector, mean_mev: float, record: Record) -> None:
@@ -84,6 +106,7 @@ def _check_truth(path: Path, events: np.ndarray, record: Record) -> None:
     for name, bad in (
         ("nu_energy", ~np.isnan(known["nu_energy"]) & ~((known["nu_energy"] > 0) & (known["nu_energy"] < 1e6))),
         ("inelasticity", ~np.isnan(known["inelasticity"]) & ~(np.abs(known["inelasticity"] - 0.5) <= 0.501)),
+        ("is_cc", known["is_cc"] > 1),
         ("nu_pdg", ~np.isin(np.abs(known["nu_pdg"]), (12, 14, 16))),
         ("mode", (known["mode"] < 0) | (known["mode"] > 5)),
     ):
