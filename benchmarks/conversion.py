@@ -139,6 +139,7 @@ def convert(source: str, path: Path) -> None:
     # Not ru_maxrss, which begins with the memory of the process that started this one.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
     result = {"events": events, "voxels_per_event": voxels / events, "events_per_cpu_second": events / seconds}
+    result["cpu_seconds_per_event"] = seconds / events
     print(json.dumps(result | {"peak_mb": int(status["VmHWM"].split()[0]) / 1024}))
 
 

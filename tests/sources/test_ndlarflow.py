@@ -213,6 +213,16 @@ def test_truth_columns_beside_hits_are_not_needed(tmp_path, detector, events):
     assert "no plausible e_field" in conclusions(path)["energy"]["evidence"]
 
 
+def exchanged(one, other):
+    def edit(flow):
+        for name in (PROMPT, FINAL):
+            rows = flow.tables[name]
+            rows[one], rows[other] = rows[other].copy(), rows[one].copy()
+        del flow.attributes["geometry_info"]
+
+    return edit
+
+
 def with_truth(events, edit=None, **columns):
     def both(flow):
         add_truth(flow, np.array([event.vertex_mm for event in events]), **columns)
@@ -265,14 +275,41 @@ def test_several_neutrinos_in_an_event_have_no_truth(tmp_path, detector, events)
     assert "1 events have charge of several" in conclusions(path)["truth"]["evidence"]
 
 
-def test_truth_of_other_events_is_unknown(tmp_path, detector, events):
-    def edit(flow):
-        flow.tables["mc_truth/interactions"]["y_vert"] += 300
+def other_vertices(flow):
+    flow.tables["mc_truth/interactions"]["y_vert"] *= -1
 
-    path = write(tmp_path, detector, events, with_truth(events, edit))
-    found, _ = convert(path, detector)
-    assert found["nu_pdg"].tolist() == [0] * 4
-    assert "none of 4 vertices is within 50 mm of the charge" in conclusions(path)["truth"]["evidence"]
+
+def other_interactions(flow):
+    pairs = flow.pairs["charge/raw_events", "mc_truth/interactions"]
+    pairs[:, 1] = (pairs[:, 1] + 1) % len(pairs)
+
+
+@pytest.mark.parametrize("edit", [other_vertices, other_interactions, exchanged("y", "z")])
+def test_truth_that_is_not_where_its_charge_is_is_refused(tmp_path, detector, rng, edit):
+    events = muon_events(8, detector, rng)
+    with pytest.raises(InputError, match=r"of [3-8] vertices where there are hits are within 50 mm of the charge"):
+        convert(write(tmp_path, detector, events, with_truth(events, edit)), detector)
+
+
+def test_vertices_in_the_rock_are_kept(tmp_path, detector, events):
+    def edit(flow):
+        flow.tables["mc_truth/interactions"]["z_vert"] -= 3000
+
+    found, _ = convert(write(tmp_path, detector, events, with_truth(events, edit)), detector)
+    assert found["nu_pdg"].tolist() == [14] * 4
+    assert (found["vertex_mm"][:, 2] < -20000).all()
+
+
+def test_an_inelasticity_that_cannot_be_is_unknown(tmp_path, detector, events):
+    found, _ = convert(write(tmp_path, detector, events, with_truth(events, y=1e30)), detector)
+    assert np.isnan(found["inelasticity"]).all()
+
+
+@pytest.mark.parametrize("factor", [1e3, 1e-5])
+def test_energies_that_cannot_be_are_unknown(tmp_path, detector, events, factor):
+    found, _ = convert(write(tmp_path, detector, events, with_truth(events, Enu=2500 * factor)), detector)
+    assert np.isnan(found["nu_energy"]).all()
+    assert "Enu in an unknown unit" in conclusions(tmp_path / "a.h5")["truth"]["evidence"]
 
 
 def test_truth_that_is_not_there_is_refused(tmp_path, detector, events):
@@ -296,16 +333,6 @@ def all_times(factor):
         for axis in "xyz":
             hits_times(axis, factor)(flow)
         flow.attributes["geometry_info"]["lar_detector_bounds"] *= factor
-
-    return edit
-
-
-def exchanged(one, other):
-    def edit(flow):
-        for name in (PROMPT, FINAL):
-            rows = flow.tables[name]
-            rows[one], rows[other] = rows[other].copy(), rows[one].copy()
-        del flow.attributes["geometry_info"]
 
     return edit
 

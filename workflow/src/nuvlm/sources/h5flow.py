@@ -30,7 +30,7 @@ def open_h5flow(path: Path) -> Iterator[h5py.File]:
     """Open a file for reading.
 
     Raises:
-        InputError: it is missing, not HDF5 or damaged, also if that shows only while it is read.
+        InputError: it is missing, not HDF5 or truncated.
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path in input.files.")
@@ -39,10 +39,16 @@ def open_h5flow(path: Path) -> Iterator[h5py.File]:
     except OSError as error:
         raise InputError(f"{path}: not HDF5, empty or truncated ({error}). Copy or create it again.") from error
     with file:
-        try:
-            yield file
-        except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
-            raise InputError(f"{path}: cannot be read ({error}). It is damaged: copy or create it again.") from error
+        yield file
+
+
+@contextmanager
+def damage_named(path: Path) -> Iterator[None]:
+    """Turn what h5py raises for damaged metadata into an :class:`InputError`."""
+    try:
+        yield
+    except (OSError, RuntimeError, KeyError, ValueError, TypeError) as error:
+        raise InputError(f"{path}: cannot be read ({error}). It is damaged: copy or create it again.") from error
 
 
 def find_table(file: h5py.File, name: str) -> h5py.Dataset | None:

@@ -16,11 +16,13 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.ionisation import mev_per_electron
-from nuvlm.sources.h5flow import References, find_table, open_h5flow
+from nuvlm.sources.h5flow import References, damage_named, find_table, open_h5flow
 from nuvlm.sources.hit_frame import HitFrame, decide_frame
 from nuvlm.sources.interactions import DriftedEvent
 from nuvlm.sources.ndlarflow_truth import EventTruth, Seen
 from nuvlm.sources.shard_writer import DriftedShardWriter
+
+Conclude = Callable[[Path, str, str, str], None]
 
 HITS = ("charge/calib_final_hits", "charge/calib_prompt_hits")
 """Tables of hits, the one to prefer first: hits of one pixel that are close in time are merged in it."""
@@ -39,13 +41,8 @@ TICK_US = 0.1
 FIELD_KV_CM = (0.1, 1.0)
 KV_CM = 10.0
 """1 kV/mm, the unit of ``e_field``, in kV/cm."""
-ENERGIES = {
-    33.8: "Q W / R, recombination undone, as here",
-    23.6: "Q W, without recombination",
-    16.5: "Q W R, recombination twice",
-    0.0236: "Q W in GeV",
-}
-"""E / Q (keV per ke-) -> what the program of that time has calculated."""
+OTHER_ENERGIES = {23.6: "Q W, without recombination", 16.5: "Q W R, recombination twice", 0.0236: "Q W in GeV"}
+"""E / Q (keV per ke-) of earlier versions of the program -> what they calculated."""
 
 
 def convert_ndlarflow(path: Path, out: DriftedShardWriter) -> None:
@@ -59,14 +56,15 @@ def convert_ndlarflow(path: Path, out: DriftedShardWriter) -> None:
             event cannot be used, or none can.
     """
     with open_h5flow(path) as file:
-        name = _hits(path, file)
-        references = References(path, file, EVENTS, name)
-        ids = _event_ids(path, file, references.parent, out.conclude)
-        _conclude_references(path, references, len(file[f"{name}/data"]), out.conclude)
-        truth = EventTruth(path, file, len(ids))
-        frame = _conclude_frame(path, file, name, references, truth, out)
-        mev = KILO * mev_per_electron(_field(path, file, out.conclude))
-        pitch = tuple(0.0 if axis == out.detector.drift else frame.pitch_mm for axis in range(3))
+        with damage_named(path):
+            name = _hits(path, file)
+            references = References(path, file, EVENTS, name)
+            ids = _event_ids(path, file, references.parent, out.conclude)
+            _conclude_references(path, references, len(file[f"{name}/data"]), out.conclude)
+            truth = EventTruth(path, file, len(ids))
+            mev = KILO * mev_per_electron(_field(path, file, out.conclude))
+            frame = _conclude_frame(path, file, name, references, truth, mev, out)
+        pitch = [0.0 if axis == out.detector.drift else frame.pitch_mm for axis in range(3)]
         size_mm = (pitch[0], pitch[1], pitch[2])
         out.write(path, _events(references, frame, mev, size_mm, ids, truth), len(ids))
 
@@ -118,9 +116,10 @@ def _hits(path: Path, file: h5py.File) -> str:
     return name
 
 
-def _event_ids(path: Path, file: h5py.File, parent: str, conclude: Callable[[Path, str, str, str], None]) -> list[int]:
+def _event_ids(path: Path, file: h5py.File, parent: str, conclude: Conclude) -> list[int]:
     """One unique id for each row of the events: the file's, or the place if those repeat, as in merged files."""
     events = file[f"{parent}/data"]
+    check_dataset(path, events)
     n = len(events)
     names = events.dtype.names or ()
     found = events.fields("id")[:] if "id" in names else np.zeros(0, dtype=np.uint64)
@@ -132,9 +131,7 @@ def _event_ids(path: Path, file: h5py.File, parent: str, conclude: Callable[[Pat
     return list(range(n))
 
 
-def _conclude_references(
-    path: Path, references: References, n_hits: int, conclude: Callable[[Path, str, str, str], None]
-) -> None:
+def _conclude_references(path: Path, references: References, n_hits: int, conclude: Conclude) -> None:
     if references.n_lost > MOST_LOST * n_hits:
         raise InputError(
             f"{path}: {references.n_lost} of {n_hits} hits belong to no event. The references are of other tables: "
@@ -150,7 +147,13 @@ def _conclude_references(
 
 
 def _conclude_frame(
-    path: Path, file: h5py.File, name: str, references: References, truth: EventTruth, out: DriftedShardWriter
+    path: Path,
+    file: h5py.File,
+    name: str,
+    references: References,
+    truth: EventTruth,
+    mev: float,
+    out: DriftedShardWriter,
 ) -> HitFrame:
     """Unit and axes, from the first hits, whose charge is checked too; and those of the vertices."""
     table = file[f"{name}/data"]
@@ -174,17 +177,19 @@ def _conclude_frame(
     out.conclude(path, "hits", name, "merged hits are preferred" if name == HITS[0] else f"no hits in {HITS[0]}")
     out.conclude(path, "length unit of hits", *frame.unit)
     out.conclude(path, "axes of hits", *frame.axes)
-    _conclude_charge(path, hits, out.conclude)
+    _conclude_charge(path, hits, mev, out.conclude)
     position_mm = frame.position_mm(unsorted)
-    truth.meet(
-        [Seen(row, position_mm[a:b]) for row, a, b in zip(parents, begins[:-1], begins[1:], strict=True)],
-        frame.columns,
-    )
+    total = np.concatenate([[0], np.cumsum(mev * np.maximum(np.nan_to_num(unsorted["Q"]), 0), dtype=np.float64)])
+    seen = [
+        Seen(row, position_mm[begin:end], total[end] - total[begin])
+        for row, begin, end in zip(parents, begins[:-1], begins[1:], strict=True)
+    ]
+    truth.meet(seen, frame.columns)
     out.conclude(path, "truth", truth.value, truth.evidence)
     return frame
 
 
-def _conclude_charge(path: Path, hits: np.ndarray, conclude: Callable[[Path, str, str, str], None]) -> None:
+def _conclude_charge(path: Path, hits: np.ndarray, mev: float, conclude: Conclude) -> None:
     charge = hits["Q"].astype(np.float64)
     positive = np.isfinite(charge) & (charge > 0)
     if not positive.any():
@@ -199,11 +204,12 @@ def _conclude_charge(path: Path, hits: np.ndarray, conclude: Callable[[Path, str
     conclude(path, "charge unit", "ke-", f"a median of {middle:.3g} in a hit; a muon leaves 20 to 30 in a pixel")
     if "E" in (hits.dtype.names or ()):
         ratio = 1000 * float(np.median(hits["E"][positive].astype(np.float64) / charge[positive]))
-        what = next((what for known, what in ENERGIES.items() if abs(ratio / known - 1) < 0.02), "an unknown formula")
+        formulas = {1000 * mev: "Q W / R, as here", **OTHER_ENERGIES}
+        what = next((what for known, what in formulas.items() if abs(ratio / known - 1) < 0.02), "an unknown formula")
         conclude(path, "column E", "not used: energies follow from Q", f"E / Q is {ratio:.3g} keV/ke-: {what}")
 
 
-def _field(path: Path, file: h5py.File, conclude: Callable[[Path, str, str, str], None]) -> float:
+def _field(path: Path, file: h5py.File, conclude: Conclude) -> float:
     """The drift field, kV/cm, for the recombination."""
     found = _number(file, "run_info", "e_field")
     low, high = FIELD_KV_CM

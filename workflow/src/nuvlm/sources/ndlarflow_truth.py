@@ -5,7 +5,6 @@ segments that made them, and to the interaction of these (``RawEventGenerator`` 
 larnd-sim's ``mc_hdr``. An event with charge of several interactions has no truth that a class can be given by.
 """
 
-from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -25,17 +24,18 @@ NEAR_MM = 50.0
 """Charge within this distance of the vertex touches it: more than the walls between modules."""
 FEW = 3
 """Events with hits that a statement about vertices needs."""
-MOST_GEV = 50
-"""Energies of neutrinos above this are in MeV."""
+CONTAINED = (0.03, 1.5)
+"""Limits on the share of the neutrino's energy that is visible, of the best contained tenth of the events."""
 
 
 @dataclass(frozen=True)
 class Seen:
-    """Hits of one event, for comparison with its vertex."""
+    """Hits of one event, for comparison with its neutrino."""
 
     row: int
     position_mm: np.ndarray
     """(hits, 3)."""
+    visible_mev: float
 
 
 class EventTruth:
@@ -53,7 +53,9 @@ class EventTruth:
         """
         self._row = np.full(n_events, -1, dtype=np.int64)
         self._table: np.ndarray | None = None
-        self._mm, self._columns = 10.0, (0, 1, 2)
+        self._path = path
+        self._mm, self._gev = 10.0, np.nan
+        self._columns: tuple[int, int, int] = (0, 1, 2)
         self.value, self.evidence = "unknown", f"no references from {RAW_EVENTS} to {INTERACTIONS}"
         found = find_references(file, RAW_EVENTS, INTERACTIONS)
         table = find_table(file, INTERACTIONS)
@@ -77,43 +79,64 @@ class EventTruth:
         self._row[n > 1] = -1
         self.value = f"known for {int((n == 1).sum())} of {n_events} events"
         self.evidence = f"charge of one interaction; {int((n > 1).sum())} events have charge of several"
-        self._gev = 1.0
-        if "Enu" in table.dtype.names:
-            energy = self._table["Enu"].astype(np.float64)
-            energy = energy[np.isfinite(energy) & (energy > 0)]
-            self._gev = 1e-3 if len(energy) and np.median(energy) > MOST_GEV else 1.0
-            self.evidence += f"; Enu in {'MeV' if self._gev < 1 else 'GeV'}, from its size"
 
     def meet(self, seen: list[Seen], columns: tuple[int, int, int]) -> None:
-        """Find the unit and axes of the vertices: the charge of an event touches its vertex.
+        """Find the units of vertices and energies: charge touches its vertex, and is not more than its neutrino has.
 
-        Without any vertex at its charge, references or vertices are of something else, and truth is unknown.
+        Vertices in the rock say nothing.
 
         Args:
             seen: some events.
             columns: which columns of the hits are x, y, z; vertices may have the same exchange.
+
+        Raises:
+            InputError: most vertices where there are hits are not at the charge that refers to them.
         """
-        near, n = Counter[tuple[float, tuple[int, ...]]](), 0
+        known = [(event, vertex) for event in seen if (vertex := self._vertex(event.row)) is not None]
+        known = [(event, vertex) for event, vertex in known if np.isfinite(vertex).all() and len(event.position_mm)]
+        if known:
+            self._find_frame(known, columns)
+        if self._table is not None and "Enu" in (self._table.dtype.names or ()):
+            self._find_energy_unit([event for event in seen if self._row[event.row] >= 0])
+
+    def _find_frame(self, known: list[tuple[Seen, np.ndarray]], columns: tuple[int, int, int]) -> None:
+        positions = np.concatenate([event.position_mm for event, _ in known])
+        low, high = np.nanmin(positions, axis=0) - NEAR_MM, np.nanmax(positions, axis=0) + NEAR_MM
+
+        def judge(mm: float, order: tuple[int, int, int]) -> tuple[int, int]:
+            """Vertices at their charge, and vertices in the region of all hits."""
+            at = [(event, mm * vertex[list(order)]) for event, vertex in known]
+            near = sum(_distance(event.position_mm, vertex) < NEAR_MM for event, vertex in at)
+            return near, sum(bool(((vertex > low) & (vertex < high)).all()) for _, vertex in at)
+
         ways = [(mm, order) for mm in (10.0, 1.0) for order in dict.fromkeys([(0, 1, 2), columns])]
-        for event in seen:
-            vertex = self._vertex(event.row)
-            if vertex is None or not np.isfinite(vertex).all() or not len(event.position_mm):
-                continue
-            n += 1
-            for mm, order in ways:
-                apart = np.linalg.norm(event.position_mm - mm * vertex[list(order)], axis=1)
-                near[mm, order] += bool(np.nanmin(apart, initial=np.inf) < NEAR_MM)
-        if n < FEW:
-            return
-        best = max(ways, key=lambda way: near[way])
-        if not near[best]:
-            self._row[:] = -1
-            self.value = "unknown"
-            self.evidence = f"none of {n} vertices is within {NEAR_MM:g} mm of the charge that refers to it"
-            return
-        self._mm, self._columns = best
+        found = {way: judge(*way) for way in ways}
+        self._mm, self._columns = way = max(ways, key=lambda way: found[way][0])  # as documented, of equal ones
+        near, inside = found[way]
+        if inside >= FEW and near < 0.5 * inside:
+            raise InputError(
+                f"{self._path}: {near} of {inside} vertices where there are hits are within {NEAR_MM:g} mm of the "
+                f"charge that refers to them ({RAW_EVENTS}/ref/{INTERACTIONS}). The hits or the vertices have other axes or "
+                f"units than they should, or the references are wrong: correct the file, or remove {INTERACTIONS}."
+            )
         how = f"{'cm' if self._mm == 10 else 'mm'}, x, y, z in {', '.join(VERTEX[i] for i in self._columns)}"
-        self.evidence += f"; {near[best]} of {n} vertices ({how}) are within {NEAR_MM:g} mm of their charge"
+        self.evidence += f"; {near} of {len(known)} vertices ({how}) are within {NEAR_MM:g} mm of their charge"
+
+    def _find_energy_unit(self, seen: list[Seen]) -> None:
+        """MeV or GeV: the best contained events deposit a good part of the energy of their neutrino, and none more."""
+        assert self._table is not None
+        rows = self._table[self._row[[event.row for event in seen]]]
+        energy, visible = rows["Enu"].astype(np.float64), np.array([event.visible_mev for event in seen])
+        good = np.isfinite(energy) & (energy > 0) & np.isfinite(visible)
+        share = float(np.quantile(visible[good] / energy[good], 0.9)) if good.any() else np.nan
+        low, high = CONTAINED
+        fitting = [gev for gev in (1e-3, 1.0) if low <= share / (1000 * gev) <= high]
+        if "nu_4mom" in (rows.dtype.names or ()) and good.any():
+            ratio = float(np.median(rows["nu_4mom"][good, 3].astype(np.float64) / energy[good]))
+            fitting = fitting if min(abs(ratio / known - 1) for known in (1e-3, 1, 1e3)) < 0.01 else []
+        self._gev = fitting[0] if fitting else np.nan
+        unit = {1e-3: "MeV", 1.0: "GeV"}.get(self._gev, "an unknown unit, and not used")
+        self.evidence += f"; Enu in {unit}, from the visible energy"
 
     def of(self, row: int) -> Truth:
         """Truth of an event."""
@@ -123,11 +146,12 @@ class EventTruth:
         names = interaction.dtype.names
         vertex = self._vertex(row)
         modes = [mode for mode, name in MODE_COLUMNS.items() if name in names and interaction[name]]
+        inelasticity = float(interaction["y"]) if "y" in names else np.nan
         return Truth(
             nu_pdg=int(interaction["nu_pdg"]),
             is_cc=bool(interaction["isCC"]),
             nu_energy=float(interaction["Enu"]) * self._gev if "Enu" in names else np.nan,
-            inelasticity=float(interaction["y"]) if "y" in names else np.nan,
+            inelasticity=inelasticity if 0 <= inelasticity <= 1 else np.nan,  # uninitialised in some files
             vertex_mm=UNKNOWN if vertex is None else tuple((self._mm * vertex[list(self._columns)]).tolist()),
             mode=MODES[modes[0]] if modes else MODES["unknown"],
         )
@@ -138,3 +162,8 @@ class EventTruth:
             return None
         interaction = self._table[self._row[row]]
         return np.array([interaction[name] for name in VERTEX], dtype=np.float64)
+
+
+def _distance(positions: np.ndarray, point: np.ndarray) -> float:
+    """Distance of a point (3,) from the nearest of `positions` (hits, 3)."""
+    return float(np.sqrt(np.nanmin(((positions - point) ** 2).sum(axis=1), initial=np.inf)))
