@@ -116,7 +116,7 @@ class EventTruth:
         if inside >= FEW and near < 0.5 * inside:
             raise InputError(
                 f"{self._path}: {near} of {inside} vertices where there are hits are within {NEAR_MM:g} mm of the "
-                f"charge that refers to them ({RAW_EVENTS}/ref/{INTERACTIONS}). The hits or the vertices have other axes or "
+                f"charge that refers to them ({RAW_EVENTS}/ref/{INTERACTIONS}). Hits or vertices have other axes or "
                 f"units than they should, or the references are wrong: correct the file, or remove {INTERACTIONS}."
             )
         how = f"{'cm' if self._mm == 10 else 'mm'}, x, y, z in {', '.join(VERTEX[i] for i in self._columns)}"
