@@ -6,7 +6,7 @@ if the file is of simulation and one neutrino made its charge. The simulated dep
 :mod:`nuvlm.sources.larndsim`.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +16,12 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.ionisation import mev_per_electron
+from nuvlm.sources.conclusions import Record
 from nuvlm.sources.h5flow import References, damage_named, find_table, open_h5flow
 from nuvlm.sources.hit_frame import HitFrame, decide_frame
 from nuvlm.sources.interactions import DriftedEvent
 from nuvlm.sources.ndlarflow_truth import EventTruth, Seen
 from nuvlm.sources.shard_writer import DriftedShardWriter
-
-Conclude = Callable[[Path, str, str, str], None]
 
 HITS = ("charge/calib_final_hits", "charge/calib_prompt_hits")
 """Tables of hits, the one to prefer first: hits of one pixel that are close in time are merged in it."""
@@ -43,6 +42,7 @@ KV_CM = 10.0
 """1 kV/mm, the unit of ``e_field``, in kV/cm."""
 OTHER_ENERGIES = {23.6: "Q W, without recombination", 16.5: "Q W R, recombination twice", 0.0236: "Q W in GeV"}
 """E / Q (keV per ke-) of earlier versions of the program -> what they calculated."""
+UNKNOWN_FORMULA = "an unknown formula"
 
 
 def convert_ndlarflow(path: Path, out: DriftedShardWriter) -> None:
@@ -116,7 +116,7 @@ def _hits(path: Path, file: h5py.File) -> str:
     return name
 
 
-def _event_ids(path: Path, file: h5py.File, parent: str, conclude: Conclude) -> list[int]:
+def _event_ids(path: Path, file: h5py.File, parent: str, conclude: Record) -> list[int]:
     """One unique id for each row of the events: the file's, or the place if those repeat, as in merged files."""
     events = file[f"{parent}/data"]
     check_dataset(path, events)
@@ -131,7 +131,7 @@ def _event_ids(path: Path, file: h5py.File, parent: str, conclude: Conclude) -> 
     return list(range(n))
 
 
-def _conclude_references(path: Path, references: References, n_hits: int, conclude: Conclude) -> None:
+def _conclude_references(path: Path, references: References, n_hits: int, conclude: Record) -> None:
     if references.n_lost > MOST_LOST * n_hits:
         raise InputError(
             f"{path}: {references.n_lost} of {n_hits} hits belong to no event. The references are of other tables: "
@@ -143,7 +143,8 @@ def _conclude_references(path: Path, references: References, n_hits: int, conclu
         found += f"; {references.n_lost} of {n_hits} hits belong to no event and are left out"
     if references.n_repeated:
         found += f"; {references.n_repeated} references repeat others and count once"
-    conclude(path, "events", found, "references between the tables")
+    doubt = bool(references.n_lost or references.n_repeated)
+    conclude(path, "events", found, "references between the tables", doubt=doubt)
 
 
 def _conclude_frame(
@@ -189,7 +190,7 @@ def _conclude_frame(
     return frame
 
 
-def _conclude_charge(path: Path, hits: np.ndarray, mev: float, conclude: Conclude) -> None:
+def _conclude_charge(path: Path, hits: np.ndarray, mev: float, conclude: Record) -> None:
     charge = hits["Q"].astype(np.float64)
     positive = np.isfinite(charge) & (charge > 0)
     if not positive.any():
@@ -205,11 +206,12 @@ def _conclude_charge(path: Path, hits: np.ndarray, mev: float, conclude: Conclud
     if "E" in (hits.dtype.names or ()):
         ratio = 1000 * float(np.median(hits["E"][positive].astype(np.float64) / charge[positive]))
         formulas = {1000 * mev: "Q W / R, as here", **OTHER_ENERGIES}
-        what = next((what for known, what in formulas.items() if abs(ratio / known - 1) < 0.02), "an unknown formula")
-        conclude(path, "column E", "not used: energies follow from Q", f"E / Q is {ratio:.3g} keV/ke-: {what}")
+        what = next((what for known, what in formulas.items() if abs(ratio / known - 1) < 0.02), UNKNOWN_FORMULA)
+        conclude(path, "column E", "not used: energies follow from Q", f"E / Q is {ratio:.3g} keV/ke-: {what}",
+                 doubt=what == UNKNOWN_FORMULA)  # fmt: skip
 
 
-def _field(path: Path, file: h5py.File, conclude: Conclude) -> float:
+def _field(path: Path, file: h5py.File, conclude: Record) -> float:
     """The drift field, kV/cm, for the recombination."""
     found = _number(file, "run_info", "e_field")
     low, high = FIELD_KV_CM
