@@ -450,7 +450,7 @@ def test_random_weights_take_the_place_of_downloaded_ones(checkout):
 
 
 def test_a_rehearsal_needs_no_events_and_asks_for_the_gpus_of_the_training(checkout):
-    gpus = "vlm={base: hub, finetune: {strategy: ddp, processes: 2, gpus: 2}}"
+    gpus = "vlm={base: hub, finetune: {strategy: ddp, processes: 2, gpus: 2, device_batch_size: 2}}"
     plan = snakemake(checkout, "--dry-run", "--cores", "64", "rehearse", *TINY, "run=tried", gpus)
     rules = set(re.findall(r"^(?:local)?rule (\w+):", plan, flags=re.MULTILINE))
     assert rules == {"rehearse"}

@@ -92,7 +92,9 @@ def test_after_a_kill_it_goes_on_from_the_checkpoint(values: dict[str, Any]) -> 
     made = Path("out/base/manifest.json").stat().st_mtime_ns
     subprocess.run(command, env=environment, check=True)
     assert Path("out/base/manifest.json").stat().st_mtime_ns == made, "the base model is not made again"
-    assert read_json(Path("out/rehearsal.json"))["training"]["resumed_from_step"] >= 1
+    training = read_json(Path("out/rehearsal.json"))["training"]
+    assert training["resumed_from_step"] >= 1
+    assert training["first_run"] is None, "it has not trained the first steps again"
 
 
 def test_other_settings_start_anew(values: dict[str, Any]) -> None:

@@ -4,6 +4,7 @@ The model has the configured shape and random weights, the events are drawn; eve
 settings of the run. Speed and memory depend on neither weights nor pictures.
 """
 
+import json
 import logging
 import os
 import shutil
@@ -141,7 +142,7 @@ class _Stages:
 
     def __init__(self, folder: Path, settings: Mapping[str, Any]) -> None:
         self._file = folder / "stages.json"
-        self._settings = dict(settings)
+        self._settings = json.loads(json.dumps(settings))  # as they are read: tuples are lists in a file
         self.done: dict[str, Any] = {}
         self.failed: str | None = None
         found = read_json(self._file) if self._file.exists() else {}
