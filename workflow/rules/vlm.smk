@@ -48,7 +48,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "random":
     rule build_random_base:
         """Make a base model of a published shape with random weights, for trials of settings and machines."""
         input:
-            shape=f"resources/shapes/{CONFIG.vlm.hub.model.replace('/', '--')}/config.json",
+            shape=f"resources/shapes/{CONFIG.vlm.hub.folder_name}/config.json",
             prompts=CONFIG.vlm.prompts,
             vocabulary=CONFIG.vlm.vocabulary,
             chat_templates=sorted(

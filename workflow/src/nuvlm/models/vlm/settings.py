@@ -48,6 +48,11 @@ class HubSettings(Settings):
     max_tiles: Literal[1, 4] | None = 4
     """Image tiles: a 512 x 512 pixel map fits one, Llama 3.2 Vision pads to four; null: as published."""
 
+    @property
+    def folder_name(self) -> str:
+        """The model's name as the name of a folder, as the hub's cache writes it: owner--name."""
+        return self.model.replace("/", "--")
+
 
 class LoraSettings(Settings):
     r: Count = 8
@@ -176,7 +181,7 @@ class VlmSettings(FamilySettings):
         if self.base != "hub":
             return "<models>/base"
         tiles = "as-published" if self.hub.max_tiles is None else f"{self.hub.max_tiles}tile"
-        return f"results/hub/{self.hub.model.replace('/', '--')}/{self.hub.revision.replace('/', '--')}-{tiles}"
+        return f"results/hub/{self.hub.folder_name}/{self.hub.revision.replace('/', '--')}-{tiles}"
 
     def _inputs(self, **more: str) -> dict[str, str]:
         return {"base": f"{self.base_folder}/manifest.json", "prompts": self.prompts, **more}
