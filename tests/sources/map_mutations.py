@@ -77,7 +77,8 @@ def convert_cvn_content(folder: Path) -> Callable[[CvnTables], tuple[list[dict[s
 
 def cvn_mutations() -> list[Mutation]:
     found = []
-    names = list(cvn_content())
+    content = cvn_content()
+    names = list(content)
     for name in names:
 
         def drop(content: CvnTables, name=name) -> None:
@@ -91,6 +92,23 @@ def cvn_mutations() -> list[Mutation]:
                 content[name] = content[name][:n]
 
             found.append(Mutation(f"{name} cut to {n}", cut))
+
+        def grow(content: CvnTables, name=name) -> None:
+            content[name] = np.concatenate([content[name], content[name][:1]])
+
+        def widen(content: CvnTables, name=name) -> None:
+            content[name] = np.stack([content[name]] * 2, axis=1)
+
+        found += [
+            Mutation(f"{name} with a row more", grow),
+            Mutation(f"{name} in two columns", widen),
+        ]
+        if content[name].dtype.kind == "f":
+
+            def swap_bytes(content: CvnTables, name=name) -> None:
+                content[name] = content[name].astype(">f4")
+
+            found.append(Mutation(f"{name} with the other order of bytes", swap_bytes))
         for by in range(1, 6):
 
             def roll(content: CvnTables, name=name, by=by) -> None:
