@@ -123,6 +123,9 @@ def test_a_command_of_the_documentation_works(checkout: Path, planner: Planner, 
         planning = f"SNAKEMAKE={BIN}/snakemake -n --profile profiles/local"
         plan = run([*MAKE, planning, "SUMMARY=true", "classify", "MODELS=tiny", *shlex.split(translated)[2:]], checkout)
         assert "classify_vlm" in plan
+    elif translated.startswith("make inspect"):
+        found = run([*MAKE, "inspect", "FILE=results/tiny/voxels/sim00000.h5"], checkout)
+        assert "make classify SOURCE=voxels FILE=results/tiny/voxels/sim00000.h5" in found
     elif translated.startswith(("make plan", "make compare")):
         assert len(run([*MAKE, *shlex.split(translated)[1:]], checkout).splitlines()) > 5
     elif translated.startswith("python -m nuvlm."):
