@@ -10,12 +10,13 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from benchmark_scripts import load_benchmark
 from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.vlm.adapter import lora_config
 from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate, weight_bytes
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import load_model, load_processor, meta_model
-from nuvlm.models.vlm.prompts import load_prompts
+from nuvlm.models.vlm.prompts import prompts_for
 from nuvlm.models.vlm.settings import LoraSettings
 from nuvlm.models.vlm.training import Job
 
@@ -23,7 +24,7 @@ from nuvlm.models.vlm.training import Job
 @pytest.fixture
 def event(job: Job) -> dict[str, torch.Tensor]:
     """One event, as the trainer gives it to the model."""
-    rows = conversations(read_events(job.events), job.stores, load_prompts(job.prompts))
+    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
     return dict(DataCollatorForVisionLanguageModeling(load_processor(job.base), assistant_only_loss=True)([rows[0]]))
 
 

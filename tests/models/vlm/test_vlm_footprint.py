@@ -12,11 +12,12 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from benchmark_scripts import load_benchmark
 from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.vlm import footprint as footprint_module
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.footprint import GIB, Footprint, count_footprint
 from nuvlm.models.vlm.model import load_processor
-from nuvlm.models.vlm.prompts import load_prompts
+from nuvlm.models.vlm.prompts import prompts_for
 from nuvlm.models.vlm.random_base import build_random_base
 from nuvlm.models.vlm.rehearsal import write_scenes
 from nuvlm.models.vlm.settings import FinetuneSettings, HubSettings, LoraSettings
@@ -77,7 +78,7 @@ def test_a_training_allocates_what_is_reckoned(tmp_path: Path, tiles: Any, chang
         base=tmp_path / "base", events=events, stores=stores, out=tmp_path / "adapter", settings=settings,
         checkpoints=tmp_path / "checkpoints", tensorboard=tmp_path / "tensorboard", prompts=RESOURCES / "prompts.yaml",
     )  # fmt: skip
-    rows = conversations(read_events(events), stores, load_prompts(job.prompts))
+    rows = conversations(read_events(events), stores, prompts_for(job.prompts, image_settings(stores)))
     collate = DataCollatorForVisionLanguageModeling(load_processor(job.base), assistant_only_loss=True)
     inputs = collate([rows[i] for i in range(BATCH)])
     reckoned = count_footprint(AutoConfig.from_pretrained(job.base), inputs, settings, "cpu")

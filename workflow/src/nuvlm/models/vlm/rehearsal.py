@@ -33,6 +33,7 @@ from nuvlm.base.files import read_json, sha256, write_json
 from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import write_store
 from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.dataset.topology import TOPOLOGY_TYPES
 from nuvlm.models.checkpoints import SigtermFlag
 from nuvlm.models.devices import choose_device, device_name, free_memory, peak_memory_mb
@@ -45,7 +46,7 @@ from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.footprint import GIB, Footprint, count_footprint, stored_bytes
 from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import DISPLAY_VIEWS, build_base_model
-from nuvlm.models.vlm.prompts import load_prompts
+from nuvlm.models.vlm.prompts import load_prompts, prompts_for
 from nuvlm.models.vlm.random_base import build_random_base, write_shape
 from nuvlm.models.vlm.rationales import load_rationales
 from nuvlm.models.vlm.settings import VlmSettings
@@ -264,7 +265,7 @@ def _batch(
 ) -> dict[str, torch.Tensor]:
     """The first `n` events, as the trainer gives them to the model."""
     words = None if vocabulary is None else load_rationales(vocabulary)
-    rows = conversations(read_events(events).head(n), stores, load_prompts(prompts), words)
+    rows = conversations(read_events(events).head(n), stores, prompts_for(prompts, image_settings(stores)), words)
     collate = DataCollatorForVisionLanguageModeling(load_processor(base), assistant_only_loss=True)
     return dict(collate([rows[i] for i in range(n)]))
 
