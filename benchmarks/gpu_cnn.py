@@ -162,6 +162,7 @@ def make_maps(folder: Path, scale: Scale) -> Maps:
         store.append("event_id", np.arange(events, dtype=np.uint64))
     table = pd.DataFrame({"shard": "a", "row": np.arange(events), "event_id": np.arange(events, dtype=np.uint64)})
     table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), events), dtype="string")
+    table["centred_by"] = pd.Series("charge", index=table.index, dtype="string")
     return Maps({"a": folder / "a.zarr"}, table)
 
 
@@ -169,7 +170,7 @@ def maps_of(run: Path) -> Maps:
     """Those of a run's folder."""
     events = read_events(run / "events.parquet")
     stores = {name: run / "pixelmaps" / f"{name}.zarr" for name in events["shard"].unique()}
-    return Maps(stores, events[events["class"].notna()][["shard", "row", "event_id", "class"]])
+    return Maps(stores, events[events["class"].notna()][["shard", "row", "event_id", "class", "centred_by"]])
 
 
 @contextmanager
