@@ -3,7 +3,7 @@
     python benchmarks/conversion.py [--events 100] [--sources larndsim ndlarflow]
 
 GEANT4's steps of simulated neutrino events are written in the format of each source, over and over under new ids, and
-converted in a process of its own, on one core; so is a file with ten times the events, to see whether memory grows.
+converted in a separate process on one core, and so is a file with ten times the events: memory must not grow.
 Prints a table and writes results/conversion.json beside this file, where sources that are not named keep their results.
 
 A source is added by a function that writes its files, in WRITERS.

@@ -1,4 +1,4 @@
-"""How well the interaction point is found from charge alone, what it costs, and what true vertices are worth.
+"""How well the interaction point is found from charge alone, its cost, and the accuracy with true vertices.
 
     python benchmarks/vertex.py measure results/demo        # errors and times -> results/vertex.json beside this file
     python benchmarks/vertex.py fit results/demo            # the weights of the score, from training events

@@ -1,4 +1,4 @@
-"""Runs device_checks.py in a process of its own: the device that it registers stays in torch until the process ends."""
+"""Runs device_checks.py in a separate process: a registered device stays in torch until the process ends."""
 
 import shutil
 import subprocess

@@ -117,6 +117,23 @@ def create_hdf5(path: str | Path) -> Iterator[tuple[h5py.File, Disk]]:
         disk.check()
 
 
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a user's HDF5 file for reading.
+
+    Raises:
+        InputError: the file is missing, not HDF5 or truncated.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Check the path in input.files.")
+    try:
+        file = h5py.File(path, "r")
+    except OSError as error:
+        raise InputError(f"{path}: not HDF5, empty or truncated ({error}). Copy or create it again.") from error
+    with file:
+        yield file
+
+
 def check_dataset(path: str | Path, dataset: h5py.Dataset, *, at_once: bool = False) -> None:
     """Refuse a dataset that is not completely in its file, or that unpacks to an implausible size.
 

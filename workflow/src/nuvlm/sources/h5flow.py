@@ -26,23 +26,6 @@ MOST_CHILDREN = 10**7
 
 
 @contextmanager
-def open_h5flow(path: Path) -> Iterator[h5py.File]:
-    """Open a file for reading.
-
-    Raises:
-        InputError: it is missing, not HDF5 or truncated.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Check the path in input.files.")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not HDF5, empty or truncated ({error}). Copy or create it again.") from error
-    with file:
-        yield file
-
-
-@contextmanager
 def damage_named(path: Path) -> Iterator[None]:
     """Turn what h5py raises for damaged metadata into an :class:`InputError`."""
     try:

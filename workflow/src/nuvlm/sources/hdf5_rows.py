@@ -18,23 +18,6 @@ SCATTERED = 8
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open an HDF5 file for reading.
-
-    Raises:
-        InputError: the file is missing, or not HDF5.
-    """
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Check the path in input.files.")
-    try:
-        file = h5py.File(path, "r")
-    except OSError as error:
-        raise InputError(f"{path}: not HDF5, empty or truncated ({error}). Copy or create it again.") from error
-    with file:
-        yield file
-
-
-@contextmanager
 def explained(path: Path, what: str) -> Iterator[None]:
     """Turn what h5py raises for damaged bytes into an InputError."""
     try:

@@ -5,8 +5,9 @@ from contextlib import contextmanager
 from pathlib import Path
 
 from nuvlm.base.errors import InputError
+from nuvlm.base.hdf5 import open_hdf5
 from nuvlm.sources import larcv_hdf5, larcv_root, spine_hdf5
-from nuvlm.sources.hdf5_rows import explained, open_hdf5
+from nuvlm.sources.hdf5_rows import explained
 from nuvlm.sources.rootfile import open_root
 from nuvlm.sources.voxel_images import ImageFile, is_charge, is_label
 

@@ -193,7 +193,7 @@ def _repeated(hits: dict[str, np.ndarray]) -> bool:
 
 
 def _check_hits(events: Table, hits: Table, places: Places, truth: Truth, out: PixelMapWriter) -> None:
-    """Check the first events' hits against what is known of MicroBooNE, and against the true vertices.
+    """Check the first events' hits against MicroBooNE's geometry and readout, and against the true vertices.
 
     Charge must touch its vertex, on each plane, which needs planes, wires and times to be right. A vertex is at
     `nu_vtx_wire_pos`, and along the drift at `nu_vtx_corr`, or at `nu_vtx_wire_time` if that is nearer: its name says

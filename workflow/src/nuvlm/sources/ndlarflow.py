@@ -14,10 +14,10 @@ import h5py
 import numpy as np
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.hdf5 import check_dataset
+from nuvlm.base.hdf5 import check_dataset, open_hdf5
 from nuvlm.detector.ionisation import mev_per_electron
 from nuvlm.sources.conclusions import Record
-from nuvlm.sources.h5flow import References, damage_named, find_table, open_h5flow
+from nuvlm.sources.h5flow import References, damage_named, find_table
 from nuvlm.sources.hit_frame import HitFrame, decide_frame
 from nuvlm.sources.interactions import DriftedEvent
 from nuvlm.sources.ndlarflow_truth import EventTruth, Seen
@@ -55,7 +55,7 @@ def convert_ndlarflow(path: Path, out: DriftedShardWriter) -> None:
         InputError: the file cannot be read or is not of this kind; evidence against its units, axes or references; an
             event cannot be used, or none can.
     """
-    with open_h5flow(path) as file:
+    with open_hdf5(path) as file:
         with damage_named(path):
             name = _hits(path, file)
             references = References(path, file, EVENTS, name)

@@ -194,7 +194,7 @@ def read_keys(table: Table) -> np.ndarray:
 def find_rows(events: Table, keys: np.ndarray, table: Table) -> Places:
     """Find the rows of each event in a table, and check that all that says where they are agrees.
 
-    Events with the same run, subrun and event, as in merged files, are told apart by their order.
+    Events with the same run, subrun and event, as in merged files, are distinguished by their order.
 
     Args:
         events: the table of events.

@@ -13,8 +13,9 @@ import h5py
 import numpy as np
 
 from nuvlm.base.errors import InputError
+from nuvlm.base.hdf5 import open_hdf5
 from nuvlm.detector.voxels import MOST_VOXELS
-from nuvlm.sources.hdf5_rows import explained, open_hdf5
+from nuvlm.sources.hdf5_rows import explained
 from nuvlm.sources.shard_writer import VoxelShardWriter
 from nuvlm.sources.voxel_images import ImageFile, VoxelImage, write_images
 

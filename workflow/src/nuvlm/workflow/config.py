@@ -290,7 +290,7 @@ def read_overlays(files: Iterable[Path]) -> dict[str, Any]:
 
 
 def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `overlay` in place of its own, section by section, as Snakemake lays overlays."""
+    """`base` updated with `overlay`, section by section, as Snakemake merges configuration files."""
     for key, value in overlay.items():
         section = base.get(key)
         base[key] = _merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
