@@ -8,7 +8,8 @@ import pytest
 import torch
 
 from nuvlm.base.errors import InputError
-from nuvlm.models.cnn.network import SiameseCnn, count_parameters, describe, load_cnn
+from nuvlm.models.classifier.network import count_parameters
+from nuvlm.models.cnn.network import SiameseCnn, describe, load_cnn
 from paths import REPOSITORY
 from tiny_cnn import classify, train, write_data
 

@@ -17,11 +17,11 @@ import torch
 from safetensors.torch import load_file
 
 from nuvlm.base.errors import InputError
-from nuvlm.models.cnn import trainer
+from nuvlm.models.classifier import trainer
+from nuvlm.models.classifier.recipes import draw_epoch, flip, halve, learning_rate, make_optimizer, peak_rate
+from nuvlm.models.classifier.settings import Recipe
+from nuvlm.models.classifier.training import check_shares
 from nuvlm.models.cnn.network import SiameseCnn
-from nuvlm.models.cnn.recipes import draw_epoch, flip, halve, learning_rate, make_optimizer, peak_rate
-from nuvlm.models.cnn.settings import Recipe
-from nuvlm.models.cnn.training import check_shares
 from nuvlm.models.degradations import degrade
 from nuvlm.models.predictions import read_costs
 from signals import all_of_its_processes

@@ -19,6 +19,7 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json
 from nuvlm.base.manifest import verify_manifest
+from nuvlm.models.classifier.network import ImageClassifier, count_parameters
 
 
 @dataclass(frozen=True)
@@ -114,7 +115,7 @@ class InvertedResidual(nn.Module):
         return x + self.layers(x) if self.residual else self.layers(x)
 
 
-class SiameseCnn(nn.Module):
+class SiameseCnn(ImageClassifier):
     """Classifies all views of an event together. Accepts any image size from 32 pixels.
 
     Args:
@@ -221,15 +222,6 @@ def load_cnn(model: Path, device: torch.device) -> SiameseCnn:
 
 def _again(model: Path) -> str:
     return f"Remove {model} and rerun: the workflow trains the model again."
-
-
-def count_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def to_float(images: Tensor, device: torch.device) -> Tensor:
-    """Move grey values (uint8) to the device and scale them to floats from 0 to 1."""
-    return images.to(device, non_blocking=True).float().div_(255)
 
 
 def describe(network: SiameseCnn, size: int = 512) -> str:

@@ -1,4 +1,4 @@
-"""The processes that train one CNN together: sharing a batch, collective operations, distributed data parallel."""
+"""The processes that train one network together: sharing a batch, collective operations, distributed data parallel."""
 
 import os
 from collections.abc import Iterator
@@ -76,8 +76,11 @@ class ProcessGroup:
 
 
 @contextmanager
-def join(processes: int) -> Iterator[ProcessGroup]:
+def join(processes: int, section: str) -> Iterator[ProcessGroup]:
     """Join the process group of a training, started by torchrun. With one process there is nothing to join.
+
+    Args:
+        section: the family's section of the configuration, for messages.
 
     Raises:
         InputError: more processes than GPUs.
@@ -88,8 +91,8 @@ def join(processes: int) -> Iterator[ProcessGroup]:
     on_gpus = torch.cuda.is_available()
     if on_gpus and torch.cuda.device_count() < processes:
         raise InputError(
-            f"cnn.processes is {processes}, but the job sees {torch.cuda.device_count()} GPUs: set cnn.gpus to the "
-            "same number, or use fewer processes."
+            f"{section}.processes is {processes}, but the job sees {torch.cuda.device_count()} GPUs: set "
+            f"{section}.gpus to the same number, or use fewer processes."
         )
     # gloo for tensors in main memory (flags, objects): exchanging them does not wait for the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")

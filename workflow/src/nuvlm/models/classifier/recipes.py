@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nuvlm.models.cnn.settings import Recipe
+from nuvlm.models.classifier.settings import Recipe
 
 
 @dataclass(frozen=True)
@@ -93,9 +93,9 @@ def halve(images: Tensor) -> Tensor:
 
 def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     """Adam (arXiv 1412.6980), or AdamW (arXiv 1711.05101), without decay of biases and normalisation parameters."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
-    parameters = list(network.parameters())
+        return torch.optim.Adam(parameters, lr=recipe.learning_rate)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
