@@ -20,8 +20,10 @@ class ImageClassifier(nn.Module):
 
     def learnt(self) -> dict[str, Tensor]:
         """What training changes: name -> parameter or buffer."""
-        frozen = {name for name, parameter in self.named_parameters() if not parameter.requires_grad}
-        return {name: value for name, value in self.state_dict().items() if name not in frozen}
+        # Other entries, and frozen parameters, are those of a base model: quantised weights have several.
+        kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        kept |= {name for name, _ in self.named_buffers()}
+        return {name: value for name, value in self.state_dict().items() if name in kept}
 
     def load_learnt(self, values: dict[str, Tensor]) -> None:
         """Restore what :meth:`learnt` returned.

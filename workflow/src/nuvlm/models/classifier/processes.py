@@ -75,6 +75,12 @@ class ProcessGroup:
                 dist.broadcast(buffer, src=0)
 
 
+def local_device() -> torch.device:
+    """The device of this process: the GPU of its local rank, as torchrun sets it."""
+    device = choose_device()
+    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
+
+
 @contextmanager
 def join(processes: int, section: str) -> Iterator[ProcessGroup]:
     """Join the process group of a training, started by torchrun. With one process there is nothing to join.
@@ -97,7 +103,7 @@ def join(processes: int, section: str) -> Iterator[ProcessGroup]:
     # gloo for tensors in main memory (flags, objects): exchanging them does not wait for the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpus else torch.device("cpu")
+        device = local_device()
         if on_gpus:
             torch.cuda.set_device(device)
         yield ProcessGroup(dist.get_rank(), dist.get_world_size(), device)
