@@ -8,13 +8,17 @@ from pydantic import Field, model_validator
 from nuvlm.base.settings import Settings
 from nuvlm.models.jobs import FamilySettings, Request
 
+NetworkName = Literal["published", "mobilenet"]
+
 HOW_DATA_ARE_READ = {"memory_mb", "workers"}
 """Settings that change no result."""
 
 
 class Recipe(Settings):
-    """How the network is trained. The recipes of a run share everything else."""
+    """Which network is trained, and how. The recipes of a run share everything else."""
 
+    network: NetworkName = "published"
+    """`published`: that of the paper, layer for layer. `mobilenet`: of the same size, with the blocks of MobileNetV3."""
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """Constant, or the peak of the schedule."""
@@ -24,7 +28,7 @@ class Recipe(Settings):
     """After the warm-up. The cosine ends at zero after max_epochs."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs in which the learning rate rises from zero."""
-    batch_size: Annotated[int, Field(ge=2)] = 16
+    batch_size: Annotated[int, Field(ge=1)] = 16
     """Events per optimiser step, summed over all processes."""
     max_epochs: Annotated[int, Field(ge=1)] = 300
     patience: Annotated[int, Field(ge=1)] = 10
@@ -47,6 +51,7 @@ class Recipe(Settings):
 
 
 TUNED = Recipe(
+    network="mobilenet",
     optimizer="adamw",
     learning_rate=1e-3,
     weight_decay=0.05,
@@ -61,15 +66,16 @@ TUNED = Recipe(
     balanced=True,
     half_resolution=0.3,
 )
-"""The published network with current training methods."""
+"""A current network of the published size, with current training methods."""
 
 
 class _Common(Settings):
     """Settings shared by all recipes of a run."""
 
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Multiplies the channels of every layer; 1 gives the published 3.4 M parameters."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Multiplies the channels of every layer; 1 gives the 3.4 M parameters of the published network."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Before the last layer."""
     seed: int = 7
     bf16: bool = False
     """Automatic mixed precision: bfloat16 where it is safe, float32 weights."""
@@ -90,7 +96,7 @@ class TrainSettings(_Common):
 
 
 class CnnSettings(_Common, FamilySettings):
-    """One network, trained with each recipe: one model per recipe."""
+    """One model per recipe."""
 
     recipes: Mapping[Annotated[str, Field(pattern="^[a-z0-9_]+$")], Recipe | None] = Field(
         default_factory=lambda: {"published": Recipe(), "tuned": TUNED}

@@ -23,7 +23,7 @@ from nuvlm.base.logs import track
 from nuvlm.models.checkpoints import SigtermFlag
 from nuvlm.models.cnn.checkpoint import read_checkpoint, write_checkpoint
 from nuvlm.models.cnn.data import Images, batches
-from nuvlm.models.cnn.network import SiameseCnn, count_parameters, to_float
+from nuvlm.models.cnn.network import NETWORKS, count_parameters, to_float
 from nuvlm.models.cnn.processes import ProcessGroup
 from nuvlm.models.cnn.recipes import (
     Batch,
@@ -38,6 +38,7 @@ from nuvlm.models.cnn.recipes import (
     steps_per_epoch,
 )
 from nuvlm.models.cnn.settings import TrainSettings
+from nuvlm.models.cnn.siamese import SiameseCnn
 from nuvlm.models.devices import device_name, peak_memory_mb
 
 logger = logging.getLogger(__name__)
@@ -104,7 +105,8 @@ class Training:
         self.group, self.sigterm, self.train, self.validation = group, sigterm, train, validation
         self.steps = steps_per_epoch(len(train.labels), self.recipe)
         torch.manual_seed(self.settings.seed)
-        network = SiameseCnn(train.images.shape[0], width=self.settings.width, dropout=self.settings.dropout)
+        build = NETWORKS[self.recipe.network]
+        network = build(train.images.shape[0], width=self.settings.width, dropout=self.settings.dropout)
         self.network = network.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = group.wrap(self.network)
         if self.settings.compile:
@@ -118,9 +120,9 @@ class Training:
         if checkpoint.exists():
             self._resume()
         self._info(
-            "training on %d events, validating on %d; %d parameters, %d processes, %s, %s",
-            len(train.labels), len(validation.labels), count_parameters(self.network), group.size, group.device,
-            self.precision,
+            "training on %d events, validating on %d; network %s, %d parameters, %d processes, %s, %s",
+            len(train.labels), len(validation.labels), self.recipe.network, count_parameters(self.network), group.size,
+            group.device, self.precision,
         )  # fmt: skip
 
     @property
@@ -266,7 +268,7 @@ class Training:
         labels, epochs = self.train.labels, len(self.history)
         seconds = sum(entry["seconds"] for entry in self.history)
         return {
-            "model": "SiameseCnn",
+            "network": self.recipe.network,
             "classes": list(CLASSES),
             "views": self.train.images.shape[0],
             "settings": self.settings.model_dump(mode="json"),
