@@ -84,7 +84,8 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
     from nuvlm.models.vlm.prompts import prompts_for
 
     processor = load_processor(job.base)
-    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
+    texts = prompts_for(job.prompts, image_settings(job.stores), job.settings.background)
+    rows = conversations(read_events(job.events), job.stores, texts, background=job.settings.background)
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[1]])
     found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert found == [

@@ -41,7 +41,7 @@ def read_card(model: Path) -> dict[str, Any]:
         lacking += [f"settings.{name}" for name in numbers if not isinstance(card["settings"].get(name), int | float)]
     if lacking:
         raise InputError(f"{path}: no usable value of {', '.join(lacking)}. {_again(model)}")
-    if card.setdefault("network", BEFORE_NAMES) not in NETWORKS:
+    if card.setdefault("network", BEFORE_NAMES) not in list(NETWORKS):
         raise InputError(
             f"{path}: the network is {card['network']!r}; known are {', '.join(NETWORKS)}. {_again(model)}"
         )

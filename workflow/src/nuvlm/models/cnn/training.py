@@ -23,9 +23,10 @@ from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.checkpoints import SigtermFlag, fingerprint
 from nuvlm.models.cnn.data import open_images
+from nuvlm.models.cnn.network import NETWORKS
 from nuvlm.models.cnn.processes import join
 from nuvlm.models.cnn.recipes import steps_per_epoch
-from nuvlm.models.cnn.settings import TrainSettings
+from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.trainer import Split, Training
 from nuvlm.models.compiler import require_c_compiler
 from nuvlm.models.devices import choose_device
@@ -118,7 +119,7 @@ def _train(job: Job) -> None:
     table = table[table["class"].isin(CLASSES)]
     splits = {split: table[table["split"] == split] for split in ("train", "validation")}
     check_targets(splits, job.events)
-    check_shares(len(splits["train"]), settings)
+    check_shares(len(splits["train"]), settings, len(images["views"]), images["size"])
     torch.set_num_threads(max(1, job.threads // settings.processes))
     keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = True  # the default for cuDNN's convolutions
@@ -172,18 +173,34 @@ def check_targets(splits: Mapping[str, pd.DataFrame], events: Path) -> None:
         )
 
 
-def check_shares(events: int, settings: TrainSettings) -> None:
-    """Check that every process gets an event of every batch, and that batch normalisation has at least two.
+def check_shares(events: int, settings: TrainSettings, views: int, size: int) -> None:
+    """Check that every process gets an event of every batch, and that batch normalisation has two values to compare.
+
+    Args:
+        events: of the training split.
+        views, size: of an event's pixel maps.
 
     Raises:
-        InputError: the smallest batch of an epoch is smaller than 2 or than the number of processes.
+        InputError: the smallest batch of an epoch is smaller than the number of processes, or a process gets a single
+            event whose last layers have a single pixel.
     """
-    smallest = events // steps_per_epoch(events, settings.recipe)
-    if smallest < max(2, settings.processes):
+    recipe = settings.recipe
+    smallest = events // steps_per_epoch(events, recipe)
+    shown = -(-size // 2) if recipe.half_resolution else size
+    share = smallest // settings.processes
+    if share == 0 or (share == 1 and _last_pixels(recipe, views, shown) == 1):
         raise InputError(
-            f"{events} training events in batches of {settings.recipe.batch_size} give a smallest batch of {smallest}, "
-            f"too few for cnn.processes {settings.processes}. Add events, or use a larger batch or fewer processes."
+            f"{events} training events in batches of {recipe.batch_size} give a smallest batch of {smallest}, "
+            f"too few for cnn.processes {settings.processes} and the network {recipe.network!r} at {shown} pixels. Add "
+            "events, or use a larger batch, fewer processes or a larger pixelmap.size."
         )
+
+
+def _last_pixels(recipe: Recipe, views: int, size: int) -> int:
+    """Pixels of the last features of the recipe's network."""
+    with torch.device("meta"):
+        features = NETWORKS[recipe.network](views).eval().features(torch.zeros(1, views, size, size))
+    return features.shape[-1] * features.shape[-2]
 
 
 def _check_compiler(settings: TrainSettings) -> None:
