@@ -346,7 +346,9 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(data: Path, monkeypat
     stop_at(monkeypatch, 3)
     with pytest.raises(SystemExit):
         train(data)
-    with pytest.raises(InputError, match=r"other settings or data \(dropout 0\.1, now 0\.3; recipe\.flip True, now False\)"):
+    with pytest.raises(
+        InputError, match=r"other settings or data \(dropout 0\.1, now 0\.3; recipe\.flip True, now False\)"
+    ):
         train(data, dropout=0.3, flip=False)
     with pytest.raises(InputError, match=r"\(recipe\.network published, now mobilenet\)"):
         train(data, network="mobilenet")

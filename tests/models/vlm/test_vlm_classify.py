@@ -11,6 +11,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from memory import MB, at_most
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_json, write_json
+from nuvlm.base.manifest import write_manifest
 from nuvlm.models.predictions import read_costs, read_predictions
 from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.settings import ClassifySettings
@@ -145,7 +147,7 @@ def test_damaged_adapter_is_named(tuned: Job, tmp_path: Path) -> None:
 
 def test_first_token_decision_refuses_labels_that_begin_alike(tuned: Job, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.yaml"
-    prompts.write_text(tuned.prompts.read_text().replace('" nue CC"', '" NC none"'))
+    prompts.write_text(tuned.prompts.read_text().replace('" NuE CC"', '" Neutral none"'))
     job = tuned.model_copy(update={"prompts": prompts})
     with pytest.raises(InputError, match="begin with the same token"):
         classify(job, tmp_path / "p.parquet", decision="first_token")

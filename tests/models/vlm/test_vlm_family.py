@@ -106,7 +106,7 @@ def test_only_the_answer_is_learnt(job: Job, other: Path, processor: Any) -> Non
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[2]])
     found = [processor.tokenizer.decode(row[row != -100]).strip() for row in batch["labels"]]
     end = family_of(other).end_of_answer
-    assert found == [f"I classify the pixel maps as nue CC{end}", f"I classify the pixel maps as NC{end}"]
+    assert found == [f"I classify the pixel maps as NuE CC{end}", f"I classify the pixel maps as Neutral Current{end}"]
 
 
 def test_fine_tuned_and_classified_by_config_alone(job: Job, other: Path, tmp_path: Path) -> None:

@@ -4,11 +4,13 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from nuvlm.base.errors import InputError
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import (
+    AnswerTokens,
     Prompts,
     answer_tokens,
     check_views,
@@ -33,11 +35,11 @@ def test_answer_tokens_spell_the_answers(prompts: Prompts, tokenizer: PreTrained
     answers = answer_tokens(tokenizer, prompts)
     said = [tokenizer.decode([*answers.prefix, *label]) for label in answers.labels]
     assert said == [
-        "I classify the pixel maps as nue CC<|eot_id|>",
-        "I classify the pixel maps as numu CC<|eot_id|>",
-        "I classify the pixel maps as NC<|eot_id|>",
+        "I classify the pixel maps as NuE CC<|eot_id|>",
+        "I classify the pixel maps as NuMu CC<|eot_id|>",
+        "I classify the pixel maps as Neutral Current<|eot_id|>",
     ]
-    require_distinct_labels(answers, prompts.labels, "first_token")
+    require_distinct_labels(answers, prompts.labels, "two_tokens")
 
 
 def test_a_separator_ends_the_labels_where_rationales_follow(

@@ -16,7 +16,7 @@ from nuvlm.models.vlm.shapes import draw_scene
 
 CPU = torch.device("cpu")
 LABELS = {
-    "published": (" nue CC", " numu CC", " NC"),
+    "published": (" NuE CC", " NuMu CC", " Neutral Current"),
     "of one first token, and of different lengths": (" NC nue", " NC numu CC with a long track", " NC"),
 }
 

@@ -17,7 +17,6 @@ from nuvlm.models.vlm.mllama import MllamaReader
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, conversation
 
 
-
 class LabelScores(NamedTuple):
     """Log-probabilities (events, classes) after the forced prefix."""
 
@@ -191,7 +190,9 @@ def beam(model: PreTrainedModel, inputs: dict[str, torch.Tensor], answers: Answe
     # (n * classes, tokens): log-probability of each token, as the processed scores of allowed tokens are not normalised.
     each = model.compute_transition_scores(out.sequences, out.scores, out.beam_indices)
     joint, two = np.full((2, n, classes), -np.inf)
-    ends = zip(out.sequences[:, length:].tolist(), out.sequences_scores.tolist(), each[:, :2].sum(1).tolist(), strict=True)
+    ends = zip(
+        out.sequences[:, length:].tolist(), out.sequences_scores.tolist(), each[:, :2].sum(1).tolist(), strict=True
+    )
     for i, (ids, value, of_two) in enumerate(ends):
         for k, label in enumerate(answers.labels):
             if tuple(ids[: len(label)]) == label:

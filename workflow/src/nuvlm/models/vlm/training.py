@@ -221,9 +221,7 @@ def finetune(job: Job) -> None:
     events = read_events(job.events)
     events = events[events["class"].isin(CLASSES)]
     train, validation = (
-        conversations(
-            events[events["split"] == split], job.stores, prompts, vocabulary, background=settings.background
-        )
+        conversations(events[events["split"] == split], job.stores, prompts, vocabulary, background=settings.background)
         for split in ("train", "validation")
     )
     if not len(train):
