@@ -5,9 +5,9 @@
 Times the network alone on random pixel maps in memory, from uint8 to logits. Every round takes the time of every
 method once, one after the other, so that whatever else the machine does slows down all of them; given are the median of
 the rounds and the best one, which is the least disturbed, for one event, and the median CPU time of all threads, which
-on one thread does not depend on what else the machine does. Prints the result and writes results/cnn_inference_{network}.json
-beside this file. The ratios are what carries over to other machines: the published 20 ms a sample were measured on an
-RTX A5000, batch 1, with 2 x 512 x 512 pixels.
+on one thread does not depend on what else the machine does. Prints the result and writes
+results/cnn_inference_{network}.json beside this file. The ratios are what carries over to other machines: the published
+20 ms a sample were measured on an RTX A5000, batch 1, with 2 x 512 x 512 pixels.
 """
 
 import argparse

@@ -15,8 +15,8 @@ batch size:
   three times both.
 
 A failed measurement is recorded and the others continue. Results, with machine, versions and commit, are written to
-results/gpu_cnn_{network}_{device}.json beside this file after each mode. --tiny runs a tiny network through the same code, also
-without a GPU, and only traces the compilation; its numbers have no meaning and are only printed.
+results/gpu_cnn_{network}_{device}.json beside this file after each mode. --tiny runs a tiny network through the same
+code, also without a GPU, and only traces the compilation; its numbers have no meaning and are only printed.
 """
 
 import argparse

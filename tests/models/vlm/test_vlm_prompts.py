@@ -72,12 +72,12 @@ def test_two_tokens_tell_labels_apart_that_one_does_not(prompts: Prompts) -> Non
     answers = AnswerTokens(prefix=(1,), labels=((5, 6, 9), (5, 7, 9), (8, 9)))
     require_distinct_labels(answers, prompts.labels, "two_tokens")
     alike = AnswerTokens(prefix=(1,), labels=((5, 6, 7, 9), (5, 6, 8, 9), (8, 9)))
-    with pytest.raises(InputError, match="begin with the same tokens, so decision: two_tokens .* or decision: joint"):
+    with pytest.raises(InputError, match=r"begin with the same tokens, so decision: two_tokens .* or decision: joint"):
         require_distinct_labels(alike, prompts.labels, "two_tokens")
 
 
 def test_texts_of_the_background_are_inserted_and_checked(prompts: Prompts) -> None:
-    values = prompts.model_dump(by_alias=True) | {"system": "{features} {background}"}
+    values = prompts.model_dump(by_alias=True) | {"system": "{features} {background}", "centre": {}}
     values["background"] = {"black": "Charge is bright.", "white": "Charge is dark."}
     both = Prompts.model_validate(values)
     assert both.about(None, "white").system.endswith("Charge is dark.")

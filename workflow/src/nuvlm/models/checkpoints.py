@@ -11,7 +11,6 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import sha256
 from nuvlm.base.manifest import MANIFEST
 
-
 LONGEST_VALUE = 40
 """Of a text in a message; digests are longer."""
 

@@ -37,7 +37,8 @@ def latex_tables(numbers: Mapping[str, Any]) -> str:
             lines.append(f"% Table {table['number']}: no scores under {condition}.")
             continue
         rows = table["rows"]
-        costs = COSTS if condition == main and any("ms_per_sample" in row for row in sum(rows.values(), [])) else {}
+        measured = any("ms_per_sample" in row for of_model in rows.values() for row in of_model)
+        costs = COSTS if condition == main and measured else {}
         n = next(iter(shown.values()))["n"]
         versions = "; ".join(f"{version}: {origin}" for version, origin in source["versions"].items())
         caption = f"{table['title']}; this run: {n:,} test events. Published: {source['reference']}; {versions}."

@@ -6,7 +6,6 @@ map: blackening the pixels it ranks highest must lower the probability of the cl
 """
 
 import logging
-import math
 from collections.abc import Mapping
 from pathlib import Path
 

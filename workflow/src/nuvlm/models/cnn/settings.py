@@ -18,7 +18,7 @@ class Recipe(Settings):
     """Which network is trained, and how. The recipes of a run share everything else."""
 
     network: NetworkName = "published"
-    """`published`: that of the paper, layer for layer. `mobilenet`: of the same size, with the blocks of MobileNetV3."""
+    """`published`: that of the paper, layer for layer; `mobilenet`: of the same size, with blocks as in MobileNetV3."""
     optimizer: Literal["adam", "adamw"] = "adam"
     learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-6
     """Constant, or the peak of the schedule."""

@@ -187,13 +187,11 @@ def beam(model: PreTrainedModel, inputs: dict[str, torch.Tensor], answers: Answe
         return_dict_in_generate=True,
         output_scores=True,
     )
-    # (n * classes, tokens): log-probability of each token, as the processed scores of allowed tokens are not normalised.
+    # (n * classes, tokens): log-probability of each token of a beam.
     each = model.compute_transition_scores(out.sequences, out.scores, out.beam_indices)
     joint, two = np.full((2, n, classes), -np.inf)
-    ends = zip(
-        out.sequences[:, length:].tolist(), out.sequences_scores.tolist(), each[:, :2].sum(1).tolist(), strict=True
-    )
-    for i, (ids, value, of_two) in enumerate(ends):
+    ends = out.sequences[:, length:].tolist(), out.sequences_scores.tolist(), each[:, :2].sum(dim=1).tolist()
+    for i, (ids, value, of_two) in enumerate(zip(*ends, strict=True)):
         for k, label in enumerate(answers.labels):
             if tuple(ids[: len(label)]) == label:
                 joint[i // classes, k], two[i // classes, k] = value, of_two
