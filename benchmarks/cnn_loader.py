@@ -36,7 +36,7 @@ from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import open_shard
 from nuvlm.models.classifier.data import Images, SparseImages, StoredImages, batches, read_sparse
 from nuvlm.models.classifier.network import to_float
-from nuvlm.models.cnn.network import SiameseCnn
+from nuvlm.models.cnn.network import NETWORKS
 
 CROP = {"centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 # pixel side (mm), window (pixels), width of the network, events a batch, and of the network's
@@ -58,7 +58,7 @@ def open_pixel_maps(shard: Path, folder: Path, pixel_mm: float, size: int) -> St
 
 def training_step(views: int, width: float, batch: np.ndarray) -> Callable[[], None]:
     torch.manual_seed(1)
-    network = SiameseCnn(views=views, width=width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = NETWORKS["mobilenet"](views=views, width=width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-6)
     labels = torch.arange(len(batch)) % 3
 

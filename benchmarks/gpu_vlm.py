@@ -284,14 +284,14 @@ def measure(
     table = pd.read_parquet(events)
     largest = max(scale.batches)
     _, images = next(read_blocks(stores, table[table["part"] == 0], largest))
-    pictures = [to_pictures(views) for views in images]
+    pictures = [to_pictures(views, "black") for views in images]
     encode(pictures[:1])
     start = time.perf_counter()
     inputs = encode(pictures)
     processing = 1e3 * (time.perf_counter() - start) / largest
     one = {name: value[:1] for name, value in inputs.items()}
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
-    trained = collate([conversations(table[table["split"] == "train"], stores, texts)[0]])
+    trained = collate([conversations(table[table["split"] == "train"], stores, texts, background="black")[0]])
     arithmetic = count_arithmetic(
         AutoConfig.from_pretrained(base), one, LoraSettings(), vision_tower=FAMILIES["mllama"].vision_tower,
         checkpointing=False,

@@ -90,6 +90,8 @@ def write_run(
     history = [{"train_loss": 1.1 / epoch, "validation_loss": 1.2 / epoch} for epoch in range(1, 6)]
     losses = [[step, 2.0 / step] for step in range(10, 60, 10)]
     for model, path in training.items():
+        if model.startswith("cnn"):
+            measured["network"] = "mobilenet" if model == "cnn_tuned" else "published"
         write_json(path, measured | ({"losses": losses} if model == "vlm" else {"history": history}))
     return Run(folder / "events.parquet", predictions, displays, training)
 

@@ -179,13 +179,16 @@ def test_the_four_models_of_a_run_read_well(tmp_path: Path) -> None:
     assert numbers["headline"].startswith("The CNN tuned is the best classifier")
     behind = [line.split(" is right")[0] for line in summary if "points behind the CNN tuned" in line]
     assert behind == ["The BDT", "The CNN published"]
-    assert "CNN published and CNN tuned are the same network, trained with different recipes" in " ".join(summary)
+    assert "The CNNs differ in network (CNN published: published, CNN tuned: mobilenet) and" in " ".join(summary)
     (changed,) = [line for line in summary if line.startswith("From nominal to half resolution, in points")]
     assert [changed.count(f"the {name} ") for name in ("CNN published", "CNN tuned", "BDT", "VLM")] == [1] * 4
     assert len(numbers["comparisons"]) == 6 * 3, "every two, under each condition that both have"
     table = html.split("<h3>Table 1")[1].split("</table>")[0]
-    rows = re.findall(r'<tr class="published"><th scope="row"><span class="hidden">(.*?)</span>', table)
-    assert rows == ["CNN published", "VLM"], "the other CNN is not the published one"
+    rows = re.findall(r'<tr class="published"><th scope="row"><span.*?>(.*?)</span></th><td>published, (v\d)', table)
+    each = [("CNN published", "v2"), ("CNN published", "v4"), ("VLM", "v2"), ("VLM", "v4"), ("ViT-h/14", "v4")]
+    assert rows == each, "the other CNN is not the published one, and there is no ViT here"
+    assert "v4: version 4" in text
+    assert "in version 2 cannot all hold" in text
     for cnn in ("cnn_published", "cnn_tuned"):
         assert numbers["saliency"][cnn]["n"] > 0
     for cnn in ("CNN published", "CNN tuned"):

@@ -11,7 +11,7 @@ import torch
 from torch.nn.functional import cross_entropy
 
 from nuvlm.models.classifier.processes import ProcessGroup, join
-from nuvlm.models.cnn.network import SiameseCnn
+from nuvlm.models.cnn.network import NETWORKS
 
 EVENTS = 7
 
@@ -22,7 +22,7 @@ def gradient(group: ProcessGroup) -> dict[str, Any]:
     Batch normalisation uses its running statistics: on CPUs each process would normalise by its own share.
     """
     torch.manual_seed(0)
-    network = SiameseCnn(width=0.25, dropout=0.0)
+    network = NETWORKS["published"](width=0.25, dropout=0.0)
     model = group.wrap(network)
     images, labels = torch.rand(EVENTS, 2, 64, 64), torch.arange(EVENTS) % 3
     mine = torch.from_numpy(group.share(np.arange(EVENTS)))
@@ -39,7 +39,7 @@ def gradient(group: ProcessGroup) -> dict[str, Any]:
 def statistics(group: ProcessGroup) -> torch.Tensor:
     """Running means after a forward pass of other images in each process, then synchronised."""
     torch.manual_seed(group.rank)
-    network = SiameseCnn(width=0.25).train()
+    network = NETWORKS["published"](width=0.25).train()
     network(torch.rand(2, 2, 64, 64))
     group.sync_buffers(network)
     return torch.cat([buffer.flatten().double() for buffer in network.buffers()])
@@ -48,7 +48,7 @@ def statistics(group: ProcessGroup) -> torch.Tensor:
 def in_process(rank: int, size: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    with join(size, "cnn") as group:
+    with join(size) as group:
         assert group.any(False, rank == 1) == [False, True]
         torch.save({**gradient(group), "statistics": statistics(group)}, folder / f"{rank}.pt")
 
@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(in_process, (2, port, tmp_path), nprocs=2)
-    with join(1, "cnn") as alone:
+    with join(1) as alone:
         expected = gradient(alone)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first["gradients"], second["gradients"])

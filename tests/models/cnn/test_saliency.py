@@ -12,12 +12,12 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.stores import open_store
 from nuvlm.models.classifier.network import ImageClassifier, to_float
 from nuvlm.models.classifier.saliency import probability_drop
-from nuvlm.models.classifier.settings import Recipe
 from nuvlm.models.cnn.classify import classify_cnn
-from nuvlm.models.cnn.network import SiameseCnn, SqueezeExcitation, load_cnn
+from nuvlm.models.cnn.mobilenet import SqueezeExcitation
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
 from nuvlm.models.cnn.saliency import cell_pixels, hires_cam
 from nuvlm.models.cnn.saliency import run as explain_cnn
-from nuvlm.models.cnn.settings import TrainSettings
+from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from nuvlm.models.jobs import ExplanationJob
 from stores import write_pixel_maps
@@ -110,22 +110,26 @@ def test_the_store_says_what_is_explained(run):
     assert (store["maps"][:].max(axis=(1, 2, 3)) == np.where(store["peak"][:] > 0, 255, 0)).all()
 
 
-def test_maps_are_their_definition():
+@pytest.mark.parametrize(("name", "first", "pitch", "side"), [("published", 1, 4, 19), ("mobilenet", 0, 16, 5)])
+def test_maps_are_their_definition(name, first, pitch, side):
     torch.manual_seed(1)
-    network = SiameseCnn(width=0.25).eval()
+    network = NETWORKS[name](width=0.25).eval()
     images, classes = torch.rand(3, 2, 75, 75), torch.tensor([2, 0, 1])
-    assert cell_pixels(network) == 16
-    cells = network.branch(network.stem(images.reshape(6, 1, 75, 75))).detach().requires_grad_()  # (6, c, 5, 5)
-    logits = network.classify(network.head(network.trunk(cells.reshape(3, -1, 5, 5))).mean(dim=(2, 3)))
+    assert cell_pixels(network) == (first, pitch)
+    views = network.white * images.reshape(6, 1, 75, 75)
+    cells = network.branch(network.stem(views)).detach().requires_grad_()  # (6, c, side, side)
+    logits = network.classify(network.head(network.trunk(cells.reshape(3, -1, side, side))).mean(dim=(2, 3)))
     (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), cells)
-    expected = (gradient * cells).sum(dim=1).clamp(min=0).detach().reshape(3, 2, 5, 5)
+    expected = (gradient * cells).sum(dim=1).clamp(min=0).detach().reshape(3, 2, side, side)
     found = hires_cam(network, images, classes)
     assert found.shape == images.shape
-    torch.testing.assert_close(found[:, :, ::16, ::16], expected)
+    torch.testing.assert_close(found[:, :, first::pitch, first::pitch][:, :, :side, :side], expected)
+    assert (found.flatten(2).amin(dim=2) >= 0).all()
 
 
-def test_cells_are_centred_where_the_map_has_them():
-    network = SiameseCnn(width=0.25).eval()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cells_are_centred_where_the_map_has_them(name):
+    network = NETWORKS[name](width=0.25).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_()  # so that nothing is cut off, and every pixel that can be seen counts
@@ -138,7 +142,8 @@ def test_cells_are_centred_where_the_map_has_them():
     cells[0, :, 12, 13].sum().backward()
     seen = image.grad[0, 0].nonzero().float()
     centre = (seen.amin(dim=0) + seen.amax(dim=0)) / 2
-    assert centre.tolist() == [12 * cell_pixels(network), 13 * cell_pixels(network)]
+    first, pitch = cell_pixels(network)
+    assert centre.tolist() == pytest.approx([first + 12 * pitch, first + 13 * pitch], abs=0.5)
 
 
 def test_what_is_blackened_is_what_is_foremost():

@@ -59,7 +59,7 @@ def processor(other: Path) -> ProcessorMixin:
 @pytest.fixture(scope="module")
 def pictures() -> list[Any]:
     rng = np.random.default_rng(11)
-    return [to_pictures(draw_scene(rng, 56)[0]) for _ in range(3)]
+    return [to_pictures(draw_scene(rng, 56)[0], "black") for _ in range(3)]
 
 
 @pytest.fixture(scope="module")
@@ -95,17 +95,18 @@ def test_both_views_reach_the_answer(
 ) -> None:
     (xz, yz), (another, _) = pictures[0], pictures[1]
     inputs = encode(processor, load_prompts(prompts_file), [[xz, yz], [another, yz], [xz, another]], CPU)
-    scores, _ = score(model, inputs, answers)
+    scores = score(model, inputs, answers).joint
     assert np.abs(scores[1] - scores[0]).max() > 1e-4
     assert np.abs(scores[2] - scores[0]).max() > 1e-4
 
 
 def test_only_the_answer_is_learnt(job: Job, other: Path, processor: Any) -> None:
-    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
+    texts = prompts_for(job.prompts, image_settings(job.stores), job.settings.background)
+    rows = conversations(read_events(job.events), job.stores, texts, background=job.settings.background)
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[2]])
     found = [processor.tokenizer.decode(row[row != -100]).strip() for row in batch["labels"]]
     end = family_of(other).end_of_answer
-    assert found == [f"I classify the pixel maps as nue CC{end}", f"I classify the pixel maps as NC{end}"]
+    assert found == [f"I classify the pixel maps as NuE CC{end}", f"I classify the pixel maps as Neutral Current{end}"]
 
 
 def test_fine_tuned_and_classified_by_config_alone(job: Job, other: Path, tmp_path: Path) -> None:

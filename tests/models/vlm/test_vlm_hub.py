@@ -268,7 +268,7 @@ def test_another_family_is_fetched_with_its_own_template(
     out = fetch(tmp_path, max_tiles=max_tiles)
     processor = load_processor(out)
     assert processor.chat_template == (CHAT_TEMPLATES / "idefics3.jinja").read_text()
-    picture = to_pictures(np.zeros((2, 56, 56), np.uint8))
+    picture = to_pictures(np.zeros((2, 56, 56), np.uint8), "black")
     inputs = encode(processor, load_prompts(prompts_file), [picture], torch.device("cpu"))
     assert inputs["pixel_values"].shape == ((1, 2, 3, 28, 28) if max_tiles else (1, 10, 3, 28, 28))
 

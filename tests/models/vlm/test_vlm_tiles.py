@@ -30,7 +30,7 @@ def run(folder: Path, prompts_file: Path) -> tuple[Any, dict[str, torch.Tensor],
     processor, prompts = load_processor(folder), load_prompts(prompts_file)
     model = load_model(folder, "none", bf16=False, device_map={"": "cpu"}).eval()
     rng = np.random.default_rng(11)
-    pictures = [to_pictures(draw_scene(rng, 56)[0]) for _ in range(2)]
+    pictures = [to_pictures(draw_scene(rng, 56)[0], "black") for _ in range(2)]
     inputs = encode(processor, prompts, pictures, torch.device("cpu"))
     answers = answer_tokens(processor.tokenizer, prompts)
     return model, inputs, {method.__name__: method(model, dict(inputs), answers)[0] for method in (score, beam)}

@@ -84,12 +84,13 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
     from nuvlm.models.vlm.prompts import prompts_for
 
     processor = load_processor(job.base)
-    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
+    texts = prompts_for(job.prompts, image_settings(job.stores), job.settings.background)
+    rows = conversations(read_events(job.events), job.stores, texts, background=job.settings.background)
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[1]])
     found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert found == [
-        "I classify the pixel maps as nue CC<|eot_id|>",
-        "I classify the pixel maps as numu CC<|eot_id|>",
+        "I classify the pixel maps as NuE CC<|eot_id|>",
+        "I classify the pixel maps as NuMu CC<|eot_id|>",
     ]
     # both images are in sight of every token of the answer
     seen = batch["cross_attention_mask"][batch["labels"] != -100]

@@ -366,6 +366,8 @@ class Saliency(Part):
 class Training(Part):
     """From training.json; missing values are null."""
 
+    network: str | None
+    """Of a CNN: its name in the recipe."""
     seconds: float | None
     events: Count | None
     epochs: float | None
@@ -405,13 +407,28 @@ class Source(Part):
     authors: str
     reference: str
     url: str
+    versions: dict[str, str]
+    """Version -> where its numbers come from."""
+
+
+class PublishedRow(Part):
+    """Results of a model in a version of the paper."""
+
+    version: str
+    accuracy: Fraction | None = None
+    precision: Fraction | None = None
+    recall: Fraction | None = None
+    auc: Fraction | None = None
+    peak_memory_mb: float | None = None
+    ms_per_sample: float | None = None
 
 
 class PublishedTable(Part):
     number: Count
     title: str
     condition: str
-    rows: dict[str, dict[str, float]]
+    rows: dict[str, list[PublishedRow]]
+    """Model -> its rows, in the order of the versions."""
     note: str | None = None
 
 
@@ -420,6 +437,8 @@ class Published(Part):
 
     source: Source
     tables: list[PublishedTable]
+    titles: dict[str, str]
+    """Names of published models of which there is no family."""
     training: dict[str, dict[str, Any]]
     setup: list[dict[str, Any]]
 

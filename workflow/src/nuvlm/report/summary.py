@@ -43,11 +43,19 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
     explained = {model: measures for model, measures in results["explanations"].items() if measures["with_truth"]}
     sentences += [_rationales(model, measures["right"]) for model, measures in explained.items()]
     sentences.append(_speed(cost))
-    cnns = [title(model) for model in scores if family_name(model) == "cnn"]
-    if len(cnns) > 1:
+    cnns = {model: title(model) for model in scores if family_name(model) == "cnn"}
+    networks = {model: cost[model]["training"]["network"] for model in cnns}
+    if len(cnns) > 1 and len({*networks.values()}) == 1:
+        *first, last = cnns.values()
         sentences.append(
-            f"{', '.join(cnns[:-1])} and {cnns[-1]} are the same network, trained with different recipes: their "
-            "differences are due to the training."
+            f"{', '.join(first)} and {last} are the same network, trained with different recipes: their differences "
+            "are due to the training."
+        )
+    elif len(cnns) > 1:
+        each = ", ".join(f"{name}: {networks[model] or 'not known'}" for model, name in cnns.items())
+        sentences.append(
+            f"The CNNs differ in network ({each}) and training: their differences are due to both. The network "
+            "'published' is that of the paper, layer for layer, with cnn.width times its channels."
         )
     bdts = [model for model in scores if family_name(model) == "bdt"]
     if bdts and len(scores) > 1:

@@ -5,8 +5,6 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from nuvlm.models.classifier.settings import TrainingSettings
-
 
 class ImageClassifier(nn.Module):
     """A network from the pixel maps of events to logits (events, classes).
@@ -36,7 +34,7 @@ class ImageClassifier(nn.Module):
         if missing or unexpected:
             raise RuntimeError(f"weights missing: {sorted(missing)[:3]}, unknown: {sorted(unexpected)[:3]}")
 
-    def card(self, settings: TrainingSettings) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:
         """What :meth:`forward` cannot be rebuilt without, for ``training.json``."""
         return {}
 

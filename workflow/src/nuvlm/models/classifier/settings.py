@@ -10,7 +10,7 @@ HOW_DATA_ARE_READ = {"memory_mb", "workers"}
 """Settings that change no result."""
 
 
-class Recipe(Settings):
+class TrainingRecipe(Settings):
     """How the network is trained. The recipes of a run share everything else."""
 
     optimizer: Literal["adam", "adamw"] = "adam"
@@ -22,7 +22,7 @@ class Recipe(Settings):
     """After the warm-up. The cosine ends at zero after max_epochs."""
     warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
     """Epochs in which the learning rate rises from zero."""
-    batch_size: Annotated[int, Field(ge=2)] = 16
+    batch_size: Annotated[int, Field(ge=1)] = 16
     """Events per optimiser step, summed over all processes."""
     max_epochs: Annotated[int, Field(ge=1)] = 300
     patience: Annotated[int, Field(ge=1)] = 10
@@ -67,4 +67,4 @@ class TrainingSettings(CommonSettings):
     """The family's section of the configuration, for messages."""
     recipe_key: ClassVar[str]
     """Where its recipes stand, for messages."""
-    recipe: Recipe = Recipe()
+    recipe: TrainingRecipe = TrainingRecipe()

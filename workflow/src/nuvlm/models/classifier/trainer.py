@@ -119,8 +119,8 @@ class Training:
             self._resume()
         self._info(
             "training on %d events, validating on %d; %d parameters, %d processes, %s, %s",
-            len(train.labels), len(validation.labels), count_parameters(self.network), group.size, group.device,
-            self.precision,
+            len(train.labels), len(validation.labels), count_parameters(self.network), group.size,
+            group.device, self.precision,
         )  # fmt: skip
 
     @property
@@ -266,12 +266,11 @@ class Training:
         labels, epochs = self.train.labels, len(self.history)
         seconds = sum(entry["seconds"] for entry in self.history)
         return {
-            "model": type(self.network).__name__,
             "classes": list(CLASSES),
             "views": self.train.images.shape[0],
             "settings": self.settings.model_dump(mode="json"),
             "images": images,
-            **self.network.card(self.settings),
+            **self.network.card(),
             "parameters": count_parameters(self.network),
             "class_counts": {label: int((labels == i).sum()) for i, label in enumerate(CLASSES)},
             "events": len(labels),

@@ -75,10 +75,16 @@ def train_classifier(job: ClassifierJob, module: str, train: Callable[[Any], Non
     path.unlink(missing_ok=True)
 
 
-def train_in_process(job: ClassifierJob, make_network: Callable[[int], ImageClassifier], **identity: str) -> None:
+def train_in_process(
+    job: ClassifierJob,
+    make_network: Callable[[int], ImageClassifier],
+    check: Callable[[int, Mapping[str, Any]], object],
+    **identity: str,
+) -> None:
     """The training in each process.
 
     Args:
+        check: refuses a number of training events, and settings of the pixel maps, that the network cannot learn from.
         make_network: number of views -> network with its initial weights, drawn from torch's generator.
         identity: further digests of what the result depends on.
     """
@@ -89,7 +95,7 @@ def train_in_process(job: ClassifierJob, make_network: Callable[[int], ImageClas
     table = table[table["class"].isin(CLASSES)]
     splits = {split: table[table["split"] == split] for split in ("train", "validation")}
     check_targets(splits, job.events)
-    check_shares(len(splits["train"]), settings)
+    check(len(splits["train"]), images)
     torch.set_num_threads(max(1, job.threads // settings.processes))
     keep_freed_memory()
     torch.backends.cuda.matmul.allow_tf32 = True  # the default for cuDNN's convolutions
@@ -152,19 +158,20 @@ def check_targets(splits: Mapping[str, pd.DataFrame], events: Path) -> None:
         )
 
 
-def check_shares(events: int, settings: TrainingSettings) -> None:
-    """Check that every process gets an event of every batch, and that batch normalisation has at least two.
+def smallest_share(events: int, settings: TrainingSettings) -> int:
+    """Events of the smallest batch of an epoch that a process gets.
 
     Raises:
-        InputError: the smallest batch of an epoch is smaller than 2 or than the number of processes.
+        InputError: none.
     """
     smallest = events // steps_per_epoch(events, settings.recipe)
-    if smallest < max(2, settings.processes):
-        raise InputError(
-            f"{events} training events in batches of {settings.recipe.batch_size} give a smallest batch of {smallest}, "
-            f"too few for {settings.section}.processes {settings.processes}. Add events, or use a larger batch or "
-            "fewer processes."
-        )
+    if share := smallest // settings.processes:
+        return share
+    raise InputError(
+        f"{events} training events in batches of {settings.recipe.batch_size} give a smallest batch of {smallest}, too "
+        f"few for {settings.section}.processes {settings.processes}. Add events, or use a larger batch or fewer "
+        "processes."
+    )
 
 
 def _check_compiler(settings: TrainingSettings) -> None:

@@ -5,10 +5,21 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, Recipe, TrainingSettings
+from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
 
+NetworkName = Literal["published", "mobilenet"]
+
+
+class Recipe(TrainingRecipe):
+    """Which network is trained, and how. The recipes of a run share everything else."""
+
+    network: NetworkName = "published"
+    """`published`: that of the paper, layer for layer; `mobilenet`: of the same size, with blocks as in MobileNetV3."""
+
+
 TUNED = Recipe(
+    network="mobilenet",
     optimizer="adamw",
     learning_rate=1e-3,
     weight_decay=0.05,
@@ -23,15 +34,16 @@ TUNED = Recipe(
     balanced=True,
     half_resolution=0.3,
 )
-"""The published network with current training methods."""
+"""A current network of the published size, with current training methods."""
 
 
 class _Common(CommonSettings):
     """Settings shared by all recipes of a run."""
 
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Multiplies the channels of every layer; 1 gives the published 3.4 M parameters."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
+    """Multiplies the channels of every layer; 1 gives the 3.4 M parameters of the published network."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Before the last layer."""
 
 
 class TrainSettings(_Common, TrainingSettings):
@@ -39,10 +51,11 @@ class TrainSettings(_Common, TrainingSettings):
 
     section: ClassVar[str] = "cnn"
     recipe_key: ClassVar[str] = "cnn.recipes"
+    recipe: Recipe = Recipe()
 
 
 class CnnSettings(_Common, FamilySettings):
-    """One network, trained with each recipe: one model per recipe."""
+    """One model per recipe."""
 
     recipes: Mapping[Annotated[str, Field(pattern="^[a-z0-9_]+$")], Recipe | None] = Field(
         default_factory=lambda: {"published": Recipe(), "tuned": TUNED}

@@ -14,7 +14,6 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, sha256
 from nuvlm.base.manifest import MANIFEST, verify_manifest
 from nuvlm.models.classifier.network import ImageClassifier
-from nuvlm.models.classifier.settings import TrainingSettings
 from nuvlm.models.vit.settings import VitTrainSettings
 from nuvlm.models.vlm.adapter import lora_config
 from nuvlm.models.vlm.dataset import to_pictures
@@ -40,6 +39,7 @@ class VisionClassifier(ImageClassifier):
         super().__init__()
         self.views = views
         self._pictures = load_processor(base).image_processor
+        self._background = settings.background
         self._base = sha256(base / MANIFEST)
         tower_pattern = family_of(base).vision_tower
         # Trained weights stay in float32; automatic mixed precision rounds them for each product.
@@ -61,7 +61,7 @@ class VisionClassifier(ImageClassifier):
 
     def prepare(self, grey: Tensor, device: torch.device) -> tuple[int, dict[str, Tensor]]:
         """Number of events, and the image processor's output for grey values, uint8 (events, views, size, size)."""
-        pictures = [to_pictures(views) for views in grey.cpu().numpy()]
+        pictures = [to_pictures(views, self._background) for views in grey.cpu().numpy()]
         made = self._pictures(pictures, return_tensors="pt")
         return len(grey), {name: value.to(device) for name, value in made.items() if isinstance(value, Tensor)}
 
@@ -77,7 +77,7 @@ class VisionClassifier(ImageClassifier):
         cast = {name: value.to(kind) if value.is_floating_point() else value for name, value in inputs.items()}
         return patch_features(self.model, cast, events=events, views=self.views).flatten(1).float()
 
-    def card(self, settings: TrainingSettings) -> dict[str, Any]:
+    def card(self) -> dict[str, Any]:
         """The base, whose weights are not written again."""
         return {"base_sha256": self._base, "trained_parameters": sum(value.numel() for value in self.learnt().values())}
 
@@ -128,7 +128,8 @@ def _present(model: nn.Module, settings: VitTrainSettings) -> tuple[str, ...]:
     Raises:
         InputError: it has none.
     """
-    names = {name.rpartition(".")[2] for name, module in vision_tower(model).named_modules() if isinstance(module, nn.Linear)}
+    layers = [name for name, module in vision_tower(model).named_modules() if isinstance(module, nn.Linear)]
+    names = {name.rpartition(".")[2] for name in layers}
     present = tuple(name for name in settings.lora.target_modules if name in names)
     if not present:
         raise InputError(

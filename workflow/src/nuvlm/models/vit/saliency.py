@@ -4,7 +4,6 @@ It needs nothing of the tower's inside, so it works for every base. (Its image p
 pictures, has no gradient.)
 """
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
@@ -36,7 +35,7 @@ def occlusion(network: ImageClassifier, grey: Tensor, classes: Tensor) -> Tensor
     Returns:
         (n, views, size, size), at least 0; interpolated linearly between the centres of cells.
     """
-    n, views, size, _ = grey.shape
+    size = grey.shape[-1]
     side = cell_pixels(size)
     lit = avg_pool2d(grey.float(), side, ceil_mode=True) > 0  # (n, views, cells, cells)
     places = lit.nonzero()

@@ -4,11 +4,11 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, Recipe, TrainingSettings
+from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
-from nuvlm.models.vlm.settings import LoraSettings
+from nuvlm.models.vlm.settings import Background, LoraSettings
 
-DEFAULT = Recipe(
+DEFAULT = TrainingRecipe(
     optimizer="adamw",
     learning_rate=2e-4,
     warmup_epochs=0.03,
@@ -20,13 +20,15 @@ DEFAULT = Recipe(
 
 
 class _Common(CommonSettings):
-    recipe: Recipe = DEFAULT
+    recipe: TrainingRecipe = DEFAULT
     adapt: Literal["lora", "all", "head"] = "lora"
     """What is trained besides the head: adapters in the tower, all of its weights, or nothing."""
     lora: LoraSettings = LoraSettings()
     """The adapters; as those of the language model, of which the tower's are a part."""
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     """The tower's weights; as for the language model."""
+    background: Background = "black"
+    """Of the pictures; as for the language model."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Before the head."""
 

@@ -1,12 +1,14 @@
-"""Training the vision tower and its head; ``python -m nuvlm.models.vit.training job.json`` is one of several processes."""
+"""Training the vision tower and its head; several processes are ``python -m nuvlm.models.vit.training job.json``."""
 
 import sys
+from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 from nuvlm.base.files import sha256
 from nuvlm.base.manifest import MANIFEST
 from nuvlm.models.classifier.processes import local_device
-from nuvlm.models.classifier.training import ClassifierJob, train_classifier, train_in_process
+from nuvlm.models.classifier.training import ClassifierJob, smallest_share, train_classifier, train_in_process
 from nuvlm.models.torchrun import run_process
 from nuvlm.models.vit.network import VisionClassifier
 from nuvlm.models.vit.settings import VitTrainSettings
@@ -34,7 +36,10 @@ def _train(job: Job) -> None:
     def make(views: int) -> VisionClassifier:
         return VisionClassifier(job.base, views, job.settings, local_device())
 
-    train_in_process(job, make, base=sha256(job.base / MANIFEST))
+    def check(events: int, images: Mapping[str, Any]) -> None:
+        smallest_share(events, job.settings)
+
+    train_in_process(job, make, check, base=sha256(job.base / MANIFEST))
 
 
 if __name__ == "__main__":

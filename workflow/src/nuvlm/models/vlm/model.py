@@ -5,7 +5,7 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
@@ -21,10 +21,9 @@ from transformers import (
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
 from nuvlm.models.vlm.families import family_of
+from nuvlm.models.vlm.settings import Quantization
 
 logger = logging.getLogger(__name__)
-
-Quantization = Literal["nf4", "int8", "none"]
 
 
 def load_processor(base: Path) -> ProcessorMixin:

@@ -26,11 +26,11 @@ from nuvlm.base.manifest import write_manifest
 from nuvlm.models.devices import choose_device
 from nuvlm.models.vlm.families import family, model_type
 from nuvlm.models.vlm.hub import CONFIG, check_tiles
-from nuvlm.models.vlm.model import Quantization, meta_model, quantization_config
+from nuvlm.models.vlm.model import meta_model, quantization_config
 from nuvlm.models.vlm.pretraining import train_bpe
 from nuvlm.models.vlm.prompts import Prompts, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
-from nuvlm.models.vlm.settings import HubSettings
+from nuvlm.models.vlm.settings import HubSettings, Quantization
 
 logger = logging.getLogger(__name__)
 

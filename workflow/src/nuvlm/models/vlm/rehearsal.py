@@ -49,7 +49,7 @@ from nuvlm.models.vlm.pretraining import DISPLAY_VIEWS, build_base_model
 from nuvlm.models.vlm.prompts import load_prompts, prompts_for
 from nuvlm.models.vlm.random_base import build_random_base, write_shape
 from nuvlm.models.vlm.rationales import load_rationales
-from nuvlm.models.vlm.settings import VlmSettings
+from nuvlm.models.vlm.settings import Background, VlmSettings
 from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.training import Job, finetune_vlm
 
@@ -261,11 +261,18 @@ def _make_base(
 
 
 def _batch(
-    base: Path, events: Path, stores: Mapping[str, Path], prompts: Path, vocabulary: Path | None, n: int
+    base: Path,
+    events: Path,
+    stores: Mapping[str, Path],
+    prompts: Path,
+    vocabulary: Path | None,
+    n: int,
+    background: Background,
 ) -> dict[str, torch.Tensor]:
     """The first `n` events, as the trainer gives them to the model."""
     words = None if vocabulary is None else load_rationales(vocabulary)
-    rows = conversations(read_events(events).head(n), stores, prompts_for(prompts, image_settings(stores)), words)
+    texts = prompts_for(prompts, image_settings(stores), background)
+    rows = conversations(read_events(events).head(n), stores, texts, words, background=background)
     collate = DataCollatorForVisionLanguageModeling(load_processor(base), assistant_only_loss=True)
     return dict(collate([rows[i] for i in range(n)]))
 
@@ -303,8 +310,9 @@ def reckon(
         events, stores = write_scenes(folder, size, train=n, test=0, views=_views(prompts))
         words = vocabulary if vlm.finetune.rationales == "grounded" else None
         config = AutoConfig.from_pretrained(base, local_files_only=True)
-        footprint = count_footprint(config, _batch(base, events, stores, prompts, words, n), vlm.finetune, device)
-    quantization = "none" if vlm.classify.merge_adapter else vlm.finetune.quantization
+        batch = _batch(base, events, stores, prompts, words, n, vlm.finetune.background)
+        footprint = count_footprint(config, batch, vlm.finetune, device)
+    quantization = "none" if vlm.classify.merge_adapter else vlm.inference_quantization
     return footprint, stored_bytes(meta_model(config), quantization, bf16=vlm.finetune.bf16)
 
 
@@ -347,7 +355,7 @@ def _remedies(vlm: VlmSettings) -> dict[str, VlmSettings]:
 
 def _floor(job: Job) -> dict[str, Any]:
     """Tokens and counted operations of an event, and the rate of the device for large matrix products."""
-    inputs = _batch(job.base, job.events, job.stores, job.prompts, job.vocabulary, 1)
+    inputs = _batch(job.base, job.events, job.stores, job.prompts, job.vocabulary, 1, job.settings.background)
     counted = count_arithmetic(
         AutoConfig.from_pretrained(job.base, local_files_only=True), inputs, job.settings.lora,
         vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
@@ -439,7 +447,7 @@ def _classify(vlm: VlmSettings, job: Job, out: Path, method: str) -> dict[str, A
     start = time.perf_counter()
     classify_vlm(
         job.base, job.out, job.events, job.stores, {"nominal": out}, part=0, prompts=job.prompts, settings=settings,
-        quantization=vlm.finetune.quantization, bf16=vlm.finetune.bf16,
+        quantization=vlm.inference_quantization, bf16=vlm.finetune.bf16,
     )  # fmt: skip
     cost = read_json(out.with_suffix(".json"))
     return {name: cost[name] for name in ("events", "batch_size", "load_seconds", "peak_memory_mb")} | {
@@ -454,7 +462,7 @@ def _explain(vlm: VlmSettings, job: Job, predictions: Path, vocabulary: Path, co
     explain_vlm(
         job.base, job.out, job.events, job.stores, {"vlm": predictions}, out, part=0, count=count, seed=7,
         condition="nominal", prompts=job.prompts, vocabulary=vocabulary, settings=vlm.explain,
-        merge_adapter=vlm.classify.merge_adapter, quantization=vlm.finetune.quantization, bf16=vlm.finetune.bf16,
+        merge_adapter=vlm.classify.merge_adapter, quantization=vlm.inference_quantization, bf16=vlm.finetune.bf16,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     table = pd.read_parquet(out)

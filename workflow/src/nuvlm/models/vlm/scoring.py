@@ -5,7 +5,7 @@ generates token by token and is kept for comparison with the paper.
 """
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -15,6 +15,18 @@ from transformers import PreTrainedModel, ProcessorMixin
 from nuvlm.models.vlm.families import family
 from nuvlm.models.vlm.mllama import MllamaReader
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, conversation
+
+
+class LabelScores(NamedTuple):
+    """Log-probabilities (events, classes) after the forced prefix."""
+
+    joint: np.ndarray
+    """Of each whole answer, label and end token."""
+    first: np.ndarray
+    """Of each label's first token."""
+    two: np.ndarray
+    """Of each label's first two tokens; the end token counts."""
+
 
 READERS = {"mllama": MllamaReader}
 """Faster forward passes for events with one text, by `model_type`; other families use the model's own pass."""
@@ -95,15 +107,11 @@ class Scorer:
         self._mask = torch.zeros(0)
 
     @torch.inference_mode()
-    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> tuple[np.ndarray, np.ndarray]:
+    def __call__(self, inputs: Mapping[str, torch.Tensor]) -> LabelScores:
         """Score n events.
 
         Args:
             inputs: the output of :class:`Encoder`, on the model's device.
-
-        Returns:
-            Log-probabilities (n, classes) of each whole answer (label and end token), and (n, classes) of each label's
-            first token.
         """
         rows = inputs["input_ids"].shape[1] + len(self._appended)
         if self._mask.shape[-1] != rows:
@@ -117,7 +125,8 @@ class Scorer:
         following = self._following.expand(len(logp), -1)
         later = logp[:, 1:].gather(-1, following[..., None]).squeeze(-1)  # (n, more)
         joint = first.index_add(1, self._label, later)
-        return _numpy(joint), _numpy(first)
+        two = first.index_add(1, self._label, later * (self._depth == 0))
+        return LabelScores(*map(_numpy, (joint, first, two)))
 
     def _make_mask(self, rows: int) -> torch.Tensor:
         """Attention mask (1, 1, rows, rows): zero where a token may attend, minus infinity elsewhere."""
@@ -144,17 +153,13 @@ class Scorer:
         return logits
 
 
-def score(
-    model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], answers: AnswerTokens
-) -> tuple[np.ndarray, np.ndarray]:
+def score(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], answers: AnswerTokens) -> LabelScores:
     """Score some events with a new :class:`Scorer`."""
     return Scorer(model, answers)(inputs)
 
 
 @torch.inference_mode()
-def beam(
-    model: PreTrainedModel, inputs: dict[str, torch.Tensor], answers: AnswerTokens
-) -> tuple[np.ndarray, np.ndarray]:
+def beam(model: PreTrainedModel, inputs: dict[str, torch.Tensor], answers: AnswerTokens) -> LabelScores:
     """The same as :func:`score`, by beam search constrained to the answers.
 
     transformers has removed lexical constraints for beams (`force_words_ids`), so a trie of the answers gives the
@@ -182,15 +187,17 @@ def beam(
         return_dict_in_generate=True,
         output_scores=True,
     )
-    joint = np.full((n, classes), -np.inf)
-    ends = zip(out.sequences[:, length:].tolist(), out.sequences_scores.tolist(), strict=True)
-    for i, (ids, value) in enumerate(ends):
+    # (n * classes, tokens): log-probability of each token of a beam.
+    each = model.compute_transition_scores(out.sequences, out.scores, out.beam_indices)
+    joint, two = np.full((2, n, classes), -np.inf)
+    ends = out.sequences[:, length:].tolist(), out.sequences_scores.tolist(), each[:, :2].sum(dim=1).tolist()
+    for i, (ids, value, of_two) in enumerate(zip(*ends, strict=True)):
         for k, label in enumerate(answers.labels):
             if tuple(ids[: len(label)]) == label:
-                joint[i // classes, k] = value
+                joint[i // classes, k], two[i // classes, k] = value, of_two
     # Before the first step the beams of an event are identical; only the scores of the first are not masked.
     first = out.scores[0].view(n, classes, -1)[:, 0][:, answers.first]
-    return joint, _numpy(first)
+    return LabelScores(joint, _numpy(first), two)
 
 
 def _numpy(values: torch.Tensor) -> np.ndarray:

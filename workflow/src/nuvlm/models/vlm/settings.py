@@ -9,6 +9,8 @@ from nuvlm.models.jobs import FamilySettings, Request
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Background = Literal["black", "white"]
+Quantization = Literal["nf4", "int8", "none"]
 
 
 class ScratchSettings(Settings):
@@ -72,7 +74,7 @@ class LoraSettings(Settings):
 
 
 class FinetuneSettings(Settings):
-    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    quantization: Quantization = "nf4"
     """The base model's weights: `nf4` 4-bit with double quantisation, `int8` LLM.int8, `none` bfloat16."""
     lora: LoraSettings = LoraSettings()
     strategy: Literal["single", "ddp", "deepspeed", "balanced"] = "ddp"
@@ -104,6 +106,8 @@ class FinetuneSettings(Settings):
     """Loader processes of each training process, which prepare batches while a GPU computes; 0 on a CPU."""
     save_steps: Count = 500
     logging_steps: Count = 10
+    background: Background = "white"
+    """Of the pictures: pixels without charge are `black`, as in the pixel maps, or `white`, as published: inverted."""
     rationales: Literal["none", "grounded"] = "none"
     """`none`: answers end with the label, as published. `grounded`: a description of the event from simulated truth
     follows, in the phrasings of `vlm.vocabulary`."""
@@ -139,12 +143,14 @@ class FinetuneSettings(Settings):
 class ClassifySettings(Settings):
     method: Literal["score", "beam"] = "score"
     """`score`: teacher-forced probability of each answer. `beam`: constrained beam search, as published."""
-    decision: Literal["joint", "first_token"] = "joint"
-    """The class of the most probable whole answer, or of the most probable first label token (published)."""
+    decision: Literal["joint", "first_token", "two_tokens"] = "joint"
+    """The class of the most probable whole answer, first token of the label, or first two tokens (docs/vlm.md)."""
     temperature: Annotated[float, Field(gt=0)] = 5.0
     """Factor T on the log-probabilities before the softmax over classes (Eq. 1 of the paper); above 1 sharpens."""
     batch_size: Count = 8
     """Events per batch; halved until they fit in memory."""
+    quantization: Quantization | None = None
+    """Of the base model's weights, also for explanations; null: as in the fine-tuning."""
     merge_adapter: bool = False
     """Dequantise the weights once and merge the adapter: faster, needs more memory, equal up to rounding."""
     gpus: Annotated[int, Field(ge=0)] = 1
@@ -174,6 +180,15 @@ class VlmSettings(FamilySettings):
     gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of a GPU, GiB, as on the card's name (48 of an RTX A6000): `make plan` refuses settings that do not fit;
     null: it only says what they take."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.base == "random" and self.inference_quantization != self.finetune.quantization:
+            raise ValueError(
+                f"classify.quantization ({self.inference_quantization}) must be that of finetune "
+                f"({self.finetune.quantization}) or null with base: random, whose weights are stored quantised"
+            )
+        return self
 
     @property
     def base_folder(self) -> str:
@@ -211,9 +226,9 @@ class VlmSettings(FamilySettings):
         return Request(
             run=run,
             settings={
-                "settings": settings.model_dump(mode="json", exclude={"gpus"}),
+                "settings": settings.model_dump(mode="json", exclude={"gpus", "quantization"}),
                 "merge_adapter": self.classify.merge_adapter,
-                "quantization": self.finetune.quantization,
+                "quantization": self.inference_quantization,
                 "bf16": self.finetune.bf16,
             },
             inputs=self._inputs(**inputs),
@@ -221,6 +236,11 @@ class VlmSettings(FamilySettings):
             memory_mb=8000 + 32000 * self.classify.gpus,
             minutes=480,
         )
+
+    @property
+    def inference_quantization(self) -> Quantization:
+        """Of the weights that classify and explain."""
+        return self.classify.quantization or self.finetune.quantization
 
     def classification(self) -> Request:
         return self._inference("nuvlm.models.vlm.jobs:classify", self.classify)

@@ -215,13 +215,13 @@ def finetune(job: Job) -> None:
         logger.warning("%s", caution)
     vocabulary = _vocabulary(job)
     images = image_settings(job.stores)
-    prompts = prompts_for(job.prompts, images)
+    prompts = prompts_for(job.prompts, images, settings.background)
     processor = load_processor(job.base)
     _check_base(job.base, len(images["views"]))
     events = read_events(job.events)
     events = events[events["class"].isin(CLASSES)]
     train, validation = (
-        conversations(events[events["split"] == split], job.stores, prompts, vocabulary)
+        conversations(events[events["split"] == split], job.stores, prompts, vocabulary, background=settings.background)
         for split in ("train", "validation")
     )
     if not len(train):
@@ -311,6 +311,7 @@ def finetune(job: Job) -> None:
             "losses": [[entry["step"], entry["loss"]] for entry in history],
             "images": images,
             "rationales": settings.rationales,
+            "background": settings.background,
             "base_model": source(job.base),
             "parameters": parameters,
             "trainable_parameters": trained,
