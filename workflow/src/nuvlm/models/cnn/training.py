@@ -94,8 +94,9 @@ def check_shares(events: int, settings: TrainSettings, views: int, size: int) ->
     if smallest_share(events, settings) == 1 and _last_pixels(recipe, views, shown) == 1:
         raise InputError(
             f"{events} training events in batches of {recipe.batch_size} give a smallest batch of "
-            f"{events // steps_per_epoch(events, recipe)}, too few for cnn.processes {settings.processes} and the network {recipe.network!r} at {shown} pixels. Add "
-            "events, or use a larger batch, fewer processes or a larger pixelmap.size."
+            f"{events // steps_per_epoch(events, recipe)}, too few for cnn.processes {settings.processes} and the "
+            f"network {recipe.network!r} at {shown} pixels. Add events, or use a larger batch, fewer processes or a "
+            "larger pixelmap.size."
         )
 
 
