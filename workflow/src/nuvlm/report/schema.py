@@ -147,6 +147,24 @@ class Difference(Part):
     difference_interval: Interval
     """Paired bootstrap."""
     p_value: Fraction | None
+    detectable: float | None
+    """Difference in accuracy that this test finds with a probability of 80 %."""
+
+
+class Language(Part):
+    """The language model against the vision tower of its base with a linear head."""
+
+    first: str
+    second: str
+    difference: float
+    difference_interval: Interval
+    p_value: Fraction
+    detectable: float
+    events: dict[str, Count]
+    """Training events seen, over all epochs, by model."""
+    seconds: dict[str, float | None]
+    """Training time by model, s."""
+    conclusion: str
 
 
 class Agreement(Part):
@@ -543,6 +561,8 @@ class Report(Part):
     saliency: dict[str, Saliency | None]
     """By model."""
     controls: list[Control]
+    language: list[Language]
+    """Does language help? Empty without both models or without truth."""
     cost: dict[str, Cost]
     departures: list[Departure]
     """Settings that differ from the published setup."""

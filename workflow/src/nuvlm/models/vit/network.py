@@ -79,7 +79,10 @@ class VisionClassifier(ImageClassifier):
 
     def card(self) -> dict[str, Any]:
         """The base, whose weights are not written again."""
-        return {"base_sha256": self._base, "trained_parameters": sum(value.numel() for value in self.learnt().values())}
+        return {
+            "base_sha256": self._base,
+            "trainable_parameters": sum(value.numel() for value in self.learnt().values()),
+        }
 
 
 def load_vit(folder: Path, base: Path, device: torch.device) -> VisionClassifier:
