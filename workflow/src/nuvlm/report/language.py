@@ -55,12 +55,12 @@ def _conclude(row: Mapping[str, Any]) -> str:
     unequal = (
         ""
         if 0.9 < ratio < 1.1
-        else f" The {language} has seen {number(ratio, 1)} times as many training events, so the comparison is not equal."
+        else f" The {language} has seen {number(ratio, 1)} times as many training events: the comparison is not equal."
     )
     single = " Each was trained once: the spread between trainings is not part of the interval."
     if row["p_value"] < SIGNIFICANT:
         return f"{found}.{unequal}{single}"
     return (
-        f"{found}: no significant difference. These events would show one of {number(100 * row['detectable'], 1)} points "
-        f"with a probability of 80 %.{unequal}{single}"
+        f"{found}: no significant difference. These events would show one of {number(100 * row['detectable'], 1)} "
+        f"points with a probability of 80 %.{unequal}{single}"
     )
