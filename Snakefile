@@ -40,7 +40,8 @@ rule all:
 rule pixelmaps:
     """Preprocessing only: the pixel maps of all shards and the event table."""
     input:
-        expand(pixel_map_store(), shard=SHARDS),
+        # A function, as only this target names every file of the stores.
+        lambda wildcards: expand(pixel_map_store(), shard=SHARDS),
         "<results>/events.parquet",
 
 

@@ -25,6 +25,8 @@ try:
     paths.check_models(CONFIG)
     if CONFIG.report.spectrum is not None:
         read_spectrum(CONFIG.report.spectrum)
+    if workflow.is_main_process:
+        paths.remove_outdated_list(CONFIG)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -79,29 +81,36 @@ def voxel_shard(wildcards):
     return "<results>/voxels/{shard}.h5"
 
 
-def voxel_shards(wildcards=None):
-    if CONFIG.input.source == "voxels":
-        return list(SHARDS.values())
-    return expand("<results>/voxels/{shard}.h5", shard=SHARDS)
-
-
 def pixel_map_store():
     return paths.store_files("<results>/pixelmaps/{shard}.zarr", paths.PIXEL_MAP_ARRAYS)
 
 
-def pixel_map_stores():
-    """What stands for all pixel maps among a job's inputs: naming every file would make large DAGs slow."""
-    images = "<results>/pixelmaps/{shard}.zarr/images"
-    return expand([f"{images}/zarr.json", f"{images}/c/0/0/0/0"], shard=SHARDS)
+# Inputs of all shards are functions: jobs of other rules, which parse the rules again on a cluster, need none of them.
+def truth_files(wildcards):
+    """The truth of all shards: voxel shards, or the tables beside ready pixel maps."""
+    if CONFIG.input.source == "voxels":
+        return list(SHARDS.values())
+    truth = "voxels/{shard}.h5" if CONFIG.input.has_voxels else "truth/{shard}.parquet"
+    return expand(f"<results>/{truth}", shard=SHARDS)
+
+
+def pixel_map_files(kind):
+    """A file of each pixel-map store, by its key in paths.LISTED; only list_events reads them all."""
+    return lambda wildcards: [
+        f"<results>/pixelmaps/{shard}.zarr/{paths.LISTED[kind]}" for shard in SHARDS
+    ]
+
+
+def display_files(wildcards):
+    """The views of all displays; none where the source is ready pixel maps."""
+    if not CONFIG.input.has_voxels:
+        return []
+    view = "<results>/displays/{shard}.zarr/{view}/c/0/0/0"
+    return expand(view, shard=SHARDS, view=["xz", "yz"])
 
 
 def display_store():
     return paths.store_files("<results>/displays/{shard}.zarr", paths.DISPLAY_ARRAYS)
-
-
-def stores(kind):
-    """Shard name -> store, as a rule's parameter: inputs name the files inside."""
-    return {shard: f"results/{CONFIG.run}/{kind}/{shard}.zarr" for shard in SHARDS}
 
 
 def trained_models():

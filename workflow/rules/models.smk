@@ -17,7 +17,7 @@ for family, section in CONFIG.families.items():
             input:
                 list(training.inputs.values()),
                 events="<results>/events.parquet",
-                pixelmaps=pixel_map_stores(),
+                pixelmaps="<results>/pixelmaps.json",
             output:
                 f"<results>/models/{{model}}/{row.weights}",
                 "<results>/models/{model}/manifest.json",
@@ -49,7 +49,6 @@ for family, section in CONFIG.families.items():
                     "training", "untracked"
                 )(wildcards),
                 inputs=request_inputs("training"),
-                stores=stores("pixelmaps"),
                 # Beside the output: Snakemake deletes outputs before a retry.
                 checkpoints=lambda wildcards: f"results/{CONFIG.run}/checkpoints/{wildcards.model}",
                 tensorboard=lambda wildcards: f"results/{CONFIG.run}/tensorboard/{wildcards.model}",
@@ -65,7 +64,7 @@ for family, section in CONFIG.families.items():
             model="<models>/{model}/training.json",
             weights=f"<models>/{{model}}/{row.weights}",
             events="<results>/events.parquet",
-            pixelmaps=pixel_map_stores(),
+            pixelmaps="<results>/pixelmaps.json",
         output:
             # A table and its cost for each condition of the job.
             expand(
@@ -95,7 +94,6 @@ for family, section in CONFIG.families.items():
             run=classification.run,
             settings=of_request("classification", "settings"),
             inputs=request_inputs("classification"),
-            stores=stores("pixelmaps"),
         script:
             "../scripts/classify.py"
 
@@ -111,7 +109,7 @@ for family, section in CONFIG.families.items():
                 model="<models>/{model}/training.json",
                 weights=f"<models>/{{model}}/{row.weights}",
                 events="<results>/events.parquet",
-                pixelmaps=pixel_map_stores(),
+                pixelmaps="<results>/pixelmaps.json",
             output:
                 explanation_files(
                     "<results>/explanations/{model}/{part}" + SUFFIXES[row.explains]
@@ -134,7 +132,6 @@ for family, section in CONFIG.families.items():
                 run=explanation.run,
                 settings=of_request("explanation", "settings"),
                 inputs=request_inputs("explanation"),
-                stores=stores("pixelmaps"),
                 predictions=lambda wildcards: explained_predictions(wildcards.part),
                 condition=CONFIG.conditions[0],
                 n_events=EXPLAINED,
