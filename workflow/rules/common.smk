@@ -1,16 +1,27 @@
 # The checked configuration, and what several rules ask for.
+import os
 import sys
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-SOURCE = Path(workflow.basedir) / "workflow" / "src"
-SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
-# Jobs find the package in this checkout, installed or not.
+# Not workflow.basedir, which is another workflow's folder where this one is used as a module.
+CHECKOUT = Path(workflow.current_basedir).parents[1]
+SOURCE = CHECKOUT / "workflow" / "src"
+SCRIPTS = CHECKOUT / "workflow" / "scripts"
+# This process and its jobs use the package of this checkout, whatever is installed. Jobs need the variable: Snakemake
+# appends to the path of a script, so an installed package would come first.
 sys.path.insert(0, str(SOURCE))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+# The logger plugin may have imported an installed one.
+for name in [name for name in sys.modules if name.partition(".")[0] == "nuvlm"]:
+    if SOURCE not in Path(sys.modules[name].__file__).parents:
+        del sys.modules[name]
 
-from nuvlm.workflow import paths, shards
+from nuvlm.workflow import frozen, paths, shards
 from nuvlm.workflow.code_digest import code_digest
 from nuvlm.models.table import FAMILIES, conditions_of, family_name, family_of, title
 from nuvlm.workflow.config import parse_config
@@ -20,12 +31,18 @@ from nuvlm.report.names import figure_name, words
 from nuvlm.evaluation.spectrum import read_spectrum
 
 try:
-    CONFIG = parse_config(config)
-    SHARDS = shards.list_shards(CONFIG)
-    paths.check_models(CONFIG)
-    if CONFIG.report.spectrum is not None:
-        read_spectrum(CONFIG.report.spectrum)
+    # A job of a cluster parses the rules again, with what its run was planned with.
+    PLANNED = None if workflow.is_main_process else frozen.read_frozen(config)
+    if PLANNED is None:
+        checked = parse_config(config)
+        PLANNED = frozen.Frozen(
+            checked, shards.list_shards(checked), shards.genie_files(checked), {}
+        )
+    CONFIG, SHARDS = PLANNED.config, PLANNED.shards
     if workflow.is_main_process:
+        paths.check_models(CONFIG)
+        if CONFIG.report.spectrum is not None:
+            read_spectrum(CONFIG.report.spectrum)
         paths.remove_outdated_list(CONFIG)
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -34,6 +51,7 @@ except InputError as error:
 onstart:
     try:
         paths.check_writable(CONFIG)
+        frozen.freeze(PLANNED)
     except InputError as error:
         raise WorkflowError(str(error)) from None
     # For the console (profiles/local), which gives the time left.
@@ -66,7 +84,10 @@ wildcard_constraints:
 
 def code(script, *entries):
     """Digest of the code that a rule computes with; `entries` are definitions that its script looks up by name."""
-    return code_digest(SCRIPTS / script, *entries)
+    key = " ".join([script, *entries])
+    if key not in PLANNED.code:
+        PLANNED.code[key] = code_digest(SCRIPTS / script, *entries)
+    return PLANNED.code[key]
 
 
 def scaled(amount):
