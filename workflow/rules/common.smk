@@ -95,6 +95,11 @@ def scaled(amount):
     return lambda wildcards, attempt: amount * attempt
 
 
+def of_attempt(amount, resumes):
+    """A resource of a training: the same at each attempt if it resumes."""
+    return amount if resumes else scaled(amount)
+
+
 def voxel_shard(wildcards):
     """The voxel shard of {shard}: made here, or the user's own where it lies."""
     if CONFIG.input.source == "voxels":

@@ -32,12 +32,8 @@ for family, section in CONFIG.families.items():
                 f"../envs/{training.environment}.yaml"
             threads: training.threads
             resources:
-                mem_mb=scaled(training.memory_mb),
-                runtime=(
-                    scaled(training.minutes)
-                    if training.scale_minutes
-                    else training.minutes
-                ),
+                mem_mb=of_attempt(training.memory_mb, training.resumes),
+                runtime=of_attempt(training.minutes, training.resumes),
                 gpu=training.gpus,
                 nodes=training.nodes,
             params:

@@ -1,7 +1,9 @@
-"""HDF5: writing files whole or not at all without keeping them in memory, and refusing unsafe datasets of others."""
+"""HDF5: files that are written whole or not at all without keeping them in memory, and those of others read safely."""
 
+import errno
 import io
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,23 @@ from nuvlm.base.files import atomic_path
 ZSTD_LEVEL = 3
 LARGEST_ROW, LARGEST_CHUNK, LARGEST_TABLE = 2**20, 2**28, 2**31
 """Maximum size in bytes, unpacked, of a row, a chunk and a table read at once: a few kB can unpack to terabytes."""
+LOCKS_REFUSED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, 524})
+"""Error numbers of file systems without locks; 524 is ENOTSUPP of the Linux kernel, which C libraries do not name."""
+
+
+def open_hdf5(path: str | Path) -> h5py.File:
+    """Open an HDF5 file for reading, without a lock where the file system has none.
+
+    Raises:
+        OSError: it cannot be opened; another process may be writing it.
+    """
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        refused = re.search(r"unable to lock file, errno = (\d+)", str(error))
+        if refused is None or int(refused[1]) not in LOCKS_REFUSED:
+            raise
+        return h5py.File(path, "r", locking=False)
 
 
 class Disk(io.RawIOBase):

@@ -19,7 +19,7 @@ import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.hdf5 import check_dataset
+from nuvlm.base.hdf5 import check_dataset, open_hdf5
 from nuvlm.detector.voxels import MODES
 from nuvlm.sources.ready_maps import LARGEST, BadEvent, PixelMap, PixelMapWriter, event_number, require_distinct
 
@@ -68,7 +68,7 @@ def convert_cvn(path: Path, out: PixelMapWriter) -> None:
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder. Check the path in input.files.")
     with _reading(path):
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
     with file:
         with _reading(path):
             images = _images(path, file)

@@ -7,11 +7,11 @@ neutrinos, distinguished by their vertex.
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
 from nuvlm.base.errors import InputError
+from nuvlm.base.hdf5 import open_hdf5
 from nuvlm.sources.interactions import Interaction, event_ids
 from nuvlm.sources.larndsim_segments import Groups, SegmentTable
 from nuvlm.sources.larndsim_truth import TruthTables
@@ -31,7 +31,7 @@ def convert_larndsim(path: Path, out: VoxelShardWriter) -> None:
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path in input.files.")
     try:
-        file = h5py.File(path, "r")
+        file = open_hdf5(path)
     except OSError as error:
         raise InputError(f"{path}: not HDF5, empty or truncated ({error}). Copy or create it again.") from error
     with file:

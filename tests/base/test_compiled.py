@@ -1,0 +1,61 @@
+"""Functions that numba compiles, where its cache is damaged or has no place. Real processes and files."""
+
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+PROGRAM = """
+from nuvlm.base.compiled import compiled
+
+@compiled()
+def twice(x):
+    return 2 * x
+
+import logging; logging.basicConfig()
+print(twice(21), twice.stats.cache_hits if hasattr(twice, "stats") else 0)
+"""
+
+
+def run(folder: Path, **environment: str) -> tuple[str, str]:
+    command = [sys.executable, "-B", "-c", "import program"]
+    inherited = {**os.environ, "PYTHONPATH": os.pathsep.join([str(folder), os.environ.get("PYTHONPATH", "")])}
+    result = subprocess.run(command, capture_output=True, text=True, cwd="/", env=inherited | environment)
+    assert result.returncode == 0, result.stderr
+    return result.stdout.strip(), result.stderr
+
+
+@pytest.fixture
+def program(tmp_path: Path) -> Path:
+    (tmp_path / "program.py").write_text(PROGRAM)
+    assert run(tmp_path)[0].startswith("42")
+    hits = run(tmp_path)[0]
+    assert hits.startswith("42"), hits
+    return tmp_path
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("suffix", ["nbi", "nbc"])
+@pytest.mark.parametrize("damage", ["emptied", "cut", "text"])
+def test_a_damaged_cache_is_named_and_replaced(program: Path, suffix: str, damage: str) -> None:
+    (file,) = program.glob(f"__pycache__/*.{suffix}")
+    content = {"emptied": b"", "cut": file.read_bytes()[:50], "text": b"no pickle"}[damage]
+    file.write_bytes(content)
+    output, log = run(program)
+    assert output.startswith("42")
+    assert "the compiled code of twice is damaged" in log
+    assert str(program / "__pycache__") in log
+    assert "damaged" not in run(program)[1]
+
+
+@pytest.mark.slow
+def test_without_a_place_for_a_cache_it_compiles_in_each_process(program: Path) -> None:
+    shutil.rmtree(program / "__pycache__")
+    # A file where the folder of the cache would be: root may write everywhere.
+    (program / "__pycache__").touch()
+    (program / "home").touch()
+    places = {"HOME": str(program / "home"), "XDG_CACHE_HOME": str(program / "home"), "NUMBA_CACHE_DIR": ""}
+    assert run(program, **places)[0].startswith("42")
