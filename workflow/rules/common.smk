@@ -7,7 +7,12 @@ from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
 # Not workflow.basedir, which is another workflow's folder where this one is used as a module.
-CHECKOUT = Path(workflow.current_basedir).parents[1]
+try:
+    CHECKOUT = Path(workflow.current_basedir).parents[1]
+except TypeError:
+    raise WorkflowError(
+        "NuVLM needs its whole repository, not single files of it: clone it, and name the path of the clone's Snakefile"
+    ) from None
 SOURCE = CHECKOUT / "workflow" / "src"
 SCRIPTS = CHECKOUT / "workflow" / "scripts"
 # This process and its jobs use the package of this checkout, whatever is installed. Jobs need the variable: Snakemake
@@ -25,7 +30,7 @@ from nuvlm.workflow import frozen, paths, shards
 from nuvlm.workflow.code_digest import code_digest
 from nuvlm.models.table import FAMILIES, conditions_of, family_name, family_of, title
 from nuvlm.workflow.config import parse_config
-from nuvlm.workflow.plan import expected_seconds
+from nuvlm.workflow.plan import RATES, expected_seconds
 from nuvlm.base.errors import InputError
 from nuvlm.report.names import figure_name, words
 from nuvlm.evaluation.spectrum import read_spectrum
@@ -56,7 +61,7 @@ onstart:
         raise WorkflowError(str(error)) from None
     # For the console (profiles/local), which gives the time left.
     targets = dict.fromkeys(["all", "pixelmaps", "predictions", "explanations"], 0)
-    seconds = expected_seconds(CONFIG, len(SHARDS)) | targets
+    seconds = expected_seconds(CONFIG, len(SHARDS), own(RATES)) | targets
     logger.info("", extra={"expected_seconds": seconds})
 
 
@@ -80,6 +85,12 @@ wildcard_constraints:
     shard="[^/]+",
     condition="[a-z0-9_]+",
     part=r"\d+",
+
+
+def own(path):
+    """A file that comes with the workflow: in the working directory, or else in the checkout."""
+    elsewhere = CHECKOUT / path
+    return str(elsewhere if elsewhere.exists() and not Path(path).exists() else path)
 
 
 def code(script, *entries):
@@ -191,7 +202,7 @@ def request_inputs(kind):
     """The further inputs of a model's job: name -> path."""
     models = f"results/{CONFIG.models_from or CONFIG.run}/models"
     return lambda wildcards: {
-        name: path.replace("<models>", models).format(model=wildcards.model)
+        name: own(path.replace("<models>", models).format(model=wildcards.model))
         for name, path in of_request(kind, "inputs")(wildcards).items()
     }
 

@@ -15,7 +15,7 @@ for family, section in CONFIG.families.items():
             name:
                 row.training_rule
             input:
-                list(training.inputs.values()),
+                list(map(own, training.inputs.values())),
                 events="<results>/events.parquet",
                 pixelmaps="<results>/pixelmaps.json",
             output:
@@ -56,7 +56,7 @@ for family, section in CONFIG.families.items():
         name:
             f"classify_{family}"
         input:
-            list(classification.inputs.values()),
+            list(map(own, classification.inputs.values())),
             model="<models>/{model}/training.json",
             weights=f"<models>/{{model}}/{row.weights}",
             events="<results>/events.parquet",
@@ -101,7 +101,7 @@ for family, section in CONFIG.families.items():
                 f"explain_{family}"
             input:
                 list(explained_predictions("{part}").values()),
-                list(explanation.inputs.values()),
+                list(map(own, explanation.inputs.values())),
                 model="<models>/{model}/training.json",
                 weights=f"<models>/{{model}}/{row.weights}",
                 events="<results>/events.parquet",

@@ -121,9 +121,9 @@ rule write_report:
         figure_files(FIGURES, ".svg"),
         scores="<results>/evaluation/scores.json",
         browser="<results>/figures/events.json",
-        published="resources/published.yaml",
+        published=own("resources/published.yaml"),
         template=[
-            f"workflow/src/nuvlm/report/{name}"
+            own(f"workflow/src/nuvlm/report/{name}")
             for name in (
                 "page.html.j2",
                 "page.css",

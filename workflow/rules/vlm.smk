@@ -9,9 +9,9 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
     rule build_base_model:
         """Make a tiny Mllama from nothing and pre-train it on geometric shapes and their descriptions."""
         input:
-            prompts=CONFIG.vlm.prompts,
-            vocabulary=CONFIG.vlm.vocabulary,
-            chat_template="resources/chat_templates/mllama.jinja",
+            prompts=own(CONFIG.vlm.prompts),
+            vocabulary=own(CONFIG.vlm.vocabulary),
+            chat_template=own("resources/chat_templates/mllama.jinja"),
             # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
             pixelmaps=(
                 []
@@ -48,7 +48,7 @@ if CONFIG.vlm.base == "hub":
         """Download the pinned revision of the base model, once; runs where Snakemake runs, as compute nodes are offline."""
         input:
             chat_templates=sorted(
-                map(str, Path("resources/chat_templates").glob("*.jinja"))
+                map(str, Path(own("resources/chat_templates")).glob("*.jinja"))
             ),
         output:
             f"{BASE}/manifest.json",
