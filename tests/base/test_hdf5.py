@@ -71,9 +71,7 @@ def refusing(tmp_path_factory: pytest.TempPathFactory) -> Path:
     compiler = shutil.which("cc") or shutil.which("gcc")
     if compiler is None:
         pytest.skip("needs a C compiler")
-    subprocess.run(
-        [compiler, "-shared", "-fPIC", "-o", folder / "refusing.so", folder / "refusing.c"], check=True
-    )
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "refusing.so", folder / "refusing.c"], check=True)
     return folder / "refusing.so"
 
 

@@ -94,7 +94,9 @@ def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
     assert "data/c.h5" in plan
     # With another file than the one that the job was planned with, it says so.
     variable = {VARIABLE: f"{'0' * 64} {frozen}"}
-    output = snakemake(folder, *job, "list_events", *arguments, "--", "results/planned/events.parquet", check=False, **variable)
+    output = snakemake(
+        folder, *job, "list_events", *arguments, "--", "results/planned/events.parquet", check=False, **variable
+    )
     assert "frozen.json: not what this job was planned with" in output
 
 

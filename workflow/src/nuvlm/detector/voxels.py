@@ -14,9 +14,9 @@ import h5py
 import hdf5plugin  # noqa: F401  registers the filters that shards may use
 import numpy as np
 
-from nuvlm.base.compiled import compiled
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.hdf5 import Table, check_dataset, create_hdf5, open_hdf5
+from nuvlm.base.kernels import cached_njit
 from nuvlm.detector.geometry import Detector
 
 logger = logging.getLogger(__name__)
@@ -103,7 +103,7 @@ def voxelize(
     return Voxels(*_merge(key, share, shape)), outside
 
 
-@compiled(inline="always")
+@cached_njit(inline="always")
 def _bits(n):  # type: ignore[no-untyped-def]
     """Number of bits of the largest number below `n`."""
     bits = 0
@@ -112,7 +112,7 @@ def _bits(n):  # type: ignore[no-untyped-def]
     return bits
 
 
-@compiled()
+@cached_njit()
 def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-def]
     """Key and energy of every voxel that a segment crosses, and the energy outside.
 
@@ -199,7 +199,7 @@ def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-
     return key[:n], share[:n], outside
 
 
-@compiled()
+@cached_njit()
 def _merge(key, share, shape):  # type: ignore[no-untyped-def]
     """Each voxel with energy once, in increasing order: x, y, z (u2) and the sum of its shares (f4).
 
@@ -426,7 +426,7 @@ _FAULTS = (
 )
 
 
-@compiled()
+@cached_njit()
 def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-untyped-def]
     """First fault of each event, as an index of _FAULTS, and the voxel with the fault."""
     faults = np.full(len(begins) - 1, _NONE)

@@ -59,7 +59,9 @@ def expand_home(path: str) -> str:
     # expandvars leaves unknown variables as they are.
     unknown = None if Path(expanded).exists() else re.search(r"\$(\w+|\{\w+\})", expanded)
     if unknown:
-        raise InputError(f"input.files: '{path}': the environment has no variable {unknown[0]}. Set it, or write the path.")
+        raise InputError(
+            f"input.files: '{path}': the environment has no variable {unknown[0]}. Set it, or write the path."
+        )
     return expanded
 
 

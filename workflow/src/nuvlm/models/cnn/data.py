@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
-from nuvlm.base.compiled import compiled
+from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
 from nuvlm.base.stores import EventFile
 from nuvlm.dataset.pixelmaps import open_shards
@@ -276,7 +276,7 @@ def _encode(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return gaps, values
 
 
-@compiled(nogil=True)
+@cached_njit(nogil=True)
 def _fill(images, span, gap, value):  # type: ignore[no-untyped-def]
     """Write the events of `span` (events, 2) to `images` (events, pixels)."""
     for event in range(len(images)):

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 PROGRAM = """
-from nuvlm.base.compiled import compiled
+from nuvlm.base.kernels import cached_njit
 
-@compiled()
+@cached_njit()
 def twice(x):
     return 2 * x
 

@@ -10,7 +10,7 @@ import numba
 logger = logging.getLogger(__name__)
 
 
-def compiled(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: ``numba.njit(cache=True)`` that does without a cache where there is no place for one.
 
     Numba itself ends the program if neither the package's folder nor the user's can be written, and if a file of the
