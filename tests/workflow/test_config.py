@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 from datetime import date
+from datetime import date
 
 import jsonschema
 import pytest

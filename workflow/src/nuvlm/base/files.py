@@ -33,8 +33,9 @@ SEAL = b"nuvlm-sha256:" + DIGITS * b"0"
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write a file or a folder to; rename it to `path` when the block succeeds.
 
-    The umask gives its permissions. The bytes are flushed to the disk before the rename. If the block raises, the temporary path is removed. Temporary
-    paths for the same name left by killed processes of this machine are removed too.
+    The umask gives its permissions, whatever wrote it. The bytes are flushed to the disk before the rename. If the
+    block raises, the temporary path is removed. Temporary paths for the same name left by killed processes of this
+    machine are removed too.
 
     Raises:
         InputError: the disk is full or the folder is not writable; the message gives the remedy.

@@ -1,4 +1,4 @@
-"""What a run was planned with: its configuration, its shards and the digests of its code, in ``results/{run}/frozen.json``.
+"""What a run was planned with: configuration, shards and digests of code, in ``results/{run}/frozen.json``.
 
 The main process writes the file when it starts its first job. On a cluster every job parses the rules again, in a
 process of its own: it takes all this from the file. Settings that are edited and files that arrive during a run wait
