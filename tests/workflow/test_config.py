@@ -4,7 +4,6 @@ import json
 import subprocess
 import sys
 from datetime import date
-from datetime import date
 
 import jsonschema
 import pytest
