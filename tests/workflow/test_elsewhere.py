@@ -11,7 +11,7 @@ import pytest
 
 from nuvlm.workflow.config import Config
 from nuvlm.workflow.frozen import VARIABLE, Frozen, freeze, read_frozen
-from paths import copy_workflow
+from paths import REPOSITORY, copy_workflow
 
 pytestmark = pytest.mark.workflow
 SMALL = ["--config", "run=20240115", "input={simulate: {events: 20, events_per_shard: 10}}"]
@@ -34,9 +34,11 @@ def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def elsewhere(tmp_path: Path) -> Path:
-    """A working directory with an installed package of the same name, which is broken."""
-    (tmp_path / "installed" / "nuvlm").mkdir(parents=True)
-    (tmp_path / "installed" / "nuvlm" / "__init__.py").write_text("raise RuntimeError('another checkout')\n")
+    """A working directory, and the package of another checkout, installed, which is broken."""
+    installed = tmp_path / "installed" / "nuvlm"
+    shutil.copytree(REPOSITORY / "workflow" / "src" / "nuvlm", installed, ignore=shutil.ignore_patterns("__pycache__"))
+    (installed / "simulation" / "events.py").write_text("raise RuntimeError('another checkout')\n")
+    (installed / "workflow" / "shards.py").write_text("raise RuntimeError('another checkout')\n")
     return tmp_path
 
 
