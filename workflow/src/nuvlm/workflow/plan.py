@@ -242,6 +242,9 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     figures = len(figure_names(config.models, config.conditions))
     # of a megabyte each whatever the events: not worth a rate
     disk["figures, report"] = (2e6, figures + 4)
+    # A file of a few hundred bytes for each output.
+    outputs = sum(files for _, files in disk.values())
+    disk[".snakemake/metadata"] = (1e3 * outputs, outputs)
     disk["logs, benchmarks"] = (1e4 * sum(jobs.values()), 2 * sum(jobs.values()))
     return disk
 
