@@ -33,7 +33,7 @@ class Frozen:
 
 def freeze(frozen: Frozen) -> None:
     """Write the file, and set the variable by which the jobs of this process find it."""
-    path = _path(frozen.config)
+    path = _path(frozen.config.run)
     write_json(
         path,
         {
@@ -51,14 +51,14 @@ def read_frozen(config: Mapping[str, object]) -> Frozen | None:
     """What the run of this job was planned with; None if it was started in a way that did not write it.
 
     Args:
-        config: the configuration as it is now. It gives the name of the run where a cluster does not pass the
-            environment on.
+        config: the configuration as it is now, unchecked. It gives the name of the run where a cluster does not pass
+            the environment on.
 
     Raises:
         InputError: the file is damaged, or it is that of another start of the run.
     """
     digest, _, name = os.environ.get(VARIABLE, "").partition(" ")
-    path = Path(name) if name else _path(parse_config(config))
+    path = Path(name) if name else _path(config.get("run", Config.model_fields["run"].default))
     if not path.is_file():
         if name:
             raise InputError(f"{path}: missing. {RESTART}")
@@ -72,5 +72,5 @@ def read_frozen(config: Mapping[str, object]) -> Frozen | None:
         raise InputError(f"{path}: has no {error}. {RESTART}") from error
 
 
-def _path(config: Config) -> Path:
-    return Path("results", config.run, "frozen.json")
+def _path(run: object) -> Path:
+    return Path("results", str(run), "frozen.json")
