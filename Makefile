@@ -1,7 +1,9 @@
 # make demo         installs everything, then runs the workflow on the default settings
 # make test         lint, and all tests that need neither a GPU nor root; plain pytest runs the fast tests
-# make classify     predictions for your file: SOURCE= FILE= [RUN=] [MODELS=] [OFFSET=] [BAD=]
+# make classify     predictions for your file: FILE= [SOURCE=] [RUN=] [MODELS=] [OFFSET=] [BAD=]
+# make inspect      what a file is and how it would be read, with pictures: FILE= [SOURCE=] [OFFSET=]
 # make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
+# make rehearse     a few steps of everything, with random weights: speed, memory, hours: [CONFIG=] [EVENTS=] [PROFILE=]
 # make compare      two finished runs: A=results/x B=results/y
 # make validate     the simulation compared with PDG and NIST values, some minutes
 # make fault-test   all faults, with thirty kills of a run: a quarter of an hour
@@ -12,7 +14,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test fault-test slurm-test plan compare validate classify lint format lock schema clean
+.PHONY: demo test fault-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -35,20 +37,36 @@ plan: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.workflow.plan config/config.yaml $(CONFIG) $(if $(EVENTS),--events $(EVENTS)) \
 	  $(if $(EVENTS_PER_SHARD),--events-per-shard $(EVENTS_PER_SHARD))
 
+# The same for real, with random weights and drawn events, on this machine or, with PROFILE=profiles/slurm, in the queue:
+#   make rehearse [CONFIG="config/paper.yaml ..."] [EVENTS=190000] [PROFILE=profiles/slurm]
+rehearse: $(INSTALLED)
+ifdef PROFILE
+	$(BIN)/snakemake --profile $(PROFILE) --configfile config/config.yaml $(CONFIG) -- rehearse
+else
+	@$(BIN)/python -m nuvlm.workflow.rehearse config/config.yaml $(CONFIG) $(if $(EVENTS),--events $(EVENTS))
+endif
+
 # Two finished runs side by side, with a page: make compare A=results/x B=results/y
 compare: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.report.compare $(A) $(B)
 
-# Predictions for your file, with the models of a finished run:
-#   make classify SOURCE=larndsim FILE=mine.h5 [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]
+# Before anything runs: make inspect FILE=mine.h5 [SOURCE=larndsim] [OFFSET=0,0,3500]
+inspect: $(INSTALLED)
+	@$(BIN)/python -m nuvlm.workflow.inspection $(FILE) $(if $(SOURCE),--source $(SOURCE)) $(if $(OFFSET),--offset=$(OFFSET))
+
+# Predictions for your file, with the models of a finished run, and a page of its events:
+#   make classify FILE=mine.h5 [SOURCE=larndsim] [RUN=mine] [MODELS=demo] [OFFSET=0,0,3500] [BAD=skip]
 RUN ?= mine
 MODELS ?= demo
 OFFSET ?= 0,0,0
 BAD ?= error
+SUMMARY := $(BIN)/python -m nuvlm.report.classified
 classify: $(INSTALLED)
-	@$(SNAKEMAKE) predictions --config run=$(RUN) models_from=$(MODELS) 'conditions=[nominal]' \
-	  'input={source: $(SOURCE), files: ["$(FILE)"], offset_mm: [$(OFFSET)], on_bad_event: $(BAD)}'
-	@echo "Predictions: results/$(RUN)/predictions/"
+	@source="$(SOURCE)"; \
+	if [ -z "$$source" ]; then source=$$($(BIN)/python -m nuvlm.workflow.inspection "$(FILE)" --print-source) || exit 1; fi; \
+	$(SNAKEMAKE) all --config run=$(RUN) models_from=$(MODELS) 'conditions=[nominal]' 'report={explain: 0}' \
+	  "input={source: $$source, files: [\"$(FILE)\"], offset_mm: [$(OFFSET)], on_bad_event: $(BAD)}"
+	@$(SUMMARY) results/$(RUN)
 
 # Known particles in the simulated argon, compared with PDG, NIST and GENIE: a table and a figure in docs/simulation.md.
 validate: $(INSTALLED)

@@ -37,7 +37,7 @@ from nuvlm.detector.voxels import open_shard
 from nuvlm.models.cnn.data import Images, SparseImages, StoredImages, batches, read_sparse
 from nuvlm.models.cnn.network import SiameseCnn, to_float
 
-CROP = {"centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
+CROP = {"centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 # pixel side (mm), window (pixels), width of the network, events a batch, and of the network's
 CASES = ((50, 112, 0.25, 32, 32), (50, 512, 1.0, 16, 2), (5, 512, 1.0, 16, 2))
 EVENTS = 190_000

@@ -1,6 +1,5 @@
 """Shared by the GPU benchmarks: each measurement starts with free memory, and a failure does not stop the others."""
 
-import gc
 import logging
 from collections.abc import Callable
 from typing import Any
@@ -8,6 +7,7 @@ from typing import Any
 import torch
 
 from nuvlm.base.errors import InputError
+from nuvlm.models.devices import free_memory
 
 logger = logging.getLogger("gpu")
 
@@ -15,10 +15,7 @@ logger = logging.getLogger("gpu")
 def free() -> None:
     """Free unused GPU memory and reset the peak statistics."""
     torch.compiler.reset()
-    if torch.cuda.is_available():
-        gc.collect()
-        torch.cuda.empty_cache()
-        torch.cuda.reset_peak_memory_stats()
+    free_memory()
 
 
 def attempt(work: Callable[[], dict[str, Any]], what: str) -> dict[str, Any]:

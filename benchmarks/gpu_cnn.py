@@ -40,7 +40,6 @@ from unittest.mock import patch
 import numpy as np
 import pandas as pd
 import torch
-from arithmetic import matmul_rate
 from gpu import attempt, free, logger
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
@@ -57,6 +56,7 @@ from nuvlm.models.cnn.network import SiameseCnn, count_parameters, load_cnn
 from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from nuvlm.models.devices import choose_device, device_name
+from nuvlm.models.vlm.arithmetic import matmul_rate
 
 REPOSITORY = Path(__file__).parents[1]
 TARGETS = {"events_per_second": 1500.0, "ms_per_event": 1.0}
@@ -144,7 +144,14 @@ def make_maps(folder: Path, scale: Scale) -> Maps:
     rng = np.random.default_rng(7)
     events = scale.steps * max(scale.train)
     attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz", "u", "v"][: scale.views]}
-    attributes |= {"size": scale.size, "pixel_mm": 5, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    attributes |= {
+        "size": scale.size,
+        "pixel_mm": 5,
+        "centre": "charge",
+        "transfer": "log",
+        "white_mev": 200,
+        "knee_mev": 1,
+    }
     pixels = scale.views * scale.size**2
     with create_store(folder / "a.zarr", attributes) as store:
         for _ in range(events):
@@ -155,6 +162,7 @@ def make_maps(folder: Path, scale: Scale) -> Maps:
         store.append("event_id", np.arange(events, dtype=np.uint64))
     table = pd.DataFrame({"shard": "a", "row": np.arange(events), "event_id": np.arange(events, dtype=np.uint64)})
     table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), events), dtype="string")
+    table["centred_by"] = pd.Series("charge", index=table.index, dtype="string")
     return Maps({"a": folder / "a.zarr"}, table)
 
 
@@ -162,7 +170,7 @@ def maps_of(run: Path) -> Maps:
     """Those of a run's folder."""
     events = read_events(run / "events.parquet")
     stores = {name: run / "pixelmaps" / f"{name}.zarr" for name in events["shard"].unique()}
-    return Maps(stores, events[events["class"].notna()][["shard", "row", "event_id", "class"]])
+    return Maps(stores, events[events["class"].notna()][["shard", "row", "event_id", "class", "centred_by"]])
 
 
 @contextmanager

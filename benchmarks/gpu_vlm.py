@@ -1,6 +1,7 @@
 """Fine-tuning and classifying with a Mllama of 11 billion parameters on one GPU, without weights and without a network.
 
-    python benchmarks/gpu_vlm.py [--tiles 1 4] [--batches 1 8 16] [--steps 12] [--tiny] [--out FILE]
+    python benchmarks/gpu_vlm.py [--tiles 1 4] [--batches 1 8 16] [--steps 12] [--events 64] [--training ...]
+                                 [--adapters ...] [--methods score beam] [--tiny] [--out FILE]
 
 The model has the shape of Llama 3.2 11B Vision and random weights, drawn on the device while the workflow's own loading
 quantises them; speed does not depend on their values. Everything else is as in a run: `finetune` and `classify_vlm` are
@@ -13,8 +14,9 @@ called as their rules call them, on scenes drawn at 512 x 512, and their records
 - a profile of a scoring pass: the kernels that take most, and the shares of unpacking, attention and the vision tower.
 
 Failures are recorded, and the next measurement continues. Results, with machine, versions and commit, go to
-results/gpu_vlm_{device}.json beside this file, after each number of tiles. --tiny takes a tiny model through the same
-code in half a minute, also without a GPU; those numbers mean nothing and are only printed.
+results/gpu_vlm_{device}.json beside this file, after each measurement. --training, --adapters and --methods select
+measurements. --tiny takes a tiny model through the same code in half a minute, also without a GPU; those numbers mean
+nothing and are only printed.
 """
 
 import argparse
@@ -27,18 +29,16 @@ import re
 import subprocess
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 from unittest.mock import patch
 
-import numpy as np
 import pandas as pd
 import torch
 import yaml
-from accelerate.utils.memory import should_reduce_batch_size
-from arithmetic import count_arithmetic, matmul_rate
 from gpu import attempt, free, logger
 from PIL import Image
 from torch.profiler import ProfilerActivity, profile
@@ -56,13 +56,12 @@ from vlm_floor import eleven_b, with_tiles
 
 import nuvlm.models.vlm.classify as classify_module
 import nuvlm.models.vlm.model as model_module
-from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import write_json
 from nuvlm.base.manifest import write_manifest
-from nuvlm.base.stores import write_store
 from nuvlm.dataset.pixelmaps import read_blocks
 from nuvlm.models.devices import choose_device, device_name
+from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate
 from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
 from nuvlm.models.vlm.dataset import conversations, to_pictures
 from nuvlm.models.vlm.families import FAMILIES
@@ -70,10 +69,10 @@ from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import _train_tokenizer
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
 from nuvlm.models.vlm.rationales import load_rationales
+from nuvlm.models.vlm.rehearsal import write_scenes
 from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import ClassifySettings, FinetuneSettings, LoraSettings
-from nuvlm.models.vlm.shapes import draw_scene
-from nuvlm.models.vlm.training import Job, finetune
+from nuvlm.models.vlm.training import DoesNotFitError, Job, finetune, with_fitting_batches
 
 REPOSITORY = Path(__file__).parents[1]
 PROMPTS = REPOSITORY / "resources" / "prompts.yaml"
@@ -82,7 +81,9 @@ TARGETS = {1: {"ms_per_event": 30.0, "events_per_second": 10.0}, 4: {"ms_per_eve
 """On an H100: scoring with batches of 16, bf16, merged; training with checkpointing."""
 TOKENS = 258
 """Length of the conversation with Llama 3's tokenizer; the one made here is trained on the texts and needs fewer."""
+CHECKPOINTING = {"checkpointing": True, "no checkpointing": False}
 ADAPTED = {"beside nf4": ("nf4", False), "beside bf16": ("none", False), "merged into bf16": ("nf4", True)}
+METHODS = ("score", "beam")
 SHARES = {"unpacking": r"dequant|4bit|nf4", "attention": r"attention|flash|fmha|sdpa|softmax"}
 """Kernels by their name."""
 
@@ -98,12 +99,17 @@ class Scale:
     batches: Sequence[int]
     steps: int
     global_batch: int
+    events: int
+    """To classify, in each measurement."""
     bf16: bool
+    training: Sequence[str] = tuple(CHECKPOINTING)
+    adapters: Sequence[str] = tuple(ADAPTED)
+    methods: Sequence[str] = METHODS
 
 
-def full(batches: Sequence[int], steps: int) -> Scale:
+def full(batches: Sequence[int], steps: int, events: int) -> Scale:
     """The published scale."""
-    return Scale(eleven_b(), 512, 128256, batches, steps, 8, True)
+    return Scale(eleven_b(), 512, 128256, batches, steps, 8, events, True)
 
 
 def tiny() -> Scale:
@@ -119,7 +125,7 @@ def tiny() -> Scale:
             "intermediate_layers_indices": [1],
         },
     )  # fmt: skip
-    return Scale(config, 48, 768, (1, 2), 2, 2, False)
+    return Scale(config, 48, 768, (1, 2), 2, 2, 8, False)
 
 
 class RandomWeights:
@@ -173,56 +179,34 @@ def make_base(folder: Path, scale: Scale, tiles: int) -> Path:
     return folder
 
 
-def make_events(folder: Path, scale: Scale) -> tuple[Path, dict[str, Path]]:
-    """An event table and a store of pixel maps: scenes, as many as the measurements take."""
-    rng = np.random.default_rng(7)
-    train, test = scale.steps * scale.global_batch, 4 * max(scale.batches)
-    images = np.stack([draw_scene(rng, scale.side)[0] for _ in range(train + test)])
-    attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": scale.side}
-    attributes |= {"pixel_mm": 5, "transfer": "log", "white_mev": 200, "knee_mev": 1}
-    ids = np.arange(len(images), dtype=np.uint64)
-    write_store(folder / "a.zarr", {"images": images, "event_id": ids}, attributes)
-    table = pd.DataFrame({"shard": "a", "row": np.arange(len(images)), "event_id": ids})
-    table["class"] = pd.Series(np.resize(np.array(CLASSES, dtype=object), len(images)), dtype="string")
-    table["split"] = pd.Series(["train"] * train + ["test"] * test, dtype="string")
-    table["part"] = [-1] * train + [0] * test
-    table.to_parquet(folder / "events.parquet")
-    return folder / "events.parquet", {"a": folder / "a.zarr"}
-
-
-def train(job: Job, folder: Path, inputs: Mapping[str, torch.Tensor], flop_per_second: float) -> dict[str, Any]:
+def train(job: Job, inputs: Mapping[str, torch.Tensor], flop_per_second: float) -> dict[str, Any]:
     """Fine-tune with the largest batch on the device that fits.
 
     Args:
         inputs: one event, as the collator gives it to the model.
         flop_per_second: rate of the device for large matrix products.
     """
-    size, did_not_fit = job.settings.global_batch_size, []
-    while True:
-        settings = FinetuneSettings.model_validate(job.settings.model_dump() | {"device_batch_size": size})
+    did_not_fit = []
+
+    def run(job: Job) -> None:
         try:
-            # A separate folder: a checkpoint of another batch size would be refused.
-            finetune(job.model_copy(update={"settings": settings, "checkpoints": folder / f"checkpoints{size}"}))
-        except (RuntimeError, MemoryError) as error:
-            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
-                raise
-            did_not_fit.append(size)
-            if size == 1:
-                return {"failed": str(error).splitlines()[0], "did_not_fit": did_not_fit}
-        else:
-            summary = json.loads((job.out / "training.json").read_text())
-            measured = {name: summary[name] for name in ("events_per_second", "tokens_per_second", "peak_memory_mb")}
-            arithmetic = count_arithmetic(
-                AutoConfig.from_pretrained(job.base), inputs, job.settings.lora,
-                vision_tower=FAMILIES["mllama"].vision_tower, checkpointing=job.settings.gradient_checkpointing,
-            )  # fmt: skip
-            floor = {
-                "tflop_per_event": arithmetic.training / 1e12,
-                "fraction_of_floor": summary["events_per_second"] * arithmetic.training / flop_per_second,
-            }
-            return measured | floor | {"device_batch_size": size, "did_not_fit": did_not_fit}
-        free()  # after the except block: the traceback no longer holds tensors
-        size //= 2
+            finetune(job)
+        except DoesNotFitError:
+            did_not_fit.append(job.settings.device_batch_size)
+            raise
+
+    with_fitting_batches(job, run)
+    summary = json.loads((job.out / "training.json").read_text())
+    names = ("events_per_second", "tokens_per_second", "peak_memory_mb", "device_batch_size")
+    arithmetic = count_arithmetic(
+        AutoConfig.from_pretrained(job.base), inputs, job.settings.lora,
+        vision_tower=FAMILIES["mllama"].vision_tower, checkpointing=job.settings.gradient_checkpointing,
+    )  # fmt: skip
+    return {name: summary[name] for name in names} | {
+        "tflop_per_event": arithmetic.training / 1e12,
+        "fraction_of_floor": summary["events_per_second"] * arithmetic.training / flop_per_second,
+        "did_not_fit": did_not_fit,
+    }
 
 
 def classify(job: Job, out: Path, method: str, batch: int, bf16: bool, floor_ms: float) -> dict[str, Any]:
@@ -284,12 +268,16 @@ def profile_pass(model: PreTrainedModel, inputs: Mapping[str, torch.Tensor], ans
     }
 
 
-def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
-    """All measurements for one number of tiles."""
+def measure(
+    scale: Scale, tiles: int, folder: Path, write: Callable[[dict[str, Any]], None] = lambda _: None
+) -> dict[str, Any]:
+    """All measurements for one number of tiles; `write` gets what there is after each."""
     folder.mkdir()
     base = make_base(folder / "base", scale, tiles)
     prompts = make_prompts(folder / "prompts.yaml", base)
-    events, stores = make_events(folder, scale)
+    events, stores = write_scenes(
+        folder, scale.side, train=scale.steps * scale.global_batch, test=max(scale.events, *scale.batches)
+    )
     processor, texts, device = load_processor(base), load_prompts(prompts), choose_device()
     dtype = torch.bfloat16 if scale.bf16 else torch.float32
     encode = Encoder(processor, texts, dtype)
@@ -317,57 +305,65 @@ def measure(scale: Scale, tiles: int, folder: Path) -> dict[str, Any]:
         "forward_tflop": arithmetic.forward / 1e12,
         "floor_ms_per_event": floor_ms,
         "training": {},
+        "load_seconds": {},
         "classifying": {},
         "profile": {},
     }
+    job = Job(
+        base=base, events=events, stores=stores, out=folder / "adapter", tensorboard=folder / "tensorboard",
+        checkpoints=folder / "checkpoints", prompts=prompts,
+        settings=FinetuneSettings(
+            strategy="single", processes=1, gpus=1, global_batch_size=scale.global_batch,
+            device_batch_size=scale.global_batch, epochs=1, bf16=scale.bf16, save_steps=10**6,
+        ),
+    )  # fmt: skip
     with patch.object(model_module, "AutoModelForImageTextToText", RandomWeights):
-        for checkpointing in (True, False):
-            job = Job(
-                base=base, events=events, stores=stores, out=folder / "adapter", tensorboard=folder / "tensorboard",
-                checkpoints=folder, prompts=prompts,
-                settings=FinetuneSettings(
-                    strategy="single", processes=1, gpus=1, global_batch_size=scale.global_batch,
-                    device_batch_size=scale.global_batch, epochs=1, bf16=scale.bf16, save_steps=10**6,
-                    gradient_checkpointing=checkpointing,
-                ),
-            )  # fmt: skip
-            name = "checkpointing" if checkpointing else "no checkpointing"
+        for name in scale.training:
+            settings = job.settings.model_copy(update={"gradient_checkpointing": CHECKPOINTING[name]})
+            job = job.model_copy(update={"settings": settings})
             result["training"][name] = attempt(
-                lambda job=job: train(job, folder, trained, rate), f"{tiles} tiles, training, {name}"
+                lambda job=job: train(job, trained, rate), f"{tiles} tiles, training, {name}"
             )
-        for adapted, (quantization, merge) in ADAPTED.items():
+            write(result)
+        for adapted in scale.adapters:
             found = result["classifying"][adapted] = {}
             free()
+            quantization, merge = ADAPTED[adapted]
+            logger.info("%d tiles, loading, adapter %s", tiles, adapted)
+            start = time.perf_counter()
             try:
                 model = load_finetuned(base, job.out, quantization, bf16=scale.bf16, device=device, merge=merge)
-            except (RuntimeError, InputError) as error:
+            except (RuntimeError, InputError, OSError) as error:
                 result["classifying"][adapted] = {"failed": str(error).splitlines()[0]}
                 continue
+            result["load_seconds"][adapted] = time.perf_counter() - start
             with patch.object(classify_module, "load_finetuned", lambda *_, model=model, **__: model):
-                for method in ("score", "beam"):
-                    found[method] = {
-                        str(batch): attempt(
+                for method in scale.methods:
+                    found[method] = {}
+                    for batch in scale.batches:
+                        found[method][str(batch)] = attempt(
                             lambda method=method, batch=batch: classify(
                                 job, folder / "predictions.parquet", method, batch, scale.bf16, floor_ms
                             ),
                             f"{tiles} tiles, {method}, adapter {adapted}, batch {batch}",
                         )
-                        for batch in scale.batches
-                    }
+                        write(result)
             answers = answer_tokens(processor.tokenizer, texts)
             result["profile"][adapted] = attempt(
                 lambda model=model, answers=answers: profile_pass(model, inputs, answers), f"{tiles} tiles, profile"
             )
+            write(result)
             del model
     return result | {"missed": missed(result, tiles, largest)}
 
 
 def missed(result: Mapping[str, Any], tiles: int, batch: int) -> list[str]:
     """The targets that are not reached; where there are some, `profile` says what takes the time."""
-    scoring = result["classifying"]["merged into bf16"].get("score", {}).get(str(batch), {})
+    scoring = result["classifying"].get("merged into bf16", {}).get("score", {}).get(str(batch), {})
+    training = result["training"].get("checkpointing", {})
     reached = {
         "ms_per_event": lambda limit: scoring.get("ms_per_event", float("inf")) <= limit,
-        "events_per_second": lambda limit: result["training"]["checkpointing"].get("events_per_second", 0) >= limit,
+        "events_per_second": lambda limit: training.get("events_per_second", 0) >= limit,
     }
     return [name for name, limit in TARGETS[tiles].items() if not reached[name](limit)]
 
@@ -395,6 +391,10 @@ def main() -> None:
     parser.add_argument("--tiles", type=int, nargs="+", choices=sorted(TARGETS), default=sorted(TARGETS))
     parser.add_argument("--batches", type=int, nargs="+", default=[1, 8, 16])
     parser.add_argument("--steps", type=int, default=12, help="of training")
+    parser.add_argument("--events", type=int, default=64, help="to classify in each measurement")
+    parser.add_argument("--training", nargs="*", choices=list(CHECKPOINTING), default=list(CHECKPOINTING))
+    parser.add_argument("--adapters", nargs="*", choices=list(ADAPTED), default=list(ADAPTED))
+    parser.add_argument("--methods", nargs="+", choices=METHODS, default=METHODS)
     parser.add_argument("--tiny", action="store_true", help="a tiny model, to see that all of this runs")
     parser.add_argument("--out", type=Path)
     arguments = parser.parse_args()
@@ -402,17 +402,22 @@ def main() -> None:
     logger.setLevel(logging.INFO)
     if not (arguments.tiny or torch.cuda.is_available()):
         parser.error("no GPU: a model of 11 billion parameters needs one. --tiny runs anywhere.")
-    scale = tiny() if arguments.tiny else full(arguments.batches, arguments.steps)
+    scale = tiny() if arguments.tiny else full(arguments.batches, arguments.steps, arguments.events)
+    scale = replace(scale, training=arguments.training, adapters=arguments.adapters, methods=arguments.methods)
     out = arguments.out
     if out is None and not arguments.tiny:
         name = re.sub(r"[^a-z0-9]+", "_", device_name(choose_device()).lower())
         out = Path(__file__).parent / "results" / f"gpu_vlm_{name}.json"
     result = machine() | {"tiny": arguments.tiny, "tiles": {}}
-    for tiles in arguments.tiles:
-        with tempfile.TemporaryDirectory() as folder:
-            result["tiles"][str(tiles)] = measure(scale, tiles, Path(folder) / "run")
+
+    def write(tiles: int, found: dict[str, Any]) -> None:
+        result["tiles"][str(tiles)] = found
         if out is not None:
             write_json(out, result)
+
+    for tiles in arguments.tiles:
+        with tempfile.TemporaryDirectory() as folder:
+            write(tiles, measure(scale, tiles, Path(folder) / "run", partial(write, tiles)))
     print(json.dumps(result, indent=1))
 
 

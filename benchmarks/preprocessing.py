@@ -35,7 +35,7 @@ from nuvlm.detector.voxels import Event, Voxels, open_shard, write_shard
 
 DETECTOR = Detector()
 PLAIN = "zarr.core.codec_pipeline.BatchedCodecPipeline"
-CROP = {"centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
+CROP = {"centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 # Which events, pixel side (mm), crop size (pixels).
 CASES = (
     ("all", 50, 112),

@@ -20,7 +20,7 @@ from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import open_shard
 from nuvlm.models.cnn.data import StoredImages, read_sparse
 
-CROP = {"centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
+CROP = {"centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 CASES = ((50, 112), (50, 512), (5, 512))  # pixel side (mm), window (pixels)
 
 

@@ -2,10 +2,10 @@
 
     python benchmarks/vlm_floor.py [--config results/hub/.../config.json] [--tokens 258] [--views 2]
 
-Counts floating-point operations of an event (arithmetic.py), trainable parameters and bytes of weights,
+Counts floating-point operations of an event (nuvlm.models.vlm.arithmetic), trainable parameters and bytes of weights,
 for one and four tiles and for what the configuration can change: rank, modules, adapters on the vision tower or not,
 checkpointing, quantisation. Without --config, the shape of Llama 3.2 11B Vision. Needs neither weights nor a GPU;
-prints tables and writes results/vlm_floor.json beside this file.
+prints tables and writes results/vlm_floor.json beside this file. Memory is reckoned for several batches.
 """
 
 import argparse
@@ -14,12 +14,13 @@ import json
 from pathlib import Path
 
 import torch
-from arithmetic import count_arithmetic, weight_bytes
 from transformers import AutoConfig, MllamaConfig
 
+from nuvlm.models.vlm.arithmetic import count_arithmetic, weight_bytes
 from nuvlm.models.vlm.families import family
+from nuvlm.models.vlm.footprint import GIB, count_footprint
 from nuvlm.models.vlm.model import meta_model
-from nuvlm.models.vlm.settings import LoraSettings
+from nuvlm.models.vlm.settings import FinetuneSettings, LoraSettings
 
 RATES = {"H100, 800 TFLOP/s": 800e12, "A6000, 155 TFLOP/s": 155e12}
 ATTENTION = ("q_proj", "k_proj", "v_proj", "o_proj")
@@ -34,18 +35,9 @@ ADAPTERS = {
 
 
 def eleven_b() -> MllamaConfig:
-    """The shape of Llama-3.2-11B-Vision-Instruct, from its public config.json."""
-    return MllamaConfig(
-        text_config={
-            "hidden_size": 4096, "num_hidden_layers": 40, "intermediate_size": 14336, "num_attention_heads": 32,
-            "num_key_value_heads": 8, "vocab_size": 128256, "cross_attention_layers": [3, 8, 13, 18, 23, 28, 33, 38],
-        },
-        vision_config={
-            "hidden_size": 1280, "num_hidden_layers": 32, "num_global_layers": 8, "intermediate_size": 5120,
-            "attention_heads": 16, "patch_size": 14, "image_size": 560, "vision_output_dim": 7680,
-            "intermediate_layers_indices": [3, 7, 15, 23, 30],
-        },
-    )  # fmt: skip
+    """The shape of Llama-3.2-11B-Vision-Instruct."""
+    shapes = Path(__file__).parents[1] / "resources" / "shapes"
+    return MllamaConfig.from_pretrained(shapes / "meta-llama--Llama-3.2-11B-Vision-Instruct")
 
 
 def with_tiles(config: MllamaConfig, tiles: int) -> MllamaConfig:
@@ -98,6 +90,32 @@ def measure(config: MllamaConfig, tokens: int, views: int) -> dict[str, list[dic
     return {"arithmetic": rows, "weights": weights}
 
 
+MEMORY = {
+    "as published": {},
+    "vision tower frozen": {"lora": LoraSettings(vision=False)},
+    "without checkpointing": {"gradient_checkpointing": False},
+}
+
+
+def measure_memory(config: MllamaConfig, tokens: int, views: int) -> list[dict[str, float | str | int]]:
+    """Rows of the table `memory`: GiB of a GPU in fine-tuning, for several batches."""
+    rows: list[dict[str, float | str | int]] = []
+    for tiles in (1, 4):
+        shape = with_tiles(config, tiles)
+        event = one_event(shape, tokens, views)
+        for name, changes in MEMORY.items():
+            for batch in (1, 2, 4, 8):
+                inputs = {key: value.expand(batch, *value.shape[1:]) for key, value in event.items()}
+                inputs["labels"] = inputs["input_ids"]
+                settings = FinetuneSettings(device_batch_size=batch, global_batch_size=4 * batch, **changes)
+                found = count_footprint(shape, inputs, settings)
+                parts = {f"{part}_gib": size / GIB for part, size in found.parts().items()}
+                total = {"gpu_gib": found.on_gpu() / GIB}
+                rows.append({"tiles": tiles, "setting": name, "batch": batch} | parts | total)
+                print(f"{tiles} tile(s), {name}, batch {batch}: {total['gpu_gib']:.1f} GiB", flush=True)
+    return rows
+
+
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--config", type=Path, help="config.json of a Mllama")
@@ -108,7 +126,8 @@ def main() -> None:
     config = AutoConfig.from_pretrained(arguments.config) if arguments.config else eleven_b()
     if config.model_type != "mllama":
         parser.error(f"{arguments.config}: a {config.model_type}; input shapes are only known for mllama")
-    result = measure(config, arguments.tokens, arguments.views)
+    result = {"memory": measure_memory(config, arguments.tokens, arguments.views)}
+    result |= measure(config, arguments.tokens, arguments.views)
     for row in result["arithmetic"]:
         floors = ", ".join(
             f"{row['forward_tflop'] * 1e15 / rate:.0f} ms, {rate / 1e12 / row['training_tflop']:.1f} events/s ({name})"

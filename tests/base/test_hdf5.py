@@ -82,7 +82,7 @@ def test_a_file_system_without_locks_is_read_and_a_lock_of_another_process_is_re
 ) -> None:
     with h5py.File(tmp_path / "a.h5", "w") as file:
         file["x"] = np.arange(3)
-    program = "import sys; from nuvlm.base.hdf5 import open_hdf5; print(open_hdf5(sys.argv[1])['x'][:].tolist())"
+    program = "import sys; from nuvlm.base.hdf5 import hdf5_file; print(hdf5_file(sys.argv[1])['x'][:].tolist())"
     result = subprocess.run(
         [sys.executable, "-c", program, tmp_path / "a.h5"], capture_output=True, text=True,
         env={**os.environ, "LD_PRELOAD": str(refusing), "REFUSED_WITH": str(number)},

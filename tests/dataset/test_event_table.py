@@ -224,6 +224,7 @@ def test_a_table_of_truth_that_cannot_be_used_is_named(detector, tmp_path, colum
 def events() -> pd.DataFrame:
     table = pd.DataFrame({"shard": ["a", "b"], "row": [0, 3], "event_id": [5, 6]})
     table["class"] = pd.Series(["nc", None], dtype="string")
+    table["centred_by"] = pd.Series(["vertex", "charge"], dtype="string")
     return table
 
 
@@ -239,6 +240,7 @@ def test_prediction_table_round_trip(events, tmp_path):
     np.testing.assert_allclose(table[["p_nue_cc", "p_numu_cc", "p_nc"]], sharp)
     np.testing.assert_allclose(table[["logp_nue_cc", "logp_numu_cc", "logp_nc"]], np.log(p), rtol=1e-9)
     assert table["class"].isna().tolist() == [False, True]
+    assert table["centred_by"].tolist() == ["vertex", "charge"]
     assert read_costs([path]) == [COST]
 
 

@@ -1,5 +1,7 @@
 """Pixel maps: where the window lies, how energy becomes grey, and what is refused when reading."""
 
+import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -8,12 +10,16 @@ import pytest
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import write_json
+from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import open_store
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.list_events import list_events
 from nuvlm.dataset.pixelmaps import check_images, open_pixel_maps
-from nuvlm.detector.crop import centre_pixel, crop, crop_displays
+from nuvlm.detector.crop import choose_centres, crop, crop_displays
 from nuvlm.detector.displays import smear_and_downsample
-from nuvlm.detector.geometry import Diffusion
+from nuvlm.detector.geometry import CENTRES, Diffusion
 from nuvlm.detector.grayscale import grayscale
+from nuvlm.detector.voxels import Event, write_shard
 from stores import read_pixel_maps
 
 SETTINGS = {"size": 64, "centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
@@ -44,15 +50,58 @@ def test_crop_equals_padding_all_around(row, column, size):
     np.testing.assert_array_equal(crop(view, row, column, size), padded[top : top + size, left : left + size])
 
 
-def test_window_is_centred_on_the_vertex_or_else_on_the_centroid():
-    xz, yz = np.zeros((40, 140)), np.zeros((40, 140))
-    xz[10, 30], yz[35, 30] = 3, 3
-    xz[11, 31], yz[36, 31] = 1, 1
-    where = {"origin_mm": ORIGIN, "pixel_mm": 50.0}
-    vertex = np.array([120.0, -30, 3001])
-    assert centre_pixel(xz, yz, vertex, centre="vertex", **where).tolist() == [22, 19, 60]
-    assert centre_pixel(xz, yz, vertex, centre="centroid", **where).tolist() == [10, 35, 30]
-    assert centre_pixel(xz, yz, np.full(3, np.nan), centre="vertex", **where).tolist() == [10, 35, 30]
+def displays_of(points: dict[tuple[int, int, int], float], shape=(40, 40, 140)) -> tuple[np.ndarray, np.ndarray]:
+    """Displays (1, x or y, z) of charge in single pixels (x, y, z)."""
+    xz, yz = np.zeros((1, shape[0], shape[2]), np.float32), np.zeros((1, shape[1], shape[2]), np.float32)
+    for (x, y, z), energy in points.items():
+        xz[0, x, z] += energy
+        yz[0, y, z] += energy
+    return xz, yz
+
+
+def centre_of(points, vertex=(np.nan,) * 3, size: int = 64, **settings) -> tuple[list[int], str, float]:
+    where = {"origin_mm": ORIGIN, "pixel_mm": 50.0, "size": size}
+    pixel, by, share = choose_centres(*displays_of(points), np.array([vertex]), **where, **settings)
+    return pixel[0].tolist(), CENTRES[by[0]], float(share[0])
+
+
+TRACK = {(20 + i // 2, 15, 50 + i): 10.0 for i in range(16)}
+
+
+def test_windows_are_centred_on_what_is_asked_for():
+    vertex = (20.0, -240.0, 2510.0)
+    assert centre_of(TRACK, vertex, centre="vertex") == ([20, 15, 50], "vertex", 1.0)
+    assert centre_of(TRACK, vertex, centre="charge") == ([20, 15, 50], "charge", 1.0)
+    # the mean of rows 20, 20, 21, ... 27, 27 and of columns 50 to 65, each plus half a pixel
+    assert centre_of(TRACK, vertex, centre="centroid") == ([24, 15, 58], "centroid", 1.0)
+
+
+@pytest.mark.parametrize("vertex", [(np.nan,) * 3, (0, 0, np.inf), (0, 0, -30_000), (1e30, 0, 0), (0, 0, 6500)])
+def test_without_a_vertex_near_the_charge_the_window_is_centred_by_the_charge(vertex):
+    assert centre_of(TRACK, vertex, centre="vertex") == ([20, 15, 50], "charge", 1.0)
+
+
+def test_the_truth_is_not_looked_at_when_the_window_is_centred_by_the_charge():
+    known = centre_of(TRACK, (20.0, -240.0, 2510.0), centre="charge")
+    assert known == centre_of(TRACK, (np.nan,) * 3, centre="charge") == centre_of(TRACK, (0, 0, -3e4), centre="charge")
+
+
+def test_a_window_holds_half_of_what_a_window_of_its_size_can():
+    # Twice the charge lies beyond the reach of a window around the first, brightest pixel.
+    far = {(10, 10, 20): 90.0} | {(10, 10, 60 + i): 10.0 for i in range(20)}
+    pixel, by, share = centre_of(far, (-475, -475, 1025), centre="vertex", size=32)
+    assert (by, share) == ("charge", pytest.approx(160 / 290))
+    assert pixel == [10, 10, 60]
+    # A track longer than the window is not a bad event, although most of it is outside of any window.
+    long = {(10, 10, i): 10.0 for i in range(140)}
+    pixel, by, share = centre_of(long, (-475, -475, 25), centre="vertex", size=32)
+    assert (by, pixel, share) == ("vertex", [10, 10, 0], 16 / 140)
+
+
+@pytest.mark.parametrize("centre", ["charge", "vertex", "centroid"])
+def test_an_event_without_charge_has_no_window(centre):
+    assert np.isnan(centre_of({}, (0, 0, 3000), centre=centre)[2])
+    assert np.isnan(centre_of({}, centre=centre)[2])
 
 
 def test_store_holds_the_cropped_display(make_shard, detector):
@@ -68,6 +117,62 @@ def test_store_holds_the_cropped_display(make_shard, detector):
         expected = grayscale(crop(display[view][2], 20, 60, 64), transfer="log", white_mev=200, knee_mev=1)
         np.testing.assert_array_equal(images[2, i], expected)
     np.testing.assert_allclose(store["corner_mm"][0], ORIGIN + 50 * (np.array([20, 20, 60]) - 32))
+
+
+def test_stores_without_their_centre_are_refused(make_shard, detector):
+    store = make_pixel_maps(make_shard(), detector)
+    metadata = json.loads((store / "zarr.json").read_text())
+    del metadata["attributes"]["centre"]
+    (store / "zarr.json").write_text(json.dumps(metadata))
+    (store / "manifest.json").unlink()
+    write_manifest(store)
+    with pytest.raises(InputError, match=r"not pixel maps; centre missing\. Remove .* and rerun"):
+        open_pixel_maps(store)
+
+
+def faint_shard(path: Path, detector, make_voxels) -> Path:
+    """Events 1 to 5: the second has a millionth of its charge, which no pixel map shows; no vertex is known."""
+    events = [Event(i, make_voxels(i)) for i in range(1, 6)]
+    voxels = events[1].voxels
+    events[1] = replace(events[1], voxels=replace(voxels, energy=voxels.energy * np.float32(1e-6)))
+    write_shard(path, detector, events)
+    return path
+
+
+def test_black_pixel_maps_are_refused_or_left_out_and_counted(make_voxels, detector, tmp_path, caplog):
+    shard = faint_shard(tmp_path / "a.h5", detector, make_voxels)
+    with pytest.raises(InputError, match=r"a\.displays: the pixel maps of event 2 are black.*on_bad_event to skip"):
+        make_pixel_maps(shard, detector)
+    assert not (tmp_path / "a.zarr").exists()
+    store = open_pixel_maps(make_pixel_maps(shard, detector, on_bad_event="skip"))
+    assert store["event_id"][:].tolist() == [1, 3, 4, 5]
+    for name in ("images", "corner_mm", "visible_energy", "edge_energy", "centred_by", "window_share"):
+        assert store[name].shape[0] == 4
+    assert store["images"][:].any(axis=(1, 2, 3)).all()
+    assert "1 of 5 events left out; the first: the pixel maps of event 2 are black" in caplog.text
+    assert "4 of 4 events have no usable vertex and are centred by their charge (first: event 1)" in caplog.text
+    list_events(
+        {"a": shard}, {"a": tmp_path / "a.zarr"}, tmp_path / "e", detector=detector, validation=0.1, test=0.1, seed=7,
+        parts=1, train=False, on_bad_event="skip",
+    )  # fmt: skip
+    table = read_events(tmp_path / "e")
+    assert table["event_id"].tolist() == [1, 3, 4, 5]
+    assert table["row"].tolist() == [0, 1, 2, 3]
+    assert table["centred_by"].tolist() == ["charge"] * 4
+    assert table["window_share"].gt(0.5).all()
+
+
+def test_a_store_in_which_all_events_are_bad_is_an_error(make_voxels, detector, tmp_path):
+    shard = faint_shard(tmp_path / "a.h5", detector, make_voxels)
+    with pytest.raises(InputError, match=r"none of its 5 events can be used; the pixel maps of event 1 are black"):
+        make_pixel_maps(shard, detector, on_bad_event="skip", transfer="linear", white_mev=1e9)
+
+
+def test_the_same_maps_without_truth(make_shard, detector):
+    known, unknown = (make_shard(name, truth=truth) for name, truth in (("a", True), ("b", False)))
+    stores = [open_pixel_maps(make_pixel_maps(shard, detector, centre="charge")) for shard in (known, unknown)]
+    for name in ("images", "corner_mm", "event_id", "centred_by", "window_share"):
+        np.testing.assert_array_equal(stores[0][name][:], stores[1][name][:])
 
 
 def table_of(events: list[tuple[str, int]]) -> pd.DataFrame:
@@ -109,11 +214,19 @@ def test_missing_empty_truncated_and_altered_files_never_read_as_zeros(make_shar
 
 def test_a_model_refuses_pixel_maps_unlike_those_it_has_seen(make_shard, detector, tmp_path):
     store = make_pixel_maps(make_shard(), detector)
-    seen = {"views": ["xz", "yz"], "size": 64, "pixel_mm": 50, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    seen = {"views": ["xz", "yz"], "size": 64, "pixel_mm": 50, "centre": "vertex"}
+    seen |= {"transfer": "log", "white_mev": 200, "knee_mev": 1}
     write_json(tmp_path / "training.json", {"images": seen})
     check_images({"a": store}, tmp_path / "training.json")
     write_json(tmp_path / "training.json", {"images": seen | {"white_mev": 100}})
     with pytest.raises(InputError, match="white_mev is 200, the model was trained with 100"):
+        check_images({"a": store}, tmp_path / "training.json")
+    write_json(tmp_path / "training.json", {"images": seen | {"centre": "charge"}})
+    with pytest.raises(InputError, match=r"centre is vertex, the model was trained with charge.*Set display"):
+        check_images({"a": store}, tmp_path / "training.json")
+    old = {key: value for key, value in seen.items() if key != "centre"}
+    write_json(tmp_path / "training.json", {"images": old})
+    with pytest.raises(InputError, match=r"does not say with which centre .* Remove .* and rerun"):
         check_images({"a": store}, tmp_path / "training.json")
     write_json(tmp_path / "training.json", {"images": seen | {"source": "png"}})
     with pytest.raises(InputError, match="source is None, the model was trained with png"):

@@ -2,11 +2,13 @@
 
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
 from nuvlm.base.stores import open_store
 from nuvlm.detector import displays
@@ -228,3 +230,35 @@ def test_visible_energy_is_the_sum_over_voxels_before_electronics_and_diffusion(
             energy = voxels.energy.astype(np.float64)
             assert store["visible_energy"][row] == pytest.approx(energy.sum(), rel=1e-12)
             assert store["edge_energy"][row] == pytest.approx(energy[near].sum(), rel=1e-12)
+
+
+@pytest.mark.parametrize("drifted", [None, 0, 1, True])
+def test_charge_that_was_read_out_is_summed_to_pixels_where_it_is(
+    make_shard, make_voxels, detector, tmp_path: Path, drifted
+):
+    shard = make_shard(n=3)
+    with h5py.File(shard, "r+") as file:
+        del file.attrs["drifted"]  # as in older shards
+        if drifted is not None:
+            file.attrs["drifted"] = drifted
+    wide = Diffusion(transverse_mm=100, longitudinal_mm=50, behind_anode="drop")
+    smear_and_downsample(shard, tmp_path / "a.zarr", detector=detector, diffusion=wide, pixel_mm=50)
+    store = open_store(tmp_path / "a.zarr", "nuvlm-displays")
+    assert (store.attrs["diffusion"] is None) == (store.attrs["readout"] is None) == bool(drifted)
+    for row in range(3):
+        voxels = make_voxels(row)
+        plain = np.zeros((40, 140))
+        np.add.at(plain, (voxels.x // 50, voxels.z // 10), voxels.energy)
+        assert np.allclose(store["xz"][row], plain, rtol=1e-5) == bool(drifted)
+
+
+def test_charge_that_was_read_out_is_not_read_out_again(make_shard, detector, tmp_path: Path):
+    shard = make_shard(n=1)
+    with h5py.File(shard, "r+") as file:
+        file.attrs["drifted"] = True
+    readout = Readout(electron_lifetime_us=2000)
+    with pytest.raises(InputError, match=r"a\.h5: its charge was read out already .* Leave display\.readout"):
+        smear_and_downsample(
+            shard, tmp_path / "a.zarr", detector=detector, diffusion=Diffusion(), pixel_mm=50, readout=readout
+        )
+    assert not (tmp_path / "a.zarr").exists()

@@ -1,5 +1,6 @@
 """The voxel shard: energy shared by length, and every defect of a file named."""
 
+import itertools
 from pathlib import Path
 
 import h5py
@@ -11,7 +12,7 @@ from hypothesis.extra.numpy import arrays
 
 from nuvlm.base.errors import InputError
 from nuvlm.detector.geometry import Detector
-from nuvlm.detector.voxels import EVENT_DTYPE, Event, Voxels, open_shard, voxelize, write_shard
+from nuvlm.detector.voxels import EVENT_DTYPE, Event, Voxels, open_shard, voxelize, voxelize_boxes, write_shard
 
 COORDINATE = st.floats(-1500, 1500, width=32) | st.sampled_from([-1000.0, 0.0, 5.0, 1000.0])
 
@@ -61,6 +62,50 @@ def test_the_order_of_segments_and_their_direction_do_not_matter(start, end, ene
     assume(not points.any() or not (np.abs(start[points]) == 1000).any())
     assert_same(as_dict(turned), as_dict(voxels), energy)
     assert turned_outside == pytest.approx(outside, abs=1e-6 * (energy.sum() + 1))
+
+
+def boxes_reference(detector, centre, size, energy):
+    """Every voxel near a box in turn: its energy is the common volume's share of the box."""
+    found, outside = {}, 0.0
+    for middle, mev in zip(centre, energy, strict=True):
+        inside = 0.0
+        axes = []
+        for axis in range(3):
+            edges = detector.origin_mm[axis] + np.arange(detector.shape[axis] + 1) * detector.voxel_mm[axis]
+            low, high = middle[axis] - size[axis] / 2, middle[axis] + size[axis] / 2
+            if size[axis]:
+                share = np.clip(np.minimum(high, edges[1:]) - np.maximum(low, edges[:-1]), 0, None) / size[axis]
+            else:
+                share = ((edges[:-1] <= low) & (low < edges[1:])).astype(float)
+            axes.append([(i, share[i]) for i in np.flatnonzero(share)])
+        for (i, a), (j, b), (k, c) in itertools.product(*axes):
+            found[i, j, k] = found.get((i, j, k), 0) + a * b * c * mev
+            inside += a * b * c
+        outside += mev * (1 - inside)
+    return found, outside
+
+
+@settings(deadline=None, max_examples=60)
+@given(
+    centre=arrays(np.float64, (4, 3), elements=EXACT | COORDINATE | st.sampled_from([1e30, -1e30])),
+    size=st.tuples(*[st.sampled_from([0.0, 0.5, 3.0, 4.434, 5.0, 12.0])] * 3),
+    energy=arrays(np.float64, 4, elements=st.floats(0, 100)),
+)
+def test_boxes_are_shared_by_volume(centre, size, energy):
+    voxels, outside = voxelize_boxes(Detector(), centre, size, energy)
+    expected, expected_outside = boxes_reference(Detector(), centre, size, energy)
+    assert_same(as_dict(voxels), expected, energy)
+    assert outside == pytest.approx(expected_outside, abs=1e-9)
+    assert voxels.energy.sum(dtype=np.float64) + outside == pytest.approx(energy.sum(), rel=1e-6, abs=1e-9)
+
+
+def test_boxes_on_the_grid_do_not_leak_by_rounding():
+    index = np.stack(np.meshgrid(*[np.arange(0, 200, 7)] * 3), axis=-1).reshape(-1, 3)
+    detector = Detector()
+    centre = np.array([-1000, -1000, 0]) + 10 * ((index + 0.5) * (0.1, 0.5, 0.5) + 0.3) - 3
+    voxels, outside = voxelize_boxes(detector, centre, detector.voxel_mm, np.ones(len(index)))
+    assert len(voxels) == len(index)
+    assert outside < 1e-9 * len(index)
 
 
 @settings(deadline=None, max_examples=60)
@@ -218,6 +263,8 @@ DEFECTS = {
     "event id twice": (edit_event("event_id", 4, 1), "event 1 occurs twice"),
     "rows and voxels apart": (edit_event("first_voxel", 2, 5), "at event 2, first_voxel and n_voxels"),
     "voxels cut short": (drop_last_voxel, "at event 5, first_voxel and n_voxels"),
+    "drifted, perhaps": (lambda file: file.attrs.__setitem__("drifted", "maybe"), "'drifted' is 'maybe'"),
+    "drifted, thrice": (lambda file: file.attrs.__setitem__("drifted", 3), "'drifted' is 3; true or false"),
     "other version": (lambda file: file.attrs.__setitem__("version", 2), "version 2"),
     "foreign format": (lambda file: file.attrs.__setitem__("format", "other"), "not a voxel shard"),
     "no format": (lambda file: file.attrs.__delitem__("format"), "not a voxel shard"),

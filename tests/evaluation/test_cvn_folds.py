@@ -76,6 +76,7 @@ def test_every_labelled_event_is_tested_once_and_never_trained_on_in_its_fold(be
     assert all(a.equals(b) for a, b in zip(tables, again, strict=True))
 
 
+@pytest.mark.long
 def test_all_models_answer_for_every_event_and_only_what_is_lacking_is_made(benchmark, folds):
     result = benchmark.measure(folds, ["bdt", "vlm"])
     assert result["events"] == {"nue_cc": 16, "numu_cc": 16, "nc": 16}

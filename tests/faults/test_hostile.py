@@ -139,7 +139,9 @@ def test_nothing_here_unpickles_or_runs_what_it_reads() -> None:
     allowed = re.compile(r"\.eval\(")  # of a torch module
     found = [f"{file}: {line}" for file in files for line in file.read_text().splitlines()
              if forbidden.search(allowed.sub("", line))]  # fmt: skip
-    assert not found
+    # Loads numbers, texts and containers only: test_cvn.py tries what else a pickle can hold.
+    restricted = REPOSITORY / "workflow/src/nuvlm/sources/cvn_partition.py"
+    assert found == [f"{restricted}: import pickle"]
 
 
 @pytest.mark.parametrize(

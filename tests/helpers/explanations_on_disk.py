@@ -122,7 +122,7 @@ def write_saliency(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path]
         corner = (np.floor(vertex / PIXEL_MM) - SIZE // 2) * PIXEL_MM
         maps[str(shard)] = folder / "pixelmaps" / f"{shard}.zarr"
         attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": SIZE}
-        attributes |= {"pixel_mm": PIXEL_MM, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+        attributes |= {"pixel_mm": PIXEL_MM, "centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
         arrays = {"images": np.zeros((len(rows), 2, SIZE, SIZE), np.uint8), "corner_mm": corner}
         write_store(maps[str(shard)], arrays | {"event_id": rows["event_id"].to_numpy(np.uint64)}, attributes)
     saliency = np.zeros((len(events), 2, SIZE, SIZE), np.uint8)

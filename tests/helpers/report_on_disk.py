@@ -1,12 +1,15 @@
 """The report of a run of `run_on_disk`, written by the real stages."""
 
 import json
+import shutil
 from pathlib import Path
 
 from explanations_on_disk import write_saliency
+from nuvlm.base.files import read_json
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.collect_events import collect_events
 from nuvlm.report.figures import draw_figures
+from nuvlm.report.names import figure_name, figures_of
 from nuvlm.report.page import write_report
 from nuvlm.workflow.config import Config
 from paths import REPOSITORY
@@ -35,11 +38,34 @@ def make_report(
     evaluate(
         run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, saliency=saliency
     )
-    draw_figures(folder / "scores.json", run.training, folder / "figures")
+    _draw_once(folder / "scores.json", run.training, folder / "figures")
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
     shown = {"explanations": rationales, "saliency": saliency, "pixel_maps": maps}
     collect_events(run.events, nominal, run.displays, count, folder / "events.json", seed=7, **shown)
     return make_page(run, folder, folder / "events.json", config)
+
+
+_DRAWN: dict[str, Path] = {}
+"""Kind of figure -> one that this process has drawn, of events with truth."""
+
+
+def _draw_once(scores: Path, training: dict[str, Path], figures: Path) -> None:
+    """Draw the figures, or take one of the same kind that is there: no test of the page reads their content.
+
+    What they show is tested in test_figures.py.
+    """
+    results = read_json(scores)
+    first = next(iter(results["scores"].values()))
+    needed = figures_of(list(results["scores"]), list(first), results["explanations"])
+    if any(figure.kind not in _DRAWN for figure in needed) or not any(score["n"] for score in first.values()):
+        draw_figures(scores, training, figures)
+        if any(score["n"] for score in first.values()):
+            _DRAWN.update({figure.kind: figures / figure_name(*figure) for figure in needed})
+        return
+    figures.mkdir()
+    for figure in needed:
+        for suffix in (".svg", ".pdf"):
+            shutil.copy(_DRAWN[figure.kind].with_suffix(suffix), (figures / figure_name(*figure)).with_suffix(suffix))
 
 
 def make_page(run: Run, folder: Path, events: Path, config: dict | None = None) -> tuple[str, dict]:

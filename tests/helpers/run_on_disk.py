@@ -122,6 +122,8 @@ def _events(rng: np.random.Generator, n: int, labelled: float) -> pd.DataFrame:
             "vertex_z_mm": vertex[:, 2],
             "visible_energy": rng.uniform(100, 3000, n),
             "edge_energy": deposits.exponential(10, n),
+            "centred_by": pd.Series(np.where(np.arange(n) % 8, "charge", "centroid").astype(object), dtype="string"),
+            "window_share": np.where(np.arange(n) % 30, 0.9, 0.4),
             "pi0_energy": np.where(known, np.maximum(deposits.normal(0.2, 0.5, n), 0), np.nan),
         }
     )

@@ -20,7 +20,7 @@ def write_pixel_maps(
     """Write `images`, uint8 (events, views, size, size), and return the ids of their events."""
     ids = np.arange(first_event, first_event + len(images), dtype=np.uint64)
     attributes = {"format": "nuvlm-pixelmaps", "version": 1, "views": list(views), "size": images.shape[-1]}
-    attributes |= {"pixel_mm": 50, "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    attributes |= {"pixel_mm": 50, "centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
     corners = {} if corner_mm is None else {"corner_mm": corner_mm}
     write_store(path, {"images": images, "event_id": ids, **corners}, attributes)
     return ids

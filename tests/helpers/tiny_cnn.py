@@ -31,6 +31,7 @@ def write_data(folder: Path, classes: list[str] | None = None) -> Path:
     events = pd.DataFrame({"shard": "a", "row": np.arange(n), "event_id": ids})
     events["class"] = pd.Series(classes or [CLASSES[i % 3] for i in range(n)], dtype="string")
     events["split"] = pd.Series(SPLITS, dtype="string")
+    events["centred_by"] = "charge"
     events["part"] = [-1 if split == "train" else 0 for split in SPLITS]
     events.to_parquet(folder / "events.parquet")
     return folder

@@ -10,9 +10,9 @@ from nuvlm.models.conditions import check_condition, degradation, shown_in_full
 from nuvlm.models.degradations import degrade
 from nuvlm.models.table import conditions_of
 
-LOG = {"transfer": "log", "white_mev": 200, "knee_mev": 1, "pixel_mm": 50}
+LOG = {"transfer": "log", "white_mev": 200, "knee_mev": 1, "pixel_mm": 50, "views": ["xz", "yz"]}
 LINEAR = LOG | {"transfer": "linear"}
-UNKNOWN = {"transfer": None, "white_mev": None, "knee_mev": None, "pixel_mm": None}
+UNKNOWN = {"transfer": None, "white_mev": None, "knee_mev": None, "pixel_mm": None, "views": ["xz", "yz"]}
 RNG = np.random.default_rng(3)
 LEVELLED = ["noise_300", "dead_20", "diffusion_40", "scale_80"]
 
@@ -93,6 +93,29 @@ def test_dead_channels_are_columns_of_both_views_and_stay_dead() -> None:
         assert columns.mean() == pytest.approx(share, abs=0.01)
     assert (many[few == 0] == 0).all()
     assert not degrade("dead_100", images[:1], events(1), LOG).any()
+
+
+def test_wire_planes_have_their_own_dead_channels() -> None:
+    images = np.full((200, 3, 16, 16), 9, dtype=np.uint8)
+    dead = (degrade("dead_20", images, events(200), LOG | {"views": ["u", "v", "y"]}) == 0).all(axis=2)
+    assert dead.mean(axis=(0, 2)) == pytest.approx(0.2, abs=0.02)
+    for first, second in ((0, 1), (0, 2), (1, 2)):
+        assert (dead[:, first] & dead[:, second]).mean() == pytest.approx(0.04, abs=0.01)
+    # the charge of a column of wires is on no other plane, so the first plane is as before
+    np.testing.assert_array_equal(
+        degrade("dead_20", images[:, :2], events(200), LOG)[:, 0] == 0, np.repeat(dead[:, 0, None], 16, axis=1)
+    )
+
+
+def test_diffusion_follows_the_sides_of_a_pixel_that_is_not_square() -> None:
+    images = np.zeros((1, 1, 33, 33), dtype=np.uint8)
+    images[0, 0, 16, 16] = 255
+    settings = UNKNOWN | {"views": ["u"], "geometry": {"pixel_mm": [10.0, 40.0]}}
+    grey = degrade("diffusion_20", images, events(1), settings)[0, 0].astype(float)
+    across, along = ((grey.sum(axis=axis) * (np.arange(33) - 16) ** 2).sum() / grey.sum() for axis in (0, 1))
+    # variances of the Gaussian, of charge within its pixel, and of the pixel; grey values below 0.5 are lost
+    assert across == pytest.approx(2.0**2 + 1 / 6, rel=0.15)
+    assert along == pytest.approx(0.5**2 + 1 / 6, rel=0.15)
 
 
 def test_diffusion_keeps_the_charge_and_widens_it_by_its_width() -> None:

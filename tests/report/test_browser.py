@@ -15,7 +15,7 @@ from headless import chromium, needs_chromium, opened
 from nuvlm.base.files import read_json
 from nuvlm.report.collect_events import collect_events
 from nuvlm.report.sparse import decode
-from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
+from nuvlm.sources.ready_maps import MapAxes, PixelMap, PixelMapWriter
 from report_on_disk import make_page, make_report
 from run_on_disk import Run, write_run
 
@@ -416,14 +416,19 @@ def test_pixel_maps_made_elsewhere_are_drawn_in_pixels(browser: Any, tmp_path: P
         maps = [PixelMap(str(i), i, images) for i in rows["event_id"].astype(int).tolist()]
         stores[str(shard)] = tmp_path / f"{shard}.zarr"
         PixelMapWriter(store=stores[str(shard)], truth=tmp_path / f"{shard}.parquet").write(
-            tmp_path, maps, len(maps), source="cvn", views=["u", "v", "z"]
+            tmp_path,
+            maps,
+            len(maps),
+            source="wires",
+            views=["u", "v", "y"],
+            axes=MapAxes("wire", "time tick", 8, 44, up=True),
         )
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
     collect_events(run.events, nominal, stores, 600, tmp_path / "maps.json", seed=7, displays=False)
     make_page(run, tmp_path, tmp_path / "maps.json")
     with opened(browser, tmp_path / "report" / "index.html") as page:
         text = page.text_content("[data-part=display]")
-        for label in ("U view", "V view", "Z view", "wire", "time tick", "grey value"):
+        for label in ("U view", "V view", "Y view", "wire", "time tick", "grey value"):
             assert label in text
         assert "cm" not in text
         assert page.locator(".pixels").count() == 3
@@ -432,7 +437,14 @@ def test_pixel_maps_made_elsewhere_are_drawn_in_pixels(browser: Any, tmp_path: P
         image = page.locator(".pixels").nth(1).bounding_box()
         assert image["width"] / image["height"] == pytest.approx(5, rel=0.02)
         page.mouse.move(image["x"] + image["width"] * 0.975, image["y"] + image["height"] * 0.1)
-        assert re.search(r"wire (49|50), time (23|24): 128", page.inner_text("[data-part=under]"))
+        # 8 wires and 44 ticks in a pixel
+        found = re.search(r"wire (\d+), time (\d+): 128", page.inner_text("[data-part=under]"))
+        assert 8 * 49 <= int(found[1]) <= 8 * 50
+        assert 44 * 23 <= int(found[2]) <= 44 * 24
+        ticks = [
+            int(text) for text in page.locator("[data-part=display] .axes text").all_text_contents() if text.isdigit()
+        ]
+        assert max(ticks) > 500, "axes count wires and ticks, not pixels"
 
 
 def test_events_without_truth_are_browsed_too(browser: Any, tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from nuvlm.base.stores import open_store, write_store
 from nuvlm.evaluation.samples import Sample
 from nuvlm.report.collect_events import CELLS, CORRECT, DISAGREE, NO_TRUTH, WRONG, collect_events, rank
 from nuvlm.report.sparse import decode
-from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
+from nuvlm.sources.ready_maps import WIRES_AND_TIME, PixelMap, PixelMapWriter
 from run_on_disk import PIXEL_MM, Run, sample_of, write_run
 
 
@@ -168,7 +168,7 @@ def _pixel_maps(run: Run, folder: Path) -> Run:
             maps.append(PixelMap(str(i), i, images))
         stores[str(shard)] = folder / f"{shard}.zarr"
         PixelMapWriter(store=stores[str(shard)], truth=folder / f"{shard}.parquet").write(
-            folder, maps, len(maps), source="cvn", views=["u", "v", "z"]
+            folder, maps, len(maps), source="cvn", views=["u", "v", "z"], axes=WIRES_AND_TIME
         )
     events.assign(visible_energy=np.nan).to_parquet(folder / "events.parquet")
     return Run(folder / "events.parquet", run.predictions, stores, run.training)
@@ -179,9 +179,8 @@ def test_pixel_maps_made_elsewhere_are_shown_themselves(run: Run, tmp_path: Path
     collected = _collect(maps, tmp_path / "events.json", displays=False)
     frame = collected["frame"]
     assert (frame["drawn"], frame["pixel"]) == ("pixel map", 1)
-    assert [(view["name"], view["x"], view["y"], view["axes"]) for view in frame["views"]] == [
-        (name, "wire", "time tick", None) for name in "uvz"
-    ]
+    labels = [(view["name"], view["x"], view["y"], view["units"], view["axes"], view["up"]) for view in frame["views"]]
+    assert labels == [(name, "wire", "time tick", [1, 1], None, True) for name in "uvz"]
     for entry in collected["events"]:
         assert entry["visible_energy_gev"] is None
         for text in entry["pixels"]:

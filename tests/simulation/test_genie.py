@@ -1,5 +1,6 @@
-"""GENIE's gRooTracker files: every layout of them, their truth, and what is wrong with the wrong ones."""
+"""Rootracker files of GENIE, NEUT and NuWro: every layout, their truth, and what is wrong with the wrong ones."""
 
+import gzip
 import logging
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
@@ -18,9 +19,11 @@ from nuvlm.detector.voxels import MODES
 from nuvlm.simulation.events import simulate_shard
 from nuvlm.simulation.final_states import Particle
 from nuvlm.simulation.genie import read_genie
+from paths import SHARED
 
 MASS_GEV = {11: 0.000511, 13: 0.10566, 2112: 0.93957, 2212: 0.93827, 211: 0.13957, 111: 0.13498, 321: 0.49368}
 ARGON = 1000180400
+CASE = SHARED / "cases" / "g2_nuwro.root"
 
 
 @dataclass(frozen=True)
@@ -69,6 +72,8 @@ def write_genie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteGenie:
         scale: float = 1,
         folder: str = "",
         code: bool = True,
+        tree_name: str = "gRooTracker",
+        vertex: bool = True,
     ) -> Path:
         rows = [entry.rows() for entry in entries]
         longest = max(map(len, rows)) + 2
@@ -96,7 +101,9 @@ def write_genie(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> WriteGenie:
             columns["EvtCode"], types["EvtCode"] = ak.Array([entry.code for entry in entries]), "string"
         path = tmp_path / f"{name}.gtrac.root"
         with uproot.recreate(path) as file:
-            tree = file.mktree(f"{folder}gRooTracker", types)
+            if not vertex:
+                del columns["EvtVtx"], types["EvtVtx"]
+            tree = file.mktree(f"{folder}{tree_name}", types)
             tree.extend(columns)
         return path
 
@@ -212,12 +219,93 @@ def test_files_that_are_no_genie_files(tmp_path: Path, write_genie: WriteGenie) 
         read(tmp_path / "text.root")
     with uproot.recreate(tmp_path / "other.root") as file:
         file["events"] = {"x": np.arange(3)}
-    with pytest.raises(InputError, match="no tree 'gRooTracker'"):
+    with pytest.raises(InputError, match="no tree 'gRooTracker' or 'nRooTracker' or 'gst'"):
         read(tmp_path / "other.root")
     with uproot.recreate(tmp_path / "less.root") as file:
         file["gRooTracker"] = {"StdHepN": np.arange(3)}
     with pytest.raises(InputError, match=r"no branch StdHepPdg, StdHepStatus, StdHepP4, EvtVtx"):
         read(tmp_path / "less.root")
+
+
+@pytest.mark.parametrize(
+    ("code", "mode", "is_cc"),
+    [
+        ("1", "QE", True),
+        ("2", "MEC", True),
+        ("-11", "RES", True),
+        ("16", "COH", True),
+        ("26", "DIS", True),
+        ("15", "unknown", True),
+        ("36", "COH", False),
+        ("46", "DIS", False),
+        ("-52", "QE", False),
+        ("34.0", "RES", False),
+        ("100", "unknown", True),
+        ("0", "unknown", True),
+    ],
+)
+@pytest.mark.parametrize("layout", [JAGGED, FIXED], ids=["NuWro", "NEUT"])
+def test_neut_modes_of_nrootracker(write_genie: WriteGenie, layout: str, code: str, mode: str, is_cc: bool) -> None:
+    nu = -14 if code.startswith("-") else 14
+    entry = Entry(nu, code, final=((nu - np.sign(nu) if is_cc else nu, 1.5), (2212, 0.4)))
+    (event,) = read(write_genie([entry], layout=layout, tree_name="nRooTracker"))
+    assert (event.state.nu_pdg, event.state.mode, event.state.is_cc) == (nu, MODES[mode], is_cc)
+    assert event.state.inelasticity == pytest.approx(1 - event.state.particles[0].energy / 2000)
+
+
+def test_a_neutral_current_under_nuwros_code_of_both_currents(write_genie: WriteGenie) -> None:
+    (event,) = read(write_genie([Entry(14, "2", final=((14, 1.5), (2212, 0.4)))], tree_name="nRooTracker"))
+    assert (event.state.mode, event.state.is_cc) == (MODES["MEC"], False)
+
+
+def test_a_code_that_the_particles_contradict_is_a_defect(write_genie: WriteGenie) -> None:
+    (event,) = read(write_genie([Entry(14, "1", final=((14, 1.5), (2212, 0.4)))], tree_name="nRooTracker"))
+    assert "EvtCode 1, a charged current, and no charged lepton" in event.defect
+
+
+def test_nrootracker_in_mev_and_without_vertices_is_converted_and_says_so(
+    write_genie: WriteGenie, caplog: pytest.LogCaptureFixture
+) -> None:
+    gev, mev = (
+        write_genie([Entry(code="11")], name=f"s{scale}", tree_name="nRooTracker", scale=scale, vertex=False)
+        for scale in (1, 1000)
+    )
+    with caplog.at_level(logging.INFO):
+        (event,), (same,) = read(gev), read(mev)
+    assert same.state.nu_energy == pytest.approx(event.state.nu_energy)
+    np.testing.assert_allclose(same.state.particles, event.state.particles, rtol=1e-12)
+    assert np.isnan(same.vertex_mm).all()
+    assert [record.args[0] for record in caplog.records] == [mev]
+    with pytest.raises(InputError, match="masses are 100 times too large"):
+        read(write_genie([Entry(code="11")], tree_name="nRooTracker", scale=100))
+
+
+def test_events_without_a_vertex_cannot_be_put_there(write_genie: WriteGenie, run: "Run") -> None:
+    run.options = {"vertices": "file"}
+    with pytest.raises(InputError, match=r"has no vertex \(see input\.simulate\.vertices\)"):
+        run(0, 1, write_genie([Entry(code="1")], tree_name="nRooTracker", vertex=False))
+
+
+@pytest.mark.skipif(not CASE.is_file(), reason="needs the shared case")
+def test_the_nuwro_case() -> None:
+    first, second = read(CASE, n=2)
+    assert [MODES["QE"], MODES["DIS"]] == [first.state.mode, second.state.mode]
+    assert first.state.is_cc
+    assert second.state.is_cc
+    assert (first.state.nu_pdg, first.state.nu_energy) == (14, 2.0)
+
+
+def test_other_output_of_generators_is_named(tmp_path: Path) -> None:
+    for tree, name in (("gtree", "gntpc"), ("treeout", "nuwro2rootracker"), ("hepmc3_tree", "NuHepMC")):
+        with uproot.recreate(tmp_path / f"{tree}.root") as file:
+            file[tree] = {"x": np.arange(3)}
+        with pytest.raises(InputError, match=name):
+            read(tmp_path / f"{tree}.root")
+    text = b"HepMC::Version 3.02.05\nHepMC::Asciiv3-START_EVENT_LISTING\n"
+    for name, content in (("a.hepmc3", text), ("a.hepmc3.gz", gzip.compress(text))):
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(InputError, match="NuHepMC text, which is not read"):
+            read(tmp_path / name)
 
 
 @pytest.mark.parametrize("share", [0.1, 0.5, 0.9])

@@ -160,8 +160,19 @@ def test_particles_of_generators_are_followed(box: ArgonBox, pdg: int, known: bo
     assert deposits.energy_mev.sum() > 50
 
 
-@pytest.mark.parametrize("pdg", [1000180400, 1000010020, 2000000101])
-def test_nuclei_and_pseudo_particles_are_not(box: ArgonBox, pdg: int) -> None:
+@pytest.mark.parametrize(
+    ("pdg", "mass"),
+    [(1000010020, 1875.613), (1000010030, 2808.921), (1000020030, 2808.391), (1000020040, 3727.379)],
+)
+def test_light_nuclei_are_followed_until_they_stop(box: ArgonBox, pdg: int, mass: float) -> None:
+    assert box.knows(pdg)
+    deposits = shoot(box, Particle(pdg, 0, 0, float(np.sqrt(100.0**2 + 2 * 100 * mass)), mass + 100))
+    assert deposits.energy_mev.sum() == pytest.approx(100, rel=1e-3)
+    assert 5 < deposits.length_mm[0] < 60
+
+
+@pytest.mark.parametrize("pdg", [1000180400, 1000060120, 2000000101])
+def test_heavy_nuclei_and_pseudo_particles_are_not(box: ArgonBox, pdg: int) -> None:
     assert not box.knows(pdg)
 
 

@@ -24,7 +24,7 @@ def test_tolerance_is_relative_but_for_zero(measured: float, known: float, toler
     assert Check("x", "cm", measured, 0.1, known, tolerance, "").passed == passed
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_command_writes_numbers_figure_and_page(tmp_path: Path) -> None:
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")

@@ -1,6 +1,8 @@
 """DUNE CVN maps: HDF5 files and folders of zlib maps, what they say of the truth, and what is refused."""
 
 import gzip
+import os
+import pickle
 import zlib
 
 import h5py
@@ -208,3 +210,53 @@ def test_real_maps_begin_on_the_left_and_say_what_they_are(tmp_path):
     # the beam goes to the right: more charge in the first half of the wires; time is centred
     assert filled[:, :250].sum() > 1.2 * filled[:, 250:].sum()
     assert filled[200:300].sum() > 0.5 * filled.sum()
+
+
+LABELS = {
+    "0": [1, 1, 0, 0, 0, 0, 0],
+    "1": [0, 0, 1, 1, 0, 0, 1],
+    "2": [0, 2, 2, 0, 0, 0, 0],
+    "3": [0, 3, 0, 0, 0, 0, 0],
+}
+"""The classes of TRUTH as a partition file has them."""
+
+
+@pytest.mark.parametrize("content", [LABELS, (list(LABELS), LABELS), {f"event{i}": v for i, v in LABELS.items()}])
+def test_labels_come_from_a_partition_file_where_there_is_no_info(tmp_path, caplog, content):
+    path = write_folder(tmp_path / "a")
+    for file in path.glob("*.info"):
+        file.unlink()
+    assert convert(path)[1]["class"].isna().all()
+    (path / "partition.p").write_bytes(pickle.dumps(content))
+    truth = convert(path)[1]
+    assert truth["class"].fillna("none").tolist() == ["nue_cc", "numu_cc", "none", "nc"]
+    assert truth["nu_pdg"].tolist() == [-12, 14, 16, 0]
+    assert truth["mode"].tolist() == [1, 3, 4, 0]
+    assert truth["nu_energy"].isna().all()
+
+
+class _Harmful:
+    def __reduce__(self):
+        return os.system, ("echo harm > harm",)
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (pickle.dumps({"0": _Harmful()}), "refers to posix.system, and could run code"),
+        (pickle.dumps({"0": np.int64(1)}), "refers to numpy"),
+        (b"text", "not loaded"),
+        (pickle.dumps([1, 2, 3]), "holds no labels by event"),
+        (pickle.dumps({"0": [1, 2]}), "event 0 has .*, not 7 numbers"),
+        (pickle.dumps({"0": [0, 7, 0, 0, 0, 0, 0]}), "event 0 has impossible labels"),
+        (pickle.dumps({"77": LABELS["0"]}), "labels for none of the 4 maps"),
+    ],
+)
+def test_a_partition_file_that_is_more_than_data_or_of_other_maps_is_refused(tmp_path, monkeypatch, content, message):
+    monkeypatch.chdir(tmp_path)
+    path = write_folder(tmp_path / "a")
+    (path / "event0.info").unlink()
+    (path / "partition.p").write_bytes(content)
+    with pytest.raises(InputError, match=message):
+        convert(path)
+    assert not (tmp_path / "harm").exists()

@@ -82,7 +82,7 @@ def write_file(path, keys=((7, 1), (7, 2), (9, 3)), names=NEW, segments=10, head
     return path
 
 
-def convert(path, detector, offset=(0, 0, 0), on_bad_event="error", recombination=None):
+def convert(path, detector, offset=(0, 0, 0), on_bad_event="error", recombination=None, **settings):
     out = path.with_suffix(".voxels.h5")
     writer = VoxelShardWriter(
         shard=out,
@@ -90,6 +90,7 @@ def convert(path, detector, offset=(0, 0, 0), on_bad_event="error", recombinatio
         offset_mm=offset,
         on_bad_event=on_bad_event,
         recombination=recombination or Recombination(),
+        **settings,
     )
     convert_larndsim(path, writer)
     with open_shard(out, detector) as shard:
@@ -193,7 +194,7 @@ def test_neutrinos_without_segments_are_counted(tmp_path, detector, caplog):
 
     events, _ = convert(write_file(tmp_path / "a.h5", edit=edit), detector)
     assert events["event_id"].tolist() == [1, 2, 3]
-    assert "2 of 5 events left out: they have no segments" in caplog.text
+    assert "events left out: 2 of 5 (they have no segments)" in caplog.text
 
 
 def test_a_tau_neutrino_is_carried_through(tmp_path, detector):
@@ -244,23 +245,27 @@ def test_an_event_that_cannot_be_used_stops_or_is_left_out_and_counted(tmp_path,
     assert not path.with_suffix(".voxels.h5").exists()
     events, _ = convert(path, detector, on_bad_event="skip")
     assert events["event_id"].tolist() == [1, 3]
-    assert f"1 of 3 events left out; the first, event 7, vertex 2, {message}" in caplog.text
+    assert f"events left out: 1 of 3 (the first, event 7, vertex 2, {message}" in caplog.text
 
 
 def test_all_events_outside_tell_where_they_are(tmp_path, detector):
     path = write_file(tmp_path / "a.h5")
     with pytest.raises(
-        InputError, match=r"event 7, vertex 1 lies outside.* deposits span \[5100.*Set input\.offset_mm"
+        InputError, match=r"event 7, vertex 1 lies outside.* deposits span \[5100.*OFFSET=0,0,0.*offset_mm: \[0, 0, 0\]"
     ):
         convert(path, detector, (5000, 0, 0))
-    with pytest.raises(InputError, match=r"all 3 events lie outside.* deposits span \[5100.*Set input\.offset_mm"):
+    with pytest.raises(InputError, match=r"all 3 events lie outside.* deposits span \[5100.*OFFSET=0,0,0"):
         convert(path, detector, (5000, 0, 0), on_bad_event="skip")
 
 
-def test_energy_partly_outside_is_logged(tmp_path, detector, caplog):
-    convert(write_file(tmp_path / "a.h5"), detector, (0, 0, 7000 - 3050))
+def test_energy_outside_has_a_limit_and_an_offset_that_fits_is_proposed(tmp_path, detector, caplog):
+    path = write_file(tmp_path / "a.h5")
     # 10 cm each, of which 4, 3 and 2 cm lie inside
-    assert "42.0 of 60.0 MeV lie outside the detector" in caplog.text
+    with pytest.raises(InputError, match=r"42\.0 of 60\.0 MeV lie outside.*OFFSET=0,0,3500.*input\.outside_limit"):
+        convert(path, detector, (0, 0, 7000 - 3050))
+    convert(path, detector, (0, 0, 7000 - 3050), outside_limit=0.8)
+    assert "energy outside: 42.0 of 60.0 MeV" in caplog.text
+    convert(path, detector, (0, 0, 3500))
 
 
 def in_mm(tables):
@@ -301,26 +306,75 @@ def vertices_times(factor):
     return edit
 
 
+def times(factor, *names):
+    def edit(tables):
+        for name in names:
+            tables["segments"][name] *= factor
+
+    return edit
+
+
+COORDINATES = [f"{axis}_{end}" for axis in "xyz" for end in ("start", "end")]
+
+
+@pytest.mark.parametrize(
+    ("edit", "doubt"),
+    [
+        (in_gev, "units of the segments: cm and GeV"),
+        (all_in_gev, "units of the segments: cm and GeV"),
+        (no_dx(in_gev), "units of the segments: cm and GeV"),
+        (times(1000, "dE"), "units of the segments: cm and keV"),
+        (times(1e4, *COORDINATES), "units of the segments: um and MeV"),
+        (vertices_times(10), "vertices of 'mc_hdr': in mm"),
+        (vertices_times(0.01), "vertices of 'mc_hdr': in m "),
+        (vertices_times(1e4), "vertices of 'mc_hdr': in um"),
+        (times(1.5, "dx"), "column dx: is 1.5 times the distance from start to end"),
+        (times(0.6, "dE"), "column dE: is 0.6 times dEdx x dx"),
+    ],
+)
+def test_other_units_and_definitions_are_decided_from_evidence(tmp_path, detector, caplog, edit, doubt):
+    events, voxels = convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+    assert doubt in caplog.text
+    np.testing.assert_allclose(events["vertex_mm"], [[100, 200, 3000 + 10 * vertex] for vertex in (1, 2, 3)])
+    factor = 0.6 if "0.6" in doubt else 1
+    for block in voxels:
+        assert block.energy.sum() == pytest.approx(20 * factor, rel=1e-5)
+
+
+def test_segments_in_mm_are_read_if_they_fit_in_the_detector_only_so(tmp_path, detector, caplog):
+    def edit(tables):
+        all_in_mm(tables)
+        tables["segments"]["z_start"] += np.where(tables["segments"]["vertex_id"] == 3, 3000, 0)
+        tables["segments"]["z_end"] += np.where(tables["segments"]["vertex_id"] == 3, 3000, 0)
+        tables["mc_hdr"]["z_vert"] += np.where(tables["mc_hdr"]["vertex_id"] == 3, 300, 0)
+
+    _, voxels = convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+    assert "units of the segments: mm and MeV" in caplog.text
+    assert voxels[0].energy.sum() == pytest.approx(20, rel=1e-5)
+    assert voxels[0].z[0] == 602
+
+
 @pytest.mark.parametrize(
     ("edit", "message"),
     [
-        (in_mm, "dx of the segments is 0.1 times the distance from start to end"),
-        (in_gev, r"dE of the segments is 0\.001 times dEdx x dx"),
-        (all_in_mm, r"dE/dx below 0\.2 MeV/cm; about 2 is expected"),
-        (no_dx(in_mm), r"dE/dx below 0\.2 MeV/cm"),
-        (no_dx(in_gev), r"dE/dx below 0\.002 MeV/cm"),
-        (all_in_gev, r"dE/dx below 0\.002 MeV/cm"),
-        (vertices_times(10), "cm, and 100% in mm"),
-        (vertices_times(0.01), "cm, and 100% in m\\."),
+        (in_mm, r"dE/dx below 0\.204 MeV/cm .*; about 2.1 is expected.*span \[0\.0, 0\.0, 104\.\d\] cm"),
+        (all_in_mm, r"dE/dx below 0\.204 MeV/cm"),
+        (no_dx(in_mm), r"dE/dx below 0\.204 MeV/cm"),
         (lambda tables: tables["mc_hdr"]["Enu"].fill(7500), "Enu and nu_4mom disagree"),
         (lambda tables: tables.update(mc_stack=stack_rows(NEW, [(7, 1)], 0.1)), "neither 1 .GeV. nor 1000"),
         (lambda tables: tables.update(mc_hdr=header_rows(NEW, [(7, 1), (7, 1)])), "several rows for event 7, vertex 1"),
         (lambda tables: tables.update(mc_hdr=header_rows(OLD | {"event": "event_id"}, [(7, 0)])), "has no column"),
     ],
 )  # fmt: skip
-def test_other_units_and_contradictions_are_refused(tmp_path, detector, edit, message):
+def test_contradictions_are_refused(tmp_path, detector, edit, message):
     with pytest.raises(InputError, match=message):
         convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+
+
+def test_long_tracks_that_lose_ten_times_too_much_are_refused(tmp_path, detector):
+    path = write_file(tmp_path / "a.h5", segments=60, edit=times(10, "dE"))
+    with pytest.raises(InputError, match=r"dE/dx below 20\.\d MeV/cm"):
+        convert(path, detector)
 
 
 def test_vertices_in_the_rock_are_not_taken_for_another_unit(tmp_path, detector):
@@ -338,7 +392,7 @@ def test_units_named_in_the_file_are_heeded(tmp_path, detector):
     convert(path, detector)
     with h5py.File(path, "r+") as file:
         file["segments"].attrs["units"] = ["mm", "MeV"]
-    with pytest.raises(InputError, match="attribute 'units' of 'segments' names mm"):
+    with pytest.raises(InputError, match="an attribute names mm, but lengths are in cm"):
         convert(path, detector)
 
 
@@ -414,3 +468,44 @@ def test_any_flipped_byte_is_either_harmless_or_told(tmp_path, detector):
         except InputError as error:
             message = str(error)
         assert str(path) in message
+
+
+def doubled(tables):
+    """The file merged with itself."""
+    for name in tables:
+        tables[name] = np.concatenate([tables[name]] * 2)
+
+
+def test_merged_files_are_numbered_by_place_with_their_numbers_kept(tmp_path, detector):
+    path = write_file(tmp_path / "a.h5", ((5, 1), (6, 1)), edit=doubled)
+    events, voxels = convert(path, detector)
+    assert events["event_id"].tolist() == [0, 1, 2, 3]
+    assert [block.energy.sum() for block in voxels] == pytest.approx([20] * 4)
+    with h5py.File(tmp_path / "a.voxels.h5") as file:
+        numbers = file["truth/numbers"][:]
+    assert numbers["event"].tolist() == [5, 6, 5, 6]
+    assert numbers["file"].tolist() == [0, 0, 1, 1]
+
+
+def test_ids_that_do_not_meet_are_refused(tmp_path, detector):
+    def edit(tables):
+        tables["mc_hdr"]["event_id"] += 100
+        tables["mc_hdr"]["z_vert"] = [100, 200, 400]
+
+    with pytest.raises(InputError, match=r"numbers of 'mc_hdr' and of the segments do not meet: 0 of 3"):
+        convert(write_file(tmp_path / "a.h5", edit=edit), detector)
+
+
+@pytest.mark.parametrize("zbeam", [True, False])
+def test_an_attribute_against_the_evidence_is_refused(tmp_path, detector, zbeam):
+    def edit(tables):
+        if zbeam:
+            rows = tables["segments"]
+            for end in ("start", "end"):
+                rows[f"x_{end}"], rows[f"z_{end}"] = rows[f"z_{end}"].copy(), rows[f"x_{end}"].copy()
+
+    path = write_file(tmp_path / "a.h5", edit=edit)
+    with h5py.File(path, "r+") as file:
+        file["segments"].attrs["zbeam"] = zbeam
+    with pytest.raises(InputError, match=r"vertices lie at the charge.*input\.axes"):
+        convert(path, detector)

@@ -51,15 +51,17 @@ def test_images_and_truth_of_every_event(folder):
     for row in range(3):
         for view in range(2):
             np.testing.assert_array_equal(store["images"][row, view], image(10 * row + view))
-    assert all(np.isnan(store[name][:]).all() for name in ("corner_mm", "visible_energy", "edge_energy"))
+    assert all(
+        np.isnan(store[name][:]).all() for name in ("corner_mm", "visible_energy", "edge_energy", "window_share")
+    )
 
 
 def test_what_is_not_known_of_the_images_is_null(folder, tmp_path):
     convert(folder)
     settings = image_settings({"maps": tmp_path / "out" / "maps.zarr"})
     assert settings == {
-        "views": ["xz", "yz"], "size": SIZE, "pixel_mm": None, "transfer": None, "white_mev": None, "knee_mev": None,
-        "source": "png",
+        "views": ["xz", "yz"], "size": SIZE, "pixel_mm": None, "centre": None, "transfer": None, "white_mev": None,
+        "knee_mev": None, "source": "png",
     }  # fmt: skip
 
 

@@ -6,8 +6,8 @@ import pytest
 from nuvlm.base.errors import InputError
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import open_shard
-from nuvlm.sources.interactions import Interaction, Truth, event_ids, particle_rows
-from nuvlm.sources.shard_writer import VoxelShardWriter
+from nuvlm.sources.interactions import DriftedEvent, Interaction, Truth, event_ids, particle_rows
+from nuvlm.sources.shard_writer import DriftedShardWriter, VoxelShardWriter
 
 
 def interaction(number, at=(0, 0, 3000), energy=(1.0, 2.0), **changes):
@@ -15,10 +15,14 @@ def interaction(number, at=(0, 0, 3000), energy=(1.0, 2.0), **changes):
     return Interaction(number, start, start + 2.5, np.array(energy), f"event {number}", **changes)
 
 
-def write(tmp_path, detector, interactions, on_bad_event="skip", recombination=None):
+def write(tmp_path, detector, interactions, on_bad_event="skip", recombination=None, **settings):
     out = tmp_path / "out.h5"
     writer = VoxelShardWriter(
-        shard=out, detector=detector, on_bad_event=on_bad_event, recombination=recombination or Recombination()
+        shard=out,
+        detector=detector,
+        on_bad_event=on_bad_event,
+        recombination=recombination or Recombination(),
+        **settings,
     )
     writer.write(tmp_path / "in.root", interactions, len(interactions))
     with open_shard(out, detector) as shard:
@@ -38,9 +42,14 @@ def test_ids_are_as_near_to_the_files_as_they_can_be(tmp_path, keys, ids):
     assert event_ids(tmp_path, keys) == ids
 
 
-def test_ids_that_do_not_fit_are_refused(tmp_path):
-    with pytest.raises(InputError, match="too large to be joined"):
-        event_ids(tmp_path, [(2**32, 1), (2**32, 2), (3, 1)])
+@pytest.mark.parametrize(
+    "keys",
+    [[(2**32, 1), (2**32, 2), (3, 1)], [(0, 0, 0), (1, 0, 0), (0, 0, 1), (1, 0, 1)], [(-1, 0), (-1, 1), (2, 1)]],
+)
+def test_other_ids_are_numbered_by_place_and_recorded(tmp_path, keys):
+    found = []
+    assert event_ids(tmp_path, keys, lambda *args, doubt: found.append(doubt)) == list(range(len(keys)))
+    assert found == [True]
 
 
 def test_every_event_is_accounted_for(tmp_path, detector, caplog):
@@ -55,15 +64,15 @@ def test_every_event_is_accounted_for(tmp_path, detector, caplog):
         interaction(8, energy=(np.inf, 1.0)),
         interaction(9, at=(0, 0, 6999)),
     ]
-    assert write(tmp_path, detector, events)["event_id"].tolist() == [1, 9]
+    assert write(tmp_path, detector, events, outside_limit=0.5)["event_id"].tolist() == [1, 9]
     for line in (
-        "2 of 9 events left out; the first, event 2, has a coordinate or deposit that is not a number",
-        "1 of 9 events left out: they have no segments",
-        "1 of 9 events left out; the first, event 4, lies outside the detector",
-        "1 of 9 events left out; the first, event 5, has segments but no energy in them",
-        "1 of 9 events left out; the first, event 6, has PDG code 11 for its neutrino",
-        "1 of 9 events left out; the first, event 7, has no reason to be here",
-        "1.8 of 6.0 MeV lie outside the detector",  # 1.5 of 2.5 mm of event 9
+        "events left out: 2 of 9 (the first, event 2, has a coordinate or deposit that is not a number",
+        "events left out: 1 of 9 (they have no segments)",
+        "events left out: 1 of 9 (the first, event 4, lies outside the detector",
+        "events left out: 1 of 9 (the first, event 5, has segments but no energy in them",
+        "events left out: 1 of 9 (the first, event 6, has PDG code 11 for its neutrino",
+        "events left out: 1 of 9 (the first, event 7, has no reason to be here",
+        "energy outside: 4.8 of 9.0 MeV",  # 1.5 of 2.5 mm of event 9
     ):
         assert line in caplog.text
 
@@ -91,3 +100,33 @@ def test_kinetic_energies_of_single_precision_four_momenta():
     momenta = np.array([[0, 0, 3000, 3000], [0, 300, 0, 985.1], [0, 0, 0, 939.6]], dtype=np.float32).astype(np.float64)
     rows = particle_rows(np.array([22, 2212, 2112]), momenta)
     np.testing.assert_allclose(rows["kinetic_mev"], [3000, 46.8, 0], atol=0.3)
+
+
+def test_charge_that_was_read_out_is_marked_and_spread_over_its_boxes(tmp_path, detector, caplog):
+    def event(number, z, **changes):
+        position = np.array([[0.5, 2.5, z], [0.5, 2.5, z]])
+        return DriftedEvent(number, position, np.array([1.0, 2.0]), f"event {number}", **changes)
+
+    none = DriftedEvent(3, np.zeros((0, 3)), np.zeros(0), "event 3")
+    events = [event(1, 3000), event(2, 2995, size_mm=(0, 0, 10.0)), none, event(4, 1e6), event(5, np.nan)]
+    events[4].energy_mev[1] = -1
+    out = tmp_path / "out.h5"
+    writer = DriftedShardWriter(shard=out, detector=detector, offset_mm=(0, 0, 5), on_bad_event="skip")
+    writer.write(tmp_path / "in.h5", events, len(events))
+    with open_shard(out, detector) as shard:
+        assert shard.drifted
+        assert shard.events["event_id"].tolist() == [1, 2]
+        blocks = [block for _, block, _ in shard.blocks(1)]
+    assert [(block.z.tolist(), block.energy.tolist()) for block in blocks] == [([601], [3.0]), ([599, 600], [1.5, 1.5])]
+    for line in (
+        "events left out: 1 of 5 (they have no",
+        "events left out: 1 of 5 (the first, event 4, lies outside the detector",
+        "events left out: 1 of 5 (the first, event 5, has a coordinate or deposit that is not a number",
+    ):
+        assert line in caplog.text
+
+
+def test_deposits_are_not_marked_as_drifted(tmp_path, detector):
+    write(tmp_path, detector, [interaction(1)])
+    with open_shard(tmp_path / "out.h5", detector) as shard:
+        assert not shard.drifted

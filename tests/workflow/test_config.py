@@ -38,7 +38,7 @@ def test_default_config_is_valid_and_names_every_setting():
     assert keys_of(load("config.yaml")) == keys_of(config.model_dump())
 
 
-@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml"])
+@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml"])
 def test_overlays_are_valid(overlay):
     parse_config(merge(load("config.yaml"), load(overlay)))
 
@@ -90,6 +90,14 @@ MISTAKES = {
     "unknown choice": ({"input": {"source": "root"}}, "input.source: .*'simulate', 'voxels'"),
     "no files": ({"input": {"source": "voxels"}}, "files is empty: list the files"),
     "files unused": ({"input": {"files": ["a.h5"]}}, "set source to the format of the files"),
+    "wires of a source without": (
+        {"input": {"wires": {"pixel_wires": 4}}},
+        "wires has no effect for source 'simulate'",
+    ),
+    "no wires in a pixel": (
+        {"input": {"source": "microboone", "files": ["a.h5"], "wires": {"pixel_wires": 0}}},
+        "input.wires.pixel_wires: .*greater than or equal to 1",
+    ),
     "pixel between voxels": ({"display": {"pixel_mm": 8}}, "multiple of the voxel size along y"),
     "pixel that leaves a rest": ({"display": {"pixel_mm": 33}}, "not a multiple of the voxel size along y"),
     "voxel that leaves a rest": ({"detector": {"voxel_mm": [3, 5, 5]}}, "does not divide x_mm"),

@@ -157,6 +157,7 @@ SECTIONS = {
     "run": ("run=other", " ".join(JOBS)),
     "models_from": ("models_from=demo", None),  # another DAG: see below
     "input": ("input={on_bad_event: skip}", "simulate_events smear_and_downsample list_events"),
+    "input.wires": ("input={wires: {pixel_wires: 4}}", None),  # refused: simulated events have no wires
     "input.recombination": ("input={recombination: {model: birks}}", "simulate_events"),
     "input.simulate": ("input={simulate: {seed: 8}}", "simulate_events"),
     "detector": ("detector={cathodes_mm: [0]}", "simulate_events smear_and_downsample list_events"),
@@ -440,7 +441,24 @@ def test_only_training_takes_several_gpus(checkout):
 def test_every_rule_with_gpus_goes_to_their_partition(checkout):
     with_gpus = {rule for rule, request in requests(Config()).items() if request.gpus}
     profile = (checkout / "profiles/slurm/config.yaml").read_text()
-    assert set(re.search(r"gpu_rules: \[(.*)\]", profile)[1].split(", ")) == with_gpus
+    assert set(re.search(r"gpu_rules: \[(.*)\]", profile)[1].split(", ")) == with_gpus | {"rehearse"}
+
+
+def test_random_weights_take_the_place_of_downloaded_ones(checkout):
+    plan = snakemake(checkout, "--dry-run", *TINY, "run=random", "vlm={base: random}")
+    assert "rule build_random_base:" in plan
+    assert "rule build_base_model:" not in plan
+    assert "rule fetch_base_model:" not in plan
+
+
+def test_a_rehearsal_needs_no_events_and_asks_for_the_gpus_of_the_training(checkout):
+    gpus = "vlm={base: hub, finetune: {strategy: ddp, processes: 2, gpus: 2, device_batch_size: 2}}"
+    plan = snakemake(checkout, "--dry-run", "--cores", "64", "rehearse", *TINY, "run=tried", gpus)
+    rules = set(re.findall(r"^(?:local)?rule (\w+):", plan, flags=re.MULTILINE))
+    assert rules == {"rehearse"}
+    job = plan.split("rule rehearse:")[1].split("\n\n")[0]
+    assert "threads: 16\n" in job
+    assert "gpu=2" in re.search(r"resources: (.*)", job)[1].split(", ")
 
 
 # docs/running.md shows these.

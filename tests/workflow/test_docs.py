@@ -27,6 +27,7 @@ MAKE = ["make", "INSTALLED=.installed", f"BIN={BIN}"]
 # What is not run here, and why. That the target or the script is there is checked all the same.
 EXCUSED = {
     r"make (demo|test|slurm-test|fault-test)\b": "what continuous integration runs itself",
+    r"make rehearse\b": "trains a model of 11 billion parameters; what it calls is tested separately",
     r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls is tested separately",
     r"python (benchmarks/\S+|workflow/envs/pin\.py)": "takes minutes or writes into the checkout",
     r"export GEANT4_DATA_DIR=": "sets a variable to the reader's own folder",
@@ -36,6 +37,7 @@ EXCUSED = {
 HARMLESS = {"-n", "--report", "--rulegraph", "--lint", "--unlock", "--touch"}
 INLINE = re.compile(r"`((?:snakemake|make|python|tensorboard) [^`]+)`")
 FILES = ["mine.h5", "mine.root", "genie.gtrac.root", "pixel_maps.h5", "data/voxels/a.h5", "genie/a.gtrac.root"]
+FILES += ["bnb_NoWire_00.h5", "nue_NoWire_00.h5"]  # of MicroBooNE
 
 
 def commands(page: Path) -> Iterator[str]:
@@ -119,8 +121,11 @@ def test_a_command_of_the_documentation_works(checkout: Path, planner: Planner, 
         snakemake(translated, checkout, planner)
     elif translated.startswith("make classify"):
         planning = f"SNAKEMAKE={BIN}/snakemake -n --profile profiles/local"
-        plan = run([*MAKE, planning, "classify", "MODELS=tiny", *shlex.split(translated)[2:]], checkout)
+        plan = run([*MAKE, planning, "SUMMARY=true", "classify", "MODELS=tiny", *shlex.split(translated)[2:]], checkout)
         assert "classify_vlm" in plan
+    elif translated.startswith("make inspect"):
+        found = run([*MAKE, "inspect", "FILE=results/tiny/voxels/sim00000.h5"], checkout)
+        assert "make classify SOURCE=voxels FILE=results/tiny/voxels/sim00000.h5" in found
     elif translated.startswith(("make plan", "make compare")):
         assert len(run([*MAKE, *shlex.split(translated)[1:]], checkout).splitlines()) > 5
     elif translated.startswith("python -m nuvlm."):

@@ -82,6 +82,12 @@ def test_every_rule_has_an_environment_with_all_that_its_script_imports():
         assert not missing, f"{environment}.yaml lacks {missing} for {script} {entry}"
 
 
+def test_training_on_a_gpu_has_a_compiler():
+    """Triton calls it; neither image nor environment of a GPU has one by itself."""
+    assert "c-compiler" in yaml.safe_load((WORKFLOW / "envs" / "gpu.yaml").read_text())["dependencies"]
+    assert "build-essential" in (WORKFLOW / "envs" / "gpu.def").read_text()
+
+
 def test_the_lock_is_what_is_installed():
     for name, version in PIN["locked"]().items():
         assert importlib.metadata.version(name).split("+")[0] == version, f"{name}: run 'make demo' or 'make test' anew"

@@ -119,6 +119,7 @@ def test_a_broken_table_is_named(tmp_path):
         read_rates(path)
 
 
+@pytest.mark.slow  # it reckons the memory of the 11B model
 def test_the_command_prints_the_plan(capsys, monkeypatch):
     monkeypatch.chdir(REPOSITORY)
     paper = ["config/config.yaml", "config/paper.yaml", "--events", "190000", "--events-per-shard", "1000"]
@@ -126,8 +127,9 @@ def test_the_command_prints_the_plan(capsys, monkeypatch):
     printed = capsys.readouterr().out
     assert "190,000 events in 190 shards" in printed
     running = (Path("docs") / "running.md").read_text()
-    shown = [line for line in printed.splitlines() if line.startswith(("finetune_vlm", "pixelmaps", "training images"))]
-    assert len(shown) == 3
+    names = ("finetune_vlm", "pixelmaps", "training images", "training: all", "classifying: weights")
+    shown = [line for line in printed.splitlines() if line.startswith(names)]
+    assert len(shown) == len(names)
     for line in shown:
         assert line in running, "docs/running.md shows another plan"
 
@@ -137,3 +139,19 @@ def test_a_file_that_is_no_configuration_is_named(tmp_path, capsys):
     path.write_text(yaml.safe_dump(["a list"]))
     with pytest.raises(SystemExit, match=r"wrong\.yaml"):
         plan.main([str(path)])
+
+
+@pytest.mark.parametrize(
+    ("finetune", "cautioned"),
+    [
+        ({"strategy": "deepspeed", "zero_stage": 3, "quantization": "nf4"}, True),
+        ({"strategy": "deepspeed", "zero_stage": 3, "quantization": "int8"}, True),
+        ({"strategy": "deepspeed", "zero_stage": 3, "quantization": "none"}, False),
+        ({"strategy": "deepspeed", "zero_stage": 2, "quantization": "nf4"}, False),
+        ({"strategy": "ddp", "zero_stage": 3, "quantization": "nf4"}, False),
+    ],
+)
+def test_partitioned_weights_that_are_loaded_whole_are_said(finetune: dict[str, object], cautioned: bool):
+    values = {"vlm": {"finetune": {"processes": 4, **finetune}}, "input": {"source": "voxels", "files": ["a.h5"]}}
+    text = render(plan_of(values, 1000, 1000, RATES))
+    assert ("each GPU first holds the whole quantised model" in text) is cautioned

@@ -1,4 +1,4 @@
-"""Pixel maps made elsewhere, through the whole workflow at the smallest size: from PNG files, and in three views."""
+"""Ready pixel maps, through the whole workflow at the smallest size: from PNG files, and in three views."""
 
 import json
 import zlib
@@ -10,6 +10,7 @@ import pytest
 import zarr
 from PIL import Image
 
+from microboone_file import make_events, write_microboone
 from nuvlm.dataset.event_table import read_events
 from paths import copy_workflow
 from tiny_run import snakemake
@@ -64,14 +65,13 @@ def write_cvn(folder: Path) -> None:
     (folder / "event900.gz").write_bytes(b"torn")
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("source", "write", "views", "prompts", "condition", "cnn"),
     [
         # an odd number of pixels has a half, too
         ("png", write_png, ["xz", "yz"], "prompts.yaml", "half_resolution", TUNED),
-        pytest.param(
-            "cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal", PUBLISHED, marks=pytest.mark.long
-        ),
+        ("cvn", write_cvn, ["u", "v", "z"], "prompts_dune_cvn.yaml", "nominal", PUBLISHED),
     ],
 )
 def test_all_models_are_trained_and_reported_on(checkout, source, write, views, prompts, condition, cnn):
@@ -110,3 +110,49 @@ def test_all_models_are_trained_and_reported_on(checkout, source, write, views, 
     assert "1 of 37 events cannot be used and were left out" in logs
     assert "2 events belong to none of the three classes (nutau" in logs
     assert "Nothing to be done" in snakemake(checkout, "--dry-run", *config).stdout
+
+
+@pytest.mark.long
+def test_hits_on_wires_are_classified_with_their_cosmic_rays(checkout):
+    tables = make_events(60)
+    truth = tables["event_table"]
+    # cosmic rays without a neutrino, a tau neutrino, and an interaction in front of the detector
+    truth["is_cc"][[3, 10]], truth["nu_pdg"][[3, 10, 21]] = -1, (0, -1, 16)
+    truth["nu_vtx"][31, 2] = -50
+    tables["hit_table"]["integral"][0] = np.nan
+    (checkout / "data/microboone").mkdir(parents=True)
+    write_microboone(checkout / "data/microboone/bnb.h5", tables)
+    pixels = "wires: {pixel_wires: 54, pixel_ticks: 160, white_adc: 9000}"
+    config = ["--config", "run=wires", "conditions=[nominal, dead_20]", f"input={{{pixels}}}", *SMALL]
+    config += ["cnn={recipes: {published: null}}"]
+    result = snakemake(checkout, *config, overlays=("config/microboone.yaml",))
+    assert result.returncode == 0, result.stdout + result.stderr
+    results = checkout / "results" / "wires"
+
+    store = zarr.open_group(results / "pixelmaps" / "bnb.zarr", mode="r")
+    assert store.attrs["views"] == ["u", "v", "y"]
+    assert store["images"].shape == (60, 3, 64, 64)
+    table = read_events(results / "events.parquet")
+    assert table["class"].isna().sum() == 4
+    for model in ("cnn_tuned", "bdt", "vlm"):
+        predicted = pd.read_parquet(results / f"predictions/{model}/nominal/0.parquet")
+        assert sorted(predicted["event_id"]) == sorted(table[table["part"] == 0]["event_id"])
+        images = json.loads((results / f"models/{model}/training.json").read_text())["images"]
+        assert images["geometry"] == {
+            "pixel_wires": 54, "pixel_ticks": 160, "white_adc": 9000, "pixel_mm": [162.0, 87.834],
+        }  # fmt: skip
+    report = json.loads((results / "report/report.json").read_text())
+    assert report["scores"]["vlm"]["dead_20"]["n"] == (table["split"] == "test").sum()
+    assert {"what": "Views", "run": "U, V, Y", "published": "XZ, YZ"} in report["departures"]
+    assert {"what": "Pixel (mm)", "run": "162 × 87.8", "published": 50} in report["departures"]
+    frame = json.loads((results / "figures/events.json").read_text())["frame"]
+    assert [(view["x"], view["y"], view["units"]) for view in frame["views"]] == 3 * [("wire", "time tick", [54, 160])]
+    log = (results / "logs/convert/bnb.log").read_text()
+    assert "1 of 60 events cannot be used" not in log
+    assert "hits with a charge that cannot be were left out" in log
+
+    # Other pixels are refused by the models, before anything is classified.
+    other = ["run=brighter", "models_from=wires", f"input={{{pixels.replace('9000', '5000')}}}", *config[4:]]
+    result = snakemake(checkout, "--until", "classify_bdt", "--config", *other, overlays=("config/microboone.yaml",))
+    assert result.returncode != 0
+    assert "geometry is {'pixel_wires': 54, 'pixel_ticks': 160, 'white_adc': 5000" in result.stdout + result.stderr

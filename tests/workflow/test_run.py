@@ -12,6 +12,8 @@ import pandas as pd
 import pytest
 import zarr
 
+from image_files import ImageEvent, write_larcv3
+from ndlarflow_file import make_flow, read_out, write_flow
 from nuvlm.dataset.event_table import read_events
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import open_shard
@@ -181,6 +183,73 @@ def test_own_events_without_truth_go_from_file_to_predictions_and_a_report(tiny_
     assert len(explained) == 2 * 20
     report = json.loads((tiny_run / "results/mine/report/report.json").read_text())
     assert report["scores"]["cnn_tuned"]["nominal"]["n"] == 0
+
+
+def test_reconstructed_hits_go_from_file_to_predictions_without_drifting_again(tiny_run, results):
+    """The simulated events as a detector of 5 mm pixels reads them out."""
+    detector = Detector()
+    with open_shard(results / "voxels/sim00000.h5", detector) as shard:
+        (rows, block, begins), *_ = shard.blocks()
+        ids = shard.events["event_id"][rows].tolist()
+    centre = (np.stack([block.x, block.y, block.z], axis=1) + 0.5) * detector.voxel_mm + detector.origin_mm
+    events = [
+        read_out(number, centre[begin:end], block.energy[begin:end], detector, pitch_mm=5)
+        for number, begin, end in zip(ids, begins[:-1], begins[1:], strict=True)
+    ]
+    for event in events:
+        event.position_mm[:, 2] -= 3500
+    path = write_flow(tiny_run / "flow.h5", make_flow(events, detector))
+    source = f"input={{source: ndlarflow, files: [{path}], offset_mm: [0, 0, 3500]}}"
+    small = ["conditions=[nominal]", "dataset={parts: 1}"]
+    result = snakemake(tiny_run, "predictions", "--config", "run=flow", "models_from=tiny", source, *small)
+    assert result.returncode == 0, result.stdout + result.stderr
+    flow = tiny_run / "results/flow"
+    for model in MODELS:
+        table = pd.read_parquet(flow / f"predictions/{model}/nominal/0.parquet")
+        assert table["event_id"].tolist() == ids
+        assert table["class"].isna().all()
+    found, simulated = (
+        zarr.open_group(folder, mode="r")
+        for folder in (flow / "displays/flow.zarr", results / "displays/sim00000.zarr")
+    )
+    assert found.attrs["diffusion"] is None
+    for view in ("xz", "yz"):
+        one, other = found[view][:].astype(np.float64), simulated[view][:].astype(np.float64)
+        assert np.abs(one - other).sum() < 0.05 * other.sum()
+    assert zarr.open_group(flow / "pixelmaps/flow.zarr", mode="r").attrs["displays"]["readout"] is None
+
+
+def test_sparse_images_go_from_file_to_predictions(tiny_run, results):
+    """The simulated events as LArCV 3 images with the detector's voxels: the same displays and predictions."""
+    detector = Detector()
+    with open_shard(results / "voxels/sim00000.h5", detector) as shard:
+        (rows, block, begins), *_ = shard.blocks()
+        ids = shard.events["event_id"][rows].tolist()
+    index = np.stack([block.x, block.y, block.z], axis=1).astype(np.int64)
+    events = [
+        ImageEvent(number, index[begin:end], block.energy[begin:end], n_muon=0)
+        for number, begin, end in zip(ids, begins[:-1], begins[1:], strict=True)
+    ]
+    grid = {
+        "low_cm": np.array(detector.origin_mm) / 10 - (0, 0, 350),
+        "voxel_cm": np.array(detector.voxel_mm) / 10,
+        "shape": np.array(detector.shape),
+    }
+    path = write_larcv3(tiny_run / "larcv.h5", events, {"cluster3d_pcluster": 1.0}, truth=False, **grid)
+    source = f"input={{source: larcv, files: [{path}], offset_mm: [0, 0, 3500]}}"
+    small = ["conditions=[nominal]", "dataset={parts: 1}"]
+    result = snakemake(tiny_run, "predictions", "--config", "run=larcv", "models_from=tiny", source, *small)
+    assert result.returncode == 0, result.stdout + result.stderr
+    for model in MODELS:
+        table = pd.read_parquet(tiny_run / f"results/larcv/predictions/{model}/nominal/0.parquet")
+        assert table["event_id"].tolist() == ids
+        assert table["class"].isna().all()
+    for view in ("xz", "yz"):
+        found, simulated = (
+            zarr.open_group(folder, mode="r")[view][:]
+            for folder in (tiny_run / "results/larcv/displays/larcv.zarr", results / "displays/sim00000.zarr")
+        )
+        np.testing.assert_allclose(found, simulated, rtol=1e-4, atol=1e-5)
 
 
 def test_bad_files_are_named_and_the_good_ones_are_kept(tiny_run, results):

@@ -23,6 +23,8 @@ if CONFIG.input.has_voxels:
             detector=CONFIG.detector.model_dump(mode="json"),
             display=CONFIG.display.model_dump(mode="json"),
             on_bad_event=CONFIG.input.on_bad_event,
+            # Shards of other programs have not been checked by a conversion.
+            foreign=CONFIG.input.source == "voxels",
         script:
             "../scripts/smear_and_downsample.py"
 
@@ -51,5 +53,6 @@ if CONFIG.input.has_voxels:
         params:
             code=code("crop_displays.py"),
             pixelmap=CONFIG.pixelmap.model_dump(mode="json"),
+            on_bad_event=CONFIG.input.on_bad_event,
         script:
             "../scripts/crop_displays.py"

@@ -108,7 +108,7 @@ for family, section in CONFIG.families.items():
                 pixelmaps="<results>/pixelmaps.json",
             output:
                 explanation_files(
-                    "<results>/explanations/{model}/{part}" + SUFFIXES[row.explains]
+                    f"<results>/explanations/{{model}}/{{part}}{SUFFIXES[row.explains]}"
                 ),
             log:
                 f"<results>/logs/explain_{family}/{{model}}/{{part}}.log",

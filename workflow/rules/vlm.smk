@@ -2,6 +2,7 @@
 
 SCRATCH_FILES = ["config.json", "manifest.json", "model.safetensors", "tokenizer.json"]
 BASE = CONFIG.vlm.base_folder
+REHEARSAL = CONFIG.vlm.training("vlm")
 
 
 if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
@@ -42,6 +43,39 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
             "../scripts/build_base_model.py"
 
 
+if CONFIG.models_from is None and CONFIG.vlm.base == "random":
+
+    rule build_random_base:
+        """Make a base model of a published shape with random weights, for trials of settings and machines."""
+        input:
+            shape=own(f"resources/shapes/{CONFIG.vlm.hub.folder_name}/config.json"),
+            prompts=own(CONFIG.vlm.prompts),
+            vocabulary=own(CONFIG.vlm.vocabulary),
+            chat_templates=sorted(
+                map(str, Path(own("resources/chat_templates")).glob("*.jinja"))
+            ),
+        output:
+            f"{BASE}/manifest.json",
+        log:
+            "<results>/logs/build_random_base.log",
+        benchmark:
+            "<results>/benchmarks/build_random_base.tsv"
+        conda:
+            "../envs/gpu.yaml"
+        threads: 1
+        resources:
+            # The largest matrix twice, and a file of weights.
+            mem_mb=scaled(8000),
+            runtime=scaled(60),
+        params:
+            code=code("build_random_base.py"),
+            settings=CONFIG.vlm.hub.model_dump(mode="json"),
+            quantization=CONFIG.vlm.finetune.quantization,
+            bf16=CONFIG.vlm.finetune.bf16,
+        script:
+            "../scripts/build_random_base.py"
+
+
 if CONFIG.vlm.base == "hub":
 
     rule fetch_base_model:
@@ -68,3 +102,30 @@ if CONFIG.vlm.base == "hub":
             settings=CONFIG.vlm.hub.model_dump(mode="json"),
         script:
             "../scripts/fetch_base_model.py"
+
+
+rule rehearse:
+    """Train, classify and explain a little with the configured settings and random weights: does it fit, how long?"""
+    input:
+        prompts=own(CONFIG.vlm.prompts),
+        vocabulary=own(CONFIG.vlm.vocabulary),
+    output:
+        "<results>/rehearsal/rehearsal.json",
+    log:
+        "<results>/logs/rehearse.log",
+    benchmark:
+        "<results>/benchmarks/rehearse.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: REHEARSAL.threads
+    resources:
+        mem_mb=scaled(REHEARSAL.memory_mb),
+        runtime=scaled(60),
+        gpu=REHEARSAL.gpus,
+        nodes=REHEARSAL.nodes,
+    params:
+        code=code("rehearse.py"),
+        resources=own("resources"),
+        config=CONFIG.model_dump(mode="json"),
+    script:
+        "../scripts/rehearse.py"

@@ -4,8 +4,11 @@ from nuvlm.detector.readout import Readout
 from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.base.logs import setup_logging
+from nuvlm.sources.voxel_shards import check_voxel_shard
 
 setup_logging(snakemake.log[0])
+if snakemake.params.foreign:
+    check_voxel_shard(Path(snakemake.input.shard), Detector(**snakemake.params.detector), snakemake.params.on_bad_event)
 smear_and_downsample(
     Path(snakemake.input.shard),
     Path(snakemake.output[0]).parent,

@@ -1,6 +1,7 @@
 """The boosted tree: features of shapes that are known, trees that say what scikit-learn says, and what is refused."""
 
 import json
+import shutil
 
 import numpy as np
 import pandas as pd
@@ -173,6 +174,7 @@ def data(tmp_path):
     events = pd.DataFrame({"shard": "a", "row": np.arange(n), "event_id": ids})
     events["class"] = pd.Series([LABELS[i % 3] for i in range(n)], dtype="string")
     events["split"] = pd.Series(["train"] * 180 + ["validation"] * 30 + ["test"] * 30, dtype="string")
+    events["centred_by"] = "charge"
     events["part"] = [-1] * 180 + [0] * 60
     events.to_parquet(tmp_path / "events.parquet")
     return tmp_path
@@ -209,6 +211,21 @@ def test_it_learns_writes_its_card_and_classifies(data):
     assert cost.seconds == pytest.approx(table["seconds"].sum())
     one = classify(data, "1.parquet", batch_size=1)
     np.testing.assert_allclose(one["p_nc"], table["p_nc"], atol=1e-12)
+
+
+def test_events_turned_around_the_beam_are_trained_on_if_the_views_are_xz_and_yz(data):
+    """All training events have their bars in XZ; the test events are exchanged."""
+    images = np.zeros((240, 2, SIZE, SIZE), dtype=np.uint8)
+    for i, image in enumerate(images):
+        row, length = 32 + i % 2, 6 + 7 * (i % 3) + i % 4
+        image[int(i >= 210), row, 32 : 32 + length] = 150
+    for views, accuracy in ((("xz", "yz"), 1.0), (("u", "v"), 1 / 3)):
+        shutil.rmtree(data / "a.zarr")
+        write_pixel_maps(data / "a.zarr", images, views=views)
+        card = train(data)
+        assert card["events"] == 180
+        table = classify(data).tail(30)
+        assert (table["predicted"] == table["class"]).mean() == pytest.approx(accuracy), views
 
 
 def test_conditions_and_empty_parts(data):

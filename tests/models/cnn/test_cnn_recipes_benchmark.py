@@ -11,7 +11,7 @@ from paths import REPOSITORY
 from tiny_cnn import write_data
 
 
-@pytest.mark.slow
+@pytest.mark.long
 def test_it_trains_what_is_not_in_its_result_and_prints_the_table(tmp_path: Path) -> None:
     write_data(tmp_path)
     (tmp_path / "pixelmaps").mkdir()

@@ -44,6 +44,7 @@ def run(tmp_path_factory):
     events = pd.DataFrame({"shard": "a", "row": np.arange(n), "event_id": ids})
     events["class"] = pd.Series([CLASSES[i % 3] for i in range(n)], dtype="string")
     events["split"] = pd.Series(["train"] * 108 + ["validation"] * 12 + ["test"] * 30, dtype="string")
+    events["centred_by"] = "charge"
     events["part"] = [-1] * 108 + [0] * 42
     events.to_parquet(folder / "events.parquet")
     recipe = Recipe(learning_rate=3e-3, batch_size=12, max_epochs=20, patience=20, flip=True)

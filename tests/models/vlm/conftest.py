@@ -86,6 +86,7 @@ def dataset(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, P
                     "event_id": ids,
                     "class": pd.Series(np.array(CLASSES, dtype=object)[labels], dtype="string"),
                     "split": pd.Series(split, dtype="string"),
+                    "centred_by": "charge",
                     "part": np.where(split == "train", -1, 0),
                 }
             ).assign(vertex_x_mm=0.0, vertex_y_mm=0.0, vertex_z_mm=0.0, **topology(labels))
@@ -128,6 +129,15 @@ def fluent(base: Path, dataset: tuple[Path, dict[str, Path]], tmp_path_factory: 
     return job
 
 
+@pytest.fixture(scope="module")
+def tuned_briefly(base: Path, dataset: tuple[Path, dict[str, Path]], tmp_path_factory: pytest.TempPathFactory) -> Job:
+    """A short fine-tuning with rationales."""
+    job = ground(make_job(base, dataset, tmp_path_factory.mktemp("tuned_briefly")))
+    job = job.model_copy(update={"settings": job.settings.model_copy(update={"epochs": 2.0})})
+    finetune(job)
+    return job
+
+
 def ground(job: Job) -> Job:
     settings = job.settings.model_copy(update={"rationales": "grounded"})
     return job.model_copy(update={"settings": settings, "vocabulary": VOCABULARY})
@@ -150,7 +160,7 @@ def make_job(base: Path, dataset: tuple[Path, dict[str, Path]], folder: Path) ->
         tensorboard=folder / "tensorboard",
         prompts=PROMPTS,
         settings=FinetuneSettings(
-            processes=1, gpus=0, bf16=False, gradient_checkpointing=False, epochs=4, global_batch_size=6,
+            processes=1, gpus=0, workers=0, bf16=False, gradient_checkpointing=False, epochs=4, global_batch_size=6,
             device_batch_size=6, learning_rate=5e-3, save_steps=4, logging_steps=2, lora=LoraSettings(dropout=0.05),
         ),
     )  # fmt: skip

@@ -1,7 +1,6 @@
-"""FLOP counted on shapes (benchmarks/arithmetic.py), against the real pass and a calculation by hand."""
+"""FLOP counted on shapes, against the real pass and a calculation by hand."""
 
 from functools import partial
-from types import ModuleType
 
 import pytest
 import torch
@@ -11,36 +10,31 @@ from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from benchmark_scripts import load_benchmark
 from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.vlm.adapter import lora_config
+from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate, weight_bytes
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import load_model, load_processor, meta_model
-from nuvlm.models.vlm.prompts import load_prompts
+from nuvlm.models.vlm.prompts import prompts_for
 from nuvlm.models.vlm.settings import LoraSettings
 from nuvlm.models.vlm.training import Job
 
 
 @pytest.fixture
-def arithmetic(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
-    return load_benchmark("arithmetic", monkeypatch)
-
-
-@pytest.fixture
 def event(job: Job) -> dict[str, torch.Tensor]:
     """One event, as the trainer gives it to the model."""
-    rows = conversations(read_events(job.events), job.stores, load_prompts(job.prompts))
+    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
     return dict(DataCollatorForVisionLanguageModeling(load_processor(job.base), assistant_only_loss=True)([rows[0]]))
 
 
 @pytest.mark.parametrize("vision", [True, False])
-def test_a_real_pass_does_what_was_counted(
-    arithmetic: ModuleType, job: Job, event: dict[str, torch.Tensor], vision: bool
-) -> None:
+def test_a_real_pass_does_what_was_counted(job: Job, event: dict[str, torch.Tensor], vision: bool) -> None:
     from peft import get_peft_model
 
     tower = family_of(job.base).vision_tower
     lora = LoraSettings(vision=vision)
-    counted = arithmetic.count_arithmetic(
+    counted = count_arithmetic(
         AutoConfig.from_pretrained(job.base), event, lora, vision_tower=tower, checkpointing=False
     )
     model = load_model(job.base, "none", bf16=False, device_map={"": "cpu"})
@@ -56,9 +50,7 @@ def test_a_real_pass_does_what_was_counted(
     assert counted.trainable == sum(p.numel() for p in model.parameters() if p.requires_grad)
 
 
-def test_linear_layers_are_two_operations_a_weight_and_token(
-    arithmetic: ModuleType, job: Job, event: dict[str, torch.Tensor]
-) -> None:
+def test_linear_layers_are_two_operations_a_weight_and_token(job: Job, event: dict[str, torch.Tensor]) -> None:
     """The text layers, from the config by hand: forward FLOP that one more token costs, without attention."""
     config = AutoConfig.from_pretrained(job.base)
     lora = {"lora": LoraSettings(), "vision_tower": family_of(job.base).vision_tower, "checkpointing": False}
@@ -66,8 +58,8 @@ def test_linear_layers_are_two_operations_a_weight_and_token(
         name: torch.cat([value, value[:, -1:]], dim=1) if value.shape[1] == event["input_ids"].shape[1] else value
         for name, value in event.items()
     }
-    more = arithmetic.count_arithmetic(config, longer, **lora).forward
-    more -= arithmetic.count_arithmetic(config, event, **lora).forward
+    more = count_arithmetic(config, longer, **lora).forward
+    more -= count_arithmetic(config, event, **lora).forward
     text, length = config.text_config, event["input_ids"].shape[1]
     head = text.hidden_size // text.num_attention_heads
     keys = 2 * text.hidden_size * text.num_key_value_heads * head  # k and v; q and o below
@@ -81,17 +73,17 @@ def test_linear_layers_are_two_operations_a_weight_and_token(
     assert more == pytest.approx(2 * (weights + attention * text.hidden_size), rel=0.05)
 
 
-def test_quantised_weights_take_what_was_reckoned(arithmetic: ModuleType, job: Job) -> None:
+def test_quantised_weights_take_what_was_reckoned(job: Job) -> None:
     for quantization in ("nf4", "none"):
         model = load_model(job.base, quantization, bf16=True, device_map={"": "cpu"})
         real = model.get_memory_footprint(return_buffers=False)
-        quantised, plain = arithmetic.weight_bytes(meta_model(AutoConfig.from_pretrained(job.base)), quantization)
+        quantised, plain = weight_bytes(meta_model(AutoConfig.from_pretrained(job.base)), quantization)
         # bitsandbytes keeps the scales beside the parameters
         assert quantised * (64 / 66 if quantization == "nf4" else 1) + plain == pytest.approx(real, rel=0.02)
 
 
-def test_rate_is_that_of_a_processor(arithmetic: ModuleType) -> None:
-    assert 1e8 < arithmetic.matmul_rate(torch.device("cpu"), torch.float32, seconds=0.05) < 1e13
+def test_rate_is_that_of_a_processor() -> None:
+    assert 1e8 < matmul_rate(torch.device("cpu"), torch.float32, seconds=0.05) < 1e13
 
 
 @pytest.mark.long

@@ -10,12 +10,13 @@ import pytest
 import torch
 from tiny_models import make_idefics3
 
+from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.predictions import read_predictions
 from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.explain import explain_vlm
 from nuvlm.models.vlm.model import load_processor
-from nuvlm.models.vlm.prompts import conversation, load_prompts
+from nuvlm.models.vlm.prompts import conversation, prompts_for
 from nuvlm.models.vlm.rationales import CLAIM_TYPES, load_rationales
 from nuvlm.models.vlm.settings import ClassifySettings, ExplainSettings, FinetuneSettings
 from nuvlm.models.vlm.training import Job, finetune
@@ -102,7 +103,7 @@ def test_a_rationale_is_what_the_model_would_say_token_by_token(tuned: Job, tmp_
     table = explain(tuned, tmp_path / "0.parquet", max_new_tokens=12)
     table = table[table["picture"] == "nominal"].reset_index(drop=True)
     model = load_finetuned(tuned.base, tuned.out, "nf4", bf16=False, device=torch.device("cpu"), merge=False)
-    processor, prompts = load_processor(tuned.base), load_prompts(tuned.prompts)
+    processor, prompts = load_processor(tuned.base), prompts_for(tuned.prompts, image_settings(tuned.stores))
     maps = read_pixel_maps(tuned.stores, table)
     for i in (0, 5, 11):
         opening = processor.apply_chat_template(conversation(prompts, 2), add_generation_prompt=True, tokenize=False)

@@ -18,12 +18,13 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import write_manifest
 from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.predictions import read_predictions
 from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.dataset import conversations, to_pictures
 from nuvlm.models.vlm.families import FAMILIES, family_of
 from nuvlm.models.vlm.model import load_model, load_processor
-from nuvlm.models.vlm.prompts import AnswerTokens, answer_tokens, conversation, load_prompts
+from nuvlm.models.vlm.prompts import AnswerTokens, answer_tokens, conversation, load_prompts, prompts_for
 from nuvlm.models.vlm.scoring import beam, encode, score
 from nuvlm.models.vlm.settings import ClassifySettings, FinetuneSettings
 from nuvlm.models.vlm.shapes import draw_scene
@@ -100,7 +101,7 @@ def test_both_views_reach_the_answer(
 
 
 def test_only_the_answer_is_learnt(job: Job, other: Path, processor: Any) -> None:
-    rows = conversations(read_events(job.events), job.stores, load_prompts(job.prompts))
+    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[2]])
     found = [processor.tokenizer.decode(row[row != -100]).strip() for row in batch["labels"]]
     end = family_of(other).end_of_answer

@@ -1,5 +1,7 @@
 """Fetching a base model, from a server on this machine that speaks the hub's protocol."""
 
+import errno
+import fcntl
 import hashlib
 import json
 import os
@@ -191,6 +193,21 @@ def test_rerun_after_an_interruption_asks_for_the_missing_file_alone(
 
 def test_full_disk_names_the_cache(hub: Hub, tmp_path: Path) -> None:
     with full_disk(), pytest.raises(InputError, match=r"no space left in the hub's cache, .*cache.*HF_HOME"):
+        fetch(tmp_path)
+    assert nothing_written(tmp_path)
+
+
+@pytest.mark.parametrize("code", [errno.ENOLCK, errno.ENOTSUP])
+def test_a_cache_that_cannot_lock_files_is_named(
+    hub: Hub, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, code: int
+) -> None:
+    """As on network file systems without a lock service."""
+
+    def refuse(file: int, operation: int) -> None:
+        raise OSError(code, os.strerror(code))
+
+    monkeypatch.setattr(fcntl, "flock", refuse)
+    with pytest.raises(InputError, match=r"file system of the hub's cache, .*cache, cannot lock files.*Set HF_HOME"):
         fetch(tmp_path)
     assert nothing_written(tmp_path)
 

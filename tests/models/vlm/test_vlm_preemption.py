@@ -54,13 +54,22 @@ def only_the_job(process: subprocess.Popen) -> None:
 
 
 @pytest.mark.parametrize(
-    ("processes", "kill"), [(1, only_the_job), pytest.param(2, all_of_its_processes, marks=pytest.mark.long)]
+    ("processes", "workers", "kill"),
+    [
+        (1, 0, only_the_job),
+        (1, 2, all_of_its_processes),
+        pytest.param(2, 0, all_of_its_processes, marks=pytest.mark.long),
+    ],
 )
-def test_stopped_job_goes_on_as_if_it_had_not_been(grounded: Job, processes: int, kill: Kill, tmp_path: Path) -> None:
+def test_stopped_job_goes_on_as_if_it_had_not_been(
+    grounded: Job, processes: int, workers: int, kill: Kill, tmp_path: Path
+) -> None:
     job = grounded
-    settings = job.settings.model_copy(update={"processes": processes, "device_batch_size": 6 // processes})
+    values = {"processes": processes, "device_batch_size": 6 // processes, "workers": workers}
+    settings = job.settings.model_copy(update=values)
     job = job.model_copy(update={"settings": settings})
     unbroken = elsewhere(job, tmp_path / "unbroken")
+    unbroken = unbroken.model_copy(update={"settings": settings.model_copy(update={"workers": 0})})
     finetune_vlm(unbroken)
     assert stop(job, tmp_path, 4, kill) == 128 + signal.SIGTERM
     assert not job.out.exists()

@@ -51,7 +51,7 @@ def alone(job: Job, tmp_path: Path) -> np.ndarray:
     return losses(alone)
 
 
-@pytest.mark.parametrize(("processes", "device_batch"), [(2, 3), (4, 3)])
+@pytest.mark.parametrize(("processes", "device_batch"), [(2, 3), pytest.param(4, 3, marks=pytest.mark.long)])
 def test_several_processes_train_as_one(
     job: Job, alone: np.ndarray, tmp_path: Path, processes: int, device_batch: int
 ) -> None:
@@ -67,18 +67,38 @@ def test_several_processes_train_as_one(
 
 
 @pytest.mark.long
+@pytest.mark.parametrize(
+    ("values", "rtol"),
+    [
+        ({}, 1e-4),
+        ({"lora": {"dropout": 0.0, "vision": False}}, 1e-4),
+        # rounding to 8 bits of mantissa depends on the batches
+        ({"bf16": True}, 2e-2),
+    ],
+)
+def test_two_processes_with_checkpointing_train_as_one_without(
+    job: Job, tmp_path: Path, values: dict[str, object], rtol: float
+) -> None:
+    alone = training_with(job, tmp_path / "alone", device_batch_size=GLOBAL_BATCH, **values)
+    finetune(alone)
+    several = training_with(job, tmp_path, processes=2, device_batch_size=3, gradient_checkpointing=True, **values)
+    finetune_vlm(several)
+    np.testing.assert_allclose(losses(several), losses(alone), rtol=rtol)
+
+
+@pytest.mark.long
 @pytest.mark.skipif(shutil.which("ninja") is None or shutil.which("c++") is None, reason="DeepSpeed builds an operator")
 @pytest.mark.parametrize(
-    ("stage", "quantization"),
-    [(2, "nf4"), (3, "nf4"), (3, "int8"), (3, "none")],
+    ("stage", "quantization", "checkpointing"),
+    [(2, "nf4", True), (3, "nf4", False), (3, "int8", False), (3, "none", True), (3, "nf4", True)],
 )
-def test_deepspeed_trains_as_one(job: Job, tmp_path: Path, stage: int, quantization: str) -> None:
+def test_deepspeed_trains_as_one(job: Job, tmp_path: Path, stage: int, quantization: str, checkpointing: bool) -> None:
     """Two processes. The first run on a machine builds DeepSpeed's operator for a minute."""
     alone = training_with(job, tmp_path / "alone", device_batch_size=GLOBAL_BATCH, quantization=quantization)
     finetune(alone)
     several = training_with(
         job, tmp_path, strategy="deepspeed", zero_stage=stage, quantization=quantization, processes=2,
-        device_batch_size=GLOBAL_BATCH // 2,
+        device_batch_size=GLOBAL_BATCH // 2, gradient_checkpointing=checkpointing,
     )  # fmt: skip
     finetune_vlm(several.model_copy(update={"deepspeed": REPOSITORY / f"resources/deepspeed/zero{stage}.json"}))
     np.testing.assert_allclose(losses(several), losses(alone), rtol=1e-4)

@@ -9,9 +9,10 @@ import torch
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.model import load_model, load_processor
-from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
+from nuvlm.models.vlm.prompts import answer_tokens, prompts_for
 from nuvlm.models.vlm.rationales import grounded_rationales, load_rationales
 from nuvlm.models.vlm.trainer import loss_weights
 from nuvlm.models.vlm.training import Job, finetune
@@ -43,7 +44,7 @@ def test_the_loss_is_the_weighted_mean_over_tokens(grounded: Job) -> None:
     job = grounded.model_copy(update={"settings": settings})
     finetune(job)
     found = json.loads((job.out / "training.json").read_text())["validation_loss"]
-    processor, prompts = load_processor(job.base), load_prompts(job.prompts)
+    processor, prompts = load_processor(job.base), prompts_for(job.prompts, image_settings(job.stores))
     events = read_events(job.events)
     events = events[events["split"] == "validation"]
     assert job.vocabulary is not None
@@ -68,7 +69,7 @@ def test_the_loss_is_the_weighted_mean_over_tokens(grounded: Job) -> None:
 
 
 def test_answers_go_on_with_the_truth(grounded: Job, base: Path) -> None:
-    processor, prompts = load_processor(base), load_prompts(grounded.prompts)
+    processor, prompts = load_processor(base), prompts_for(grounded.prompts, image_settings(grounded.stores))
     assert grounded.vocabulary is not None
     words, events = load_rationales(grounded.vocabulary), read_events(grounded.events)
     rows = conversations(events, grounded.stores, prompts, words)

@@ -11,6 +11,7 @@ from safetensors.torch import load_file
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
+from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.settings import FinetuneSettings
@@ -80,10 +81,10 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
     from nuvlm.dataset.event_table import read_events
-    from nuvlm.models.vlm.prompts import load_prompts
+    from nuvlm.models.vlm.prompts import prompts_for
 
     processor = load_processor(job.base)
-    rows = conversations(read_events(job.events), job.stores, load_prompts(job.prompts))
+    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[1]])
     found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert found == [

@@ -23,19 +23,23 @@ LOCKS_REFUSED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, 524})
 """Error numbers of file systems without locks; 524 is ENOTSUPP of the Linux kernel, which C libraries do not name."""
 
 
-def open_hdf5(path: str | Path) -> h5py.File:
-    """Open an HDF5 file for reading, without a lock where the file system has none.
+def hdf5_file(path: str | Path, **options: Any) -> h5py.File:
+    """An HDF5 file, open for reading, without a lock where the file system has none.
+
+    Args:
+        path: the file.
+        options: further ones of h5py.File.
 
     Raises:
         OSError: it cannot be opened; another process may be writing it.
     """
     try:
-        return h5py.File(path, "r")
+        return h5py.File(path, "r", **options)
     except OSError as error:
         refused = re.search(r"unable to lock file, errno = (\d+)", str(error))
         if refused is None or int(refused[1]) not in LOCKS_REFUSED:
             raise
-        return h5py.File(path, "r", locking=False)
+        return h5py.File(path, "r", locking=False, **options)
 
 
 class Disk(io.RawIOBase):
@@ -134,6 +138,23 @@ def create_hdf5(path: str | Path) -> Iterator[tuple[h5py.File, Disk]]:
         with h5py.File(disk, "w", libver=("v110", "v110")) as hdf5:
             yield hdf5, disk
         disk.check()
+
+
+@contextmanager
+def open_hdf5(path: Path) -> Iterator[h5py.File]:
+    """Open a user's HDF5 file for reading.
+
+    Raises:
+        InputError: the file is missing, not HDF5 or truncated.
+    """
+    if not path.is_file():
+        raise InputError(f"{path}: no such file. Check the path in input.files.")
+    try:
+        file = hdf5_file(path)
+    except OSError as error:
+        raise InputError(f"{path}: not HDF5, empty or truncated ({error}). Copy or create it again.") from error
+    with file:
+        yield file
 
 
 def check_dataset(path: str | Path, dataset: h5py.Dataset, *, at_once: bool = False) -> None:

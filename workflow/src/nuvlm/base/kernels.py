@@ -19,7 +19,7 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """
 
     def decorate(function: Callable[..., Any]) -> Any:
-        dispatcher = numba.njit(**options)(function)
+        dispatcher = numba.njit(**options)(function)  # noqa: TID251
         try:
             dispatcher.enable_caching()
         except RuntimeError:  # no place for a cache

@@ -25,6 +25,8 @@ TRUTH_COLUMNS += ["vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]
 """Columns that every source provides, apart from the event's id and class."""
 ENERGY_COLUMNS = ["visible_energy", "edge_energy"]
 """Columns from the pixel-map stores, MeV; NaN for pixel maps made elsewhere."""
+WINDOW_COLUMNS = ["centred_by", "window_share"]
+"""Columns from the pixel-map stores: what the window is centred on, and the fraction of the charge in it."""
 
 
 def assign_split(shard: str, event_id: int, *, seed: int, validation: float, test: float) -> str:
@@ -68,7 +70,7 @@ def list_events(
     """
     tables = []
     for name, path in track(shards.items(), "shards", len(shards)):
-        store = open_store(pixel_maps[name], "nuvlm-pixelmaps", ["event_id", *ENERGY_COLUMNS])
+        store = open_store(pixel_maps[name], "nuvlm-pixelmaps", ["event_id", *ENERGY_COLUMNS, *WINDOW_COLUMNS])
         stored = store["event_id"][:]
         truth = _read_truth(path) if path.suffix == ".parquet" else _read_shard(path, detector, on_bad_event, stored)
         if not np.array_equal(stored, truth["event_id"]):
@@ -79,9 +81,12 @@ def list_events(
         ]
         for column in ENERGY_COLUMNS:
             truth[column] = store[column][:]
+        truth["centred_by"] = _names(store["centred_by"][:], store.attrs["centred_by"])
+        truth["window_share"] = store["window_share"][:]
         table = pd.DataFrame({"shard": name, "row": np.arange(len(truth))}).join(truth[["event_id", "class"]])
         table["split"] = pd.Series(split, dtype="string")
-        tables.append(table.join(truth[[*TRUTH_COLUMNS, *ENERGY_COLUMNS, "pi0_energy", *TOPOLOGY_COLUMNS]]))
+        columns = [*TRUTH_COLUMNS, *ENERGY_COLUMNS, *WINDOW_COLUMNS, "pi0_energy", *TOPOLOGY_COLUMNS]
+        tables.append(table.join(truth[columns]))
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class is neither trained on nor scored, but it is classified.
     events_table["split"] = events_table["split"].where(events_table["class"].notna())
@@ -95,12 +100,22 @@ def list_events(
     write_table(out, events_table)
 
 
+def _names(codes: np.ndarray, names: list[str]) -> pd.Series:
+    """The name of each code, null for other codes."""
+    return pd.Series(np.array([*names, None], dtype=object)[np.minimum(codes, len(names))], dtype="string")
+
+
 def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent, stored: np.ndarray) -> pd.DataFrame:
     """Truth of the events of a voxel shard; with `on_bad_event` ``skip``, of those among the ids `stored`."""
     with open_shard(path, detector, on_bad_event) as shard:
         events = shard.events
         if on_bad_event == "skip":
             events = events[np.isin(events["event_id"], stored)]
+            if len(events) < len(shard.events):
+                logger.warning(
+                    "%s: %d of %d events cannot be used and are left out; the logs of smear_and_downsample and "
+                    "crop_displays name the first", path, len(shard.events) - len(events), len(shard.events),
+                )  # fmt: skip
         particles = shard.truth("particles")
         try:
             topology = find_topology(events["event_id"], particles, shard.truth("deposits"))

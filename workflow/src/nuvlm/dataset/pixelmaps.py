@@ -62,13 +62,13 @@ def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
 def _settings_of(path: str | Path, store: Any) -> dict[str, Any]:
     """The settings in the attributes of an open store, after a check that its images agree with them."""
     attributes, remedy = dict(store.attrs), f"Remove {path} and rerun, or correct the program that wrote it."
-    names = ("views", "size", "pixel_mm", "transfer", "white_mev", "knee_mev")
+    names = ("views", "size", "pixel_mm", "centre", "transfer", "white_mev", "knee_mev")
     missing = [name for name in names if name not in attributes]
     if missing or "images" not in store:
         raise InputError(f"{path}: not pixel maps; {', '.join(missing) or 'images'} missing. {remedy}")
     settings = {name: attributes[name] for name in names}
-    if "source" in attributes:  # made elsewhere: their settings are unknown, but their source is known
-        settings["source"] = attributes["source"]
+    # Made elsewhere: their source is known, and sometimes what a pixel is.
+    settings |= {name: attributes[name] for name in ("source", "geometry") if name in attributes}
     images, expected = store["images"], (len(settings["views"]), settings["size"], settings["size"])
     if images.dtype != np.uint8 or images.shape[1:] != expected:
         raise InputError(
@@ -99,6 +99,11 @@ def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
             f"{training}: has no settings of the pixel maps that the model was trained on. Remove {training.parent} "
             "and rerun: the workflow trains it again."
         )
+    if unknown := [key for key in found if key not in trained and key != "source"]:
+        raise InputError(
+            f"{training}: does not say with which {', '.join(unknown)} the pixel maps were made that the model was "
+            f"trained on; an older version wrote it. Remove {training.parent} and rerun: the workflow trains it again."
+        )
     differing = [
         f"{key} is {found.get(key)}, the model was trained with {trained.get(key)}"
         for key in found | trained
@@ -107,7 +112,9 @@ def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
     if differing:
         made_elsewhere = "source" in found
         remedy = (
-            "Use maps of the same source and size, and input.views" if made_elsewhere else "Set display and pixelmap"
+            "Use maps of the same source, size and pixels (input.wires), and input.views"
+            if made_elsewhere
+            else "Set display and pixelmap"
         )
         raise InputError(
             f"{training.parent}: trained on other pixel maps than these ({next(iter(stores.values()))}): "

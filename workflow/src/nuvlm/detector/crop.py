@@ -1,4 +1,9 @@
-"""Pixel maps: a square window of each event display around the interaction, as grayscale images."""
+"""Pixel maps: a square window of each event display around the interaction, as grayscale images.
+
+A window belongs to the charge of its event: one that would hold less than half of the charge that a window of its size
+can hold lies elsewhere, as around the vertex of a neutrino in the rock upstream of the detector. Such an event, or one
+without a vertex, is centred by its charge. If that fails too, it is a bad event.
+"""
 
 import logging
 from collections.abc import Iterator
@@ -6,10 +11,13 @@ from pathlib import Path
 
 import numpy as np
 
+from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.logs import track
 from nuvlm.base.stores import create_store, open_store
 from nuvlm.detector.displays import ARRAYS
+from nuvlm.detector.geometry import CENTRES, HALF, Centre
 from nuvlm.detector.grayscale import grayscale
+from nuvlm.detector.interaction_point import find_points, window_charge
 
 logger = logging.getLogger(__name__)
 
@@ -32,31 +40,78 @@ def crop(view: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
     return window
 
 
-def centre_pixel(
-    xz: np.ndarray, yz: np.ndarray, vertex_mm: np.ndarray, *, centre: str, origin_mm: np.ndarray, pixel_mm: float
-) -> np.ndarray:
-    """Pixel (x, y, z) at the centre of the window: the one that contains the vertex or the centroid.
+def choose_centres(
+    xz: np.ndarray,
+    yz: np.ndarray,
+    vertex_mm: np.ndarray,
+    *,
+    centre: Centre,
+    origin_mm: np.ndarray,
+    pixel_mm: float,
+    size: int,
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The pixel at the centre of the window of each event.
+
+    An event that has no such pixel, or whose window would hold too little there, is centred by ``charge`` instead.
 
     Args:
-        xz, yz: the event's displays, MeV.
-        vertex_mm: (3,), NaN if unknown. The energy-weighted centroid of the displays is used then, and for
-            ``centre="centroid"``.
-        centre: ``vertex`` or ``centroid``.
+        xz, yz: event displays, (events, x, z) and (events, y, z), MeV.
+        vertex_mm: (events, 3), NaN if unknown; used for ``centre="vertex"`` only.
+        centre: ``charge``: the interaction point found by :func:`nuvlm.detector.interaction_point.find_points`;
+            ``vertex``: the true vertex; ``centroid``: the energy-weighted centroid of the displays.
         origin_mm: (3,), low corner of pixel (0, 0, 0).
         pixel_mm: side of a pixel.
+        size: side of the window, pixels.
+
+    Returns:
+        int64 (events, 3), pixel along x, y, z; uint8 (events,), index into CENTRES of what it was found by; float64
+        (events,), the fraction of the event's charge in its window, in the view that has less. The fraction is NaN for
+        an event without charge, or if even the charge gives no window that holds enough.
     """
-    if centre == "vertex" and np.isfinite(vertex_mm).all():
-        return np.floor((vertex_mm - origin_mm) / pixel_mm).astype(np.int64)
-    if not xz.any() or not yz.any():
-        return np.array([xz.shape[0], yz.shape[0], xz.shape[1]]) // 2
-    x = np.average(np.arange(xz.shape[0]) + 0.5, weights=xz.sum(axis=1, dtype=np.float64))
-    y = np.average(np.arange(yz.shape[0]) + 0.5, weights=yz.sum(axis=1, dtype=np.float64))
-    z = np.average(np.arange(xz.shape[1]) + 0.5, weights=xz.sum(axis=0, dtype=np.float64))
-    return np.floor([x, y, z]).astype(np.int64)
+    if centre == "charge":
+        pixels = find_points(xz, yz, pixel_mm=pixel_mm, size=size)
+    else:
+        point = (vertex_mm - origin_mm) / pixel_mm if centre == "vertex" else _centroids(xz, yz)
+        # Far outside, the window is empty wherever it lies.
+        pixels = np.floor(np.nan_to_num(point, nan=-1e6).clip(-1e6, 1e6)).astype(np.int64)
+    share = _share(xz, yz, pixels, size)
+    centred_by = np.full(len(xz), CENTRES.index(centre), dtype=np.uint8)
+    elsewhere = np.flatnonzero(np.isnan(share))
+    if centre != "charge" and len(elsewhere):
+        pixels[elsewhere] = find_points(xz[elsewhere], yz[elsewhere], pixel_mm=pixel_mm, size=size)
+        share[elsewhere] = _share(xz[elsewhere], yz[elsewhere], pixels[elsewhere], size)
+        centred_by[elsewhere] = CENTRES.index("charge")
+    return pixels, centred_by, share
+
+
+def _centroids(xz: np.ndarray, yz: np.ndarray) -> np.ndarray:
+    """(events, 3) energy-weighted centroid in pixels, NaN without charge."""
+    profiles = [view.sum(axis=axis, dtype=np.float64) for view, axis in ((xz, 2), (yz, 2), (xz, 1))]
+    with np.errstate(invalid="ignore", divide="ignore"):
+        means = [profile @ (np.arange(profile.shape[1]) + 0.5) / profile.sum(axis=1) for profile in profiles]
+    return np.stack(means, axis=1)
+
+
+def _share(xz: np.ndarray, yz: np.ndarray, pixels: np.ndarray, size: int) -> np.ndarray:
+    """(events,) fraction of the charge in the window, the lower one of both views; NaN if it holds too little."""
+    shares = []
+    for view, axis in ((xz, 0), (yz, 1)):
+        inside, most, total = window_charge(view, pixels[:, axis], pixels[:, 2], size).T
+        enough = (total > 0) & (most > 0) & (inside >= HALF * most)
+        shares.append(np.divide(inside, total, out=np.full(len(view), np.nan), where=enough))
+    return np.minimum(*shares)
 
 
 def crop_displays(
-    displays: Path, out: Path, *, size: int, centre: str, transfer: str, white_mev: float, knee_mev: float
+    displays: Path,
+    out: Path,
+    *,
+    size: int,
+    centre: Centre,
+    transfer: str,
+    white_mev: float,
+    knee_mev: float,
+    on_bad_event: OnBadEvent = "error",
 ) -> None:
     """Make the pixel-map store `out` (docs/formats.md) from a display store.
 
@@ -64,11 +119,13 @@ def crop_displays(
         displays: the display store.
         out: the pixel-map store.
         size: side of the window, pixels.
-        centre: see :func:`centre_pixel`.
+        centre: see :func:`choose_centres`.
         transfer, white_mev, knee_mev: see :func:`nuvlm.detector.grayscale.grayscale`.
+        on_bad_event: whether an event whose window holds too little, or whose pixel maps are black, is an error, or
+            left out and counted in the log.
 
     Raises:
-        InputError: the display store is damaged.
+        InputError: the display store is damaged, or an event is bad, or all are.
     """
     store = open_store(displays, "nuvlm-displays", ARRAYS)
     xz, yz, vertex = store["xz"], store["yz"], store["vertex_mm"][:].astype(np.float64)
@@ -84,39 +141,94 @@ def crop_displays(
         "size": size,
         "pixel_mm": pixel_mm,
         "centre": centre,
+        "centred_by": list(CENTRES),
         "transfer": transfer,
         "white_mev": white_mev,
         "knee_mev": knee_mev,
         "displays": dict(store.attrs),
     }
-    black: list[int] = []
+    kept: list[np.ndarray] = []
+    left_out: list[str] = []
+    marks: list[np.ndarray] = []
+    shares: list[np.ndarray] = []
     with create_store(out, attributes) as maps:
 
         def events() -> Iterator[int]:
-            """Write the pixel maps block by block, and yield the row of each event when it is written."""
+            """Write the pixel maps block by block, and yield the row of each event when it is done."""
             for begin in range(0, n, at_once):
                 rows = range(begin, min(begin + at_once, n))
                 views = [array[begin : rows.stop] for array in (xz, yz)]  # MeV
+                pixels, centred_by, share = choose_centres(
+                    views[0],
+                    views[1],
+                    vertex[begin : rows.stop],
+                    centre=centre,
+                    origin_mm=origin_mm,
+                    pixel_mm=pixel_mm,
+                    size=size,
+                )
                 greys = [grayscale(view, transfer=transfer, white_mev=white_mev, knee_mev=knee_mev) for view in views]
-                images = np.empty((len(rows), len(VIEWS), size, size), dtype=np.uint8)
-                corner_mm = np.empty((len(rows), 3))
-                for i, row in enumerate(rows):
-                    x, y, z = pixel = centre_pixel(
-                        views[0][i], views[1][i], vertex[row], centre=centre, origin_mm=origin_mm, pixel_mm=pixel_mm
-                    )
-                    corner_mm[i] = origin_mm + (pixel - size // 2) * pixel_mm
+                images = np.zeros((len(rows), len(VIEWS), size, size), dtype=np.uint8)
+                for i in np.flatnonzero(~np.isnan(share)):
+                    x, y, z = pixels[i]
                     images[i] = crop(greys[0][i], x, z, size), crop(greys[1][i], y, z, size)
-                black.extend(begin + np.flatnonzero(~images.any(axis=(1, 2, 3))))
-                maps.append("images", images)
-                maps.append("corner_mm", corner_mm)
+                good = images.any(axis=(1, 2, 3))
+                for i in np.flatnonzero(~good):
+                    left_out.append(_describe_bad(int(ids[begin + i]), [view[i] for view in views], share[i], size))
+                    if on_bad_event == "error":
+                        raise InputError(
+                            f"{displays}: {left_out[0]}. Correct the event, set pixelmap.size to more pixels if the "
+                            "window is small, or set input.on_bad_event to skip: such events are then left out and "
+                            "counted."
+                        )
+                maps.append("images", images[good])
+                maps.append("corner_mm", origin_mm + (pixels[good] - size // 2) * pixel_mm)
+                kept.append(begin + np.flatnonzero(good))
+                marks.append(centred_by[good])
+                shares.append(share[good])
                 yield from rows
 
         for _ in track(events(), "events", n):
             pass
+        chosen = np.concatenate(kept)
+        if not len(chosen):
+            raise InputError(f"{displays}: none of its {n} events can be used; {left_out[0]}.")
         for name in ("event_id", "visible_energy", "edge_energy"):
-            maps.append(name, store[name][:])
-    if black:
+            maps.append(name, store[name][:][chosen])
+        maps.append("centred_by", np.concatenate(marks))
+        maps.append("window_share", np.concatenate(shares))
+    if left_out:
+        logger.warning("%s: %d of %d events left out; the first: %s", displays, len(left_out), n, left_out[0])
+    _log_windows(displays, ids[chosen], centre, np.concatenate(marks), np.concatenate(shares), size)
+
+
+def _describe_bad(event_id: int, views: list[np.ndarray], share: float, size: int) -> str:
+    """Why an event has no pixel maps."""
+    charge = max(float(view.sum()) for view in views)
+    if charge <= 0:
+        return f"event {event_id} has no charge in its displays"
+    if np.isnan(share):
+        return (
+            f"no window of {size} pixels around a point of event {event_id} holds half of the charge that a window of "
+            "this size can hold"
+        )
+    return f"the pixel maps of event {event_id} are black: {charge:.3g} MeV is too faint for the grey scale"
+
+
+def _log_windows(
+    displays: Path, ids: np.ndarray, centre: Centre, centred_by: np.ndarray, share: np.ndarray, size: int
+) -> None:
+    """Count the events that fell back to their charge, and those that the window cuts by more than half."""
+    fell_back = np.flatnonzero(centred_by != CENTRES.index(centre))
+    if len(fell_back):
         logger.warning(
-            "%s: %d of %d pixel maps are black (first: event %d); is the vertex where the charge is?",
-            displays, len(black), n, ids[black[0]],
+            "%s: %d of %d events have no usable %s and are centred by their charge (first: event %d)",
+            displays, len(fell_back), len(ids), centre, ids[fell_back[0]],
+        )  # fmt: skip
+    cut = np.flatnonzero(share < HALF)
+    if len(cut):
+        logger.info(
+            "%d of %d events are so long that a window of %d pixels holds less than half of their charge (first: "
+            "event %d); pixelmap.size sets it",
+            len(cut), len(ids), size, ids[cut[0]],
         )  # fmt: skip

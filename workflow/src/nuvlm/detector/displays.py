@@ -8,13 +8,14 @@ centres would be wrong, because widths are a fraction of a voxel.
 
 import logging
 from collections.abc import Iterator
+from contextlib import ExitStack
 from dataclasses import replace
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import numpy as np
 
-from nuvlm.base.errors import OnBadEvent
+from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
 from nuvlm.base.stores import create_store
@@ -35,6 +36,8 @@ SMALLEST_SHARE = 1e-12
 """Shares below this are dropped: less than the rounding errors of box_shares."""
 BLOCK_BYTES = 2**25
 """Size of the displays that are in memory at the same time."""
+DRIFTED = Diffusion(transverse_mm=0, longitudinal_mm=0, behind_anode="nearest")
+"""For charge that was read out: it stays where it was reconstructed, wherever the planes of the detector are."""
 
 
 class AxisTable(NamedTuple):
@@ -258,25 +261,36 @@ def smear_and_downsample(
 ) -> None:
     """Make the display store `out` (docs/formats.md) from a voxel shard.
 
-    With `on_bad_event` ``skip`` the events that cannot be used are left out and counted in the log.
+    Charge that has drifted already (:attr:`nuvlm.detector.voxels.VoxelShard.drifted`) is only summed to pixels:
+    `diffusion` has no effect. With `on_bad_event` ``skip`` the events that cannot be used are left out and counted in
+    the log.
 
     Raises:
-        InputError: see :func:`nuvlm.detector.voxels.open_shard`.
+        InputError: see :func:`nuvlm.detector.voxels.open_shard`; or `readout` has effects, but the charge was read out.
     """
-    smearing = Smearing(detector, diffusion, pixel_mm)
-    n_x, n_y, n_z = smearing.shape
+    n_x, n_y, n_z = detector.display_shape(pixel_mm)
     at_once = max(1, BLOCK_BYTES // (4 * (n_x + n_y) * n_z))
     visible_energy = VisibleEnergy(detector)
-    electronics = None if readout == Readout(seed=readout.seed) else Electronics(detector, readout)
-    attributes = {
+    electronics = Electronics(detector, readout) if readout.has_effects else None
+    attributes: dict[str, Any] = {
         "format": "nuvlm-displays",
         "version": 1,
         "pixel_mm": pixel_mm,
         "origin_mm": list(detector.origin_mm),
-        "diffusion": diffusion.model_dump(),
-        "readout": readout.model_dump(),
     }
-    with open_shard(shard, detector, on_bad_event) as voxels, create_store(out, attributes) as store:
+    with ExitStack() as stack:
+        voxels = stack.enter_context(open_shard(shard, detector, on_bad_event))
+        if voxels.drifted and electronics is not None:
+            raise InputError(
+                f"{shard}: its charge was read out already (attribute 'drifted'), so display.readout cannot act on it. "
+                "Leave display.readout at its defaults."
+            )
+        if voxels.drifted:
+            logger.info("%s: its charge has drifted already; it is not smeared", shard)
+        smearing = Smearing(detector, DRIFTED if voxels.drifted else diffusion, pixel_mm)
+        attributes["diffusion"] = None if voxels.drifted else diffusion.model_dump()
+        attributes["readout"] = None if voxels.drifted else readout.model_dump()
+        store = stack.enter_context(create_store(out, attributes))
 
         def events() -> Iterator[int]:
             """Write the displays block by block, and yield the row of each event when it is written."""

@@ -3,7 +3,7 @@
 Lengths are in mm. z runs along the beam, y is vertical; charge drifts along x, or along the axis that is set.
 """
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Literal, Self, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -13,6 +13,11 @@ from nuvlm.base.settings import Settings
 Positive = Annotated[float, Field(gt=0, allow_inf_nan=False)]
 Finite = Annotated[float, Field(allow_inf_nan=False)]
 Range = tuple[Finite, Finite]
+Centre = Literal["charge", "vertex", "centroid"]
+CENTRES: tuple[Centre, ...] = get_args(Centre)
+"""What the window of a pixel map can be centred on (:func:`nuvlm.detector.crop.choose_centres`)."""
+HALF = 0.5
+"""A window must hold this fraction of the charge that a window of its size can hold."""
 
 
 class Detector(Settings):

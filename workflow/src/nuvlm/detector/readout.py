@@ -80,6 +80,11 @@ class Readout(Settings):
     seed: Annotated[int, Field(ge=0)] = 7
     """Seed of the dead channels and, with the event's id, of the noise."""
 
+    @property
+    def has_effects(self) -> bool:
+        """Whether any charge is changed."""
+        return self != Readout(seed=self.seed, drift_velocity_mm_us=self.drift_velocity_mm_us)
+
 
 class Electronics:
     """Applies a :class:`Readout` to voxels, in the physical order: drift, noise, threshold, dead channels.

@@ -15,7 +15,7 @@ import hdf5plugin  # noqa: F401  registers the filters that shards may use
 import numpy as np
 
 from nuvlm.base.errors import InputError, OnBadEvent
-from nuvlm.base.hdf5 import Table, check_dataset, create_hdf5, open_hdf5
+from nuvlm.base.hdf5 import Table, check_dataset, create_hdf5, hdf5_file
 from nuvlm.base.kernels import cached_njit
 from nuvlm.detector.geometry import Detector
 
@@ -101,6 +101,83 @@ def voxelize(
         shape,
     )
     return Voxels(*_merge(key, share, shape)), outside
+
+
+def voxelize_boxes(
+    detector: Detector, centre_mm: np.ndarray, size_mm: tuple[float, float, float], energy_mev: np.ndarray
+) -> tuple[Voxels, float]:
+    """Distribute the energy of uniform boxes over the voxels that they overlap, in proportion to the common volume.
+
+    Args:
+        detector: geometry of the voxels.
+        centre_mm: (boxes, 3), mm.
+        size_mm: sides of a box along x, y, z, mm; along an axis with 0 it is a point.
+        energy_mev: (boxes,), MeV.
+
+    Returns:
+        As :func:`voxelize`.
+    """
+    low = np.array(detector.origin_mm, dtype=np.float64)
+    size = np.array(detector.voxel_mm, dtype=np.float64)
+    shape = np.array(detector.shape, dtype=np.int64)
+    key, share, outside = _overlap(
+        (np.asarray(centre_mm, dtype=np.float64) - low) / size,
+        np.array(size_mm, dtype=np.float64) / size,
+        np.ascontiguousarray(energy_mev, dtype=np.float64),
+        shape,
+    )
+    return Voxels(*_merge(key, share, shape)), outside
+
+
+ROUNDING = 1e-9
+"""Shares of a box below this are of a neighbour that it only touches, but for rounding."""
+
+
+@cached_njit()
+def _overlap(centre, size, energy, shape):  # type: ignore[no-untyped-def]
+    """Key (see _traverse) and energy of every voxel that a box overlaps; and the energy outside. Lengths in voxels."""
+    shift_y = _bits(shape[2])
+    shift_x = shift_y + _bits(shape[1])
+    key = np.empty(max(16, len(energy)), dtype=np.int64)
+    share = np.empty(len(key), dtype=np.float64)
+    first, last, part = np.empty(3, dtype=np.int64), np.empty(3, dtype=np.int64), np.empty(3)
+    n = 0
+    outside = 0.0
+    for b in range(len(energy)):
+        cells = 1
+        for a in range(3):
+            # Far outside, so that the conversion to an integer is defined.
+            begin = min(max(centre[b, a] - size[a] / 2, -1.0), shape[a] + 1.0)
+            end = min(max(centre[b, a] + size[a] / 2, -1.0), shape[a] + 1.0)
+            first[a] = max(int(np.floor(begin)), 0)
+            last[a] = min(first[a] + 1 if size[a] == 0 else int(np.ceil(end)), shape[a])
+            if size[a] == 0 and begin < 0:
+                last[a] = first[a]
+            cells *= max(last[a] - first[a], 0)
+        if n + cells >= len(key):
+            key = np.concatenate((key, np.empty(len(key) + cells, dtype=np.int64)))
+            share = np.concatenate((share, np.empty(len(key) - len(share), dtype=np.float64)))
+        inside = 0.0
+        for i in range(first[0], last[0]):
+            part[0] = _common(i, centre[b, 0], size[0])
+            for j in range(first[1], last[1]):
+                part[1] = part[0] * _common(j, centre[b, 1], size[1])
+                for k in range(first[2], last[2]):
+                    part[2] = part[1] * _common(k, centre[b, 2], size[2])
+                    if part[2] > ROUNDING:
+                        key[n], share[n] = (i << shift_x) | (j << shift_y) | k, part[2] * energy[b]
+                        n += 1
+                        inside += part[2]
+        outside += energy[b] * (1.0 - inside)
+    return key[:n], share[:n], max(outside, 0.0)
+
+
+@cached_njit(inline="always")
+def _common(cell, centre, size):  # type: ignore[no-untyped-def]
+    """Share of an interval of length `size` in [cell, cell + 1]."""
+    if size == 0:
+        return 1.0
+    return max(0.0, min(cell + 1.0, centre + size / 2) - max(np.float64(cell), centre - size / 2)) / size
 
 
 @cached_njit(inline="always")
@@ -245,10 +322,12 @@ def write_shard(
     detector: Detector,
     events: Iterable[Event],
     attributes: Callable[[], Mapping[str, str]] = dict,
+    drifted: bool = False,
 ) -> int:
     """Write events to a voxel shard, whole or not at all, and return their number.
 
     Args:
+        drifted: whether the voxels hold charge as it was read out, which has drifted already.
         attributes: called after the last event, for root attributes beside those of the format.
 
     Raises:
@@ -263,6 +342,7 @@ def write_shard(
             voxel_mm=np.array(detector.voxel_mm, dtype=np.float64),
             origin_mm=np.array(detector.origin_mm, dtype=np.float64),
             shape=np.array(detector.shape, dtype=np.int64),
+            drifted=drifted,
         )
         columns = {
             name: Table(file, f"voxels/{name}", kind, chunk=65536)
@@ -304,6 +384,7 @@ class VoxelShard:
     Attributes:
         path: the file.
         events: (events,) structured array of ``EVENT_DTYPE``.
+        drifted: whether its charge was read out, and has drifted already.
     """
 
     def __init__(
@@ -311,6 +392,7 @@ class VoxelShard:
     ) -> None:
         self.path = path
         self.events = events
+        self.drifted = bool(file.attrs.get("drifted", False))  # absent in shards of deposits and in older ones
         self._file = file
         self._shape = detector.shape
         self._on_bad_event = on_bad_event
@@ -476,7 +558,7 @@ def open_shard(path: str | Path, detector: Detector, on_bad_event: OnBadEvent = 
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty. Copy or make it again.")
     try:
-        file = open_hdf5(path)
+        file = hdf5_file(path)
     except OSError as error:
         raise InputError(f"{path}: not HDF5, or cut short ({error}). Copy or make it again.") from error
     with file:
@@ -520,6 +602,12 @@ def _check_shard(path: Path, file: h5py.File, detector: Detector, on_bad_event: 
                 f"{path}: {name} is {value.tolist()}, but the configured detector has {list(expected)}. "
                 "Set 'detector' to the geometry that the file was made for."
             )
+    drifted = np.asarray(file.attrs.get("drifted", False))
+    if drifted.shape != () or drifted.dtype.kind not in "biu" or drifted not in (0, 1):
+        raise InputError(
+            f"{path}: its attribute 'drifted' is {drifted.tolist()!r}; true or false (1 or 0) is expected. Correct the "
+            "program that wrote the file (docs/formats.md)."
+        )
     for name in ("events", "voxels/x", "voxels/y", "voxels/z", "voxels/energy"):
         if not isinstance(file.get(name), h5py.Dataset):
             raise InputError(

@@ -24,6 +24,7 @@ from nuvlm.base.files import write_json
 from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
 from nuvlm.dataset.event_table import read_events
+from nuvlm.detector.geometry import HALF
 from nuvlm.evaluation.calibration import calibrate, expected_calibration_error
 from nuvlm.evaluation.comparison import agreement, compare_all
 from nuvlm.evaluation.cuts import scan_cuts
@@ -110,6 +111,7 @@ def evaluate(
         {
             "classes": list(CLASSES),
             "events": _count_events(table),
+            "windows": _count_windows(table),
             "scores": scores,
             "robustness": _curves(scores),
             "calibration": calibration,
@@ -371,6 +373,16 @@ def _count_events(table: pd.DataFrame) -> dict[str, dict[str, int]]:
     return {
         str(split): {str(name): int(count) for name, count in rows.value_counts().items()}
         for split, rows in classes.groupby(splits)
+    }
+
+
+def _count_windows(table: pd.DataFrame) -> dict[str, Any]:
+    """What the windows of the events are centred on, and how many hold less than half of the charge."""
+    found = table["centred_by"].value_counts()
+    return {
+        "events": len(table),
+        "centred_by": {str(name): int(count) for name, count in found.items()},
+        "cut": int((table["window_share"] < HALF).sum()),
     }
 
 

@@ -2,11 +2,11 @@
 
 Noise, diffusion and energy scale act on the charge, recovered from grey values with
 :func:`nuvlm.detector.grayscale.energy_of_grey`. For maps made elsewhere, grey values are assumed to be linear in charge
-with white at :data:`WHITE_MEV`, and an unknown pixel size to be :data:`PIXEL_MM`.
+with white at :data:`WHITE_MEV`, and a pixel size that is unknown to be :data:`PIXEL_MM`.
 """
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -19,6 +19,8 @@ from nuvlm.models.conditions import check_condition, degradation
 
 WHITE_MEV, PIXEL_MM = 200.0, 50.0
 """Charge of a white pixel and side of a pixel, assumed where they are unknown."""
+PROJECTIONS = ("xz", "yz")
+"""Views whose columns are the same channels."""
 REACH = 5
 """Cut-off of the diffusion kernel, standard deviations."""
 
@@ -35,8 +37,9 @@ def degrade(condition: str, images: np.ndarray, events: pd.DataFrame, settings: 
               published test at 256 x 256 for 512 x 512; other sizes are padded with black rows and columns.
             - ``noise_{keV}``: Gaussian noise of that standard deviation on the charge of every pixel of the window;
               negative results are black.
-            - ``dead_{percent}``: each column is black with that probability, the same in all views. Columns are
-              positions along the beam: in a pixel readout the charge of both views comes from the same pads.
+            - ``dead_{percent}``: each column is black with that probability, the same in XZ and YZ. Their columns are
+              positions along z: in a pixel readout the charge of both views comes from the same pads. Other views, such
+              as wire planes, have their own channels.
             - ``diffusion_{mm}``: the charge, uniform within each pixel, is convolved with a Gaussian of that width
               along rows and columns.
             - ``scale_{percent}``: multiplies all charge.
@@ -60,9 +63,12 @@ def degrade(condition: str, images: np.ndarray, events: pd.DataFrame, settings: 
         return _average(images, level)
     degraded = np.empty_like(images)
     names = zip(events["shard"], events["event_id"], strict=True)
-    for views, (shard, event), out in zip(images, names, degraded, strict=True):
+    for index, (shard, event) in enumerate(names):
         rng = _generator(kind, str(shard), int(event))
-        out[:] = _dead(views, level, rng) if kind == "dead" else _charged(kind, level, views, rng, settings)
+        if kind == "dead":
+            degraded[index] = _dead(images[index], level, rng, settings["views"])
+        else:
+            degraded[index] = _charged(kind, level, images[index], rng, settings)
     return degraded
 
 
@@ -76,10 +82,17 @@ def _average(images: np.ndarray, factor: int) -> np.ndarray:
     return np.rint(blocks.mean(axis=(3, 5))).astype(np.uint8)
 
 
-def _dead(views: np.ndarray, percent: int, rng: np.random.Generator) -> np.ndarray:
+def _dead(views: np.ndarray, percent: int, rng: np.random.Generator, names: Sequence[str]) -> np.ndarray:
     """One event (views, size, size) with dead columns."""
-    alive = 100 * rng.random(views.shape[-1]) >= percent
-    return views * alive
+    alive: dict[str, np.ndarray] = {}
+    degraded = np.empty_like(views)
+    for index, name in enumerate(names):
+        # The second letter of xz and yz is the axis of their columns.
+        channels = name[1] if name in PROJECTIONS else name
+        if channels not in alive:
+            alive[channels] = np.greater_equal(100 * rng.random(views.shape[-1]), percent)
+        degraded[index] = views[index] * alive[channels]
+    return degraded
 
 
 def _charged(
@@ -96,10 +109,18 @@ def _charged(
     if kind == "noise":
         energy += 1e-3 * level * rng.standard_normal(energy.shape)
     else:
-        shares = _kernel(level / (settings["pixel_mm"] or PIXEL_MM))
-        for axis in (-2, -1):
-            energy = convolve1d(energy, shares, axis=axis, mode="constant")
+        for axis, side_mm in zip((-1, -2), _sides_mm(settings), strict=True):
+            energy = convolve1d(energy, _kernel(level / side_mm), axis=axis, mode="constant")
     return grayscale(np.maximum(energy, 0), **transfer)
+
+
+def _sides_mm(settings: Mapping[str, Any]) -> tuple[float, float]:
+    """Width and height of a pixel."""
+    if "geometry" in settings:
+        width, height = settings["geometry"]["pixel_mm"]
+        return width, height
+    side = settings["pixel_mm"] or PIXEL_MM
+    return side, side
 
 
 def _kernel(width: float) -> np.ndarray:

@@ -3,6 +3,8 @@
 import ctypes
 import resource
 import sys
+from contextlib import suppress
+from pathlib import Path
 
 # Options of glibc's mallopt (malloc.h).
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
@@ -12,6 +14,13 @@ def process_peak_mb() -> float:
     """Peak memory of this process so far, MB (10^6 bytes)."""
     # ru_maxrss is in KiB on Linux and in bytes on macOS.
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
+
+
+def forget_peak() -> None:
+    """Start the peak anew from what is in use now; without effect where there is no /proc."""
+    # 5 resets the high-water mark of resident memory (proc(5)).
+    with suppress(OSError):
+        Path("/proc/self/clear_refs").write_text("5")
 
 
 def keep_freed_memory() -> bool:

@@ -86,7 +86,7 @@ def write_predictions(
         )
     logp = at_temperature(log_probabilities, 1.0)
     p = np.exp(at_temperature(logp, temperature))
-    table = events[["event_id", "shard", "row", "class"]].reset_index(drop=True)
+    table = events[["event_id", "shard", "row", "class", "centred_by"]].reset_index(drop=True)
     table["predicted"] = pd.Series(np.array(CLASSES, dtype=object)[logp.argmax(axis=1)], dtype="string")
     for column, values in zip(PROBABILITIES + LOG_PROBABILITIES, np.concatenate([p, logp], axis=1).T, strict=True):
         table[column] = values

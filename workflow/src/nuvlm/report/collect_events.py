@@ -3,7 +3,7 @@
 import json
 import logging
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -24,6 +24,7 @@ from nuvlm.evaluation.samples import Sample, labelled_events, read_sample
 from nuvlm.models.explained_events import choose_explained
 from nuvlm.models.predictions import read_predictions
 from nuvlm.report.sparse import Sparse, coarsen, encode, encode_map, find_filled, log_levels, log_values, size_of
+from nuvlm.sources.ready_maps import MapAxes
 
 WRONG, DISAGREE, CORRECT, NO_TRUTH = "all wrong", "disagreement", "all correct", "no truth"
 # Pixels with less energy are not drawn: they hold the tail of the diffusion, not a deposit.
@@ -49,7 +50,8 @@ class Frame:
     """Side of a pixel in units of the axes."""
     views: list[dict[str, Any]]
     """For each: `name`, `title`, labels `x` and `y`, `shape` (rows, columns), `origin` (x, y) of the first pixel,
-    `axes` (which of the vertex's coordinates are x and y), and whether rows go `up`."""
+    `axes` (which of the vertex's coordinates are x and y), whether rows go `up`, and of pixel maps `units`, the wires,
+    ticks or whatever the axes count in a pixel, along x and y."""
 
 
 def collect_events(
@@ -186,6 +188,9 @@ class _Reader:
             arrays = [store[view] for view in ("xz", "yz")] if self._displays else [store["images"]]
             self._opened[shard], self.frame = (arrays, store["event_id"][:]), frame
         arrays, ids = self._opened[shard]
+        if self._displays:
+            # Displays may have events that are left out of the pixel maps, which `row` refers to.
+            row = int(np.flatnonzero(ids == event["event_id"])[0]) if (ids == event["event_id"]).any() else len(ids)
         if ids[row : row + 1].tolist() != [event["event_id"]]:
             raise InputError(f"{path}: row {row} is not event {event['event_id']}. Remove the store and rerun.")
         if self._displays:
@@ -213,17 +218,18 @@ def _display_frame(store: Any) -> Frame:
 
 
 def _map_frame(store: Any) -> Frame:
-    wires = store.attrs["source"] == "cvn"
+    axes = asdict(MapAxes()) | store.attrs.get("axes", {})
     views = [
         {
             "name": name,
             "title": f"{name.upper()} view",
-            "x": "wire" if wires else "column",
-            "y": "time tick" if wires else "row",
+            "x": axes["columns"],
+            "y": axes["rows"],
             "origin": [0, 0],
             "shape": list(store["images"].shape[2:]),
             "axes": None,
-            "up": wires,
+            "up": axes["up"],
+            "units": [axes["columns_per_pixel"], axes["rows_per_pixel"]],
         }
         for name in store.attrs["views"]
     ]

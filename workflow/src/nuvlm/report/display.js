@@ -79,6 +79,11 @@ function mapWindow({ view, rows, columns }, whole) {
   });
 }
 
+/** What the axes of a view count: wires and ticks in a pixel of a map, for example; 1 on axes with a unit. */
+function unitsOf(view) {
+  return view.units ?? [1, 1];
+}
+
 /** Round numbers within a range, about `count` of them. */
 function ticksIn([low, high], count) {
   const rough = (high - low) / count;
@@ -153,13 +158,16 @@ function drawView(read, at, window, { pixel, colours, vertex, saliency, opacity,
     inside.append(svg("path", { d: cross, class: "halo" }), svg("path", { d: cross, class: "vertex" }));
   }
   const axes = svg("g", { class: "axes" });
-  for (const tick of ticksIn([x0, x1], at.width / 90)) {
-    axes.append(svg("path", { d: `M${toX(tick)} ${at.y + at.height}v4` }));
-    axes.append(svg("text", { x: toX(tick), y: at.y + at.height + 16, "text-anchor": "middle" }, String(tick)));
+  const [perX, perY] = unitsOf(view);
+  for (const tick of ticksIn([x0 * perX, x1 * perX], at.width / 90)) {
+    const x = toX(tick / perX);
+    axes.append(svg("path", { d: `M${x} ${at.y + at.height}v4` }));
+    axes.append(svg("text", { x, y: at.y + at.height + 16, "text-anchor": "middle" }, String(tick)));
   }
-  for (const tick of ticksIn([y0, y1], at.height / 40)) {
-    axes.append(svg("path", { d: `M${at.x} ${toY(tick)}h-4` }));
-    axes.append(svg("text", { x: at.x - 7, y: toY(tick) + 4, "text-anchor": "end" }, String(tick)));
+  for (const tick of ticksIn([y0 * perY, y1 * perY], at.height / 40)) {
+    const y = toY(tick / perY);
+    axes.append(svg("path", { d: `M${at.x} ${y}h-4` }));
+    axes.append(svg("text", { x: at.x - 7, y: y + 4, "text-anchor": "end" }, String(tick)));
   }
   const middle = at.y + at.height / 2;
   axes.append(
@@ -220,7 +228,8 @@ function drawEvent(event, { frame, scale, colours }, { width, whole, saliency, o
       const row = Math.floor((y - read.view.origin[1]) / frame.pixel);
       const found = read.row.findIndex((value, i) => value === row && read.column[i] === column);
       const value = found < 0 ? "nothing" : `${scale.values[read.level[found]]} ${scale.unit}`;
-      return `${read.view.x.split(" ")[0]} ${x.toFixed(0)}, ${read.view.y.split(" ")[0]} ${y.toFixed(0)}${stacked ? " cm" : ""}: ${value}`;
+      const [perX, perY] = unitsOf(read.view);
+      return `${read.view.x.split(" ")[0]} ${(x * perX).toFixed(0)}, ${read.view.y.split(" ")[0]} ${(y * perY).toFixed(0)}${stacked ? " cm" : ""}: ${value}`;
     }
     return "";
   };

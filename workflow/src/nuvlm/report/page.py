@@ -84,6 +84,7 @@ def write_report(
         "headline": headline,
         "summary": sentences,
         **results,
+        "windows": _windows(results["windows"], images.get("centre")),
         "controls": conclude(results),
         "cost": cost,
         "departures": departures(reference["setup"], with_image_settings(config, images)),
@@ -129,10 +130,11 @@ def with_image_settings(config: Mapping[str, Any], images: Mapping[str, Any]) ->
     """
     if "source" not in images:
         return dict(config)
+    sides = images.get("geometry", {}).get("pixel_mm")
     return {
         **config,
         "input": {**config["input"], "views": ", ".join(view.upper() for view in images["views"])},
-        "display": {"pixel_mm": "not known"},
+        "display": {"pixel_mm": " × ".join(f"{side:.3g}" for side in sides) if sides else "not known"},
         "pixelmap": {"size": images["size"]},
     }
 
@@ -158,6 +160,13 @@ def departures(setup: list[dict[str, Any]], config: Mapping[str, Any]) -> list[d
             published = names.get(item["value"], item["value"])
             found.append({"what": item["what"], "run": names.get(value, value), "published": published})
     return found
+
+
+def _windows(counted: Mapping[str, Any], centre: str | None) -> dict[str, Any]:
+    """The windows as counted by ``evaluate``, with the fraction that fell back from `centre`."""
+    known = sum(counted["centred_by"].values())
+    fell_back = (known - counted["centred_by"].get(centre, 0)) / known if known and centre else None
+    return {**counted, "centre": centre, "fell_back": fell_back}
 
 
 def _facts(event: Mapping[str, Any]) -> dict[str, Any]:

@@ -480,6 +480,20 @@ class Provenance(Part):
     events: dict[str, dict[str, Count]]
 
 
+class Windows(Part):
+    """Windows of the pixel maps, of all events of the run; without entries for maps made elsewhere."""
+
+    events: Count
+    centre: str | None
+    """What they were to be centred on: pixelmap.centre."""
+    centred_by: dict[str, Count]
+    """Events by what they are centred on."""
+    fell_back: Fraction | None
+    """Fraction of the events that are centred on something else than `centre`."""
+    cut: Count
+    """Events of which the window holds less than half of the charge."""
+
+
 class Report(Part):
     """Content of report.json."""
 
@@ -492,6 +506,7 @@ class Report(Part):
     """Order of the classes in every matrix."""
     events: dict[str, dict[str, Count]]
     """Number of events by split and class; `none`: no split or class."""
+    windows: Windows
     scores: dict[str, dict[str, Score]]
     """By model and condition."""
     robustness: dict[str, Curve]

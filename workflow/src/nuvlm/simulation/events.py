@@ -127,7 +127,9 @@ def from_genie(
     for event_id, entry in enumerate(entries, start=first_event):
         rng = np.random.default_rng([seed, event_id])
         state, vertex, defect = entry.state, entry.vertex_mm + offset_mm, entry.defect
-        if fiducial is None and not defect and not ((low < vertex) & (vertex < high)).all():
+        if fiducial is None and not defect and not np.isfinite(vertex).all():
+            defect = "has no vertex (see input.simulate.vertices)"
+        elif fiducial is None and not defect and not ((low < vertex) & (vertex < high)).all():
             defect = f"has its vertex at {vertex.round(1).tolist()} mm, outside the detector (see input.offset_mm)"
 
         def draw(
@@ -148,7 +150,8 @@ def simulate(
     """Yield the simulated events, in order.
 
     An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
-    drawn again. Particles that GEANT4 cannot track (nuclei, generator pseudo-particles) are left out and counted.
+    drawn again. Particles that GEANT4 cannot track (nuclei above 4He, generator pseudo-particles) are left out and
+    counted.
 
     Raises:
         InputError: an interaction cannot be used and `on_bad_event` is "error".

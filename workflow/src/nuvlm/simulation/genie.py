@@ -1,37 +1,35 @@
-"""Reader of neutrino interactions from GENIE gRooTracker files.
+"""Reader of neutrino interactions from the files of GENIE, NEUT and NuWro.
 
-Each entry of the tree `gRooTracker` is one interaction: particles and EvtCode (:mod:`nuvlm.simulation.stdhep`), and
-EvtVtx (x, y, z, t; m). The beam is along z.
+Each entry of a tree (:mod:`nuvlm.simulation.generator_trees`) is one interaction: particles, process and vertex. The
+beam is along z.
 """
 
+import logging
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
-import uproot
 
 from nuvlm.base.errors import InputError
-from nuvlm.simulation.final_states import MASS_MEV, FinalState, Particle
-from nuvlm.simulation.stdhep import FINAL, GEV, INITIAL, METRE, NEUTRINOS, StdHep, scattering_mode
+from nuvlm.simulation.final_states import ELECTRON, MASS_MEV, MUON, FinalState, Particle
+from nuvlm.simulation.generator_trees import Entry, FinalStateTree, open_final_states
+from nuvlm.simulation.stdhep import FINAL, GEV, INITIAL, METRE, NEUTRINOS, StdHep
 
-TREE = "gRooTracker"
-BRANCHES = ("StdHepN", "StdHepPdg", "StdHepStatus", "StdHepP4", "EvtVtx")
-CODE_BRANCHES = ("EvtCode/fString", "EvtCode")
-"""EvtCode is a TObjString, which ROOT writes as one branch or split."""
+logger = logging.getLogger(__name__)
+
 ENTRIES_AT_ONCE = 1000
-_Entry = tuple[StdHep, np.ndarray]
 UNITS_OFF = 30
-"""If masses are more than this factor too large, the file is in MeV."""
+"""If masses are more than this factor too large, the file is not in GeV."""
+MEV_IN_GEV = (900.0, 1100.0)
+"""Masses too large by a factor between these are in MeV."""
 SHELL = 1e-3
-"""Tolerance on the mass shell, relative, plus 1 MeV: GENIE and GEANT4 differ in some masses."""
+"""Tolerance on the mass shell, relative, plus 1 MeV: generators and GEANT4 differ in some masses."""
 
 
 @dataclass(frozen=True)
 class GenieEvent:
-    """One entry of a gRooTracker file."""
+    """One entry of a file."""
 
     name: str
     """File and entry."""
@@ -48,14 +46,14 @@ def read_genie(files: Sequence[str | Path], first: int, n: int) -> Iterator[Geni
     Only these entries are read, in blocks.
 
     Raises:
-        InputError: a file is damaged, not a gRooTracker file, or in other units; or there are too few entries, which is
+        InputError: a file is damaged, of another kind, or in other units; or there are too few entries, which is
             checked before reading.
     """
     pieces: list[tuple[Path, int, int]] = []
     available = 0
     for path in map(Path, files):
-        with _open(path) as (tree, _):
-            entries = tree.num_entries
+        with open_final_states(path) as tree:
+            entries = len(tree)
         begin, end = max(first - available, 0), min(first + n - available, entries)
         if begin < end:
             pieces.append((path, begin, end))
@@ -68,98 +66,63 @@ def read_genie(files: Sequence[str | Path], first: int, n: int) -> Iterator[Geni
     )
 
 
-@contextmanager
-def _open(path: Path) -> Iterator[tuple[Any, str | None]]:
-    """The tree, and the name of its EvtCode branch, if that can be read."""
-    if not path.is_file():
-        raise InputError(f"{path}: no such file. Check the path in input.files.")
-    with ExitStack() as stack:
-        try:
-            file = stack.enter_context(uproot.open(path))
-            # edep-sim keeps GENIE's tree in a folder.
-            keys = [key for key in file.keys(recursive=True, cycle=False) if key.split("/")[-1] == TREE]
-            tree = file[keys[0]] if keys else None
-        except Exception as error:  # damaged bytes make uproot raise any exception
-            raise InputError(f"{path}: not a ROOT file, or truncated ({error}). Copy or create it again.") from error
-        if tree is None:
-            raise InputError(
-                f"{path}: there is no tree '{TREE}'. Convert GENIE's output with gntpc -f rootracker and list that."
-            )
-        names = set(tree.keys(recursive=True))
-        missing = [name for name in BRANCHES if name not in names]
-        if missing:
-            raise InputError(
-                f"{path}: the tree '{TREE}' has no branch {', '.join(missing)}. Create the file with gntpc again."
-            )
-        # A branch with sub-branches holds no data.
-        yield tree, next((name for name in CODE_BRANCHES if name in names and not tree[name].branches), None)
-
-
 def _read(pieces: list[tuple[Path, int, int]]) -> Iterator[GenieEvent]:
     for path, begin, end in pieces:
-        with _open(path) as (tree, code):
-            checked = False
+        with open_final_states(path) as tree:
+            gev = None
             for start in range(begin, end, ENTRIES_AT_ONCE):
-                stop = min(start + ENTRIES_AT_ONCE, end)
-                entries, codes = _arrays(path, tree, code, start, stop)
-                checked = checked or _check_units(path, [entry[0] for entry in entries if entry is not None])
-                for number, (entry, text) in enumerate(zip(entries, codes, strict=True), start=start):
-                    yield _event(f"{path}: entry {number}", entry, text)
+                entries = tree.entries(start, min(start + ENTRIES_AT_ONCE, end))
+                gev = gev or _unit(path, tree, entries)
+                for number, entry in enumerate(entries, start=start):
+                    yield _event(f"{path}: entry {number}", entry, gev or 1.0)
 
 
-def _arrays(path: Path, tree: Any, code: str | None, start: int, stop: int) -> tuple[list[_Entry | None], list[str]]:
-    """Entries `start` to `stop` - 1, and their EvtCode."""
-    try:
-        arrays = [tree[name].array(entry_start=start, entry_stop=stop) for name in BRANCHES]
-        codes = tree[code].array(library="np", entry_start=start, entry_stop=stop) if code else [""] * (stop - start)
-    except Exception as error:  # damaged bytes make uproot raise any exception
-        raise InputError(
-            f"{path}: entries {start} to {stop - 1} cannot be read ({error}). The file is damaged: copy or create it "
-            "again."
-        ) from error
-    return [_entry(*values) for values in zip(*arrays, strict=True)], [str(text) for text in codes]
-
-
-def _entry(n: int, pdg: Any, status: Any, p4: Any, vertex: Any) -> _Entry | None:
-    """Particles and vertex (3,), m, of one entry; None if its arrays are too short."""
-    particles = StdHep.of(int(n), pdg, status, p4)
-    where = np.asarray(vertex, dtype=np.float64).reshape(-1)[:3]
-    return None if particles is None or len(where) != 3 else (particles, where)
-
-
-def _check_units(path: Path, entries: list[StdHep]) -> bool:
-    """Compare the masses in `entries` with the known ones in GeV; return whether there were any.
+def _unit(path: Path, tree: FinalStateTree, entries: list[Entry]) -> float | None:
+    """The unit of the momenta in GeV, from the known masses of particles in `entries`; None without any.
 
     Raises:
-        InputError: the masses are a thousand times too large.
+        InputError: it is not GeV, or MeV where programs write that.
     """
     ratios = []
-    for entry in entries:
+    for entry in (entry.particles for entry in entries if entry.particles is not None):
         mass = np.array([MASS_MEV.get(abs(pdg), 0.0) / 1000 for pdg in entry.pdg.tolist()])
         heavy = (mass > 0.1) & np.isin(entry.status, (INITIAL, FINAL)) & np.isfinite(entry.p4).all(axis=1)
         square = entry.p4[heavy, 3] ** 2 - (entry.p4[heavy, :3] ** 2).sum(axis=1)
         ratios.extend(np.sqrt(np.maximum(square, 0)) / mass[heavy])
-    if ratios and np.median(ratios) > UNITS_OFF:
+    if not ratios:
+        return None
+    ratio = float(np.median(ratios))
+    low, high = MEV_IN_GEV
+    if tree.may_be_mev and low < ratio < high:
+        logger.info("%s: momentum unit: MeV (masses are %.0f times those in GeV)", path, ratio)
+        return 1e-3
+    if ratio > UNITS_OFF:
         raise InputError(
-            f"{path}: StdHepP4 is not in GeV: masses are {np.median(ratios):.0f} times too large. "
+            f"{path}: momenta are not in GeV: masses are {ratio:.0f} times too large. "
             "GENIE writes GeV: use the file as written by gntpc."
         )
-    return bool(ratios)
+    return 1.0
 
 
-def _event(name: str, entry: _Entry | None, code: str) -> GenieEvent:
-    if entry is None:
-        return GenieEvent(name, None, np.full(3, np.nan), "has arrays that do not hold StdHepN particles")
-    particles, vertex_m = entry
-    vertex_mm = METRE * vertex_m
+def _event(name: str, entry: Entry, gev: float) -> GenieEvent:
+    if entry.particles is None:
+        return GenieEvent(
+            name, None, np.full(3, np.nan), "has arrays that do not hold the number of particles it names"
+        )
+    particles = StdHep(entry.particles.pdg, entry.particles.status, gev * entry.particles.p4)
+    vertex_mm = METRE * np.array(entry.vertex_m)
     neutrino = particles.neutrino
-    defect = _defect(particles, neutrino)
+    defect = entry.defect or _defect(particles, neutrino)
     if defect or neutrino is None:
         return GenieEvent(name, None, vertex_mm, defect)
     nu_pdg, energy = int(particles.pdg[neutrino]), float(particles.p4[neutrino, 3])
+    process = entry.process
     has_charged_lepton = bool(np.isfinite(particles.lepton_energy(nu_pdg, True)))
-    # From EvtCode; if it does not name the current, from the presence of the charged lepton.
-    is_cc = "[CC]" in code or ("[NC]" not in code and has_charged_lepton)
+    # From the code; if it does not name the current, from the presence of the charged lepton.
+    is_cc = has_charged_lepton if process.is_cc is None else process.is_cc
+    if process.code and is_cc and not has_charged_lepton and abs(nu_pdg) - 1 in (ELECTRON, MUON):
+        defect = f"has EvtCode {process.code}, a charged current, and no charged lepton: its codes are not NEUT modes"
+        return GenieEvent(name, None, vertex_mm, defect)
     y = 1 - particles.lepton_energy(nu_pdg, is_cc) / energy
     final = tuple(
         Particle(pdg, *p4)
@@ -167,7 +130,7 @@ def _event(name: str, entry: _Entry | None, code: str) -> GenieEvent:
             particles.pdg[particles.final].tolist(), (GEV * particles.p4[particles.final]).tolist(), strict=True
         )
     )
-    return GenieEvent(name, FinalState(nu_pdg, is_cc, energy, y, scattering_mode(code), final), vertex_mm)
+    return GenieEvent(name, FinalState(nu_pdg, is_cc, energy, y, process.mode, final), vertex_mm)
 
 
 def _defect(entry: StdHep, neutrino: int | None) -> str | None:

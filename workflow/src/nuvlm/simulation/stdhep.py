@@ -1,7 +1,8 @@
-"""GENIE's StdHep record of an interaction, as in the gRooTracker trees of GENIE and edep-sim files.
+"""The StdHep record of an interaction, as in the trees gRooTracker (GENIE, edep-sim) and nRooTracker (NEUT, NuWro).
 
 For each particle StdHepPdg, StdHepStatus (0 initial, 1 final) and StdHepP4 (px, py, pz, E in GeV); for the interaction
-a text, EvtCode ("nu:14;tgt:1000180400;N:2112;proc:Weak[CC],QES;"). See gntpc in GENIE's user manual.
+EvtCode: GENIE's text ("nu:14;tgt:1000180400;N:2112;proc:Weak[CC],QES;"; see gntpc in GENIE's user manual), or a NEUT
+mode, which NuWro's converter writes too.
 """
 
 import re
@@ -19,6 +20,30 @@ NEUTRINOS = frozenset({12, 14, 16})
 SCATTERING = {"QES": "QE", "MEC": "MEC", "RES": "RES", "DIS": "DIS"} | dict.fromkeys(("COH", "COHPi", "COHEl"), "COH")
 """GENIE's names of scattering types -> :data:`nuvlm.detector.voxels.MODES`, others (IMD, NuEEL, ...) are
 unknown."""
+# NEUT modes, negative for antineutrinos (arXiv 2106.15809). In the resonance region the
+# final states with a pion, a photon, an eta or a kaon have their own; 15 and 35, diffractive, have no mode here.
+NEUT_MODES = (
+    dict.fromkeys((1, 51, 52), "QE")
+    | {2: "MEC"}
+    | dict.fromkeys((11, 12, 13, 17, 22, 23, 31, 32, 33, 34, 38, 39, 42, 43, 44, 45), "RES")
+    | dict.fromkeys((21, 26, 41, 46), "DIS")
+    | dict.fromkeys((16, 36), "COH")
+)
+NEUT_CC, NEUT_NC = range(1, 31), range(31, 60)
+EITHER_CURRENT = 2
+"""NuWro's converter gives this mode to neutral currents too."""
+
+
+@dataclass(frozen=True)
+class Process:
+    """What EvtCode says of an interaction."""
+
+    is_cc: bool | None = None
+    """None if it does not name the current."""
+    mode: int = MODES["unknown"]
+    """A value of :data:`nuvlm.detector.voxels.MODES`."""
+    code: str = ""
+    """A NEUT mode, for messages; empty for other codes."""
 
 
 @dataclass(frozen=True)
@@ -69,3 +94,13 @@ def scattering_mode(code: str) -> int:
     """The mode (:data:`nuvlm.detector.voxels.MODES`) in GENIE's EvtCode."""
     found = re.search(r"proc:[^;]*?,([^;,]+)", code)
     return MODES[SCATTERING.get(found[1].strip(), "unknown")] if found else MODES["unknown"]
+
+
+def process_of_code(code: str) -> Process:
+    """Current and mode in an EvtCode, GENIE's text or a NEUT mode."""
+    number = re.fullmatch(r"\s*(-?\d{1,4})(\.0*)?\s*", code)
+    if not number:
+        return Process(True if "[CC]" in code else False if "[NC]" in code else None, scattering_mode(code))
+    neut = abs(int(number[1]))
+    is_cc = True if neut in NEUT_CC else False if neut in NEUT_NC else None
+    return Process(None if neut == EITHER_CURRENT else is_cc, MODES[NEUT_MODES.get(neut, "unknown")], number[1])

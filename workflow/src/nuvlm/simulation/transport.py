@@ -21,6 +21,9 @@ logger = logging.getLogger(__name__)
 
 PRODUCTION_CUT_MM = 0.7
 """Production cut: secondaries of shorter range are deposited locally."""
+LIGHT_NUCLEI = frozenset({1000010020, 1000010030, 1000020030, 1000020040})
+"""Deuteron, triton, 3He and alpha: they lose energy by ionisation until they stop. Their nuclear reactions are not
+simulated. Heavier nuclei stop within micrometres; they are left out and counted."""
 MASS_TOLERANCE_MEV = 0.01
 """Tolerance for identifying electrons and photons by mass."""
 
@@ -76,9 +79,9 @@ class ArgonBox:
         self._manager.SetUserAction(recorder.tracking)
 
     def knows(self, pdg: int) -> bool:
-        """Whether GEANT4 can track a particle; not nuclei and generator pseudo-particles."""
+        """Whether GEANT4 can track a particle: not nuclei above 4He and generator pseudo-particles."""
         definition = self._gun.find(pdg)
-        return definition is not None and definition.GetParticleType() != "nucleus"
+        return definition is not None and (definition.GetParticleType() != "nucleus" or pdg in LIGHT_NUCLEI)
 
     def transport(self, vertex_mm: np.ndarray, particles: Sequence[Particle], rng: np.random.Generator) -> Deposits:
         """Transport `particles` from `vertex_mm` (3,), with all secondaries.

@@ -1,4 +1,4 @@
-"""Reader of DUNE CVN pixel maps: HDF5, or a folder of zlib maps (``<event>.gz`` with ``<event>.info``).
+"""Reader of DUNE CVN pixel maps: HDF5, or a folder of zlib maps (``<event>.gz`` with ``<event>.info`` or partition.p).
 
 A CVN map has the three wire planes of the far detector, 500 wires x 500 time ticks each. The pixel-map store has wires
 (along the beam) as columns and ticks as rows, like all pixel maps of NuVLM.
@@ -19,9 +19,19 @@ import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.hdf5 import check_dataset, open_hdf5
+from nuvlm.base.hdf5 import check_dataset, hdf5_file
 from nuvlm.detector.voxels import MODES
-from nuvlm.sources.ready_maps import LARGEST, BadEvent, PixelMap, PixelMapWriter, event_number, require_distinct
+from nuvlm.sources.cvn_partition import find_partition, read_partition
+from nuvlm.sources.ready_maps import (
+    LARGEST,
+    WIRES_AND_TIME,
+    BadEvent,
+    PixelMap,
+    PixelMapWriter,
+    event_number,
+    require_distinct,
+)
+from nuvlm.sources.recognition import of_another_kind
 
 logger = logging.getLogger(__name__)
 
@@ -33,6 +43,8 @@ INTERACTIONS = ("QE", "RES", "DIS", "unknown")
 ELASTIC_LABEL, NC_LABEL = 12, 13
 PROTON_BEAM_GEV = 120.0
 """Energy of the beam's protons, the upper limit on the neutrino energy."""
+USUAL_GEV, USUAL_Y = (0.6, 20.0), (0.05, 0.85)
+"""Limits on the medians of the neutrino energy, GeV, and of the inelasticity."""
 INFO = {"label": 0, "e_nu": 1, "e_lep": 2, "nu_pdg": 7}
 """Lines of an .info file as written by CVNZlibMaker; releases differ only after the 14th line."""
 
@@ -56,33 +68,41 @@ def convert_cvn(path: Path, out: PixelMapWriter) -> None:
     if path.is_dir():
         names = sorted(file.stem for file in path.glob("*.gz"))
         if not names:
-            raise InputError(f"{path}: there is no <event>.gz in it. Is this a folder of CVN maps?")
+            raise InputError(
+                f"{path}: there is no <event>.gz in it. Is this a folder of CVN maps?{of_another_kind(path)}"
+            )
         without_map = sorted({file.stem for file in path.glob("*.info")} - set(names))
         if without_map:
             logger.warning("%s: %d files .info have no map (first: %s)", path, len(without_map), without_map[0])
         ids = [event_number(name) for name in names]
         require_distinct(path, names, ids)
-        events = _in_gev(path, _read_folder(path, names, ids, planes))
-        out.write(path, events, len(names), source="cvn", views=chosen)
+        events = _in_gev(path, _read_folder(path, names, ids, planes, _partition(path, names, out)), out)
+        out.write(path, events, len(names), source="cvn", views=chosen, axes=WIRES_AND_TIME)
         return
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder. Check the path in input.files.")
     with _reading(path):
-        file = open_hdf5(path)
+        file = hdf5_file(path)
     with file:
         with _reading(path):
             images = _images(path, file)
             columns = _columns(path, file, len(images))
-        events = _in_gev(path, _read_file(path, images, columns, planes))
-        out.write(path, events, len(images), source="cvn", views=chosen)
+        events = _in_gev(path, _read_file(path, images, columns, planes), out)
+        out.write(path, events, len(images), source="cvn", views=chosen, axes=WIRES_AND_TIME)
 
 
-def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent]) -> Iterator[PixelMap | BadEvent]:
-    """Yield the events, then raise InputError if half of them have more energy than the beam's protons."""
-    energies = []
+def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent], out: PixelMapWriter) -> Iterator[PixelMap | BadEvent]:
+    """Yield the events, and record energies and inelasticities that are unusual for DUNE's beam.
+
+    Raises:
+        InputError: half of the neutrinos have more energy than the beam's protons.
+    """
+    energies, shares = [], []
     for event in events:
         if isinstance(event, PixelMap) and np.isfinite(event.nu_energy):
             energies.append(event.nu_energy)
+        if isinstance(event, PixelMap) and np.isfinite(event.inelasticity):
+            shares.append(event.inelasticity)
         yield event
     median = float(np.median(energies)) if energies else 0.0
     if median > PROTON_BEAM_GEV:
@@ -90,6 +110,14 @@ def _in_gev(path: Path, events: Iterator[PixelMap | BadEvent]) -> Iterator[Pixel
             f"{path}: the neutrino energies (median {median:g}) cannot be in GeV: the protons of the beam have "
             f"{PROTON_BEAM_GEV:g} GeV. Convert them to GeV."
         )
+    low, high = USUAL_GEV
+    if energies and not low < median < high:
+        out.conclude(path, "neutrino energy", f"unusual: median {median:.3g} GeV",
+                     f"{low:g} to {high:g} GeV in DUNE's beam", doubt=True)  # fmt: skip
+    y = float(np.median(shares)) if shares else 0.5
+    low, high = USUAL_Y
+    if not low < y < high:
+        out.conclude(path, "inelasticity", f"unusual: median {y:.3g}", f"{low:g} to {high:g} are usual", doubt=True)
 
 
 @contextmanager
@@ -97,13 +125,17 @@ def _reading(path: Path) -> Iterator[None]:
     try:
         yield
     except (OSError, RuntimeError) as error:
-        raise InputError(f"{path}: not HDF5, or truncated ({error}). Copy or create it again.") from error
+        raise InputError(
+            f"{path}: not HDF5, or truncated ({error}). Copy or create it again.{of_another_kind(path)}"
+        ) from error
 
 
 def _images(path: Path, file: h5py.File) -> h5py.Dataset:
     images = file.get("images")
     if not isinstance(images, h5py.Dataset):
-        raise InputError(f"{path}: there is no data set 'images' (found: {', '.join(file) or 'nothing'}).")
+        raise InputError(
+            f"{path}: there is no data set 'images' (found: {', '.join(file) or 'nothing'}).{of_another_kind(path)}"
+        )
     if images.ndim != 4 or images.shape[1] != len(VIEWS) or images.dtype != np.uint8:
         raise InputError(
             f"{path}: 'images' is {images.dtype} {images.shape}; CVN maps are uint8 (events, 3, wires, ticks)."
@@ -153,15 +185,40 @@ def _read_file(
 
 
 def _read_folder(
-    path: Path, names: Sequence[str], ids: Sequence[int], planes: Sequence[int]
+    path: Path, names: Sequence[str], ids: Sequence[int], planes: Sequence[int], labels: Mapping[str, dict[str, float]]
 ) -> Iterator[PixelMap | BadEvent]:
     for name, number in zip(names, ids, strict=True):
         try:
             maps, known = _read_zlib(name, path / f"{name}.gz"), _read_info(name, path / f"{name}.info")
+            known = known or labels.get(name, {})
         except BadEvent as bad:
             yield bad
         else:
             yield _event(name, number, maps[planes], known)
+
+
+def _partition(path: Path, names: Sequence[str], out: PixelMapWriter) -> dict[str, dict[str, float]]:
+    """The labels of a partition file by the name of the map; empty where all maps have an .info file, or none.
+
+    Raises:
+        InputError: the file cannot be used, or its events are not those of the folder.
+    """
+    without = [name for name in names if not (path / f"{name}.info").exists()]
+    file = find_partition(path) if without else None
+    if file is None:
+        if without:
+            evidence = f"there is no {without[0]}.info, and no partition.p"
+            value = f"unknown for {len(without)} of {len(names)} maps"
+            out.conclude(path, "truth", value, evidence, doubt=len(without) < len(names))
+        return {}
+    labels = read_partition(file)
+    labels = {name: found for name in names if (found := labels.get(name, labels.get(name.removeprefix("event"))))}
+    met = sum(name in labels for name in without)
+    if not met:
+        raise InputError(f"{file}: has labels for none of the {len(names)} maps, such as {names[0]}. Remove it.")
+    evidence = f"{file.name} has labels for {met} of {len(without)} maps without an .info file"
+    out.conclude(path, "truth", f"classes from {file.name}, without energies", evidence, doubt=met < len(without))
+    return labels
 
 
 def _read_zlib(name: str, file: Path) -> np.ndarray:
@@ -196,6 +253,8 @@ def _event(
 ) -> PixelMap | BadEvent:
     """Assemble an event; `maps` is (views, wires, ticks)."""
     label = known.get("label", np.nan)
+    if np.isinf(label) or np.isinf(known.get("nu_pdg", 0)):
+        return BadEvent(name, f"has the label {label:g} and PDG code {known.get('nu_pdg', np.nan):g}")
     named = None if np.isnan(label) else _name_of(int(label))
     if class_name is not None and named is not None and class_name != named:
         return BadEvent(name, f"is {class_name} by its class and {named} by its label")

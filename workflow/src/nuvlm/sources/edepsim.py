@@ -16,9 +16,11 @@ import numpy as np
 import uproot
 
 from nuvlm.base.errors import InputError
+from nuvlm.sources.ancestry import Ancestry, Tracks
 from nuvlm.sources.edepsim_truth import GenieRecord, reaction_truth
-from nuvlm.sources.interactions import Interaction, Truth, event_ids
-from nuvlm.sources.memberwise import LAYOUTS, Hits, LayoutError, Particles, decode_hits, decode_particles
+from nuvlm.sources.interactions import Interaction, Numbers, Truth, event_ids, passes
+from nuvlm.sources.memberwise import LAYOUTS, Hits, LayoutError, decode_hits, decode_particles
+from nuvlm.sources.recognition import of_another_kind
 from nuvlm.sources.rootfile import class_members, find_tree, open_root, read_branch
 from nuvlm.sources.shard_writer import VoxelShardWriter
 
@@ -37,6 +39,8 @@ BRANCHES = (
     "SegmentDetectors.first",
     "SegmentDetectors.second",
 )
+DESCRIPTION = ("Trajectories.PDGCode", "Trajectories.InitialMomentum")
+"""Branches that some files lack or leave empty."""
 STEP_BYTES = 32e6  # of hits, read at a time
 RUN = 10**6  # events a run, as 2x2_sim numbers them
 
@@ -46,6 +50,7 @@ def convert_edepsim(path: Path, out: VoxelShardWriter) -> None:
 
     The hits of all sensitive detectors are used. The event number is ``EventId``, or run x 10^6 + event if these repeat
     or are negative, as in 2x2_sim; with the vertex number, :func:`nuvlm.sources.interactions.event_ids` makes the id.
+    In merged files whose numbers repeat it is the place; the table /truth/numbers has the numbers of the file.
     Memory holds some events at a time, whatever the length of the file.
 
     Raises:
@@ -58,19 +63,26 @@ def convert_edepsim(path: Path, out: VoxelShardWriter) -> None:
         if record:
             record.match(events.interaction, events.position_mm, bool((events.n_vertices == 1).all()))
         keys = events.keys()
-        interactions = _interactions(events, record, event_ids(path, keys))
-        out.write(path, interactions, len(keys))
+        interactions = _interactions(events, record, keys, event_ids(path, keys, out.conclude), out)
+        out.write(path, events.account(interactions, out), len(keys))
         for name, energy in events.detector_mev.items():
             logger.info("%s: %.1f MeV in sensitive detector %s", path, energy, name)
 
 
-def _interactions(events: "_Events", record: GenieRecord | None, ids: list[int]) -> Iterator[Interaction]:
+def _interactions(
+    events: "_Events",
+    record: GenieRecord | None,
+    keys: list[tuple[int, int, int]],
+    ids: list[int],
+    out: VoxelShardWriter,
+) -> Iterator[Interaction]:
+    order = list(out.order)
     n_done, n_vertices = 0, 0  # interactions, vertices
     for block in events.blocks():
         if record:
             record.read(n_vertices, n_vertices + sum(len(entry.vertices) for entry in block))
         for entry in block:
-            owner, defect = entry.vertex_of_each_hit()
+            owner, defect = entry.ancestry.vertex_of_each_hit(entry.hits, [truth.vertex_mm for truth in entry.vertices])
             for vertex in range(max(len(entry.vertices), 1)):
                 name, truth = f"event {entry.event}", Truth()
                 if entry.vertices:
@@ -79,8 +91,10 @@ def _interactions(events: "_Events", record: GenieRecord | None, ids: list[int])
                     truth = record.complete(truth, n_vertices, name) if record else truth
                     n_vertices += 1
                 selected, hits = owner == vertex, entry.hits
-                deposits = hits.start_mm[selected], hits.stop_mm[selected], hits.energy_mev[selected]
-                yield Interaction(ids[n_done], *deposits, name, truth, defect)
+                start, stop = (mm[selected][:, order] for mm in (hits.start_mm, hits.stop_mm))
+                truth = truth.permuted(out.order) if out.axes else truth
+                numbers = Numbers(entry.event, vertex, entry.run, keys[n_done][2])
+                yield Interaction(ids[n_done], start, stop, hits.energy_mev[selected], name, truth, defect, numbers)
                 n_done += 1
 
 
@@ -89,34 +103,10 @@ class _Entry:
     """One event of the file."""
 
     event: int
+    run: int
     hits: Hits
     vertices: list[Truth]
-    particles: list[Particles]
-    """Of each vertex."""
-    parent: dict[int, int]
-    """Track -> parent, where there are several vertices."""
-
-    def vertex_of_each_hit(self) -> tuple[np.ndarray, str | None]:
-        """(hits,): the vertex that each hit descends from, -1 for none; and the defect of the event, if any."""
-        if len(self.vertices) <= 1:
-            return np.zeros(len(self.hits.energy_mev), dtype=np.int64), None
-        vertex_of = {
-            track: vertex
-            for vertex, part in enumerate(self.particles)
-            for track in part.track_id.tolist()
-            if track >= 0
-        }
-        tracks, inverse = np.unique(self.hits.primary_id, return_inverse=True)
-        owner = np.array([self._vertex_above(track, vertex_of) for track in tracks.tolist()], dtype=np.int64)[inverse]
-        lost = self.hits.energy_mev[owner < 0]
-        return owner, f"has {lost.sum():.3g} MeV that descend from no vertex" if lost.any() else None
-
-    def _vertex_above(self, track: int, vertex_of: dict[int, int]) -> int:
-        for _ in range(len(self.parent) + 1):  # ends even if the list of parents is circular
-            if track in vertex_of:
-                return vertex_of[track]
-            track = self.parent.get(track, -1)
-        return -1
+    ancestry: Ancestry
 
 
 class _Events:
@@ -127,6 +117,7 @@ class _Events:
         position_mm: (vertices, 3).
         n_vertices: (entries,).
         detector_mev: energy in each sensitive detector, summed over the entries read so far.
+        renumbered: how hits were given to vertices in entries whose track ids are no help.
     """
 
     def __init__(self, path: Path, file: Any) -> None:
@@ -134,7 +125,9 @@ class _Events:
         tree = find_tree(path, file, TREE)
         if tree is None:
             found = ", ".join(file.keys(cycle=False)) or "nothing"
-            raise InputError(f"{path}: there is no tree {TREE} (found: {found}). Is this an edep-sim file?")
+            raise InputError(
+                f"{path}: there is no tree {TREE} (found: {found}). Is this an edep-sim file?{of_another_kind(path)}"
+            )
         names = {branch.name.removeprefix("Event."): branch for branch in tree.itervalues()}
         missing = [name for name in BRANCHES if name not in names]
         if missing:
@@ -149,6 +142,7 @@ class _Events:
                     f"{', '.join(members)}. This version of edep-sim is not supported."
                 )
         self._branches = {name: names[name] for name in BRANCHES}
+        self._optional = {name: names[name] for name in DESCRIPTION if name in names}
         self._n_entries = tree.num_entries
         if not self._n_entries:
             raise InputError(f"{path}: tree {TREE} is empty. Remove the file from input.files.")
@@ -158,15 +152,34 @@ class _Events:
         position = ak.flatten(self._read("Primaries.Position", 0, self._n_entries, "ak"))
         self.position_mm = np.stack([ak.to_numpy(position["fP", f"f{axis}"]) for axis in "XYZ"], axis=1)
         self.detector_mev: dict[str, float] = defaultdict(float)
-        self._event = self._event_numbers()
+        self.renumbered: list[str] = []
+        self._run, self._event = (
+            self._read(name, 0, self._n_entries, "np").astype(np.int64) for name in ("RunId", "EventId")
+        )
 
-    def keys(self) -> list[tuple[int, int]]:
-        """Event and vertex number of each neutrino; an event without a vertex counts as one neutrino."""
+    def keys(self) -> list[tuple[int, int, int]]:
+        """Number of the event, of the vertex and of the merged file of each neutrino.
+
+        An event without a vertex counts as one neutrino.
+        """
+        number = self._event
+        if (number < 0).any() or len(np.unique(number)) < len(number):
+            number = (self._run * RUN + number).astype(np.uint64)  # negative ones wrap, as in the files of 2x2_sim
+        starts = passes(number.tolist())
+        file = np.searchsorted(starts[1:], np.arange(len(number)), side="right")
         return [
-            (event, vertex)
-            for event, n in zip(self._event, self.n_vertices.tolist(), strict=True)
+            (event, vertex, place)
+            for event, n, place in zip(number.tolist(), self.n_vertices.tolist(), file.tolist(), strict=True)
             for vertex in range(max(n, 1))
         ]
+
+    def account(self, interactions: Iterator[Interaction], out: VoxelShardWriter) -> Iterator[Interaction]:
+        """Yield `interactions`, then record whose hits were given to vertices in another way than by track ids."""
+        yield from interactions
+        if self.renumbered:
+            out.conclude(self._path, "track ids", f"hits given to vertices by {self.renumbered[0]} in "
+                         f"{len(self.renumbered)} events", "primaries and hits are numbered differently: by their "
+                         "numbers, charge would not touch its vertex", doubt=True)  # fmt: skip
 
     def blocks(self) -> Iterator[list[_Entry]]:
         """Yield the entries of the file in blocks.
@@ -189,15 +202,12 @@ class _Events:
         hits, primaries = (
             self._bytes(name, first, stop) for name in ("SegmentDetectors.second", "Primaries.Particles")
         )
+        tracks = [Tracks.none()] * (stop - first)
         if (self.n_vertices[first:stop] > 1).any():
-            tracks, parents = (
-                self._read(f"Trajectories.{name}", first, stop, "np") for name in ("TrackId", "ParentId")
-            )
-        else:
-            tracks = parents = [np.zeros(0)] * (stop - first)
+            tracks = self._tracks(first, stop)
         vertex = int(self.n_vertices[:first].sum())
         entries = []
-        for i, event in enumerate(self._event[first:stop]):
+        for i, event in enumerate(self._event[first:stop].tolist()):
             try:
                 detectors, particles = decode_hits(hits[i]), decode_particles(primaries[i])
             except LayoutError as error:
@@ -218,23 +228,25 @@ class _Events:
                 for v, reaction in enumerate(reactions[i])
             ]
             vertex += len(truths)
-            parent = dict(zip(tracks[i].tolist(), parents[i].tolist(), strict=True))
-            entries.append(_Entry(event, Hits.merged(detectors), truths, particles, parent))
+            ancestry = Ancestry(particles, tracks[i], self.renumbered)
+            entries.append(_Entry(event, int(self._run[first + i]), Hits.merged(detectors), truths, ancestry))
         return entries
 
-    def _event_numbers(self) -> list[int]:
-        run, event = (self._read(name, 0, self._n_entries, "np").astype(np.int64) for name in ("RunId", "EventId"))
-        if (event >= 0).all() and len(np.unique(event)) == len(event):
-            return event.tolist()
-        number = (run * RUN + event).astype(np.uint64)  # negative ones wrap, as in the files of 2x2_sim
-        unique, counts = np.unique(number, return_counts=True)
-        if (counts > 1).any():
-            at = int(np.argmax(number == unique[counts > 1][0]))
-            raise InputError(
-                f"{self._path}: event {event[at]} of run {run[at]} occurs twice. If files were merged, list the "
-                "original files in input.files."
-            )
-        return number.tolist()
+    def _tracks(self, first: int, stop: int) -> list[Tracks]:
+        """The trajectories of each entry."""
+        number, parent = (self._read(f"Trajectories.{name}", first, stop, "np") for name in ("TrackId", "ParentId"))
+        found = [Tracks(*map(np.asarray, pair)) for pair in zip(number, parent, strict=True)]
+        if not set(DESCRIPTION) <= self._optional.keys():
+            return found
+        pdg = read_branch(self._path, self._optional[DESCRIPTION[0]], first, stop, "np")
+        four = read_branch(self._path, self._optional[DESCRIPTION[1]], first, stop, "ak")
+        if len(pdg) != len(found) or len(four) != len(found):
+            return found
+        momentum = ak.concatenate([four["fP", f"f{axis}"][..., None] for axis in "XYZ"], axis=-1)
+        return [
+            tracks.described(np.asarray(codes), np.asarray(momenta))
+            for tracks, codes, momenta in zip(found, pdg, momentum, strict=True)
+        ]
 
     def _bytes(self, name: str, first: int, stop: int) -> list[np.ndarray]:
         """The bytes of each entry of a branch that uproot cannot interpret."""

@@ -1,11 +1,11 @@
-"""edep-sim's lists of hits and particles, decoded from member-wise streamed ROOT bytes.
+"""edep-sim's lists of hits and particles, and LArCV's clusters of voxels, decoded from member-wise streamed ROOT bytes.
 
 uproot reads the bytes of such lists but cannot interpret them. An entry of the branch is a byte count, a version with
 bit 0x4000 and the version of the class (and its checksum, if that is 0); then the lists, one per sensitive
 detector or vertex. A list is the number n of its objects and, unless that is 0, columns: each member of all n objects
 before the next member. A column of vectors or strings begins with a byte count and a version, once; in one of objects
-each has its own. All numbers are big-endian. See TStreamerInfoReadBuffer.cxx in ROOT, and TG4HitSegment.h and
-TG4PrimaryVertex.h in edep-sim.
+each has its own. All numbers are big-endian. See TStreamerInfoReadBuffer.cxx in ROOT, TG4HitSegment.h and
+TG4PrimaryVertex.h in edep-sim, and Voxel.h in larcv2.
 """
 
 from collections.abc import Iterator
@@ -28,6 +28,8 @@ LAYOUTS = {
     "TG4PrimaryParticle": ("TObject", "TrackId", "Name", "PDGCode", "Momentum"),
 }
 """Members of the classes, in order, as described in the file; the same in all versions of edep-sim so far."""
+VOXEL_MEMBERS = ("_id", "_value")
+"""Members of larcv::Voxel."""
 MEMBER_WISE = 0x4000
 COUNTED = 0x40000000
 T_OBJECT = np.dtype([("version", ">u2"), ("id", ">u4"), ("bits", ">u4")])
@@ -116,6 +118,20 @@ def decode_particles(data: np.ndarray) -> list[Particles]:
         pdg = reader.column(">i4", n)
         vertices.append(Particles(track.astype(np.int64), pdg.astype(np.int64), reader.four_vectors(n)))
     return vertices
+
+
+def decode_voxels(data: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Decode an entry of LArCV's ``_voxel_vv._voxel_v``: ids (u8) and values (f4) of the voxels of all clusters.
+
+    Raises:
+        LayoutError: the bytes are not vectors of larcv::Voxel, member-wise.
+    """
+    reader = _Reader(data)
+    ids, values = [np.zeros(0, dtype=np.uint64)], [np.zeros(0, dtype=np.float32)]
+    for n in reader.lists():
+        ids.append(reader.column(">u8", n))
+        values.append(reader.column(">f4", n))
+    return np.concatenate(ids).astype(np.uint64), np.concatenate(values).astype(np.float32)
 
 
 class _Reader:

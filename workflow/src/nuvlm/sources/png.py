@@ -21,6 +21,7 @@ from nuvlm.sources.ready_maps import (
     is_number,
     require_distinct,
 )
+from nuvlm.sources.recognition import of_another_kind
 
 logger = logging.getLogger(__name__)
 
@@ -68,7 +69,9 @@ def convert_png(path: Path, out: PixelMapWriter) -> None:
 def _list_files(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[str, Path]]:
     """Event -> view -> image, and event -> file with its class label."""
     if not folder.is_dir():
-        raise InputError(f"{folder}: no such folder. With source 'png', input.files lists folders.")
+        raise InputError(
+            f"{folder}: no such folder. With source 'png', input.files lists folders.{of_another_kind(folder)}"
+        )
     images: dict[str, dict[str, Path]] = defaultdict(dict)
     labels: dict[str, Path] = {}
     others = []
@@ -83,6 +86,7 @@ def _list_files(folder: Path) -> tuple[dict[str, dict[str, Path]], dict[str, Pat
     if not images:
         raise InputError(
             f"{folder}: there is no image <event>_<view>.png in it ({len(others)} other files). Check the path."
+            f"{of_another_kind(folder)}"
         )
     if others:
         logger.warning("%s: %d files are neither <event>_<view>.png nor <event>%s and were left out (first: %s)",

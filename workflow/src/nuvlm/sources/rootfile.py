@@ -8,6 +8,9 @@ from typing import Any
 import uproot
 
 from nuvlm.base.errors import InputError
+from nuvlm.sources.recognition import of_another_kind
+
+MAGIC = b"root"
 
 
 @contextmanager
@@ -19,6 +22,12 @@ def open_root(path: Path) -> Iterator[Any]:
     """
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path in input.files.")
+    with open(path, "rb") as content:
+        if content.read(len(MAGIC)) != MAGIC:
+            raise InputError(
+                f"{path}: not ROOT, empty or truncated. Copy or create it again, or check input.source."
+                f"{of_another_kind(path)}"
+            )
     with _explained(f"{path}: not ROOT, empty or truncated"):
         file = uproot.open(path, array_cache=None)  # nothing is read twice
     with file:

@@ -8,11 +8,13 @@ stays cheap and an edited table reruns nothing.
 from dataclasses import dataclass
 from typing import Literal
 
-Kind = Literal["steps", "maps"]
-"""``steps``: energy deposits, whose charge has yet to drift to the anodes. ``maps``: ready pixel maps."""
+Kind = Literal["steps", "drifted", "maps"]
+"""``steps``: energy deposits, whose charge has yet to drift to the anodes. ``drifted``: charge that was read out, which
+is not smeared again. ``maps``: ready pixel maps."""
 
 WRITERS: dict[Kind, str] = {
     "steps": "nuvlm.sources.shard_writer:VoxelShardWriter",
+    "drifted": "nuvlm.sources.shard_writer:DriftedShardWriter",
     "maps": "nuvlm.sources.ready_maps:PixelMapWriter",
 }
 """Kind -> what a reader of this kind writes with, as ``module:class``."""
@@ -40,20 +42,79 @@ class Source:
 
 
 STEPS = frozenset({"offset_mm", "recombination"})
+FOREIGN_STEPS = STEPS | {"axes", "outside_limit"}
+IMAGES = frozenset({"offset_mm", "outside_limit", "product", "mev_per_unit"})
 
 SOURCES = {
     # offset_mm has an effect only with vertices from GENIE's files, which the configuration checks.
-    "simulate": Source("steps", "none (GEANT4), or GENIE gRooTracker ROOT files", settings=STEPS),
-    "voxels": Source("steps", "voxel shards, used in place"),
-    "edepsim": Source("steps", "edep-sim ROOT files", "nuvlm.sources.edepsim:convert_edepsim", settings=STEPS),
-    "larndsim": Source(
-        "steps", "larnd-sim or 2x2_sim HDF5 files", "nuvlm.sources.larndsim:convert_larndsim", settings=STEPS
+    "simulate": Source(
+        "steps",
+        "none (GEANT4), or ROOT files of GENIE, NEUT or NuWro final states",
+        recognise="nuvlm.sources.recognition:recognise_genie",
+        settings=STEPS,
     ),
-    "png": Source("maps", "folders of PNG images", "nuvlm.sources.png:convert_png", settings=frozenset({"views"})),
+    "voxels": Source("steps", "voxel shards, used in place", recognise="nuvlm.sources.recognition:recognise_voxels"),
+    "edepsim": Source(
+        "steps",
+        "edep-sim ROOT files",
+        "nuvlm.sources.edepsim:convert_edepsim",
+        "nuvlm.sources.recognition:recognise_edepsim",
+        settings=FOREIGN_STEPS,
+    ),
+    "larndsim": Source(
+        "steps",
+        "larnd-sim or 2x2_sim HDF5 files, or the copy of their tables in ndlar_flow files",
+        "nuvlm.sources.larndsim:convert_larndsim",
+        "nuvlm.sources.recognition:recognise_larndsim",
+        settings=FOREIGN_STEPS,
+    ),
+    "ndlarflow": Source(
+        "drifted",
+        "ndlar_flow HDF5 files, of which the reconstructed hits are read",
+        "nuvlm.sources.ndlarflow:convert_ndlarflow",
+        "nuvlm.sources.ndlarflow:recognise_ndlarflow",
+        settings=frozenset({"offset_mm", "outside_limit"}),
+    ),
+    "png": Source(
+        "maps",
+        "folders of PNG images",
+        "nuvlm.sources.png:convert_png",
+        "nuvlm.sources.recognition:recognise_png",
+        settings=frozenset({"views"}),
+    ),
+    "larcv": Source(
+        "steps",
+        "LArCV 2 ROOT, LArCV 3 or SPINE HDF5 files, their true energy deposits",
+        "nuvlm.sources.larcv:convert_larcv",
+        "nuvlm.sources.larcv:recognise_larcv",
+        IMAGES,
+    ),
+    "larcv_charge": Source(
+        "drifted",
+        "the same files, their reconstructed charge",
+        "nuvlm.sources.larcv_charge:convert_larcv_charge",
+        "nuvlm.sources.larcv_charge:recognise_larcv_charge",
+        IMAGES,
+    ),
+    "pilarnet": Source(
+        "steps",
+        "PILArNet-M HDF5 files",
+        "nuvlm.sources.pilarnet:convert_pilarnet",
+        "nuvlm.sources.pilarnet:recognise_pilarnet",
+        frozenset({"offset_mm", "outside_limit", "mev_per_unit"}),
+    ),
     "cvn": Source(
         "maps",
         "DUNE CVN pixel maps, HDF5 files or folders of zlib maps",
         "nuvlm.sources.cvn:convert_cvn",
+        "nuvlm.sources.recognition:recognise_cvn",
         settings=frozenset({"views"}),
+    ),
+    "microboone": Source(
+        "maps",
+        "MicroBooNE open data, HDF5 files with hits on wires",
+        "nuvlm.sources.microboone:convert_microboone",
+        "nuvlm.sources.microboone:recognise_microboone",
+        settings=frozenset({"views", "wires"}),
     ),
 }

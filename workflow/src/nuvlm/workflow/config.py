@@ -5,11 +5,13 @@ they are put together with the rest. Nothing heavy is imported: Snakemake reads 
 """
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from datetime import date
+from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
+import yaml
 from pydantic import (
     AfterValidator,
     BeforeValidator,
@@ -22,12 +24,13 @@ from pydantic import (
 
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.settings import Settings
-from nuvlm.detector.geometry import Detector, Diffusion, fiducial_box_mm
+from nuvlm.detector.geometry import Centre, Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Readout, Recombination
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
 from nuvlm.models.jobs import FamilySettings
 from nuvlm.models.table import FAMILIES, family_of
 from nuvlm.sources.table import SOURCES
+from nuvlm.sources.wire_pixels import WirePixels
 
 if TYPE_CHECKING:
     from nuvlm.models.bdt.settings import BdtSettings
@@ -71,7 +74,7 @@ class SimulateSettings(Settings):
     events_per_shard: Count = 300
     seed: Annotated[int, Field(ge=0)] = 7
     final_states: Literal["sample", "genie"] = "sample"
-    """Final states: sampled, or read from GENIE gRooTracker files (input.files)."""
+    """Final states: sampled, or read from files of GENIE, NEUT or NuWro (input.files; docs/simulation.md)."""
     vertices: Literal["fiducial", "file"] = "fiducial"
     """Vertices: uniform in the fiducial volume, or those of the GENIE files."""
     margin_mm: Annotated[float, Field(ge=0)] = 500
@@ -86,11 +89,22 @@ class InputSettings(Settings):
     """Paths or glob patterns; one file is one shard, named after it. Empty for sampled final states."""
     offset_mm: tuple[float, float, float] = (0, 0, 0)
     """Added to the coordinates of a file whose origin is not the detector's, mm."""
+    axes: Literal["xyz", "xzy", "yxz", "yzx", "zxy", "zyx"] | None = None
+    """What the file calls x, y and z of the detector: `zyx` where x and z are exchanged; null: as they are called,
+    unless the evidence is against it."""
+    outside_limit: Annotated[float, Field(ge=0, le=1)] = 0.2
+    """Largest part of a file's energy that may lie outside the detector."""
     on_bad_event: OnBadEvent = "error"
     """An event that cannot be used (a value that is not a number, nothing inside the detector): `error` stops with its
     name, `skip` leaves it out and counts it in the log."""
+    product: Annotated[str, Field(min_length=1, max_length=200)] | None = None
+    """LArCV and SPINE files only: the data product to read, such as sparse3d_reco; the usual one if null."""
+    mev_per_unit: Annotated[float, Field(gt=0, allow_inf_nan=False)] = 1
+    """LArCV, SPINE and PILArNet files only: energy of one unit of the product's values, MeV."""
     views: tuple[str, ...] | None = None
     """Ready pixel maps only: the views to use, in this order; all if null."""
+    wires: WirePixels = WirePixels()
+    """Sources with hits on wires only: the pixels of the maps that are made of them."""
     recombination: Recombination = Recombination()
     simulate: SimulateSettings = SimulateSettings()
 
@@ -113,10 +127,17 @@ class InputSettings(Settings):
         has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"
         if any(self.offset_mm) and not ("offset_mm" in settings and has_coordinates):
             raise ValueError(f"offset_mm has no effect for source '{self.source}': leave it at [0, 0, 0]")
+        for name in ("axes", "outside_limit", "product", "mev_per_unit"):
+            if getattr(self, name) != type(self).model_fields[name].default and name not in settings:
+                raise ValueError(f"{name} has no effect for source '{self.source}': leave it out")
         if self.views is not None and "views" not in settings:
             raise ValueError(f"views has no effect for source '{self.source}', which has XZ and YZ: leave it out")
         if self.views is not None and (not self.views or len(set(self.views)) != len(self.views)):
             raise ValueError("views: name each once, and at least one, or leave it out")
+        if self.wires != WirePixels() and "wires" not in settings:
+            raise ValueError(
+                f"wires has no effect for source '{self.source}', which has no hits on wires: leave it out"
+            )
         if self.recombination.model != "none" and "recombination" not in settings:
             raise ValueError(
                 f"recombination needs the energy loss along each step, which source '{self.source}' does not have: "
@@ -139,8 +160,9 @@ class PixelMapSettings(Settings):
 
     size: Annotated[int, Field(ge=16, le=4096, multiple_of=2)] = 512
     """Side of the window, pixels."""
-    centre: Literal["vertex", "centroid"] = "vertex"
-    """Centre of the window; an event without a known vertex is centred on its energy-weighted centroid."""
+    centre: Centre = "charge"
+    """Centre of the window: `charge`, the interaction point found from the charge; `vertex`, the true vertex, as
+    published; `centroid`, the energy-weighted centroid. Events for which it fails are centred by `charge`."""
     transfer: Literal["log", "linear"] = "log"
     """Energy to grayscale; see nuvlm.detector.grayscale.grayscale."""
     white_mev: Annotated[float, Field(gt=0)] = 200
@@ -211,6 +233,11 @@ class Config(_Families):
         self.detector.display_shape(self.display.pixel_mm)
         if self.input.source == "simulate":
             fiducial_box_mm(self.detector, self.input.simulate.margin_mm, self.input.simulate.margin_downstream_mm)
+        if SOURCES[self.input.source].kind == "drifted" and self.display.readout.has_effects:
+            raise ValueError(
+                f"display.readout cannot act on source '{self.input.source}', whose charge was read out already: leave "
+                "display.readout at its defaults"
+            )
         if self.models_from == self.run:
             raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
@@ -261,6 +288,29 @@ def parse_config(values: Mapping[str, Any]) -> Config:
                 message += f" (got {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
             lines.append(f"  {key}: {message}")
         raise InputError("the configuration cannot be used; mend these keys:\n" + "\n".join(lines)) from None
+
+
+def read_overlays(files: Iterable[Path]) -> dict[str, Any]:
+    """The merged values of a configuration file and its overlays; later ones win, key by key.
+
+    Raises:
+        InputError: a file cannot be read.
+    """
+    values: dict[str, Any] = {}
+    for file in files:
+        try:
+            _merge(values, yaml.safe_load(file.read_text()))
+        except (OSError, yaml.YAMLError, AttributeError) as error:
+            raise InputError(f"{file}: no readable configuration ({error}). Check the path and the YAML.") from error
+    return values
+
+
+def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+    """`base` updated with `overlay`, section by section, as Snakemake merges configuration files."""
+    for key, value in overlay.items():
+        section = base.get(key)
+        base[key] = _merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
+    return base
 
 
 def _with_nulls(value: Any) -> Any:

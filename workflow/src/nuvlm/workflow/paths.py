@@ -13,6 +13,7 @@ from nuvlm.workflow.config import Config
 # Zarr arrays of the stores and how many dimensions they have.
 DISPLAY_ARRAYS = {"xz": 3, "yz": 3, "event_id": 1, "vertex_mm": 2, "visible_energy": 1, "edge_energy": 1}
 PIXEL_MAP_ARRAYS = {"images": 4, "corner_mm": 2, "event_id": 1, "visible_energy": 1, "edge_energy": 1}
+PIXEL_MAP_ARRAYS |= {"centred_by": 1, "window_share": 1}
 CAM_ARRAYS = {"maps": 4, "peak": 1, "fall": 2, "event_id": 1}
 LISTED = {"manifest": "manifest.json", "images": "images/c/0/0/0/0"}
 """Files of a pixel-map store that list_events has among its inputs, to stand for the store."""

@@ -22,9 +22,10 @@ from nuvlm.models.table import FAMILIES, conditions_of, family_name
 from nuvlm.report.names import figure_names
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow import paths, shards
-from nuvlm.workflow.config import Config, parse_config
+from nuvlm.workflow.config import Config, parse_config, read_overlays
 
-RATES = Path("resources/throughput.yaml")
+RESOURCES = Path("resources")
+RATES = RESOURCES / "throughput.yaml"
 CORES_PER_NODE, GPUS_PER_NODE = 64, 4
 """Of the nodes that node-hours are counted in, if all of a node is in use."""
 
@@ -115,7 +116,7 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     if config.vlm.base == "hub":
         jobs["fetch_base_model"] = 1
     elif config.models_from is None:
-        jobs["build_base_model"] = 1
+        jobs["build_base_model" if config.vlm.base == "scratch" else "build_random_base"] = 1
     for name, section in config.families.items():
         models = section.model_names(name)
         if config.models_from is None:
@@ -180,7 +181,7 @@ def expected_seconds(config: Config, shards: int, rates: str | Path = RATES) -> 
 def _on_gpus(config: Config, rule: str) -> bool:
     """Whether a rule's model is of the size that was measured on GPUs alone."""
     if rule.endswith("_vlm"):
-        return config.vlm.base == "hub"
+        return config.vlm.base != "scratch"
     return rule.endswith("_cnn") and config.cnn.gpus > 0
 
 
@@ -215,6 +216,7 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
     return {
         "list_events": float(events),
         "build_base_model": float(config.vlm.scratch.steps),
+        "build_random_base": 1.0,
         **dict.fromkeys(("export_cnn", "evaluate", "draw_figures", "collect_events"), 1.0),
     }.get(rule, 0.0)
 
@@ -284,6 +286,8 @@ def render(plan: Plan) -> str:
     lines.append(f"{'total':22}{sum(counts):>9,}{_bytes(sum(sizes)):>11}")
     lines += ["", "in the memory of one job"]
     lines += [f"{name:22}{_bytes(size):>20}" for name, size in plan.memory.items()]
+    if "vlm" in plan.config.families and plan.config.models_from is None:
+        lines += ["", *plan.config.vlm.finetune.cautions] if plan.config.vlm.finetune.cautions else []
     return "\n".join(lines)
 
 
@@ -299,14 +303,6 @@ def _bytes(size: float) -> str:
     return f"{size / 1000**power:,.3g} {('B', 'kB', 'MB', 'GB', 'TB')[power]}"
 
 
-def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
-    """`base` with the keys of `overlay` in place of its own, section by section, as Snakemake lays overlays."""
-    for key, value in overlay.items():
-        section = base.get(key)
-        base[key] = _merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
-    return base
-
-
 def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nuvlm.workflow.plan", description=__doc__)
     parser.add_argument("files", nargs="+", type=Path, help="the configuration and overlays, later ones win")
@@ -314,17 +310,58 @@ def main(arguments: list[str] | None = None) -> None:
     parser.add_argument("--events-per-shard", type=int, help="instead of counting the files of input.files")
     options = parser.parse_args(arguments)
     try:
-        values: dict[str, Any] = {}
-        for file in options.files:
-            try:
-                _merge(values, yaml.safe_load(file.read_text()))
-            except (OSError, yaml.YAMLError, AttributeError) as error:
-                raise InputError(
-                    f"{file}: no readable configuration ({error}). Check the path and the YAML."
-                ) from error
-        print(render(plan_of(values, options.events, options.events_per_shard, read_rates())))
+        plan = plan_of(read_overlays(options.files), options.events, options.events_per_shard, read_rates())
+        print(render(plan))
+        memory = gpu_memory(plan.config)
+        if memory:
+            print(memory)
     except InputError as error:
         sys.exit(str(error))
+
+
+def gpu_memory(config: Config) -> str:
+    """Memory of a GPU in fine-tuning and classifying with the VLM, reckoned from the model's shape, as text.
+
+    Raises:
+        InputError: it does not fit the card that vlm.gpu_memory_gib states; the message says what would.
+    """
+    vlm = config.vlm
+    if vlm.base == "scratch" or not vlm.finetune.gpus:
+        return ""
+    # Heavy: only where it is asked for.
+    import nuvlm.models.vlm.jobs  # noqa: F401
+    from nuvlm.models.vlm.footprint import GIB, on_gpu
+    from nuvlm.models.vlm.random_base import shape_folder
+    from nuvlm.models.vlm.rehearsal import reckon, what_fits
+
+    sources: dict[str, Any] = {"size": config.pixelmap.size, "prompts": Path(config.vlm.prompts)}
+    sources |= {"vocabulary": Path(config.vlm.vocabulary), "resources": RESOURCES}
+    try:
+        shape_folder(vlm.hub.model, RESOURCES / "shapes")
+    except InputError as error:
+        return f"\nmemory of a GPU: not reckoned. {error}"
+    found, classifying = reckon(vlm, **sources)
+    lines = ["", "in the memory of a GPU, reckoned (docs/vlm.md)"]
+    card = vlm.gpu_memory_gib
+    of = "" if card is None else f" of {card:g}"
+    for name, size in found.parts().items():
+        lines.append(f"{f'training: {name}':22}{size / GIB:>14.1f} GiB")
+    lines.append(f"{'training: all':22}{found.on_gpu() / GIB:>14.1f} GiB{of}")
+    lines.append(f"{'classifying: weights':22}{on_gpu(classifying) / GIB:>14.1f} GiB{of}")
+    text = "\n".join(lines)
+    if card is None:
+        return text
+    if found.on_gpu() > card * GIB:
+        raise InputError(
+            f"{text}\nfinetune_vlm does not fit a GPU of {card:g} GiB (vlm.gpu_memory_gib). "
+            f"{what_fits(vlm, card * GIB, **sources)}"
+        )
+    if on_gpu(classifying) > card * GIB:
+        raise InputError(
+            f"{text}\nclassify_vlm does not fit a GPU of {card:g} GiB (vlm.gpu_memory_gib). Set vlm.classify."
+            "merge_adapter to false, and vlm.finetune.quantization to nf4."
+        )
+    return text
 
 
 def plan_of(values: Mapping[str, Any], events: int | None, events_per_shard: int | None, rates: Iterable[Rate]) -> Plan:

@@ -70,7 +70,7 @@ def train_bdt(events: Path, stores: Mapping[str, Path], out: Path, *, settings: 
         n_iter_no_change=settings.patience,
         scoring="loss",
         random_state=settings.seed,
-    ).fit(*train, X_val=validation[0], y_val=validation[1])
+    ).fit(*_turned(*train, images), X_val=validation[0], y_val=validation[1])
     # scikit-learn's scores are negative losses; the first is before the first round.
     train_loss, validation_loss = -fitted.train_score_[1:], -fitted.validation_score_[1:]
     best = int(np.argmin(validation_loss)) + 1
@@ -126,6 +126,17 @@ def _load(
         seconds += time.perf_counter() - start
     logger.info("%s: features of %.0f events/s", split, len(chosen) / max(seconds, 1e-9))
     return values, labels
+
+
+def _turned(values: np.ndarray, labels: np.ndarray, images: Mapping[str, Any]) -> tuple[np.ndarray, np.ndarray]:
+    """Training events, and the same turned by 90 degrees around the beam, which exchanges the views XZ and YZ.
+
+    Pixels are much larger than diffusion, so the views differ in nothing else. Views of maps made elsewhere may.
+    """
+    if images["views"] != ["xz", "yz"] or "source" in images:
+        return values, labels
+    xz, yz = np.split(values, 2, axis=1)
+    return np.concatenate([values, np.concatenate([yz, xz], axis=1)]), np.concatenate([labels, labels])
 
 
 def _check(trees: Trees, fitted: HistGradientBoostingClassifier, rounds: int, table: np.ndarray) -> None:

@@ -27,6 +27,8 @@ from nuvlm.models.cnn.processes import join
 from nuvlm.models.cnn.recipes import steps_per_epoch
 from nuvlm.models.cnn.settings import TrainSettings
 from nuvlm.models.cnn.trainer import Split, Training
+from nuvlm.models.compiler import require_c_compiler
+from nuvlm.models.devices import choose_device
 from nuvlm.models.jobs import TrainingJob
 from nuvlm.models.memory import keep_freed_memory
 from nuvlm.models.torchrun import ProcessJob, run_process, torchrun
@@ -189,6 +191,8 @@ def _check_compiler(settings: TrainSettings) -> None:
         raise InputError(
             "cnn.compile needs a C++ compiler, and none was found: install one, or set cnn.compile to false."
         )
+    if settings.compile and choose_device().type == "cuda":
+        require_c_compiler("cnn.compile")
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:

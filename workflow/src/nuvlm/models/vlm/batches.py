@@ -5,6 +5,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
+import torch
 from accelerate.utils.memory import clear_device_cache, should_reduce_batch_size
 
 from nuvlm.base.errors import InputError
@@ -39,6 +40,17 @@ def prepared(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: bo
             yield done[0]
 
 
+def out_of_memory(error: BaseException) -> bool:
+    """Whether `error` means that memory was too small, of a device or of the process."""
+    if isinstance(error, MemoryError | torch.OutOfMemoryError) or should_reduce_batch_size(error):
+        return True
+    # What the driver, cuBLAS, NCCL and Triton say where they allocate by themselves.
+    words = str(error).lower()
+    return isinstance(error, RuntimeError) and any(
+        phrase in words for phrase in ("out of memory", "cublas_status_alloc_failed", "can't allocate memory")
+    )
+
+
 class FittingBatches:
     """Splits work into batches, and halves the batch size whenever a batch does not fit in memory.
 
@@ -71,7 +83,7 @@ class FittingBatches:
         try:
             return (work(batch),)
         except (MemoryError, RuntimeError) as error:
-            if not (isinstance(error, MemoryError) or should_reduce_batch_size(error)):
+            if not out_of_memory(error):
                 raise
             if len(batch) == 1:
                 raise InputError(

@@ -99,9 +99,20 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.every = every
         self.seconds = 0.0
         """Duration of the steps, without the trainer's set-up before the first."""
+        self.step_seconds: list[float] = []
+        """Duration of each step, with its data and without checkpoints."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self._start, self._begun = time.monotonic(), state.global_step
+        self._mark = self._start
+
+    def on_step_end(self, *_: Any, **__: Any) -> None:
+        now = time.monotonic()
+        self.step_seconds.append(now - self._mark)
+        self._mark = now
+
+    def on_save(self, *_: Any, **__: Any) -> None:
+        self._mark = time.monotonic()
 
     def on_train_end(self, *_: Any, **__: Any) -> None:
         self.seconds = time.monotonic() - self._start

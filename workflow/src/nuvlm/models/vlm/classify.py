@@ -20,7 +20,7 @@ from nuvlm.base.manifest import verify_manifest
 from nuvlm.dataset.event_table import read_part
 from nuvlm.dataset.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.models.degradations import degrade
-from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
+from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb, pinned
 from nuvlm.models.predictions import Cost, write_predictions
 from nuvlm.models.vlm.batches import FittingBatches, prepared
 from nuvlm.models.vlm.dataset import to_pictures
@@ -28,9 +28,8 @@ from nuvlm.models.vlm.model import Quantization, load_model, load_processor
 from nuvlm.models.vlm.prompts import (
     AnswerTokens,
     answer_tokens,
-    check_views,
-    load_prompts,
     permuted,
+    prompts_for,
     require_distinct_first_tokens,
 )
 from nuvlm.models.vlm.scoring import Encoder, Scorer, beam
@@ -74,8 +73,7 @@ def classify_vlm(
         InputError: a damaged model or store, texts for other views than the pixel maps have, or labels that
             `decision: first_token` cannot tell apart.
     """
-    published = load_prompts(prompts)
-    check_views(prompts, published, check_images(stores, adapter / "training.json")["views"])
+    published = prompts_for(prompts, check_images(stores, adapter / "training.json"))
     processor = load_processor(base)
     texts = {name: permuted(published) if name == "labels_permuted" else published for name in outputs}
     grounded = is_grounded(adapter)
@@ -117,6 +115,7 @@ class _Classifier:
     def classify(self, condition: str, encode: Encoder, answers: AnswerTokens, out: Path) -> None:
         """Write the predictions for all events under `condition`, and their cost."""
         table, device, settings = self._table, self._device, self._settings
+        on_accelerator = device.type != "cpu"
         if settings.method == "score":
             method: Method = Scorer(self._model, answers)
         else:
@@ -126,12 +125,12 @@ class _Classifier:
         def prepare(block: tuple[np.ndarray, np.ndarray]) -> tuple[np.ndarray, dict[str, torch.Tensor], float]:
             rows, images = block
             start = time.perf_counter()
-            # Beside a GPU this is done while that is metered.
-            with meter if device.type == "cpu" else nullcontext():
+            # Beside an accelerator this is done while that is metered.
+            with nullcontext() if on_accelerator else meter:
                 degraded = degrade(condition, images, table.iloc[rows], self._maps)
                 inputs = encode([to_pictures(views) for views in degraded])
-            if device.type == "cuda":
-                inputs = {name: value.pin_memory() for name, value in inputs.items()}
+            if on_accelerator:
+                inputs = pinned(inputs)
             return rows, inputs, time.perf_counter() - start
 
         def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
@@ -146,7 +145,7 @@ class _Classifier:
         warm = False
         # The image processor runs on the CPU: beside a GPU, while that is busy.
         blocks = read_blocks(self._stores, table, settings.batch_size)
-        ready = prepared(prepare, blocks, ahead=device.type == "cuda")
+        ready = prepared(prepare, blocks, ahead=on_accelerator)
         start = time.perf_counter()
         for rows, inputs, encoding in track(ready, f"batches, {condition}", -(-len(table) // settings.batch_size)):
             waited = time.perf_counter() - start

@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.files import write_table
 from nuvlm.base.logs import track
-from nuvlm.dataset.pixelmaps import check_images, image_settings, open_pixel_maps, read_blocks
+from nuvlm.dataset.pixelmaps import check_images, open_pixel_maps, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, peak_memory_mb
 from nuvlm.models.explained_events import read_explained
@@ -25,7 +25,7 @@ from nuvlm.models.vlm.classify import is_grounded, load_finetuned
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import Quantization, load_processor
 from nuvlm.models.vlm.occlusion import occlude
-from nuvlm.models.vlm.prompts import Prompts, check_views, conversation, load_prompts, user_turn
+from nuvlm.models.vlm.prompts import Prompts, conversation, prompts_for, user_turn
 from nuvlm.models.vlm.rationales import Rationales, claims_table, load_rationales
 from nuvlm.models.vlm.settings import ExplainSettings
 
@@ -76,10 +76,8 @@ def explain_vlm(
     Raises:
         InputError: as for classifying, or an unusable vocabulary.
     """
-    texts, words = load_prompts(prompts), load_rationales(vocabulary)
-    images = image_settings(stores)
-    check_views(prompts, texts, images["views"])
-    check_images(stores, adapter / "training.json")
+    images = check_images(stores, adapter / "training.json")
+    texts, words = prompts_for(prompts, images), load_rationales(vocabulary)
     chosen = read_explained(events, predictions, "vlm", part=part, count=count, seed=seed)
     rows: list[dict[str, Any]] = []
     if len(chosen):

@@ -42,6 +42,8 @@ class Family:
     """Config -> tiles per picture; None if that depends on the picture."""
     one_tile: Callable[[Path], None] | None
     """Changes the model in a folder to one tile per picture; None if the family has no tiles."""
+    one_tile_settings: Callable[[Path], None] | None
+    """The part of it that changes configuration files, for a folder without weights."""
 
 
 def family(model_type: str, where: Path | str) -> Family:
@@ -133,7 +135,12 @@ def _mllama_one_tile(folder: Path) -> None:
             f"{folder}: {sliced} of the {len(TILE_EMBEDDINGS)} tile embeddings of a Mllama found. Set "
             "vlm.hub.max_tiles to null to take the model as it is published."
         )
-    vision |= {"max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]]}
+    _mllama_one_tile_settings(folder)
+
+
+def _mllama_one_tile_settings(folder: Path) -> None:
+    config = json.loads((folder / "config.json").read_text())
+    config["vision_config"] |= {"max_num_tiles": 1, "supported_aspect_ratios": [[1, 1]]}
     (folder / "config.json").write_text(json.dumps(config, indent=2) + "\n")
     _set_image_processor(folder, max_image_tiles=1)
 
@@ -163,6 +170,7 @@ FAMILIES: Mapping[str, Family] = {
         appended=_mllama_appended,
         tiles=lambda config: int(config["vision_config"]["max_num_tiles"]),
         one_tile=_mllama_one_tile,
+        one_tile_settings=_mllama_one_tile_settings,
     ),
     "idefics3": Family(
         models="Idefics3, SmolVLM",
@@ -171,5 +179,6 @@ FAMILIES: Mapping[str, Family] = {
         appended=text_positions,
         tiles=lambda config: None,
         one_tile=_idefics3_one_tile,
+        one_tile_settings=_idefics3_one_tile,
     ),
 }

@@ -49,7 +49,7 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
         raise InputError(f"{name}: no {CONFIG}, so not a model in the format of transformers. Check vlm.hub.model.")
     kind = model_type(snapshot / CONFIG)
     entry = family(kind, name)
-    _check_tiles(name, entry, snapshot / CONFIG, settings.max_tiles)
+    check_tiles(name, entry, snapshot / CONFIG, settings.max_tiles)
     commit = snapshot.name  # the hub's cache names snapshots by commit
     snapshot = _download(settings, commit, NEEDED)
     _check_weights(name, snapshot)
@@ -69,7 +69,7 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
     logger.info("fetched %s, commit %s, to %s", name, commit, out)
 
 
-def _check_tiles(name: str, entry: Family, config: Path, tiles: int | None) -> None:
+def check_tiles(name: str, entry: Family, config: Path, tiles: int | None) -> None:
     """Refuse a number of tiles that the model does not allow."""
     if tiles is None:
         return
@@ -134,6 +134,11 @@ def _download(settings: HubSettings, revision: str, files: tuple[str, ...]) -> P
             raise InputError(
                 f"{name}: the hub's cache, {constants.HF_HUB_CACHE}, cannot be written ({error}). Set HF_HOME to a "
                 "writable folder, then rerun."
+            ) from error
+        if isinstance(error, OSError) and error.errno in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+            raise InputError(
+                f"{name}: the file system of the hub's cache, {constants.HF_HUB_CACHE}, cannot lock files ({error}). "
+                "Set HF_HOME to a folder on a disk that can, a local one for instance, then rerun."
             ) from error
         raise InputError(
             f"{name}: the download was interrupted ({error}). Check the network and any proxy (HTTPS_PROXY), then "

@@ -18,6 +18,7 @@ from transformers import (
     ProcessorMixin,
 )
 
+from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
 from nuvlm.models.vlm.families import family_of
 
@@ -56,22 +57,18 @@ def load_model(
         device_map: as for accelerate; `balanced` distributes the layers over all GPUs.
     """
     dtype = torch.bfloat16 if bf16 else torch.float32
-    config = None
-    if quantization == "nf4":
-        config = BitsAndBytesConfig(
-            load_in_4bit=True,
-            bnb_4bit_use_double_quant=True,
-            bnb_4bit_quant_type="nf4",
-            bnb_4bit_compute_dtype=dtype,
-        )
-    elif quantization == "int8":
-        config = BitsAndBytesConfig(load_in_8bit=True)
+    config = quantization_config(quantization, dtype)
+    if quantization == "int8":
         # Every pass would warn about the cast to float16, which is part of LLM.int8.
         logging.getLogger("bitsandbytes.autograd._functions").setLevel(logging.ERROR)
+    stored = _stored_quantization(base)
+    if stored is not None:
+        _check_stored(base, stored, config)
     model: PreTrainedModel = AutoModelForImageTextToText.from_pretrained(
         base,
         dtype=dtype,
-        quantization_config=config,
+        # Even None would replace what the folder says.
+        **({"quantization_config": config} if stored is None else {}),
         device_map=device_map,
         attn_implementation="sdpa",  # Mllama uses 4-D masks, which flash attention does not support
         local_files_only=True,
@@ -83,6 +80,22 @@ def load_model(
         _give_int8_rows(model)
     logger.info("loaded %s: %.3g M parameters, %s, %s", base, count_parameters(model) / 1e6, quantization, dtype)
     return model
+
+
+def quantization_config(quantization: Quantization, dtype: torch.dtype) -> BitsAndBytesConfig | None:
+    """How transformers quantises the weights, see :func:`load_model`; None if it does not.
+
+    Args:
+        dtype: type to compute in.
+    """
+    if quantization == "nf4":
+        return BitsAndBytesConfig(
+            load_in_4bit=True,
+            bnb_4bit_use_double_quant=True,
+            bnb_4bit_quant_type="nf4",
+            bnb_4bit_compute_dtype=dtype,
+        )
+    return BitsAndBytesConfig(load_in_8bit=True) if quantization == "int8" else None
 
 
 def meta_model(config: PreTrainedConfig) -> PreTrainedModel:
@@ -105,6 +118,28 @@ def count_parameters(model: torch.nn.Module) -> int:
     """Parameters of a model, quantised or not."""
     # bitsandbytes packs two 4-bit weights into a byte; DeepSpeed stores the size of a partitioned weight in ds_numel.
     return sum(getattr(p, "ds_numel", p.numel()) * (2 if p.dtype == torch.uint8 else 1) for p in model.parameters())
+
+
+def _stored_quantization(base: Path) -> dict[str, Any] | None:
+    """How the weights in the folder are quantised already; None if they are not."""
+    stored: dict[str, Any] | None = json.loads((base / "config.json").read_text()).get("quantization_config")
+    return stored
+
+
+def _check_stored(base: Path, stored: dict[str, Any], wanted: BitsAndBytesConfig | None) -> None:
+    """Refuse weights that are quantised in another way than the settings ask for: transformers would take them.
+
+    Raises:
+        InputError: names what differs.
+    """
+    asked = {} if wanted is None else wanted.to_dict()
+    differ = [key for key in sorted({*stored, *asked}) if stored.get(key) != asked.get(key)]
+    if differ:
+        raise InputError(
+            f"{base}: its weights are already quantised, in another way than vlm.finetune.quantization and bf16 ask "
+            f"for ({', '.join(f'{key}: {stored.get(key)}, asked {asked.get(key)}' for key in differ[:3])}). Use the "
+            "settings that it was written with, remove it and rerun to make it again, or choose an unquantised model."
+        )
 
 
 def _keep_plain_nf4_on_cpu(model: torch.nn.Module) -> None:

@@ -101,8 +101,8 @@ def build_base_model(
         write_manifest(partial)
 
 
-def _train_tokenizer(size: int, prompts: Prompts, rationales: Rationales) -> PreTrainedTokenizerFast:
-    """Byte-level BPE of `size` tokens with Llama 3's split and special tokens; the image token gets id `size`."""
+def train_bpe(size: int, prompts: Prompts, rationales: Rationales) -> Tokenizer:
+    """Byte-level BPE with Llama 3's split, of at most `size` tokens: a short corpus gives fewer."""
     tokenizer = Tokenizer(models.BPE(ignore_merges=True))
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
@@ -111,12 +111,18 @@ def _train_tokenizer(size: int, prompts: Prompts, rationales: Rationales) -> Pre
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [prompts.system, prompts.user, *map(prompts.answer, prompts.labels), DESCRIBE]
+    texts = [prompts.system, *prompts.centre.values(), prompts.user, *map(prompts.answer, prompts.labels), DESCRIBE]
     texts += [" " + word for word in scene_words()] + rationales.texts()
     trainer = trainers.BpeTrainer(
-        vocab_size=size - len(SPECIAL_TOKENS), initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
+        vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
     )
     tokenizer.train_from_iterator(texts, trainer)
+    return tokenizer
+
+
+def _train_tokenizer(size: int, prompts: Prompts, rationales: Rationales) -> PreTrainedTokenizerFast:
+    """A tokenizer of `size` tokens with Llama 3's split and special tokens; the image token gets id `size`."""
+    tokenizer = train_bpe(size - len(SPECIAL_TOKENS), prompts, rationales)
     # A short corpus gives fewer merges than asked for: reserved tokens, as in Llama 3, fill the vocabulary.
     reserved = size - len(SPECIAL_TOKENS) - tokenizer.get_vocab_size()
     special = [*SPECIAL_TOKENS, *(f"<|reserved_special_token_{i}|>" for i in range(reserved)), IMAGE_TOKEN]

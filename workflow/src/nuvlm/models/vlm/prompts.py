@@ -12,8 +12,10 @@ from transformers import PreTrainedTokenizerBase
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.settings import Settings
+from nuvlm.detector.geometry import CENTRES
 
 FEATURES = "{features}"
+CENTRE = "{centre}"
 SEPARATOR = "."
 """Ends the label if a rationale may follow."""
 Text = Annotated[str, Field(min_length=1)]
@@ -24,7 +26,9 @@ class Prompts(Settings):
     """The texts of a conversation about one event; see resources/prompts.yaml."""
 
     context: Text = Field(alias="system")
-    """The physics context, with the placeholder FEATURES."""
+    """The physics context, with the placeholder FEATURES, and CENTRE if there is a text for it."""
+    centre: dict[str, Text] = Field(default_factory=dict)
+    """What the centre of the pixel maps is, for each value of pixelmap.centre; empty if the texts do not say."""
     features: dict[str, Text]
     """Description of each class, in the order of the prompt."""
     user: Text
@@ -47,6 +51,10 @@ class Prompts(Settings):
     def _check(self) -> Self:
         if self.context.count(FEATURES) != 1:
             raise ValueError(f"system must contain {FEATURES} once, where the features of the classes are inserted")
+        if self.centre and set(self.centre) != set(CENTRES):
+            raise ValueError(f"centre names {sorted(self.centre)}: give one for each of {', '.join(CENTRES)}")
+        if self.centre and self.context.count(CENTRE) != 1:
+            raise ValueError(f"system must contain {CENTRE} once, where the text of `centre` is inserted")
         if set(self.features) != set(CLASSES):
             raise ValueError(f"features names {sorted(self.features)}: give one for each of {', '.join(CLASSES)}")
         if set(self.labels) != set(CLASSES):
@@ -57,6 +65,11 @@ class Prompts(Settings):
             if not label.startswith(" "):
                 raise ValueError(f"the label of {name}, {label!r}, must begin with a space: it follows the prefix")
         return self
+
+    def about(self, centre: str | None) -> Self:
+        """The texts for pixel maps with this centre: a key of :attr:`centre`, or None, of which nothing is said."""
+        lines = self.context.replace(CENTRE, self.centre.get(centre or "", "")) if self.centre else self.context
+        return self.model_copy(update={"context": lines, "centre": {}})
 
     def answer(self, name: str, rationale: str | None = None) -> str:
         """The answer for the class `name`; with a `rationale`, which may be empty, SEPARATOR ends the label."""
@@ -89,6 +102,17 @@ def read_texts(path: Path, kind: type[Texts], example: str) -> Texts:
             for problem in error.errors()
         ]
         raise InputError(f"{path}: mend these keys:\n" + "\n".join(lines)) from None
+
+
+def prompts_for(path: Path, images: Mapping[str, Any]) -> Prompts:
+    """The texts about pixel maps with the settings `images` (:func:`nuvlm.dataset.pixelmaps.image_settings`).
+
+    Raises:
+        InputError: see :func:`load_prompts` and :func:`check_views`.
+    """
+    prompts = load_prompts(path)
+    check_views(path, prompts, images["views"])
+    return prompts.about(images["centre"])
 
 
 def permuted(prompts: Prompts) -> Prompts:

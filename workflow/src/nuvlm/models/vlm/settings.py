@@ -48,6 +48,11 @@ class HubSettings(Settings):
     max_tiles: Literal[1, 4] | None = 4
     """Image tiles: a 512 x 512 pixel map fits one, Llama 3.2 Vision pads to four; null: as published."""
 
+    @property
+    def folder_name(self) -> str:
+        """The model's name as the name of a folder, as the hub's cache writes it: owner--name."""
+        return self.model.replace("/", "--")
+
 
 class LoraSettings(Settings):
     r: Count = 8
@@ -95,6 +100,8 @@ class FinetuneSettings(Settings):
     """transformers' `constant` ignores the warm-up that the paper states."""
     bf16: bool = True
     gradient_checkpointing: bool = True
+    workers: Annotated[int, Field(ge=0)] = 2
+    """Loader processes of each training process, which prepare batches while a GPU computes; 0 on a CPU."""
     save_steps: Count = 500
     logging_steps: Count = 10
     rationales: Literal["none", "grounded"] = "none"
@@ -116,6 +123,17 @@ class FinetuneSettings(Settings):
                 f"({self.device_batch_size} x {self.processes})"
             )
         return self
+
+    @property
+    def cautions(self) -> tuple[str, ...]:
+        """Consequences that are not obvious, for the plan and the log."""
+        if self.strategy == "deepspeed" and self.zero_stage == 3 and self.quantization != "none":
+            return (
+                f"vlm.finetune: with zero_stage: 3 and quantization: {self.quantization} each GPU first holds the "
+                "whole quantised model, and its parts are distributed later; a model that does not fit one GPU needs "
+                "quantization: none",
+            )
+        return ()
 
 
 class ClassifySettings(Settings):
@@ -142,8 +160,9 @@ class ExplainSettings(Settings):
 
 
 class VlmSettings(FamilySettings):
-    base: Literal["scratch", "hub"] = "hub"
-    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one."""
+    base: Literal["scratch", "hub", "random"] = "hub"
+    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one. `random`: one of the
+    shape of `hub.model` with random weights, for trials (resources/shapes)."""
     scratch: ScratchSettings = ScratchSettings()
     hub: HubSettings = HubSettings()
     prompts: str = "resources/prompts.yaml"
@@ -152,14 +171,17 @@ class VlmSettings(FamilySettings):
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
     explain: ExplainSettings = ExplainSettings()
+    gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
+    """Memory of a GPU, GiB, as on the card's name (48 of an RTX A6000): `make plan` refuses settings that do not fit;
+    null: it only says what they take."""
 
     @property
     def base_folder(self) -> str:
         """Folder of the base model: of the run that makes it, or shared between runs if it is fetched."""
-        if self.base == "scratch":
+        if self.base != "hub":
             return "<models>/base"
         tiles = "as-published" if self.hub.max_tiles is None else f"{self.hub.max_tiles}tile"
-        return f"results/hub/{self.hub.model.replace('/', '--')}/{self.hub.revision.replace('/', '--')}-{tiles}"
+        return f"results/hub/{self.hub.folder_name}/{self.hub.revision.replace('/', '--')}-{tiles}"
 
     def _inputs(self, **more: str) -> dict[str, str]:
         return {"base": f"{self.base_folder}/manifest.json", "prompts": self.prompts, **more}
@@ -173,7 +195,8 @@ class VlmSettings(FamilySettings):
             inputs["deepspeed"] = f"resources/deepspeed/zero{tune.zero_stage}.json"
         return Request(
             run="nuvlm.models.vlm.jobs:train",
-            settings=tune.model_dump(mode="json", exclude={"gpus"}),
+            settings=tune.model_dump(mode="json", exclude={"gpus", "workers"}),
+            untracked={"workers": tune.workers},
             inputs=inputs,
             gpus=tune.gpus,
             nodes=tune.nodes,

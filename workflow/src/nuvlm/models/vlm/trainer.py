@@ -1,8 +1,14 @@
-"""TRL's SFTTrainer with separate loss weights for the label and the rationale after it."""
+"""TRL's SFTTrainer with separate loss weights for the label and the rationale after it, and batches made ahead."""
 
+import os
+import signal
+from collections.abc import Callable
+from functools import partial
+from threading import Thread
 from typing import Any
 
 import torch
+from torch.utils.data import DataLoader
 from trl import SFTTrainer
 
 
@@ -30,10 +36,39 @@ def loss_weights(labels: torch.Tensor, *, separator: int, rationale: float) -> t
     return each * n_supervised * supervised
 
 
+def begin_worker(seed: Callable[[int], None] | None, worker: int) -> None:
+    """Begin a process of a loader, which works on while the training writes its checkpoint on SIGTERM.
+
+    Slurm sends SIGTERM to every process of a job. torch's loader would end its workers then, and the training with
+    them, in the middle of a step.
+
+    Args:
+        seed: the trainer's own function for the beginning of a worker.
+        worker: number of the worker.
+    """
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGTERM})  # and in the threads that are made from now on
+    Thread(target=_obey_the_parent, daemon=True).start()
+    if seed is not None:
+        seed(worker)
+
+
+def _obey_the_parent() -> None:
+    """End this process on SIGTERM from its parent, and from nobody else."""
+    while True:
+        if signal.sigwaitinfo({signal.SIGTERM}).si_pid == os.getppid():
+            os._exit(0)
+
+
 class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer whose loss is weighted by :func:`loss_weights` after a call of `weigh_rationales`."""
 
     _weights: dict[str, Any] | None = None
+
+    def _get_dataloader(self, *arguments: Any, **values: Any) -> DataLoader[Any]:
+        loader = super()._get_dataloader(*arguments, **values)
+        inner = getattr(loader, "base_dataloader", loader)  # of accelerate's wrapper
+        inner.worker_init_fn = partial(begin_worker, inner.worker_init_fn)
+        return loader
 
     def weigh_rationales(self, separator: int, rationale: float) -> None:
         """Weight tokens with :func:`loss_weights` from now on."""

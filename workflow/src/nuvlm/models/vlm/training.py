@@ -14,13 +14,15 @@ import shutil
 import signal
 import sys
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from pickle import UnpicklingError
 from typing import Any
 
 import torch
 from accelerate.utils import gather_object
+from accelerate.utils.memory import clear_device_cache
 from peft.utils.integrations import gather_params_ctx
 from transformers import AutoConfig, PrinterCallback
 from trl import SFTConfig
@@ -32,9 +34,11 @@ from nuvlm.base.manifest import MANIFEST, verify_manifest, write_manifest
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.checkpoints import check_fingerprint, fingerprint
-from nuvlm.models.devices import choose_device, device_name, peak_memory_mb
+from nuvlm.models.compiler import require_c_compiler
+from nuvlm.models.devices import choose_device, device_memory_mb, device_name, peak_memory_mb, supports_tf32
 from nuvlm.models.torchrun import ProcessJob, run_process, torchrun
 from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
+from nuvlm.models.vlm.batches import out_of_memory
 from nuvlm.models.vlm.callbacks import (
     FINGERPRINT,
     MarkComplete,
@@ -46,16 +50,21 @@ from nuvlm.models.vlm.callbacks import (
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
-from nuvlm.models.vlm.prompts import answer_tokens, check_views, load_prompts
+from nuvlm.models.vlm.prompts import answer_tokens, prompts_for
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
+from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
 from nuvlm.models.vlm.trainer import RationaleTrainer
 
 # Not __name__, which is "__main__" where torchrun starts this.
 logger = logging.getLogger("nuvlm.models.vlm.training")
 
-WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus", "nodes"}
-"""Settings that may change when a checkpoint is resumed."""
+WITHOUT_EFFECT = {"save_steps", "logging_steps", "gpus", "nodes", "device_batch_size", "workers"}
+"""Settings that may change when a checkpoint is resumed: they change no step of the optimiser."""
+TOO_LARGE = "too_large"
+"""File beside the checkpoints by which a process says that its batch did not fit."""
+REFUSED = "does_not_fit.json"
+"""File beside the checkpoints: the training whose events do not even fit one by one, and on which device."""
 
 
 class Job(ProcessJob):
@@ -80,13 +89,86 @@ class Job(ProcessJob):
     settings: FinetuneSettings = FinetuneSettings()
 
 
+class DoesNotFitError(InputError):
+    """A training step ran out of memory."""
+
+
 def finetune_vlm(job: Job) -> None:
     """Run the job in this process, or with torchrun in the number of processes that it asks for.
 
+    Where a batch does not fit in memory, the job goes on from its newest checkpoint with smaller ones, see
+    :func:`with_fitting_batches`. A retry of a job of which no single event fits ends at once, on the same device.
+
     Raises:
-        InputError: from the job in this process.
+        InputError: from the job in this process; a single event does not fit.
         SystemExit: see :func:`nuvlm.models.torchrun.torchrun`.
     """
+    refused, device = job.checkpoints / REFUSED, choose_device()
+    memory_mb = device_memory_mb(device)
+    if refused.exists() and read_json(refused) == {"training": _fingerprint(job), "memory_mb": memory_mb}:
+        raise _nothing_fits(job, f"in an earlier attempt on a {device_name(device)}")
+    try:
+        with_fitting_batches(job, _start)
+    except DoesNotFitError:
+        if memory_mb is not None:  # a retry on a CPU gets more memory
+            refused.parent.mkdir(parents=True, exist_ok=True)
+            write_json(refused, {"training": _fingerprint(job), "memory_mb": memory_mb})
+        raise
+
+
+def with_fitting_batches(job: Job, run: Callable[[Job], None]) -> None:
+    """Run the job, with the next smaller batch for a device and more accumulation whenever a step does not fit.
+
+    Each step of the optimiser is that of the same events and, but for rounding and for dropout's masks, the same.
+
+    Args:
+        run: runs the job, and raises :class:`DoesNotFitError` when out of memory.
+
+    Raises:
+        DoesNotFitError: a single event does not fit; the message says what to change.
+    """
+    while True:
+        size = job.settings.device_batch_size
+        try:
+            return run(job)
+        except DoesNotFitError as error:
+            if size == 1:
+                raise _nothing_fits(job, str(error)) from error
+        # After the except block: the traceback no longer holds the model.
+        clear_device_cache(garbage_collection=True)
+        share = job.settings.global_batch_size // job.settings.processes
+        smaller = next(n for n in range(size // 2, 0, -1) if share % n == 0)
+        logger.warning(
+            "a training step with %d events on a device does not fit in its memory; continuing with %d, and %d "
+            "batches accumulated: set vlm.finetune.device_batch_size to %d to save this attempt",
+            size, smaller, share // smaller, smaller,
+        )  # fmt: skip
+        settings = job.settings.model_copy(update={"device_batch_size": smaller})
+        job = job.model_copy(update={"settings": settings})
+
+
+def _nothing_fits(job: Job, what: str) -> DoesNotFitError:
+    """The error that names the settings that would save most memory."""
+    settings = job.settings
+    config = json.loads((job.base / "config.json").read_text(encoding="utf-8"))
+    changes = {
+        "vlm.finetune.gradient_checkpointing: true": not settings.gradient_checkpointing,
+        "vlm.finetune.quantization: nf4": settings.quantization != "nf4",
+        "vlm.hub.max_tiles: 1 (a quarter of the vision tower's work)": family_of(job.base).tiles(config) != 1,
+        "vlm.finetune.lora.vision: false (the tower stays frozen)": settings.lora.vision,
+        "vlm.finetune.strategy: balanced with more GPUs": settings.strategy != "balanced",
+        "fewer of vlm.finetune.lora.target_modules": True,
+        "vlm.prompts: a shorter text": True,
+    }
+    first = [change for change, possible in changes.items() if possible][:3]
+    return DoesNotFitError(
+        f"fine-tuning: a single event does not fit in memory ({what}). Set {'; or '.join(first)}; or use a GPU with "
+        "more memory. Repeating the job as it is would fail in the same way."
+    )
+
+
+def _start(job: Job) -> None:
+    """Run the job in this process or in several."""
     settings = job.settings
     # A single process that sees several GPUs would use nn.DataParallel, so torchrun starts that one, too.
     one_device = settings.strategy == "balanced" or torch.cuda.device_count() <= 1
@@ -96,30 +178,44 @@ def finetune_vlm(job: Job) -> None:
     path = job.checkpoints / "job.json"
     with atomic_path(path) as partial:
         partial.write_text(job.model_dump_json(indent=1))
-    torchrun("nuvlm.models.vlm.training", path, settings.processes, settings.nodes)
+    too_large = job.checkpoints / TOO_LARGE
+    too_large.unlink(missing_ok=True)
+    try:
+        torchrun("nuvlm.models.vlm.training", path, settings.processes, settings.nodes)
+    except SystemExit as stopped:
+        if not too_large.exists():
+            raise
+        raise DoesNotFitError(too_large.read_text()) from stopped
 
 
 def finetune(job: Job) -> None:
     """Fine-tune on the events of the split `train`; ``job.out`` appears complete or not at all.
 
     ``training.json`` beside the adapter holds events, steps, the loss of every step and on the validation split,
-    trainable parameters, versions; seconds, events/s and text tokens/s since the last start, and the largest peak
-    memory of a process.
+    trainable parameters, versions; seconds, those of each step, events/s and text tokens/s since the last start, and
+    the largest peak memory of a process.
+
+    On a GPU Triton compiles kernels of the loss: the compiler is tried before the model is loaded.
 
     An interrupted job resumes from its newest complete checkpoint and gives the same adapter. On SIGTERM a checkpoint
     is written and the process exits with status 143. Checkpoints are removed at the end.
 
     Raises:
         InputError: a damaged base model or store; texts or a base model for views other than those of the pixel maps;
-            checkpoints that are damaged or belong to other settings or data; a loss that is not finite.
+            checkpoints that are damaged or belong to other settings or data; a loss that is not finite; no C compiler
+            for a GPU.
+        DoesNotFitError: a training step does not fit in memory.
     """
     settings = job.settings
+    if choose_device().type == "cuda":
+        require_c_compiler("Fine-tuning")
     if settings.strategy == "deepspeed" and importlib.util.find_spec("deepspeed") is None:
         raise InputError("strategy: deepspeed needs the package deepspeed. Install nuvlm[deepspeed] or use ddp.")
-    prompts = load_prompts(job.prompts)
+    for caution in settings.cautions:
+        logger.warning("%s", caution)
     vocabulary = _vocabulary(job)
     images = image_settings(job.stores)
-    check_views(job.prompts, prompts, images["views"])
+    prompts = prompts_for(job.prompts, images)
     processor = load_processor(job.base)
     _check_base(job.base, len(images["views"]))
     events = read_events(job.events)
@@ -159,9 +255,9 @@ def finetune(job: Job) -> None:
         trainer.weigh_rationales(
             answer_tokens(processor.tokenizer, prompts, separated=True).end, settings.rationale_loss
         )
-    if not (
-        settings.strategy == "deepspeed" and settings.zero_stage == 3
-    ):  # for which TRL uses reentrant checkpointing
+    if settings.gradient_checkpointing and settings.lora.vision:
+        recompute_tower(trainer.model, family_of(job.base).vision_tower, use_reentrant=_reentrant(settings))
+    if not _reentrant(settings):
         stop_gradients_at_inputs(trainer.model)
         trainer.add_callback(StopGradientsAtInputs())
     trainable = [p for p in trainer.model.parameters() if p.requires_grad]
@@ -181,7 +277,8 @@ def finetune(job: Job) -> None:
     trainer.add_callback(progress)
     start = time.perf_counter()
     try:
-        trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
+        with _memory_errors():
+            trainer.train(resume_from_checkpoint=None if checkpoint is None else str(checkpoint))
     except UnpicklingError as error:  # raised for anything but tensors and plain values
         raise InputError(
             f"{checkpoint}: holds more than tensors and plain values ({error}). Remove {job.checkpoints} and rerun."
@@ -191,7 +288,8 @@ def finetune(job: Job) -> None:
         step = trainer.state.global_step
         logger.error("stopped by SIGTERM at step %d, checkpoint written: rerun to resume", step)
         raise SystemExit(128 + signal.SIGTERM)
-    evaluation = trainer.evaluate() if len(validation) else {}
+    with _memory_errors():
+        evaluation = trainer.evaluate() if len(validation) else {}
     resumed_from = checkpoint_step(checkpoint) if checkpoint else 0
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     here = [entry for entry in history if entry["step"] > resumed_from]  # steps of this process
@@ -205,6 +303,7 @@ def finetune(job: Job) -> None:
             "epochs": settings.epochs,
             "seconds": seconds,
             "events_per_second": rate,
+            "step_seconds": progress.step_seconds,
             "tokens_per_second": (here[-1]["num_tokens"] if here else 0) / progress.seconds,
             "train_loss": sum(entry["loss"] for entry in history) / len(history),
             "validation_loss": evaluation.get("eval_loss"),
@@ -219,6 +318,7 @@ def finetune(job: Job) -> None:
             "strategy": settings.strategy,
             "processes": trainer.args.world_size,
             "effective_batch": settings.global_batch_size,
+            "device_batch_size": settings.device_batch_size,
             "device": device_name(choose_device()),
             "versions": {
                 name: importlib.metadata.version(name)
@@ -242,6 +342,17 @@ def finetune(job: Job) -> None:
             rate, summary["tokens_per_second"], memory, summary["validation_loss"],
         )  # fmt: skip
     trainer.accelerator.wait_for_everyone()
+
+
+@contextmanager
+def _memory_errors() -> Iterator[None]:
+    """Raise DoesNotFitError where memory was too small."""
+    try:
+        yield
+    except (RuntimeError, MemoryError) as error:
+        if not out_of_memory(error):
+            raise
+        raise DoesNotFitError(str(error).strip().split("\n")[0]) from error
 
 
 def _check_replicas(parameters: list[torch.nn.Parameter]) -> None:
@@ -305,8 +416,13 @@ def _vocabulary(job: Job) -> Rationales | None:
     return load_rationales(job.vocabulary)
 
 
+def _reentrant(settings: FinetuneSettings) -> bool:
+    """Whether checkpointing is reentrant: only for ZeRO-3, as its partitioned weights fail the checks of the other."""
+    return settings.strategy == "deepspeed" and settings.zero_stage == 3
+
+
 def _device_map(settings: FinetuneSettings) -> str | dict[str, Any] | None:
-    if settings.strategy == "deepspeed" and settings.zero_stage == 3:
+    if _reentrant(settings):
         return None
     if settings.strategy == "balanced":
         return "balanced"
@@ -319,6 +435,8 @@ def _arguments(job: Job) -> SFTConfig:
     settings = job.settings
     # transformers reads the folder of the event files only from the environment.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.tensorboard)
+    if settings.workers:
+        os.environ.setdefault("TOKENIZERS_PARALLELISM", "false")  # its threads do not survive a fork
     return SFTConfig(
         output_dir=str(job.checkpoints),
         num_train_epochs=settings.epochs,
@@ -333,9 +451,10 @@ def _arguments(job: Job) -> SFTConfig:
         deepspeed=str(job.deepspeed) if settings.strategy == "deepspeed" else None,
         optim=settings.optimizer,
         bf16=settings.bf16,
-        tf32=True if torch.cuda.is_available() else None,
+        tf32=True if supports_tf32(choose_device()) else None,  # it is refused where the device lacks it
         use_cpu=not torch.cuda.is_available(),
         gradient_checkpointing=settings.gradient_checkpointing,
+        gradient_checkpointing_kwargs={"use_reentrant": _reentrant(settings)},
         assistant_only_loss=True,
         max_length=None,
         save_strategy="steps",
@@ -351,8 +470,22 @@ def _arguments(job: Job) -> SFTConfig:
         # The model does not take the columns that rows are made from.
         remove_unused_columns=False,
         dataloader_pin_memory=torch.cuda.is_available(),
+        dataloader_num_workers=settings.workers,
+        # Nothing is imported again, and the event table is shared; workers do not use the GPU.
+        dataloader_multiprocessing_context="fork" if settings.workers else None,
     )
 
 
+def _finetune_or_leave_word(job: Job) -> None:
+    """Fine-tune as one of several processes; one whose batch does not fit tells the parent."""
+    try:
+        finetune(job)
+    except DoesNotFitError as error:
+        # Whatever the other processes say when this one leaves is no cause.
+        (job.checkpoints / TOO_LARGE).write_text(str(error))
+        logger.warning("out of memory: %s", error)
+        raise SystemExit(1) from error
+
+
 if __name__ == "__main__":
-    run_process(Job, finetune, sys.argv[1:])
+    run_process(Job, _finetune_or_leave_word, sys.argv[1:])
