@@ -119,7 +119,8 @@ rule rehearse:
         "../envs/gpu.yaml"
     threads: REHEARSAL.threads
     resources:
-        mem_mb=scaled(REHEARSAL.memory_mb),
+        # A retry goes on where the last one ended.
+        mem_mb=REHEARSAL.memory_mb,
         runtime=scaled(60),
         gpu=REHEARSAL.gpus,
         nodes=REHEARSAL.nodes,

@@ -19,8 +19,9 @@ from nuvlm.base.files import atomic_path
 ZSTD_LEVEL = 3
 LARGEST_ROW, LARGEST_CHUNK, LARGEST_TABLE = 2**20, 2**28, 2**31
 """Maximum size in bytes, unpacked, of a row, a chunk and a table read at once: a few kB can unpack to terabytes."""
-LOCKS_REFUSED = frozenset({errno.ENOLCK, errno.EOPNOTSUPP, errno.ENOSYS, 524})
-"""Error numbers of file systems without locks; 524 is ENOTSUPP of the Linux kernel, which C libraries do not name."""
+LOCKED = {errno.EAGAIN, errno.EACCES}
+"""Error numbers of a lock that another process holds. All others are of file systems without locks, which answer
+ENOLCK, EOPNOTSUPP, ENOSYS, EINVAL or the Linux kernel's own ENOTSUPP, 524."""
 
 
 def hdf5_file(path: str | Path, **options: Any) -> h5py.File:
@@ -37,7 +38,7 @@ def hdf5_file(path: str | Path, **options: Any) -> h5py.File:
         return h5py.File(path, "r", **options)
     except OSError as error:
         refused = re.search(r"unable to lock file, errno = (\d+)", str(error))
-        if refused is None or int(refused[1]) not in LOCKS_REFUSED:
+        if refused is None or int(refused[1]) in LOCKED:
             raise
         return h5py.File(path, "r", locking=False, **options)
 
