@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from nuvlm.report.provenance import provenance
 from nuvlm.workflow.config import Config
 from nuvlm.workflow.frozen import VARIABLE, Frozen, freeze, read_frozen
 from paths import REPOSITORY, copy_workflow
@@ -29,6 +30,16 @@ def snakemake(folder: Path, *arguments: str, check: bool = True, **environment: 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_workflow(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module")
+def repository(checkout: Path) -> tuple[Path, str]:
+    """The copy as a git repository, and its commit."""
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=all"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+    return checkout, commit
 
 
 @pytest.fixture
@@ -71,6 +82,28 @@ use rule * from nuvlm as nuvlm_*
     assert "nuvlm_write_report" in snakemake(elsewhere, "--dry-run", "nuvlm_all")
 
 
+def test_a_module_in_a_git_repository_comes_with_its_package(repository: tuple[Path, str], elsewhere: Path) -> None:
+    """As snakedeploy writes it; Snakemake itself fetches the rules alone."""
+    checkout, commit = repository
+    (elsewhere / "Snakefile").write_text(
+        f"""
+module nuvlm:
+    snakefile: "git+file://{checkout}/Snakefile@v1"
+    config: {{"input": {{"simulate": {{"events": 20, "events_per_shard": 10}}}}}}
+
+use rule * from nuvlm
+"""
+    )
+    target = "results/demo/voxels/sim00001.h5"
+    snakemake(elsewhere, target, PYTHONPATH=str(elsewhere / "installed"))
+    assert (elsewhere / target).is_file()
+    unpacked = elsewhere / ".snakemake" / "nuvlm" / commit
+    assert provenance({}, unpacked)["commit"] == commit
+    assert provenance({}, checkout)["commit"] == commit
+    # A folder within the user's own repository is no checkout.
+    assert provenance({}, checkout / "workflow")["commit"] is None
+
+
 def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
     """Settings that are edited, and files that arrive, during a run."""
     folder = copy_workflow(tmp_path / "checkout")
@@ -79,7 +112,8 @@ def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
         (folder / "data" / f"{name}.h5").write_bytes(b"no shard")
     arguments = ["--config", "run=planned", "input={source: voxels, files: ['data/*.h5']}"]
     # The start of a run, which ends with its first job: these are no shards.
-    snakemake(folder, "--keep-going", *arguments, check=False)
+    listed = "results/planned/events.parquet"
+    snakemake(folder, *arguments, "--", listed, check=False)
     frozen = folder / "results/planned/frozen.json"
     shutil.copy(folder / "data/a.h5", folder / "data/c.h5")
     settings = folder / "config/config.yaml"
@@ -87,7 +121,7 @@ def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
     # Snakemake prints nothing of a job that it parses the rules for.
     probe = folder / "probe.smk"
     probe.write_text('include: "Snakefile"\nprint("parsed:", *SHARDS, CONFIG.pixelmap.size, file=sys.stderr)\n')
-    arguments = ["--dry-run", "--snakefile", str(probe), *arguments, "--", "results/planned/events.parquet"]
+    arguments = ["--dry-run", "--snakefile", str(probe), *arguments, "--", listed]
     job = ["--mode", "subprocess", "--force", "--nolock", "--ignore-incomplete", "--allowed-rules", "list_events"]
     assert "parsed: a b 112\n" in snakemake(folder, *job, *arguments)
     # A new start sees both.

@@ -1,18 +1,49 @@
 # The checked configuration, and what several rules ask for.
+import io
 import os
+import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
+
+def find_checkout(rules):
+    """The folder of the whole repository that `rules`, the folder of this file, belongs to.
+
+    Snakemake fetches single files of a module in a git repository. The package is needed, too: the commit is unpacked
+    below the working directory, where jobs find it.
+    """
+    if isinstance(rules, os.PathLike):
+        return Path(rules).parents[1]
+    if hasattr(rules, "repo_path"):
+        repository = rules.repo_path
+    elif hasattr(rules, "hosted_repo"):
+        repository = rules.hosted_repo.repo.git_dir
+    else:
+        raise WorkflowError(
+            f"{rules}: NuVLM needs its whole repository. Clone it, and name the path of the clone's Snakefile."
+        )
+    git = ["git", "-C", str(repository)]
+    commit = subprocess.check_output(
+        [*git, "rev-parse", f"{rules.ref}^{{commit}}"], text=True
+    ).strip()
+    folder = Path(".snakemake/nuvlm", commit).resolve()
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        archive = io.BytesIO(subprocess.check_output([*git, "archive", commit]))
+        partial = Path(tempfile.mkdtemp(dir=folder.parent))
+        tarfile.open(fileobj=archive).extractall(partial, filter="data")
+        partial.chmod(0o755)
+        partial.rename(folder)
+    return folder
+
+
 # Not workflow.basedir, which is another workflow's folder where this one is used as a module.
-try:
-    CHECKOUT = Path(workflow.current_basedir).parents[1]
-except TypeError:
-    raise WorkflowError(
-        "NuVLM needs its whole repository, not single files of it: clone it, and name the path of the clone's Snakefile"
-    ) from None
+CHECKOUT = find_checkout(workflow.current_basedir)
 SOURCE = CHECKOUT / "workflow" / "src"
 SCRIPTS = CHECKOUT / "workflow" / "scripts"
 # This process and its jobs use the package of this checkout, whatever is installed. Jobs need the variable: Snakemake
