@@ -107,9 +107,14 @@ PREDICTION = (
 )
 
 
+MODELS_FOLDER = f"results/{CONFIG.models_from or CONFIG.run}/models"
+BASE = CONFIG.vlm.base_folder.replace("<models>", MODELS_FOLDER)
+
+
 pathvars:
     results=f"results/{CONFIG.run}",
-    models=f"results/{CONFIG.models_from or CONFIG.run}/models",
+    models=MODELS_FOLDER,
+    base=BASE,
 
 
 wildcard_constraints:
@@ -191,7 +196,7 @@ def trained_models():
             for model in MODELS
             for file in (family_of(model).weights, "manifest.json", "training.json")
         ),
-        f"{CONFIG.vlm.base_folder}/manifest.json",
+        f"{BASE}/manifest.json",
     ]
 
 
@@ -231,9 +236,12 @@ def of_request(kind, what):
 
 def request_inputs(kind):
     """The further inputs of a model's job: name -> path."""
-    models = f"results/{CONFIG.models_from or CONFIG.run}/models"
     return lambda wildcards: {
-        name: own(path.replace("<models>", models).format(model=wildcards.model))
+        name: own(
+            path.replace("<base>", BASE)
+            .replace("<models>", MODELS_FOLDER)
+            .format(model=wildcards.model)
+        )
         for name, path in of_request(kind, "inputs")(wildcards).items()
     }
 

@@ -1,7 +1,6 @@
 # What only the vision-language model has: its base model, made here or fetched.
 
 SCRATCH_FILES = ["config.json", "manifest.json", "model.safetensors", "tokenizer.json"]
-BASE = CONFIG.vlm.base_folder
 REHEARSAL = CONFIG.vlm.training("vlm")
 
 

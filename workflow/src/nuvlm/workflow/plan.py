@@ -180,7 +180,7 @@ def expected_seconds(config: Config, shards: int, rates: str | Path = RATES) -> 
 
 def _on_gpus(config: Config, rule: str) -> bool:
     """Whether a rule's model is of the size that was measured on GPUs alone."""
-    if rule.endswith("_vlm"):
+    if rule.endswith(("_vlm", "_vit")):
         return config.vlm.base != "scratch"
     return rule.endswith("_cnn") and config.cnn.gpus > 0
 

@@ -4,7 +4,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from peft import get_peft_model
+from peft import LoraConfig, get_peft_model
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,8 +14,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, sha256
 from nuvlm.base.manifest import MANIFEST, verify_manifest
 from nuvlm.models.classifier.network import ImageClassifier
-from nuvlm.models.vit.settings import VitTrainSettings
-from nuvlm.models.vlm.adapter import lora_config
+from nuvlm.models.vit.settings import Adapters, VitTrainSettings
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.families import family_of, vision_tower
 from nuvlm.models.vlm.features import patch_features
@@ -49,8 +48,7 @@ class VisionClassifier(ImageClassifier):
         _drop_language(model)
         model.requires_grad_(False)
         if settings.adapt == "lora":
-            lora = settings.lora.model_copy(update={"vision": True, "target_modules": _present(model, settings)})
-            model = get_peft_model(model, lora_config(lora, tower_pattern))
+            model = get_peft_model(model, _adapters(model, settings.lora))
         elif settings.adapt == "all":
             vision_tower(model).requires_grad_(True)
         if settings.adapt != "head":
@@ -125,18 +123,27 @@ def _drop_language(model: Any) -> None:
             model.set_submodule(name, nn.Identity())
 
 
-def _present(model: nn.Module, settings: VitTrainSettings) -> tuple[str, ...]:
-    """Those of the adapters' layers that the tower has.
+def _adapters(model: nn.Module, settings: Adapters) -> LoraConfig:
+    """The adapters' configuration for peft, with the full names of the tower's layers.
 
     Raises:
-        InputError: it has none.
+        InputError: the tower lacks a layer that the settings name.
     """
-    layers = [name for name, module in vision_tower(model).named_modules() if isinstance(module, nn.Linear)]
-    names = {name.rpartition(".")[2] for name in layers}
-    present = tuple(name for name in settings.lora.target_modules if name in names)
-    if not present:
+    tower = vision_tower(model)
+    inside = {id(module) for module in tower.modules() if isinstance(module, nn.Linear)}
+    names = [name for name, module in model.named_modules() if id(module) in inside]
+    short = {name: name.rpartition(".")[2] for name in names}
+    wanted = settings.target_modules
+    missing = [] if wanted is None else sorted({*wanted} - {*short.values()})
+    if missing or wanted == ():
         raise InputError(
-            f"vit.lora.target_modules: the vision tower has no linear layer named "
-            f"{', '.join(settings.lora.target_modules)}. Name some of {', '.join(sorted(names))}."
+            f"vit.lora.target_modules: the vision tower has no linear layer named {', '.join(missing) or 'so'}. Name "
+            f"some of {', '.join(sorted({*short.values()}))}, or null for all."
         )
-    return present
+    return LoraConfig(
+        r=settings.r,
+        lora_alpha=settings.alpha,
+        lora_dropout=settings.dropout,
+        bias="none",
+        target_modules=[name for name in names if wanted is None or short[name] in wanted],
+    )

@@ -4,9 +4,10 @@ from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
+from nuvlm.base.settings import Settings
 from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
-from nuvlm.models.vlm.settings import Background, LoraSettings
+from nuvlm.models.vlm.settings import Background
 
 DEFAULT = TrainingRecipe(
     optimizer="adamw",
@@ -19,12 +20,21 @@ DEFAULT = TrainingRecipe(
 """The published fine-tuning of the language model: the same events, as often, with the same step."""
 
 
+class Adapters(Settings):
+    """Low-rank adapters (LoRA, arXiv 2106.09685) in the tower."""
+
+    r: Annotated[int, Field(ge=1)] = 8
+    alpha: Annotated[int, Field(ge=1)] = 16
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.05
+    target_modules: tuple[str, ...] | None = None
+    """Names of the linear layers that get one; null: all of the tower."""
+
+
 class _Common(CommonSettings):
     recipe: TrainingRecipe = DEFAULT
     adapt: Literal["lora", "all", "head"] = "lora"
     """What is trained besides the head: adapters in the tower, all of its weights, or nothing."""
-    lora: LoraSettings = LoraSettings()
-    """The adapters; as those of the language model, of which the tower's are a part."""
+    lora: Adapters = Adapters()
     quantization: Literal["nf4", "int8", "none"] = "nf4"
     """The tower's weights; as for the language model."""
     background: Background = "black"
