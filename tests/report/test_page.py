@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -149,6 +150,40 @@ def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
     test = numbers["comparisons"][0]
     assert numbers["headline"].startswith("The VLM is the better classifier")
     assert f"the VLM for {test['only_second']} and the CNN for {test['only_first']}" in numbers["summary"][0]
+
+
+def test_several_trainings_have_a_spread_an_ensemble_and_a_part_in_the_verdict(tmp_path: Path) -> None:
+    models = {"cnn": 1.6, "cnn.2": 1.5, "cnn.3": 1.7, "vlm": 0.9, "vlm.2": 0.8, "bdt": 0.9}
+    html, numbers = make_report(write_run(tmp_path, models=models), tmp_path)
+    trained = numbers["trainings"]
+    assert {model: of_model["n"] for model, of_model in trained.items()} == {"cnn": 3, "vlm": 2, "bdt": 1}
+    assert trained["bdt"]["conditions"] == {}
+    nominal = trained["cnn"]["conditions"]["nominal"]
+    accuracy = nominal["scores"]["accuracy"]
+    assert accuracy["values"][0] == numbers["scores"]["cnn"]["nominal"]["accuracy"]
+    assert accuracy["mean"] == pytest.approx(np.mean(accuracy["values"]))
+    assert nominal["ensemble"]["accuracy"] > accuracy["mean"], "independent mistakes average out"
+    summary, text = " ".join(numbers["summary"]), " ".join(" ".join(Page(html).text).split())
+    assert f"mean of 3 trainings with a standard deviation of {100 * accuracy['deviation']:.1f} points" in summary
+    assert "BDT was trained once: " in summary
+    assert "mean of 3 trainings" in text
+    assert "ensemble of 2" in text
+    found = {(test["first"], test["second"]): test for test in numbers["comparisons"] if test["condition"] == "nominal"}
+    assert found["cnn", "vlm"]["trainings"] == [3, 2]
+    assert found["cnn", "vlm"]["training_interval"] is not None
+    assert found["cnn", "bdt"]["training_interval"] is None
+    low, high = found["cnn", "vlm"]["training_interval"]
+    assert f"from the spread between trainings {100 * low:.1f} to {100 * high:.1f}" in summary.replace(
+        "\N{MINUS SIGN}", "-"
+    )
+    tables = (tmp_path / "report" / "tables.tex").read_text()
+    assert f"{accuracy['mean']:.3f} $\\pm$ {accuracy['deviation']:.3f}" in tables
+
+
+def test_one_training_of_each_is_said_to_leave_the_training_out(report: tuple[str, dict]) -> None:
+    html, numbers = report
+    assert any(line.startswith("Every model was trained once: intervals") for line in numbers["summary"])
+    assert "which leave the training out where a model was trained once" in " ".join(" ".join(Page(html).text).split())
 
 
 def test_three_models_are_all_compared(tmp_path: Path) -> None:

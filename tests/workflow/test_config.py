@@ -87,7 +87,7 @@ def test_a_renamed_key_names_its_successor():
 
 MISTAKES = {
     "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: .*run,"),
-    "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: width"),
+    "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: seeds, width"),
     "unknown key in a recipe": (
         {"cnn": {"recipes": {"tuned": {"rate": 1}}}},
         r"cnn.recipes.tuned.rate: unknown key; known here: network, optimizer, learning_rate",
@@ -97,6 +97,9 @@ MISTAKES = {
         r"cnn: learning_rate, flip: moved to cnn.recipes.<name>.*recipes: {tuned: {learning_rate: 0.01}}",
     ),
     "weights from before recipes": ({"cnn": {"class_weights": True}}, "cnn: class_weights .*: set balanced in"),
+    "seeds that repeat": ({"bdt": {"seeds": [7, 8, 7]}}, r"bdt: seeds \[7, 8, 7\]: one repeats"),
+    "seeds without the first": ({"cnn": {"seeds": [1, 2]}}, r"cnn: seeds \[1, 2\]: the first must be .*, 7"),
+    "no training": ({"vlm": {"seeds": 0}}, "vlm.seeds"),
     "stored weights of another kind": (
         {"vlm": {"base": "random", "classify": {"quantization": "none"}}},
         r"classify.quantization \(none\) must be that of finetune \(nf4\) or null with base: random",

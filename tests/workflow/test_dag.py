@@ -238,6 +238,11 @@ def test_a_recipe_left_out_or_added_concerns_no_other_cnn(finished):
     assert planned(finished, *TINY, "cnn={recipes: {wide: {batch_size: 8}}}") == explain | new
 
 
+def test_a_further_training_repeats_no_other(finished):
+    new = {"train_cnn": CNNS, "export_cnn": CNNS, "classify_cnn": CNNS * PARTS}
+    assert planned(finished, *TINY, "cnn={seeds: 2}") == after("evaluate") | new
+
+
 PACKAGE = Path("workflow/src/nuvlm")
 
 

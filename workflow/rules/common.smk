@@ -98,6 +98,7 @@ onstart:
 
 MODELS = CONFIG.models
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
+TRAININGS = CONFIG.trainings
 PARTS = range(CONFIG.dataset.parts)
 # Of each part.
 EXPLAINED = -(-CONFIG.report.explain // CONFIG.dataset.parts)
@@ -192,22 +193,24 @@ def trained_models():
         return []
     return [
         *(
-            f"<models>/{model}/{file}"
-            for model in MODELS
+            f"<models>/{training}/{file}"
+            for model, trainings in TRAININGS.items()
+            for training in trainings
             for file in (family_of(model).weights, "manifest.json", "training.json")
         ),
         f"{BASE}/manifest.json",
     ]
 
 
-def prediction_tables():
-    tables = "<results>/predictions/{model}/{condition}/{part}.{kind}"
+def prediction_tables(further=True):
+    """Of all trainings, or of the first of each model."""
+    tables = "<results>/predictions/{training}/{condition}/{part}.{kind}"
     return [
         path
         for model, conditions in CONDITIONS.items()
         for path in expand(
             tables,
-            model=model,
+            training=TRAININGS[model] if further else model,
             condition=conditions,
             part=PARTS,
             kind=["parquet", "json"],

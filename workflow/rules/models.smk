@@ -1,8 +1,11 @@
 # Every family of models in the table (workflow/src/nuvlm/models/table.py): training, classification, explanation.
+# {model} is a training of a model, of which explanations have the first (workflow/src/nuvlm/models/trainings.py).
+import re
 
 for family, section in CONFIG.families.items():
     row = FAMILIES[family]
     names = "|".join(section.model_names(family))
+    trainings = "|".join(map(re.escape, section.training_names(family)))
     training = section.training(section.model_names(family)[0])
     classification = section.classification()
     explanation = section.explanation()
@@ -11,7 +14,7 @@ for family, section in CONFIG.families.items():
     if CONFIG.models_from is None:
 
         rule:
-            """Train one model of the family."""
+            """Train one model of the family, once."""
             name:
                 row.training_rule
             input:
@@ -27,7 +30,7 @@ for family, section in CONFIG.families.items():
             benchmark:
                 f"<results>/benchmarks/{row.training_rule}/{{model}}.tsv"
             wildcard_constraints:
-                model=names,
+                model=trainings,
             conda:
                 f"../envs/{training.environment}.yaml"
             threads: training.threads
@@ -76,7 +79,7 @@ for family, section in CONFIG.families.items():
         benchmark:
             f"<results>/benchmarks/classify_{family}/{PREDICTION}.tsv"
         wildcard_constraints:
-            model=names,
+            model=trainings,
             condition="|".join(conditions),
         conda:
             f"../envs/{classification.environment}.yaml"

@@ -1,15 +1,23 @@
 # From predictions to the report.
 from nuvlm.report.names import figures_of
 
-PREDICTIONS = {
-    model: {
+
+def predictions_of(training):
+    """Condition -> prediction tables of a training."""
+    return {
         condition: [
-            f"results/{CONFIG.run}/predictions/{model}/{condition}/{part}.parquet"
+            f"results/{CONFIG.run}/predictions/{training}/{condition}/{part}.parquet"
             for part in PARTS
         ]
-        for condition in conditions
+        for condition in conditions_of(training, CONFIG.conditions)
     }
-    for model, conditions in CONDITIONS.items()
+
+
+PREDICTIONS = {model: predictions_of(model) for model in MODELS}
+# Model -> those of its further trainings.
+REPEATS = {
+    model: [predictions_of(training) for training in trainings[1:]]
+    for model, trainings in TRAININGS.items()
 }
 TRAINING = {
     model: f"results/{CONFIG.models_from or CONFIG.run}/models/{model}/training.json"
@@ -43,6 +51,7 @@ rule evaluate:
     params:
         code=code("evaluate.py"),
         predictions=PREDICTIONS,
+        repeats=REPEATS,
         explanations=RATIONALES,
         saliency=SALIENCY,
     script:
@@ -77,7 +86,7 @@ rule draw_figures:
 rule collect_events:
     """Collect the events of the event browser: displays, or pixel maps made elsewhere."""
     input:
-        prediction_tables(),
+        prediction_tables(further=False),
         list(RATIONALES.values()),
         [explanation_files(*stores) for stores in SALIENCY.values()],
         display_files,
@@ -114,7 +123,7 @@ rule collect_events:
 rule write_report:
     """Write the report: one self-contained page, its numbers as JSON, and LaTeX tables."""
     input:
-        prediction_tables(),
+        prediction_tables(further=False),
         list(TRAINING.values()),
         figure_files(FIGURES, ".svg"),
         scores="<results>/evaluation/scores.json",

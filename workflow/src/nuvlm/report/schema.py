@@ -193,9 +193,43 @@ class Comparison(Difference):
     first: str
     second: str
     condition: str
+    trainings: tuple[Count, Count]
+    """Numbers of trainings. The counts, `difference` and `p_value` are of the first of each."""
+    mean_difference: float | None
+    """Of the mean accuracies of all trainings, with its interval from test events."""
+    mean_difference_interval: Interval
+    training_interval: Interval
+    """Interval of `mean_difference` from the spread between trainings; null if a model has one."""
+    better: Literal["first", "second"] | None
+    """The model that is better beyond both intervals, or by McNemar's test between single trainings."""
     by_class: dict[str, Agreement] | None = None
     """This and by_energy: only for conditions shown in full."""
     by_energy: AgreementByEnergy | None = None
+
+
+class Spread(Part):
+    """A score of each training."""
+
+    values: list[Fraction | None]
+    mean: Fraction | None
+    deviation: float | None
+    """Standard deviation of one training."""
+
+
+class TrainingsUnderCondition(Part):
+    scores: dict[str, Spread]
+    accuracy_interval: Interval
+    """Of the mean accuracy, from test events."""
+    ensemble: dict[str, Fraction | Interval]
+    """Scores of the mean probability, with intervals."""
+
+
+class Trainings(Part):
+    """Trainings of a model with different seeds."""
+
+    n: Count
+    conditions: dict[str, TrainingsUnderCondition]
+    """Empty for one training, or without truth."""
 
 
 class CurvePoint(Part):
@@ -554,6 +588,8 @@ class Report(Part):
     cuts: dict[str, dict[str, Cuts]]
     """By model and class, under the first condition."""
     comparisons: list[Comparison]
+    trainings: dict[str, Trainings]
+    """By model."""
     changes: dict[str, dict[str, Change]]
     """By model and condition."""
     explanations: dict[str, Explanation]

@@ -1,6 +1,6 @@
 """LaTeX tables: this run next to the published results."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from nuvlm.models.table import title
@@ -27,7 +27,7 @@ def latex_tables(numbers: Mapping[str, Any]) -> str:
     source = published["source"]
     lines = [
         f"% Written by NuVLM, run {numbers['run']}. Needs \\usepackage{{booktabs}}.",
-        "% In brackets: 95 % bootstrap intervals. Precision and recall are means over the classes.",
+        "% In brackets: 95 % bootstrap intervals from test events. Precision and recall are means over the classes.",
     ]
     main = next(iter(next(iter(scores.values()))))
     for table in published["tables"]:
@@ -59,6 +59,7 @@ def latex_tables(numbers: Mapping[str, Any]) -> str:
                 values = [f"{number(score[name])} {interval(score[f'{name}_interval'])}" for name in SCORES]
                 spent = [significant(numbers["cost"][model][name]) for name in costs]
                 lines.append(_row(name_of_model, "this run", *values, *spent))
+                lines += _of_trainings(numbers["trainings"][model], condition, [""] * len(costs))
                 name_of_model = ""
             for row in rows.get(model, []):
                 values = [number(row.get(name), 2) for name in SCORES]
@@ -69,10 +70,25 @@ def latex_tables(numbers: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def _of_trainings(trainings: Mapping[str, Any], condition: str, spent: Sequence[str]) -> list[str]:
+    """Rows of the mean and of the ensemble of several trainings."""
+    several = trainings["conditions"].get(condition)
+    if several is None:
+        return []
+    spreads = [several["scores"][name] for name in SCORES]
+    means = [f"{number(of_score['mean'])} ± {number(of_score['deviation'])}" for of_score in spreads]
+    together = several["ensemble"]
+    ensemble = [f"{number(together[name])} {interval(together[f'{name}_interval'])}" for name in SCORES]
+    return [
+        _row("", f"mean of {trainings['n']} trainings", *means, *spent),
+        _row("", f"ensemble of {trainings['n']}", *ensemble, *spent),
+    ]
+
+
 def escape(text: str) -> str:
     """Escape text for LaTeX."""
     text = "".join(ESCAPED.get(sign, sign) for sign in text)
-    return text.replace("\N{MINUS SIGN}", "$-$").replace(MISSING, "--")
+    return text.replace("\N{MINUS SIGN}", "$-$").replace("±", r"$\pm$").replace(MISSING, "--")
 
 
 def _row(*cells: str) -> str:

@@ -262,6 +262,15 @@ class Config(_Families):
         return tuple(model for name, section in self.families.items() for model in section.model_names(name))
 
     @property
+    def trainings(self) -> dict[str, tuple[str, ...]]:
+        """Model -> its trainings, the first of which is called like the model."""
+        return {
+            model: section.trainings_of(model)
+            for name, section in self.families.items()
+            for model in section.model_names(name)
+        }
+
+    @property
     def explained_models(self) -> tuple[str, ...]:
         """Models whose predictions are explained."""
         return tuple(model for model in self.models if family_of(model).explains and self.report.explain)

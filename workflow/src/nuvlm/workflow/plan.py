@@ -118,7 +118,7 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     elif config.models_from is None:
         jobs["build_base_model" if config.vlm.base == "scratch" else "build_random_base"] = 1
     for name, section in config.families.items():
-        models = section.model_names(name)
+        models = section.training_names(name)
         if config.models_from is None:
             jobs[FAMILIES[name].training_rule] = len(models)
             if name == "cnn" and config.cnn.classify_backend == "onnx":
@@ -229,7 +229,8 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     train = events * (1 - config.dataset.validation - config.dataset.test)
     classified = events if config.models_from else events - train
     jobs = jobs_by_rule(config, shards)
-    tables = sum(len(conditions_of(model, config.conditions)) for model in config.models) * config.dataset.parts
+    trained = [name for names in config.trainings.values() for name in names]
+    tables = sum(len(conditions_of(name, config.conditions)) for name in trained) * config.dataset.parts
     maps = len(paths.store_files("", paths.PIXEL_MAP_ARRAYS))
     disk: dict[str, tuple[float, int]] = {}
     if config.input.has_voxels:

@@ -7,6 +7,7 @@ from pydantic import Field, model_validator
 
 from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
+from nuvlm.models.trainings import split_training
 
 NetworkName = Literal["published", "mobilenet"]
 
@@ -73,8 +74,13 @@ class CnnSettings(_Common, FamilySettings):
     def model_names(self, family: str) -> tuple[str, ...]:
         return tuple(f"{family}_{recipe}" for recipe in self.recipe_names)
 
-    def training(self, model: str) -> Request:
-        settings = self.recipe_settings(model.partition("_")[2])
+    @property
+    def first_seed(self) -> int:
+        return self.seed
+
+    def training(self, training: str) -> Request:
+        recipe = split_training(training)[0].partition("_")[2]
+        settings = self.recipe_settings(recipe).model_copy(update={"seed": self.seed_of(training)})
         return Request(
             run="nuvlm.models.cnn.training:run",
             settings=settings.model_dump(mode="json", exclude=HOW_DATA_ARE_READ),

@@ -69,8 +69,13 @@ class VitSettings(_Common, FamilySettings):
     def model_names(self, family: str) -> tuple[str, ...]:
         return (family,) if self.enabled else ()
 
-    def training(self, model: str) -> Request:
+    @property
+    def first_seed(self) -> int:
+        return self.seed
+
+    def training(self, training: str) -> Request:
         settings = {name: getattr(self, name) for name in VitTrainSettings.model_fields}
+        settings["seed"] = self.seed_of(training)
         checked = VitTrainSettings.model_validate(settings)
         return Request(
             run="nuvlm.models.vit.jobs:train",
@@ -81,6 +86,7 @@ class VitSettings(_Common, FamilySettings):
             # The whole base is loaded before its language model is dropped.
             memory_mb=self.memory_mb + 16000 * self.processes,
             minutes=720,
+            resumes=True,
             events_factor=self.recipe.max_epochs,
         )
 

@@ -201,8 +201,12 @@ class VlmSettings(FamilySettings):
     def _inputs(self, **more: str) -> dict[str, str]:
         return {"base": f"{self.base_folder}/manifest.json", "prompts": self.prompts, **more}
 
-    def training(self, model: str) -> Request:
-        tune = self.finetune
+    @property
+    def first_seed(self) -> int:
+        return self.finetune.seed
+
+    def training(self, training: str) -> Request:
+        tune = self.finetune.model_copy(update={"seed": self.seed_of(training)})
         inputs = self._inputs()
         if tune.rationales == "grounded":
             inputs["vocabulary"] = self.vocabulary
