@@ -157,7 +157,12 @@ class Language(Part):
     first: str
     second: str
     difference: float
+    """Of the mean accuracies of all trainings, with intervals from test events and from the spread between trainings."""
     difference_interval: Interval
+    training_interval: Interval
+    trainings: list[Count]
+    better: str | None
+    """The model that is better beyond both intervals."""
     p_value: Fraction
     detectable: float
     events: dict[str, Count]
