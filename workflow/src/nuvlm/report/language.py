@@ -46,7 +46,7 @@ def compare_language(results: Mapping[str, Any], cost: Mapping[str, Any], condit
 
 
 def _signed(ends: Sequence[float] | None, sign: int) -> list[float] | None:
-    return ends and sorted(sign * end for end in ends)
+    return None if ends is None else sorted(sign * end for end in ends)
 
 
 def _conclude(row: Mapping[str, Any]) -> str:

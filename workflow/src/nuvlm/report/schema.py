@@ -157,7 +157,7 @@ class Language(Part):
     first: str
     second: str
     difference: float
-    """Of the mean accuracies of all trainings, with intervals from test events and from the spread between trainings."""
+    """Of the mean accuracies of all trainings; intervals from test events and from the spread between trainings."""
     difference_interval: Interval
     training_interval: Interval
     trainings: list[Count]
