@@ -22,7 +22,7 @@ from nuvlm.dataset.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb, pinned
 from nuvlm.models.predictions import Cost, write_predictions
-from nuvlm.models.vlm.batches import FittingBatches, prepared
+from nuvlm.models.vlm.batches import FittingBatches, prepared, take
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import Quantization, load_model, load_processor
 from nuvlm.models.vlm.prompts import (
@@ -135,9 +135,9 @@ class _Classifier:
 
         def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
             start = time.perf_counter()
-            rows = slice(events[0], events[-1] + 1)
+            chosen = take(inputs, slice(events[0], events[-1] + 1), len(inputs["input_ids"]))
             # Scores come back as arrays, so the device has finished when the clock is read.
-            scores = method({name: value[rows].to(device, non_blocking=True) for name, value in inputs.items()})
+            scores = method({name: value.to(device, non_blocking=True) for name, value in chosen.items()})
             return *scores, time.perf_counter() - start
 
         joint, first = np.zeros((2, len(table), len(CLASSES)))
