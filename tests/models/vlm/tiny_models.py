@@ -279,13 +279,13 @@ def make_tokenizer(prompts: Path, special: list[str], **roles: Any) -> PreTraine
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer, **roles)
 
 
-def make_tiny(kind: str, folder: Path, change: Callable[[dict[str, Any]], None] | None = None) -> None:
+def make_tiny(kind: str, folder: Path, weights: Callable[[Any], None] | None = None) -> None:
     """Write a random model of the family `kind` to `folder`, with about 200,000 parameters.
 
     A 56-pixel picture is four tiles of 28, and one of the whole, in the families that have tiles.
 
     Args:
-        change: edits the config.
+        weights: changes the model's weights.
     """
     tiny = FAMILIES[kind]
     # As in many published models, the tokenizer's own end token is not the one that ends a turn.
@@ -306,8 +306,6 @@ def make_tiny(kind: str, folder: Path, change: Callable[[dict[str, Any]], None] 
     tokens = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id,
               "bos_token_id": tokenizer.bos_token_id}  # fmt: skip
     config["text_config"] |= {"vocab_size": len(tokenizer)} | tokens
-    if change is not None:
-        change(config)
     torch.manual_seed(0)
     model = AutoModelForImageTextToText.from_config(AutoConfig.for_model(kind, **config))
     with torch.no_grad():
@@ -315,6 +313,8 @@ def make_tiny(kind: str, folder: Path, change: Callable[[dict[str, Any]], None] 
             # The default initialisation is so small that no picture would make a difference.
             if parameter.ndim > 1 and "norm" not in name:
                 parameter.normal_(std=0.1)
+    if weights is not None:
+        weights(model)
     model.generation_config = GenerationConfig(**tokens)
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)

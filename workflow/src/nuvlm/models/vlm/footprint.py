@@ -33,7 +33,7 @@ from trl.trainer.utils import add_fused_lm_head
 
 from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.arithmetic import weight_bytes
-from nuvlm.models.vlm.families import family
+from nuvlm.models.vlm.families import tower_pattern
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
 
@@ -100,10 +100,10 @@ def count_footprint(
     Raises:
         RuntimeError: from torch, for models whose control flow depends on the values of their inputs.
     """
-    tower = family(config.model_type, "model").vision_tower
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    tower = tower_pattern(model)
     weights = stored_bytes(model, settings.quantization, bf16=settings.bf16)
     if settings.quantization != "none":
         _pack(model, settings.quantization, dtype)

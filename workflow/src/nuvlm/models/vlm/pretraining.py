@@ -28,7 +28,6 @@ from nuvlm.base.files import atomic_path, write_json
 from nuvlm.base.logs import track
 from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import open_store
-from nuvlm.models.vlm.families import FAMILIES
 from nuvlm.models.vlm.prompts import Prompts, check_views, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 from nuvlm.models.vlm.settings import ScratchSettings
@@ -37,7 +36,7 @@ from nuvlm.models.vlm.shapes import vocabulary as scene_words
 
 logger = logging.getLogger(__name__)
 
-END_OF_ANSWER = FAMILIES["mllama"].end_of_answer
+END_OF_ANSWER = "<|eot_id|>"
 SPECIAL_TOKENS = (
     "<|begin_of_text|>",
     "<|end_of_text|>",

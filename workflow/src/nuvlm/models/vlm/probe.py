@@ -3,7 +3,8 @@
 - The text of a whole answer has the tokens of prompt, prefix and label, as scoring assumes.
 - Training supervises the answer and its end, and nothing else.
 - Each picture changes the answer, and so does their order.
-- The score of an answer is that of a plain forward pass over the text that training reads.
+- The score of an answer is that of a plain forward pass over the text that training reads, and, where it is used, that
+  of beam search.
 
 A model that fails is refused with the check and the reason.
 """
@@ -24,7 +25,7 @@ from nuvlm.models.vlm.batches import out_of_memory
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.processors import refused
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation
-from nuvlm.models.vlm.scoring import Encoder, Scorer, close
+from nuvlm.models.vlm.scoring import Encoder, Scorer, beam, close
 from nuvlm.models.vlm.shapes import draw_scene
 
 logger = logging.getLogger(__name__)
@@ -34,8 +35,16 @@ SEEN = 1e-6
 """Change of a log-probability from which a picture is seen; equal inputs give equal numbers."""
 
 
-def probe(model: PreTrainedModel, processor: ProcessorMixin, prompts: Prompts, views: int, side: int) -> None:
-    """Check the model on drawn scenes; takes 2 + `views` forward passes over the images of an event, and a few of one.
+def probe(
+    model: PreTrainedModel,
+    processor: ProcessorMixin,
+    prompts: Prompts,
+    views: int,
+    side: int,
+    *,
+    beams: bool = False,
+) -> None:
+    """Check the model on drawn scenes, in a few forward passes of one event.
 
     Args:
         model: with or without an adapter; its mode is kept.
@@ -43,6 +52,7 @@ def probe(model: PreTrainedModel, processor: ProcessorMixin, prompts: Prompts, v
         prompts: texts of the conversation.
         views: pictures per event.
         side: of a picture, pixels.
+        beams: whether beam search is used, too.
 
     Raises:
         InputError: names the model, the check and what to choose instead.
@@ -69,6 +79,9 @@ def probe(model: PreTrainedModel, processor: ProcessorMixin, prompts: Prompts, v
                     raise refused(
                         name, "score", f"{found.item():.6g} instead of {expected.item():.6g} of a plain forward pass"
                     )
+            if beams:
+                with _refusing(name, "beam search"):
+                    _check_beams(name, model, _on(model, encode([first])), answers, scorer)
     finally:
         model.train(training)
     logger.info("%s: text, images and scores work; %d pass(es) for all answers", name, scorer.passes or 0)
@@ -147,3 +160,17 @@ def _plain_score(model: Any, whole: Mapping[str, torch.Tensor], answers: AnswerT
     label = torch.tensor(answers.labels[-1], device=logits.device)
     logp = logits[:, -len(label) - 1 : -1].float().log_softmax(dim=-1)
     return logp[0, torch.arange(len(label)), label].sum()[None].double().cpu()
+
+
+def _check_beams(
+    name: str, model: PreTrainedModel, inputs: dict[str, torch.Tensor], answers: AnswerTokens, scorer: Scorer
+) -> None:
+    """Refuse beam search that gives other scores, as where generation mixes up the views of an event."""
+    expected = torch.tensor(scorer(inputs)[0])
+    found = torch.tensor(beam(model, inputs, answers)[0])
+    if not close(found, expected, model.dtype):
+        raise InputError(
+            f"{name}: beam search gives {found[0].tolist()} for an event whose answers have the log-probabilities "
+            f"{expected[0].tolist()}: transformers generates wrongly with several beams for this family. Set "
+            "vlm.classify.method to score."
+        )
