@@ -13,11 +13,11 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from conftest import ground
 from safetensors.torch import load_file
 from tiny_models import FAMILIES, make_tiny
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
+from conftest import ground
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import MANIFEST, write_manifest
@@ -279,9 +279,7 @@ def stop_after(job: Job, step: int) -> None:
 def test_frozen_tower_has_no_adapter(job: Job, tmp_path: Path) -> None:
     make_tiny("idefics3", tmp_path / "base")
     values = job.settings.model_dump() | {"epochs": 1 / 6, "lora": {"vision": False}}
-    job = job.model_copy(
-        update={"base": tmp_path / "base", "settings": FinetuneSettings.model_validate(values)}
-    )
+    job = job.model_copy(update={"base": tmp_path / "base", "settings": FinetuneSettings.model_validate(values)})
     finetune(job)
     names = list(load_file(job.out / "adapter_model.safetensors"))
     assert names

@@ -319,7 +319,9 @@ def make_tiny(kind: str, folder: Path, weights: Callable[[Any], None] | None = N
     model.save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     getattr(transformers, tiny.images[0])(**tiny.images[1]).save_pretrained(folder)
-    (folder / "processor_config.json").write_text(json.dumps({"processor_class": tiny.processor[0]} | tiny.processor[1]))
+    (folder / "processor_config.json").write_text(
+        json.dumps({"processor_class": tiny.processor[0]} | tiny.processor[1])
+    )
     (folder / "chat_template.jinja").unlink(missing_ok=True)
     if tiny.template is not None:
         blocks = BLOCKS.replace("IMAGE", tiny.image)

@@ -86,9 +86,7 @@ def classify_vlm(
     device = choose_device()
     start = time.perf_counter()
     model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=settings.merge_adapter)
-    probe(
-        model, processor, published, len(images["views"]), images["size"], beams=settings.method == "beam"
-    )
+    probe(model, processor, published, len(images["views"]), images["size"], beams=settings.method == "beam")
     load_seconds = time.perf_counter() - start
     classifier = _Classifier(model, read_part(events, part), stores, settings, device, load_seconds)
     for condition, out in outputs.items():

@@ -37,7 +37,9 @@ def family_of(folder: Path, where: Path | str | None = None) -> Family:
     Raises:
         InputError: it is no image-text-to-text model of transformers, or has no vision tower.
     """
-    return _family(str(where or folder), folder, (folder / "config.json").read_bytes(), model_type(folder / "config.json"))
+    return _family(
+        str(where or folder), folder, (folder / "config.json").read_bytes(), model_type(folder / "config.json")
+    )
 
 
 @lru_cache(maxsize=8)

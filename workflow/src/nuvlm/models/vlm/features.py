@@ -11,7 +11,9 @@ TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "c
 """Inputs of the text, which the tower does not take."""
 
 
-def patch_features(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], *, events: int, views: int) -> torch.Tensor:
+def patch_features(
+    model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], *, events: int, views: int
+) -> torch.Tensor:
     """The mean of the vision tower's output over the patches of each picture, with gradients where they are wanted.
 
     The output is that of the tower's last layer, before the projection to the text where the tower includes that
@@ -45,7 +47,8 @@ def patch_features(model: torch.nn.Module, inputs: Mapping[str, torch.Tensor], *
     states: torch.Tensor = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
     width = states.shape[-1]
     if states.numel() % (events * views * width):
-        raise ValueError(f"patches of shape {tuple(states.shape)} are not the same number for {events * views} pictures")
+        raise ValueError(
+            f"patches of shape {tuple(states.shape)} are not the same number for {events * views} pictures"
+        )
     # Any order of pictures, tiles and patches has the pictures first, and one event after the other.
     return states.reshape(events, views, -1, width).mean(dim=2)
-

@@ -110,8 +110,7 @@ def _whole_text(processor: Any, prompts: Prompts, pictures: Pictures) -> dict[st
     """Model inputs of the conversation with the last answer, as training reads it, and the mask of the answer."""
     shown = iter(pictures)
     messages = [
-        message
-        | {"content": [b | {"image": next(shown)} if b["type"] == "image" else b for b in message["content"]]}
+        message | {"content": [b | {"image": next(shown)} if b["type"] == "image" else b for b in message["content"]]}
         for message in conversation(prompts, len(pictures), prompts.answer(CLASSES[-1]))
     ]
     return dict(

@@ -223,9 +223,7 @@ def append(inputs: Inputs, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     return extended
 
 
-def plain_scores(
-    model: PreTrainedModel, inputs: Inputs, label: Sequence[int]
-) -> tuple[torch.Tensor, torch.Tensor]:
+def plain_scores(model: PreTrainedModel, inputs: Inputs, label: Sequence[int]) -> tuple[torch.Tensor, torch.Tensor]:
     """Log-probabilities (n,) of a label behind the text, and of its first token, by the model's plain forward pass."""
     tokens = torch.tensor(label, device=inputs["input_ids"].device)
     logits = _last_logits(model, append(inputs, tokens[:-1]), len(tokens))
@@ -246,9 +244,7 @@ def _last_logits(model: PreTrainedModel, inputs: Inputs, count: int) -> torch.Te
     return logits[:, -count:]
 
 
-def score(
-    model: PreTrainedModel, inputs: Inputs, answers: AnswerTokens
-) -> tuple[np.ndarray, np.ndarray]:
+def score(model: PreTrainedModel, inputs: Inputs, answers: AnswerTokens) -> tuple[np.ndarray, np.ndarray]:
     """Score some events with a new :class:`Scorer`."""
     return Scorer(model, answers)(inputs)
 

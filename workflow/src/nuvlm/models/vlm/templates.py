@@ -9,7 +9,6 @@ marks already is used as it is, and a model without a template gets a plain form
 import json
 import re
 from dataclasses import asdict, dataclass
-from typing import Any
 
 from jinja2 import TemplateError
 from transformers import PreTrainedTokenizerBase, ProcessorMixin
@@ -84,10 +83,7 @@ def adapt_template(processor: ProcessorMixin) -> None:
     published = getattr(processor, "chat_template", None) or getattr(processor.tokenizer, "chat_template", None)
     if isinstance(published, dict):
         published = published.get("default")
-    if published is None:
-        found = plain_format(processor)
-    else:
-        found = learn_format(processor, published)
+    found = plain_format(processor) if published is None else learn_format(processor, published)
     if published is None or not MARK.search(published):
         processor.chat_template = found.template()
     processor.tokenizer.eos_token = found.end
