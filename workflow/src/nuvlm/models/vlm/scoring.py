@@ -22,7 +22,7 @@ logger = logging.getLogger(__name__)
 
 Inputs = Mapping[str, torch.Tensor]
 TOLERANCE = {torch.float32: 1e-5, torch.bfloat16: 0.03, torch.float16: 0.005}
-"""Difference between two ways to compute a log-probability that rounding explains, relative to its size (at least 1)."""
+"""Difference of two computations of a log-probability that rounding explains, relative to its size (at least 1)."""
 
 
 class Encoder:
@@ -108,7 +108,7 @@ class Scorer:
     def __init__(self, model: PreTrainedModel, answers: AnswerTokens) -> None:
         self._model = model
         self._answers = answers
-        self._whole = model.get_base_model() if hasattr(model, "get_base_model") else model
+        self._whole = whole_model(model)
         self._reader = MllamaReader(model) if isinstance(self._whole, MllamaForConditionalGeneration) else None
         self._at_once: bool | None = None
         """Whether all labels are computed in one pass; None until the first event has shown that they can be."""
@@ -153,7 +153,7 @@ class Scorer:
                 raise
             logger.info("one pass for all labels is not possible (%s): one pass for each", error)
             return False
-        if close(found, expected, self._model.dtype):
+        if close(found, expected, self._whole):
             return True
         logger.info(
             "one pass for all labels gives %.6g instead of %.6g: one pass for each", found.item(), expected.item()
@@ -208,6 +208,11 @@ class Scorer:
         return torch.cat([positions, later], dim=-1)
 
 
+def whole_model(model: PreTrainedModel) -> PreTrainedModel:
+    """The model itself, of one with or without an adapter."""
+    return model.get_base_model() if hasattr(model, "get_base_model") else model
+
+
 def append(inputs: Inputs, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
     """The inputs with `tokens` (more,) appended to each text, which sees what its last token sees.
 
@@ -232,8 +237,10 @@ def plain_scores(model: PreTrainedModel, inputs: Inputs, label: Sequence[int]) -
     return each.sum(dim=1), each[:, 0]
 
 
-def close(found: torch.Tensor, expected: torch.Tensor, dtype: torch.dtype) -> bool:
-    """Whether log-probabilities differ by no more than rounding, see :data:`TOLERANCE`."""
+def close(found: torch.Tensor, expected: torch.Tensor, model: PreTrainedModel) -> bool:
+    """Whether log-probabilities of a model differ by no more than rounding, see :data:`TOLERANCE`."""
+    # LLM.int8 rounds what goes into a layer, by scales that depend on the other rows.
+    dtype = torch.bfloat16 if getattr(model, "is_loaded_in_8bit", False) else model.dtype
     return bool(((found - expected).abs() <= TOLERANCE[dtype] * expected.abs().clamp(min=1)).all())
 
 

@@ -2,8 +2,8 @@
 
 Published templates do not mark what the assistant says, which is what training learns, and some accept no system
 message. A conversation with known texts is rendered with the published template; what stands between the texts is the
-format, and goes into a template of the same format with ``{% generation %}`` around the answer. A template that has such
-marks already is used as it is, and a model without a template gets a plain format.
+format, and goes into a template of the same format with ``{% generation %}`` around the answer. A template with such
+marks is used as it is, and a model without a template gets a plain format.
 """
 
 import json

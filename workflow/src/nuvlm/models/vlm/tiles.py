@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from safetensors import safe_open
 from safetensors.torch import save_file
-from transformers import AutoConfig, AutoImageProcessor
+from transformers import PROCESSOR_MAPPING, AutoConfig, AutoImageProcessor
 
 from nuvlm.base.errors import InputError
 
@@ -32,9 +32,23 @@ def published_tiles(folder: Path) -> int | None:
     fixed = getattr(AutoConfig.from_pretrained(folder, local_files_only=True).vision_config, "max_num_tiles", None)
     if fixed is not None:
         return int(fixed)
+    return None if _switched_on(folder) or len(_grids(folder)) > 1 else 1
+
+
+def _switched_on(folder: Path) -> list[str]:
+    """The settings that cut pictures, as the processor uses them."""
     images = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    cuts = any(getattr(images, switch, False) for switch in SWITCHES) or len(getattr(images, GRIDS, None) or ()) > 1
-    return None if cuts else 1
+    if getattr(images, "max_patches", None) == 1:
+        return []
+    config = AutoConfig.from_pretrained(folder, local_files_only=True)
+    # Some processors override their image processor.
+    always = getattr(PROCESSOR_MAPPING[type(config)], "images_kwargs", {})
+    return [switch for switch in SWITCHES if always.get(switch, getattr(images, switch, False))]
+
+
+def _grids(folder: Path) -> list[list[int]]:
+    images = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
+    return list(getattr(images, GRIDS, None) or [])
 
 
 def check_tiles(name: str, folder: Path, tiles: int | None) -> None:
@@ -69,13 +83,14 @@ def set_one_tile(folder: Path) -> None:
         _edit(folder / "config.json", "vision_config", max_num_tiles=1, supported_aspect_ratios=[[1, 1]])
         _set_image_processor(folder, max_image_tiles=1)
         return
-    images = AutoImageProcessor.from_pretrained(folder, backend="pil", local_files_only=True)
-    values: dict[str, Any] = {switch: False for switch in SWITCHES if getattr(images, switch, False)}
-    if values.get("do_image_splitting") is False:
+    values: dict[str, Any] = dict.fromkeys(_switched_on(folder), False)
+    if "crop_to_patches" in values:
+        values |= {"min_patches": 1, "max_patches": 1}  # where the processor switches it on again
+    if "do_image_splitting" in values:
         # The whole picture, scaled to the side of one tile.
         values["size"] = {"longest_edge": config.vision_config.image_size}
-    if len(getattr(images, GRIDS, None) or ()) > 1:
-        values[GRIDS] = [sorted(images.image_grid_pinpoints)[0]]
+    if len(grids := _grids(folder)) > 1:
+        values[GRIDS] = [min(grids)]
         _edit(folder / "config.json", None, **{GRIDS: values[GRIDS]})
     if values:
         _set_image_processor(folder, **values)
