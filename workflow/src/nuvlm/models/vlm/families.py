@@ -9,6 +9,7 @@ import re
 from dataclasses import dataclass
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 import torch
 from transformers import AutoConfig, PreTrainedModel
@@ -63,6 +64,12 @@ def model_type(config: Path) -> str:
         ) from error
 
 
+def whole_model(model: Any) -> PreTrainedModel:
+    """The model itself, of one with or without an adapter."""
+    whole: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    return whole
+
+
 def vision_tower(model: torch.nn.Module, where: Path | str = "model") -> torch.nn.Module:
     """The module that encodes images, of a model with or without an adapter.
 
@@ -71,7 +78,7 @@ def vision_tower(model: torch.nn.Module, where: Path | str = "model") -> torch.n
     Raises:
         InputError: the model has none.
     """
-    whole: PreTrainedModel = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole = whole_model(model)
     tower: torch.nn.Module = whole.get_encoder(modality="image")
     if tower is whole or tower is whole.base_model:
         raise refused(where, "vision tower", "transformers names no module of it that encodes images")
@@ -84,7 +91,7 @@ def tower_pattern(model: torch.nn.Module, where: Path | str = "model") -> str:
     Raises:
         InputError: see :func:`vision_tower`.
     """
-    whole = model.get_base_model() if hasattr(model, "get_base_model") else model
-    tower = vision_tower(model, where)
+    whole = whole_model(model)
+    tower = vision_tower(whole, where)
     name = next(name for name, module in whole.named_modules() if module is tower)
     return rf"(.*\.)?{re.escape(name)}(\..*)?"

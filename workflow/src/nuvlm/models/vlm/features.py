@@ -5,7 +5,7 @@ from typing import Any
 
 import torch
 
-from nuvlm.models.vlm.families import vision_tower
+from nuvlm.models.vlm.families import vision_tower, whole_model
 
 TEXT = ("input_ids", "attention_mask", "token_type_ids", "mm_token_type_ids", "cross_attention_mask", "labels")
 """Inputs of the text, which the tower does not take."""
@@ -30,9 +30,10 @@ def patch_features(
     Raises:
         ValueError: the model does not use its tower on these inputs, or its output is not divisible among pictures.
     """
-    whole: Any = model.get_base_model() if hasattr(model, "get_base_model") else model
+    whole: Any = whole_model(model)
     images = {name: value for name, value in inputs.items() if name not in TEXT}
-    tower, found = vision_tower(whole), []
+    tower = vision_tower(whole)
+    found: list[Any] = []
     hook = tower.register_forward_hook(lambda module, arguments, output: found.append(output))
     try:
         if hasattr(whole, "get_image_features"):
@@ -44,11 +45,12 @@ def patch_features(
     if len(found) != 1:
         raise ValueError(f"the vision tower has run {len(found)} times for one batch")
     output = found[0]
-    states: torch.Tensor = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
+    states = output[0] if isinstance(output, tuple) else getattr(output, "last_hidden_state", output)
     width = states.shape[-1]
     if states.numel() % (events * views * width):
         raise ValueError(
             f"patches of shape {tuple(states.shape)} are not the same number for {events * views} pictures"
         )
     # Any order of pictures, tiles and patches has the pictures first, and one event after the other.
-    return states.reshape(events, views, -1, width).mean(dim=2)
+    pooled: torch.Tensor = states.reshape(events, views, -1, width).mean(dim=2)
+    return pooled

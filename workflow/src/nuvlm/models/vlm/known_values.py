@@ -24,6 +24,8 @@ class KnownValues(TorchDispatchMode):
         to_meta = kwargs.get("device") is not None and torch.device(kwargs["device"]) == META
         if to_meta and not unknown and (tensors or _makes_integers(function, args, kwargs)):
             return function(*args, **kwargs | {"device": torch.device("cpu")})
+        if unknown and kwargs.get("device") is not None:
+            kwargs["device"] = META  # not to a tensor that has stayed on the CPU
         if unknown and len({tensor.device for tensor in tensors}) > 1:
             if function.overloadpacket in INDEXED:
                 args = (args[0], _indices(args[1]), *args[2:])

@@ -23,9 +23,10 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.models.vlm.batches import out_of_memory
 from nuvlm.models.vlm.dataset import to_pictures
+from nuvlm.models.vlm.families import whole_model
 from nuvlm.models.vlm.processors import refused
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation
-from nuvlm.models.vlm.scoring import Encoder, Scorer, beam, close, whole_model
+from nuvlm.models.vlm.scoring import Encoder, Scorer, beam, close
 from nuvlm.models.vlm.shapes import draw_scene
 
 logger = logging.getLogger(__name__)

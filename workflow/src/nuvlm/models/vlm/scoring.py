@@ -15,6 +15,7 @@ from PIL import Image
 from transformers import MllamaForConditionalGeneration, PreTrainedModel, ProcessorMixin
 
 from nuvlm.models.vlm.batches import out_of_memory, take
+from nuvlm.models.vlm.families import whole_model
 from nuvlm.models.vlm.mllama import MllamaReader
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, conversation
 
@@ -206,11 +207,6 @@ class Scorer:
         following = positions.amax(dim=-1, keepdim=True).amax(dim=0, keepdim=True) + 1
         later = (following + self._depth).expand(*positions.shape[:-1], -1)
         return torch.cat([positions, later], dim=-1)
-
-
-def whole_model(model: PreTrainedModel) -> PreTrainedModel:
-    """The model itself, of one with or without an adapter."""
-    return model.get_base_model() if hasattr(model, "get_base_model") else model
 
 
 def append(inputs: Inputs, tokens: torch.Tensor) -> dict[str, torch.Tensor]:
