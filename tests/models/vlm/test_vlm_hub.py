@@ -220,7 +220,6 @@ def test_a_cache_that_cannot_lock_files_is_named(
             r"lab/tiny \(revision main\): this model cannot be used\. family: 'bert' is no model.*such as Qwen",
         ),
         ({}, r"not the config of a model"),
-        ({"model_type": "mllama", "vision_config": {"max_num_tiles": 2}}, r"made for 2 tiles, not 4.*max_tiles"),
     ],
 )
 def test_unusable_models_are_refused_before_the_weights(
@@ -239,16 +238,23 @@ def test_unusable_models_are_refused_before_the_weights(
 @pytest.mark.parametrize(
     ("kind", "message"),
     [
+        ("mllama", r"made for 2 tiles, not 4.*max_tiles"),
         ("mistral3", r"lab/tiny \(revision main\): .*processor: .*PixtralProcessor requires the Torchvision"),
         ("idefics3", r"made for a varying number of tiles, not 4.*max_tiles to 1, or to null"),
         ("qwen3_vl", r"made for 1 tiles, not 4.*max_tiles to 1, or to null"),
     ],
 )
-def test_models_of_other_families_are_checked_before_the_weights(
-    hub: Hub, tmp_path: Path, kind: str, message: str
+def test_processor_and_tiles_are_checked_before_the_weights(
+    hub: Hub, tmp_path: Path, base: Path, kind: str, message: str
 ) -> None:
     hub.folder = tmp_path / "hub"
-    make_tiny(kind, hub.folder)
+    if kind == "mllama":
+        make_mllama(hub.folder, base)
+        config = json.loads((hub.folder / "config.json").read_text())
+        config["vision_config"]["max_num_tiles"] = 2
+        (hub.folder / "config.json").write_text(json.dumps(config))
+    else:
+        make_tiny(kind, hub.folder)
     with pytest.raises(InputError, match=message):
         fetch(tmp_path, max_tiles=4)
     assert "model.safetensors" not in hub.asked
