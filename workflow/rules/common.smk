@@ -1,4 +1,5 @@
 # The checked configuration, and what several rules ask for.
+import gc
 import io
 import os
 import subprocess
@@ -9,6 +10,9 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+
+# Snakemake makes millions of objects that stay: fewer searches for cycles among them take a sixth off the planning.
+gc.set_threshold(200_000, 20, 100)
 
 
 def find_checkout(rules):
