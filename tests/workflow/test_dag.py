@@ -3,6 +3,7 @@
 import ast
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -273,6 +274,19 @@ def test_a_comment_or_a_touched_file_reruns_nothing(finished):
     for file in (*(finished / PACKAGE).rglob("*.py"), *(finished / "workflow/scripts").glob("*.py")):
         edit(file)
     assert planned(finished, *TINY) == {}
+
+
+def test_a_fresh_clone_with_copied_results_reruns_nothing(finished):
+    """All that comes with the workflow is newer than the results, with Snakemake's records of them and without."""
+    for file in (file for name in ("workflow", "resources", "config") for file in (finished / name).rglob("*")):
+        file.touch()
+    assert planned(finished, *TINY) == {}
+    records = (finished / ".snakemake").rename(finished / "records")
+    try:
+        assert planned(finished, *TINY) == {}
+    finally:
+        shutil.rmtree(finished / ".snakemake")
+        records.rename(finished / ".snakemake")
 
 
 @pytest.mark.parametrize(

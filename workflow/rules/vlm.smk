@@ -2,6 +2,9 @@
 
 SCRATCH_FILES = ["config.json", "manifest.json", "model.safetensors", "tokenizer.json"]
 BASE = CONFIG.vlm.base_folder
+TEXTS = [CONFIG.vlm.prompts, CONFIG.vlm.vocabulary]
+TEMPLATES = sorted(map(str, Path(own("resources/chat_templates")).glob("*.jinja")))
+SHAPE = f"resources/shapes/{CONFIG.vlm.hub.folder_name}/config.json"
 REHEARSAL = CONFIG.vlm.training("vlm")
 
 
@@ -10,9 +13,9 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
     rule build_base_model:
         """Make a tiny Mllama from nothing and pre-train it on geometric shapes and their descriptions."""
         input:
-            prompts=own(CONFIG.vlm.prompts),
-            vocabulary=own(CONFIG.vlm.vocabulary),
-            chat_template=own("resources/chat_templates/mllama.jinja"),
+            prompts=untimed(CONFIG.vlm.prompts),
+            vocabulary=untimed(CONFIG.vlm.vocabulary),
+            chat_template=untimed("resources/chat_templates/mllama.jinja"),
             # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
             pixelmaps=(
                 []
@@ -36,7 +39,10 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
             mem_mb=scaled(8000),
             runtime=scaled(120),
         params:
-            code=code("build_base_model.py"),
+            code=code(
+                "build_base_model.py",
+                files=[*TEXTS, "resources/chat_templates/mllama.jinja"],
+            ),
             settings=CONFIG.vlm.scratch.model_dump(mode="json"),
             tensorboard=f"results/{CONFIG.run}/tensorboard/base",
         script:
@@ -48,12 +54,10 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "random":
     rule build_random_base:
         """Make a base model of a published shape with random weights, for trials of settings and machines."""
         input:
-            shape=own(f"resources/shapes/{CONFIG.vlm.hub.folder_name}/config.json"),
-            prompts=own(CONFIG.vlm.prompts),
-            vocabulary=own(CONFIG.vlm.vocabulary),
-            chat_templates=sorted(
-                map(str, Path(own("resources/chat_templates")).glob("*.jinja"))
-            ),
+            shape=untimed(SHAPE),
+            prompts=untimed(CONFIG.vlm.prompts),
+            vocabulary=untimed(CONFIG.vlm.vocabulary),
+            chat_templates=list(map(untimed, TEMPLATES)),
         output:
             f"{BASE}/manifest.json",
         log:
@@ -68,7 +72,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "random":
             mem_mb=scaled(8000),
             runtime=scaled(60),
         params:
-            code=code("build_random_base.py"),
+            code=code("build_random_base.py", files=[*TEXTS, *TEMPLATES, SHAPE]),
             settings=CONFIG.vlm.hub.model_dump(mode="json"),
             quantization=CONFIG.vlm.finetune.quantization,
             bf16=CONFIG.vlm.finetune.bf16,
@@ -81,9 +85,7 @@ if CONFIG.vlm.base == "hub":
     rule fetch_base_model:
         """Download the pinned revision of the base model, once; runs where Snakemake runs, as compute nodes are offline."""
         input:
-            chat_templates=sorted(
-                map(str, Path(own("resources/chat_templates")).glob("*.jinja"))
-            ),
+            chat_templates=list(map(untimed, TEMPLATES)),
         output:
             f"{BASE}/manifest.json",
         log:
@@ -98,7 +100,7 @@ if CONFIG.vlm.base == "hub":
             mem_mb=scaled(4000),
             runtime=scaled(240),
         params:
-            code=code("fetch_base_model.py"),
+            code=code("fetch_base_model.py", files=TEMPLATES),
             settings=CONFIG.vlm.hub.model_dump(mode="json"),
         script:
             "../scripts/fetch_base_model.py"
@@ -107,8 +109,8 @@ if CONFIG.vlm.base == "hub":
 rule rehearse:
     """Train, classify and explain a little with the configured settings and random weights: does it fit, how long?"""
     input:
-        prompts=own(CONFIG.vlm.prompts),
-        vocabulary=own(CONFIG.vlm.vocabulary),
+        prompts=untimed(CONFIG.vlm.prompts),
+        vocabulary=untimed(CONFIG.vlm.vocabulary),
     output:
         "<results>/rehearsal/rehearsal.json",
     log:
@@ -125,7 +127,7 @@ rule rehearse:
         gpu=REHEARSAL.gpus,
         nodes=REHEARSAL.nodes,
     params:
-        code=code("rehearse.py"),
+        code=code("rehearse.py", files=TEXTS),
         resources=lambda wildcards: own("resources"),
         config=CONFIG.model_dump(mode="json"),
     script:
