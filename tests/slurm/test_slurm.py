@@ -260,8 +260,8 @@ def limited(fork) -> tuple[Run, Run, str]:
 def test_a_cancelled_job_is_tried_again(limited, run, undisturbed):
     """With more of everything, but for a training, which resumes: twice 12 hours would be beyond the partition."""
     run.set_site(gpu_model="a100")
-    run.remove("predictions/vlm/nominal/0.parquet", "models/cnn_published")
-    targets = ("predictions/vlm/nominal/0.parquet", "models/cnn_published/training.json")
+    run.remove("predictions/vlm/nominal/0.parquet", "models/cnn_tuned")
+    targets = ("predictions/vlm/nominal/0.parquet", "models/cnn_tuned/training.json")
     run.start(*(str(RESULTS / target) for target in targets))
     for rule in ("classify_vlm", "train_cnn"):
         job, _ = run.hold(rule)
@@ -332,8 +332,8 @@ def test_a_colleague_reads_the_models_and_continues_the_run(undisturbed):
         find = ["find", ".", "!", "-readable", "-o", "-type", "d", "!", "-writable"]
         closed = subprocess.run(find, cwd=folder / RESULTS, capture_output=True, text=True, check=True, **somebody)
         assert closed.stdout + closed.stderr == ""
-        run.remove("predictions/cnn_published/nominal/0.parquet")
-        run.start(str(RESULTS / "predictions/cnn_published/nominal/0.parquet"), user=COLLEAGUE)
+        run.remove("predictions/cnn_tuned/nominal/0.parquet")
+        run.start(str(RESULTS / "predictions/cnn_tuned/nominal/0.parquet"), user=COLLEAGUE)
         assert run.finish() == 0, run.output()
         assert "nobody" in run.jobs("classify_cnn")[-1]["UserId"]
         assert_as_undisturbed(run, undisturbed)
