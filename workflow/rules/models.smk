@@ -18,7 +18,7 @@ for family, section in CONFIG.families.items():
             name:
                 row.training_rule
             input:
-                list(map(own, training.inputs.values())),
+                further_inputs(training),
                 events="<results>/events.parquet",
                 pixelmaps="<results>/pixelmaps.json",
             output:
@@ -40,7 +40,7 @@ for family, section in CONFIG.families.items():
                 gpu=training.gpus,
                 nodes=training.nodes,
             params:
-                code=code("train.py", training.run),
+                code=code("train.py", training.run, files=texts(training)),
                 run=training.run,
                 settings=of_request("training", "settings"),
                 # A function of resources is not tracked: these options change no result.
@@ -59,7 +59,7 @@ for family, section in CONFIG.families.items():
         name:
             f"classify_{family}"
         input:
-            list(map(own, classification.inputs.values())),
+            further_inputs(classification),
             model="<models>/{model}/training.json",
             weights=f"<models>/{{model}}/{row.weights}",
             events="<results>/events.parquet",
@@ -89,7 +89,7 @@ for family, section in CONFIG.families.items():
             runtime=scaled(classification.minutes),
             gpu=classification.gpus,
         params:
-            code=code("classify.py", classification.run),
+            code=code("classify.py", classification.run, files=texts(classification)),
             run=classification.run,
             settings=of_request("classification", "settings"),
             inputs=request_inputs("classification"),
@@ -104,7 +104,7 @@ for family, section in CONFIG.families.items():
                 f"explain_{family}"
             input:
                 list(explained_predictions("{part}").values()),
-                list(map(own, explanation.inputs.values())),
+                further_inputs(explanation),
                 model="<models>/{model}/training.json",
                 weights=f"<models>/{{model}}/{row.weights}",
                 events="<results>/events.parquet",
@@ -127,7 +127,7 @@ for family, section in CONFIG.families.items():
                 runtime=scaled(explanation.minutes),
                 gpu=explanation.gpus,
             params:
-                code=code("explain.py", explanation.run),
+                code=code("explain.py", explanation.run, files=texts(explanation)),
                 run=explanation.run,
                 settings=of_request("explanation", "settings"),
                 inputs=request_inputs("explanation"),

@@ -25,6 +25,20 @@ TRAINING = {
 }
 RATIONALES = explanations("rationales")
 SALIENCY = explanations("saliency")
+PUBLISHED = "resources/published.yaml"
+TEMPLATE = [
+    f"workflow/src/nuvlm/report/{name}"
+    for name in (
+        "page.html.j2",
+        "page.css",
+        "elements.js",
+        "state.js",
+        "tables.js",
+        "choices.js",
+        "display.js",
+        "event_browser.js",
+    )
+]
 FIGURES = figures_of(MODELS, CONFIG.conditions, RATIONALES)
 
 
@@ -128,20 +142,8 @@ rule write_report:
         figure_files(FIGURES, ".svg"),
         scores="<results>/evaluation/scores.json",
         browser="<results>/figures/events.json",
-        published=own("resources/published.yaml"),
-        template=[
-            own(f"workflow/src/nuvlm/report/{name}")
-            for name in (
-                "page.html.j2",
-                "page.css",
-                "elements.js",
-                "state.js",
-                "tables.js",
-                "choices.js",
-                "display.js",
-                "event_browser.js",
-            )
-        ],
+        published=untimed(PUBLISHED),
+        template=list(map(untimed, TEMPLATE)),
     output:
         page=report(
             "<results>/report/index.html",
@@ -172,7 +174,7 @@ rule write_report:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
-        code=code("write_report.py"),
+        code=code("write_report.py", files=[PUBLISHED, *TEMPLATE]),
         predictions=PREDICTIONS,
         training=TRAINING,
         config=CONFIG.model_dump(mode="json"),

@@ -28,7 +28,7 @@ class Frozen:
     """Shard name -> input file."""
     genie_files: list[str]
     code: dict[str, str]
-    """Script and entries, separated by spaces -> digest (nuvlm.workflow.code_digest)."""
+    """Script, entries and files, separated by spaces -> digests (nuvlm.workflow.code_digest)."""
 
 
 def freeze(frozen: Frozen) -> None:

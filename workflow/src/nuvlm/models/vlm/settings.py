@@ -4,7 +4,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nuvlm.base.settings import Settings
+from nuvlm.base.settings import FilePath, Settings
 from nuvlm.models.jobs import FamilySettings, Request
 
 Count = Annotated[int, Field(ge=1)]
@@ -199,8 +199,8 @@ class VlmSettings(FamilySettings):
     scratch: ScratchSettings = ScratchSettings()
     smollm: GraftSettings = GraftSettings()
     hub: HubSettings = HubSettings()
-    prompts: str = "resources/prompts.yaml"
-    vocabulary: str = "resources/rationales.yaml"
+    prompts: FilePath = "resources/prompts.yaml"
+    vocabulary: FilePath = "resources/rationales.yaml"
     """Phrasings that state truth and parse rationales."""
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
