@@ -32,7 +32,8 @@ def lively(name: str, views: int, width: float) -> SiameseCnn:
             layer.momentum = 1.0  # means and variances are those of the last images seen
     with torch.inference_mode():
         network(torch.rand(8, views, 64, 64) * (torch.rand(8, views, 64, 64) < 0.2))
-        network.classify[-1].weight *= 0.05  # to logits as trained networks have them
+        # To logits as trained networks have them.
+        network.classify[-1].weight *= {"published": 1.0, "mobilenet": 0.05}[name]
     return network.eval()
 
 

@@ -138,7 +138,8 @@ def train_bpe(size: int, prompts: Prompts, rationales: Rationales) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [prompts.system, *prompts.centre.values(), prompts.user, *map(prompts.answer, prompts.labels), DESCRIBE]
+    texts = [prompts.system, *prompts.centre.values(), *prompts.background.values(), prompts.user]
+    texts += [*map(prompts.answer, prompts.labels), DESCRIBE]
     texts += [" " + word for word in scene_words()] + rationales.texts()
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
