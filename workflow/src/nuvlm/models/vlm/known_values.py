@@ -1,6 +1,6 @@
 """Run a model on the meta device although its code looks at values: those of inputs and positions are known.
 
-Weights and whatever is computed with them have sizes but no values. Token ids, sizes of pictures, masks and positions do
+Weights and what is computed with them have sizes but no values. Token ids, sizes of pictures, masks and positions do
 not depend on weights: they stay on the CPU, with values, until they meet a tensor of the meta device.
 """
 
