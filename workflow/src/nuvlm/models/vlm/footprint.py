@@ -232,7 +232,7 @@ def _precision(dtype: torch.dtype, gpu: bool) -> Iterator[None]:
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), dtype)))
         for name in ("layer_norm", "softmax") if gpu else ():
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), torch.float32)))
-        for name in ("bmm", "baddbmm"):
+        for name in ("matmul", "bmm", "baddbmm"):
             stack.enter_context(patch.object(torch, name, casting(getattr(torch, name), dtype)))
         stack.enter_context(patch.object(library, "scaled_dot_product_attention", attention))
         # peft and TRL ask torch, which knows no mixed precision on the meta device.
