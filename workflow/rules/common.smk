@@ -161,7 +161,7 @@ def texts(request):
     return [
         path
         for path in request.inputs.values()
-        if not path.startswith(("<models>", "results/"))
+        if not path.startswith(("<models>", "<base>", "results/"))
     ]
 
 

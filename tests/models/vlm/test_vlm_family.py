@@ -15,6 +15,8 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from tiny_models import FAMILIES, make_tiny
+from torch.utils.flop_counter import FlopCounterMode
+from transformers import AutoConfig, AutoModelForImageTextToText
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from conftest import ground
@@ -22,12 +24,14 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import MANIFEST, write_manifest
 from nuvlm.models.predictions import read_predictions
+from nuvlm.models.vlm.arithmetic import count_arithmetic
 from nuvlm.models.vlm.batches import take
 from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.explain import explain_vlm
 from nuvlm.models.vlm.families import family_of, vision_tower
 from nuvlm.models.vlm.features import patch_features
+from nuvlm.models.vlm.footprint import count_footprint
 from nuvlm.models.vlm.model import load_model, load_processor
 from nuvlm.models.vlm.probe import probe
 from nuvlm.models.vlm.prompts import answer_tokens, conversation, load_prompts
@@ -311,3 +315,27 @@ def test_pictures_of_other_sizes_are_encoded_anew(tmp_path: Path, prompts_file: 
 
 def test_templates_of_the_project_are_for_models_that_need_them() -> None:
     assert {path.stem for path in (REPOSITORY / "resources" / "chat_templates").glob("*.jinja")} == {"mllama"}
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("kind", ["gemma3", "idefics3", "internvl", "llava_onevision", "qwen3_vl"])
+def test_operations_counted_without_weights_are_those_of_the_model(
+    kind: str, tmp_path: Path, prompts_file: Path, pictures: list[Any]
+) -> None:
+    """Their code looks at values of inputs, which are known also where weights are not."""
+    make_tiny(kind, tmp_path)
+    processor, prompts = load_processor(tmp_path), load_prompts(prompts_file)
+    rows = [{"images": views, "messages": conversation(prompts, 2, prompts.answer("nc"))} for views in pictures[:2]]
+    batch = dict(DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)(rows))
+    config, family = AutoConfig.from_pretrained(tmp_path), family_of(tmp_path)
+    counted = count_arithmetic(config, batch, LoraSettings(), vision_tower=family.vision_tower, checkpointing=False)
+    model = AutoModelForImageTextToText.from_pretrained(tmp_path, attn_implementation="eager").eval()
+    assert counted.parameters == sum(p.numel() for p in model.parameters())
+    with torch.no_grad(), FlopCounterMode(display=False) as real:
+        model(**{name: value for name, value in batch.items() if name != "labels"}, use_cache=False, logits_to_keep=1)
+    assert counted.forward == real.get_total_flops()
+    footprint = count_footprint(
+        config, batch, FinetuneSettings(device_batch_size=2, processes=1, global_batch_size=2, gpus=1)
+    )
+    assert min(footprint.tower, footprint.text, footprint.passing) > 0
+    assert footprint.weights < 4 * counted.parameters

@@ -251,7 +251,7 @@ def test_processor_and_tiles_are_checked_before_the_weights(
     if kind == "mllama":
         make_mllama(hub.folder, base)
         config = json.loads((hub.folder / "config.json").read_text())
-        config["vision_config"]["max_num_tiles"] = 2
+        config["vision_config"] |= {"max_num_tiles": 2, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]}
         (hub.folder / "config.json").write_text(json.dumps(config))
     else:
         make_tiny(kind, hub.folder)

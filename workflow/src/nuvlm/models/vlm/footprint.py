@@ -34,7 +34,7 @@ from trl.trainer.utils import add_fused_lm_head
 from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.arithmetic import weight_bytes
 from nuvlm.models.vlm.families import tower_pattern
-from nuvlm.models.vlm.known_values import KnownValues
+from nuvlm.models.vlm.known_values import KnownValues, placed
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
 
@@ -121,9 +121,11 @@ def count_footprint(
             parameter.data = parameter.data.float()
             parameter.grad = torch.zeros_like(parameter)
             trained += parameter.numel()
-    batch = {
-        name: value.to("cpu", dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
-    }
+    batch = placed(inputs, config, dtype)
+    if batch["input_ids"].is_meta:
+        # The mask of the attention itself: from the usual one, transformers makes it by looking at values.
+        n, length = batch["input_ids"].shape
+        batch["attention_mask"] = torch.empty(n, 1, length, length, dtype=torch.bool, device="meta")
     live = _Live()
     marks: dict[str, int] = {}
     base = model.get_base_model()
@@ -230,7 +232,7 @@ def _precision(dtype: torch.dtype, gpu: bool) -> Iterator[None]:
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), dtype)))
         for name in ("layer_norm", "softmax") if gpu else ():
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), torch.float32)))
-        for name in ("bmm", "baddbmm"):
+        for name in ("matmul", "bmm", "baddbmm"):
             stack.enter_context(patch.object(torch, name, casting(getattr(torch, name), dtype)))
         stack.enter_context(patch.object(library, "scaled_dot_product_attention", attention))
         # peft and TRL ask torch, which knows no mixed precision on the meta device.

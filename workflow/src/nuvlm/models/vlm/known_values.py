@@ -1,17 +1,29 @@
 """Run a model on the meta device although its code looks at values: those of inputs and positions are known.
 
-Weights and whatever is computed with them have sizes but no values. Token ids, sizes of pictures, masks and positions
-do not depend on weights: they stay on the CPU, with values, until they meet a tensor of the meta device.
+Weights and what is computed with them have sizes but no values. Token ids, sizes of pictures, masks and positions do
+not depend on weights: they stay on the CPU, with values, until they meet a tensor of the meta device.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves, tree_map
+from transformers import MllamaConfig, PreTrainedConfig
 
 META = torch.device("meta")
+
+
+def placed(inputs: Mapping[str, torch.Tensor], config: PreTrainedConfig, dtype: torch.dtype) -> dict[str, torch.Tensor]:
+    """A batch for the model of `config` on the meta device, with floats of the type `dtype`.
+
+    Mllama's code looks at no values, and its masks of patches by patches are large: its inputs have no values either.
+    """
+    device = META if isinstance(config, MllamaConfig) else torch.device("cpu")
+    return {
+        name: value.to(device, dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
+    }
 
 
 class KnownValues(TorchDispatchMode):
