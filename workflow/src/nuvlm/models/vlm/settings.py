@@ -68,7 +68,17 @@ class LoraSettings(Settings):
         "down_proj",
     )
     vision: bool = True
-    """The published names also match the vision tower's attention; false keeps the tower frozen."""
+    """Adapters on the vision tower, whose attention the published names also match; false keeps it frozen."""
+    projector: bool = False
+    """Adapters on all linear layers between the tower and the language model, whatever their names."""
+    language: bool = True
+    """Adapters on the language model; false keeps it frozen."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.vision or self.projector or self.language):
+            raise ValueError("vision, projector and language are all false: nothing would be trained")
+        return self
 
 
 class FinetuneSettings(Settings):
@@ -104,6 +114,12 @@ class FinetuneSettings(Settings):
     """Loader processes of each training process, which prepare batches while a GPU computes; 0 on a CPU."""
     save_steps: Count = 500
     logging_steps: Count = 10
+    eval_steps: Count | None = 1000
+    """Steps between evaluations on validation events; null: only at the end."""
+    eval_events: Count = 256
+    """Validation events of each evaluation during training, drawn once; the one at the end takes all."""
+    load_best_model_at_end: bool = True
+    """Keep the adapter of the evaluation with the lowest loss; false: that of the last step."""
     rationales: Literal["none", "grounded"] = "none"
     """`none`: answers end with the label, as published. `grounded`: a description of the event from simulated truth
     follows, in the phrasings of `vlm.vocabulary`."""
@@ -121,6 +137,10 @@ class FinetuneSettings(Settings):
             raise ValueError(
                 f"global_batch_size ({self.global_batch_size}) must be a multiple of device_batch_size x processes "
                 f"({self.device_batch_size} x {self.processes})"
+            )
+        if self.load_best_model_at_end and self.eval_steps is None:
+            raise ValueError(
+                "load_best_model_at_end: true chooses among evaluations: set eval_steps, or load_best_model_at_end: false"
             )
         return self
 

@@ -43,6 +43,7 @@ from nuvlm.models.vlm.callbacks import (
     FINGERPRINT,
     MarkComplete,
     Progress,
+    SaveEarlyAndBest,
     StopAtNan,
     StopGradientsAtInputs,
     StopOnSigterm,
@@ -220,9 +221,11 @@ def finetune(job: Job) -> None:
     _check_base(job.base, len(images["views"]))
     events = read_events(job.events)
     events = events[events["class"].isin(CLASSES)]
-    train, validation = (
-        conversations(events[events["split"] == split], job.stores, prompts, vocabulary)
-        for split in ("train", "validation")
+    held_out = events[events["split"] == "validation"]
+    watched = held_out.sample(min(settings.eval_events, len(held_out)), random_state=settings.seed)
+    train, validation, watched = (
+        conversations(chosen, job.stores, prompts, vocabulary)
+        for chosen in (events[events["split"] == "train"], held_out, watched)
     )
     if not len(train):
         raise InputError(f"{job.events}: no labelled event in the split train. Add events.")
@@ -237,7 +240,7 @@ def finetune(job: Job) -> None:
         # The trainer would count it towards save_total_limit and might remove a complete one instead.
         if not (incomplete / FINGERPRINT).exists():
             shutil.rmtree(incomplete, ignore_errors=True)
-    arguments = _arguments(job)
+    arguments = _arguments(job, evaluate=len(watched) > 0)
     if settings.strategy == "deepspeed":
         # Before the model: stage 3 partitions the weights over the processes while they are loaded.
         importlib.import_module("deepspeed").init_distributed()
@@ -246,10 +249,10 @@ def finetune(job: Job) -> None:
         model=model,
         args=arguments,
         train_dataset=train,
-        eval_dataset=validation if len(validation) else None,
+        eval_dataset=watched if len(watched) else None,
         processing_class=processor,
         peft_config=lora_config(settings.lora, family_of(job.base).vision_tower),
-        callbacks=[StopAtNan(), MarkComplete(identity)],
+        callbacks=[StopAtNan(), SaveEarlyAndBest(), MarkComplete(identity)],
     )
     if vocabulary is not None:
         trainer.weigh_rationales(
@@ -288,8 +291,14 @@ def finetune(job: Job) -> None:
         step = trainer.state.global_step
         logger.error("stopped by SIGTERM at step %d, checkpoint written: rerun to resume", step)
         raise SystemExit(128 + signal.SIGTERM)
+    evaluations = [
+        [entry["step"], entry["eval_loss"], entry["eval_accuracy"]]
+        for entry in trainer.state.log_history
+        if "eval_loss" in entry
+    ]
+    kept = _load_best(trainer) if settings.load_best_model_at_end else trainer.state.global_step
     with _memory_errors():
-        evaluation = trainer.evaluate() if len(validation) else {}
+        evaluation = trainer.evaluate(validation) if len(validation) else {}
     resumed_from = checkpoint_step(checkpoint) if checkpoint else 0
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     here = [entry for entry in history if entry["step"] > resumed_from]  # steps of this process
@@ -307,7 +316,10 @@ def finetune(job: Job) -> None:
             "tokens_per_second": (here[-1]["num_tokens"] if here else 0) / progress.seconds,
             "train_loss": sum(entry["loss"] for entry in history) / len(history),
             "validation_loss": evaluation.get("eval_loss"),
+            "validation_accuracy": evaluation.get("eval_accuracy"),
             "validation_events": len(validation),
+            "evaluations": evaluations,
+            "best_step": kept,
             "losses": [[entry["step"], entry["loss"]] for entry in history],
             "images": images,
             "rationales": settings.rationales,
@@ -338,10 +350,25 @@ def finetune(job: Job) -> None:
     if trainer.is_world_process_zero():
         shutil.rmtree(job.checkpoints, ignore_errors=True)
         logger.info(
-            "%.3g events/s, %.3g tokens/s, %.0f MB; validation loss %s",
-            rate, summary["tokens_per_second"], memory, summary["validation_loss"],
+            "%.3g events/s, %.3g tokens/s, %.0f MB; step %d of %d, validation loss %s, accuracy %s",
+            rate, summary["tokens_per_second"], memory, kept, trainer.state.global_step,
+            summary["validation_loss"], summary["validation_accuracy"],
         )  # fmt: skip
     trainer.accelerator.wait_for_everyone()
+
+
+def _load_best(trainer: RationaleTrainer) -> int:
+    """Load the adapter of the evaluation with the lowest loss, and return its step; the last one's if there was none.
+
+    Raises:
+        InputError: its checkpoint is damaged.
+    """
+    last, best = trainer.state.global_step, trainer.state.best_model_checkpoint
+    if best is None or checkpoint_step(Path(best)) == last:
+        return last
+    verify_manifest(Path(best))
+    trainer._load_best_model()
+    return checkpoint_step(Path(best))
 
 
 @contextmanager
@@ -431,8 +458,9 @@ def _device_map(settings: FinetuneSettings) -> str | dict[str, Any] | None:
     return {"": "cpu"}
 
 
-def _arguments(job: Job) -> SFTConfig:
+def _arguments(job: Job, *, evaluate: bool) -> SFTConfig:
     settings = job.settings
+    evaluate &= settings.eval_steps is not None
     # transformers reads the folder of the event files only from the environment.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.tensorboard)
     if settings.workers:
@@ -462,7 +490,11 @@ def _arguments(job: Job) -> SFTConfig:
         save_total_limit=2,
         logging_steps=1,  # keeps every loss; Progress logs some of them
         logging_nan_inf_filter=False,  # it would replace a NaN by the mean of the other losses
-        eval_strategy="no",
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=settings.eval_steps,
+        # _load_best loads it. transformers' own switch also loads it when SIGTERM has stopped the training.
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
         report_to=["tensorboard"],
         disable_tqdm=True,
         seed=settings.seed,
