@@ -140,7 +140,7 @@ class FinetuneSettings(Settings):
             )
         if self.load_best_model_at_end and self.eval_steps is None:
             raise ValueError(
-                "load_best_model_at_end: true chooses among evaluations: set eval_steps, or load_best_model_at_end: false"
+                "load_best_model_at_end: true needs evaluations: set eval_steps, or load_best_model_at_end: false"
             )
         return self
 
