@@ -18,7 +18,7 @@ from nuvlm.models.vlm.classify import load_finetuned
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import prompts_for
-from nuvlm.models.vlm.settings import FinetuneSettings
+from nuvlm.models.vlm.settings import FinetuneSettings, LoraSettings
 from nuvlm.models.vlm.training import Job, _fingerprint, finetune, finetune_vlm
 from stores import write_pixel_maps
 
@@ -118,10 +118,28 @@ def test_a_base_model_or_texts_for_other_views_are_refused(job: Job, tmp_path: P
         finetune(other.model_copy(update={"prompts": prompts}))
 
 
-def test_frozen_tower_has_no_adapter(job: Job) -> None:
-    job = with_settings(job, epochs=1 / 6, lora={"vision": False})
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"vision": False},
+        {"language": False, "projector": True},
+        {"vision": False, "language": False, "projector": True},
+    ],
+)
+def test_frozen_parts_have_no_adapter(job: Job, lora: dict[str, bool]) -> None:
+    job = with_settings(job, epochs=1 / 6, warmup_ratio=0, lora=lora)
     finetune(job)
-    assert not [name for name in weights(job.out) if "vision_model" in name]
+    wanted = LoraSettings(**lora)
+    found = {
+        part: [name for name in weights(job.out) if f".{module}." in name]
+        for part, module in (
+            ("vision", "vision_model"), ("projector", "multi_modal_projector"), ("language", "language_model")
+        )
+    }  # fmt: skip
+    assert {part: bool(names) for part, names in found.items()} == {part: getattr(wanted, part) for part in found}
+    assert sum(map(len, found.values())) == len(weights(job.out))
+    for name, value in weights(job.out).items():
+        assert "lora_B" not in name or value.any(), f"{name}: not trained"
 
 
 @pytest.mark.parametrize(
@@ -129,6 +147,8 @@ def test_frozen_tower_has_no_adapter(job: Job) -> None:
     [
         ({"strategy": "single", "processes": 2}, "needs strategy: ddp or deepspeed"),
         ({"processes": 2, "nodes": 3}, "must be a multiple of nodes"),
+        ({"lora": {"vision": False, "language": False}}, "nothing would be trained"),
+        ({"eval_steps": None}, "load_best_model_at_end: true needs evaluations: set eval_steps"),
     ],
 )
 def test_impossible_settings_are_refused_before_the_job(values: dict[str, object], message: str) -> None:
@@ -141,6 +161,7 @@ def test_impossible_settings_are_refused_before_the_job(values: dict[str, object
     [
         ({"target_modules": ["q_proj", "qproj"]}, "no linear layer named qproj. Name some of .*down_proj, .*q_proj"),
         ({"target_modules": ["fc1"], "vision": False}, "named fc1 outside of its vision tower. Name some of "),
+        ({"target_modules": ["gate_proj"], "language": False}, "named gate_proj in its vision tower. Name some of "),
         ({"target_modules": []}, "Name some of .*q_proj"),
     ],
 )

@@ -108,7 +108,7 @@ def count_footprint(
     if settings.quantization != "none":
         _pack(model, settings.quantization, dtype)
     add_fused_lm_head(model, outputs=OUTPUTS)
-    model = get_peft_model(model.requires_grad_(False), lora_config(settings.lora, tower)).train()
+    model = get_peft_model(model.requires_grad_(False), lora_config(model, settings.lora, tower)).train()
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         if settings.lora.vision:

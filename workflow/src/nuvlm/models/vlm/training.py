@@ -37,7 +37,7 @@ from nuvlm.models.checkpoints import check_fingerprint, fingerprint
 from nuvlm.models.compiler import require_c_compiler
 from nuvlm.models.devices import choose_device, device_memory_mb, device_name, peak_memory_mb, supports_tf32
 from nuvlm.models.torchrun import ProcessJob, run_process, torchrun
-from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
+from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.batches import out_of_memory
 from nuvlm.models.vlm.callbacks import (
     FINGERPRINT,
@@ -231,11 +231,9 @@ def finetune(job: Job) -> None:
         raise InputError(f"{job.events}: no labelled event in the split train. Add events.")
     identity = _fingerprint(job)
     checkpoint = newest_checkpoint(job.checkpoints, identity)
-    check_targets(
-        meta_model(AutoConfig.from_pretrained(job.base, local_files_only=True)),
-        settings.lora,
-        family_of(job.base).vision_tower,
-    )
+    tower = family_of(job.base).vision_tower
+    # Before the weights are loaded: target modules that the model lacks.
+    adapter = lora_config(meta_model(AutoConfig.from_pretrained(job.base, local_files_only=True)), settings.lora, tower)
     for incomplete in job.checkpoints.glob("checkpoint-*"):
         # The trainer would count it towards save_total_limit and might remove a complete one instead.
         if not (incomplete / FINGERPRINT).exists():
@@ -251,7 +249,7 @@ def finetune(job: Job) -> None:
         train_dataset=train,
         eval_dataset=watched if len(watched) else None,
         processing_class=processor,
-        peft_config=lora_config(settings.lora, family_of(job.base).vision_tower),
+        peft_config=adapter,
         callbacks=[StopAtNan(), SaveEarlyAndBest(), MarkComplete(identity)],
     )
     if vocabulary is not None:
@@ -259,7 +257,7 @@ def finetune(job: Job) -> None:
             answer_tokens(processor.tokenizer, prompts, separated=True).end, settings.rationale_loss
         )
     if settings.gradient_checkpointing and settings.lora.vision:
-        recompute_tower(trainer.model, family_of(job.base).vision_tower, use_reentrant=_reentrant(settings))
+        recompute_tower(trainer.model, tower, use_reentrant=_reentrant(settings))
     if not _reentrant(settings):
         stop_gradients_at_inputs(trainer.model)
         trainer.add_callback(StopGradientsAtInputs())
@@ -342,7 +340,8 @@ def finetune(job: Job) -> None:
         _check_replicas(trainable)
         if trainer.is_world_process_zero():
             # peft keeps the names in a set, whose order differs between processes.
-            trainer.model.peft_config["default"].target_modules = sorted(settings.lora.target_modules)
+            adapter = trainer.model.peft_config["default"]
+            adapter.target_modules = sorted(adapter.target_modules)
             with atomic_path(job.out) as partial:
                 trainer.model.save_pretrained(partial)
                 write_json(partial / "training.json", summary, sealed=True)
