@@ -5,12 +5,13 @@ from collections.abc import Mapping, Sequence
 
 import torch
 from peft import LoraConfig, PeftModel
+from transformers import PreTrainedModel
 
 from nuvlm.base.errors import InputError
 from nuvlm.models.vlm.settings import LoraSettings
 
 
-def lora_config(model: torch.nn.Module, lora: LoraSettings, vision_tower: str) -> LoraConfig:
+def lora_config(model: PreTrainedModel, lora: LoraSettings, vision_tower: str) -> LoraConfig:
     """The adapter's configuration for peft.
 
     Args:
@@ -38,7 +39,7 @@ def lora_config(model: torch.nn.Module, lora: LoraSettings, vision_tower: str) -
     )
 
 
-def linear_layers(model: torch.nn.Module, vision_tower: str) -> dict[str, list[str]]:
+def linear_layers(model: PreTrainedModel, vision_tower: str) -> dict[str, list[str]]:
     """Names of the linear layers of a model's parts: ``vision``, ``language``, and ``projector`` for those between.
 
     The output layer, which turns states into logits, belongs to none.
@@ -55,7 +56,7 @@ def linear_layers(model: torch.nn.Module, vision_tower: str) -> dict[str, list[s
     return found
 
 
-def _decoder(model: torch.nn.Module) -> str:
+def _decoder(model: PreTrainedModel) -> str:
     """Name of the language model within a vision-language model."""
     decoder = model.get_decoder()
     return next(name for name, module in model.named_modules() if module is decoder)
@@ -76,7 +77,7 @@ def check_targets(parts: Mapping[str, Sequence[str]], lora: LoraSettings) -> Non
     if not trained:
         return
     names = [name for part in trained for name in parts[part]]
-    missing = [target for target in lora.target_modules if not _matches(target, parts["vision"] + parts["language"])]
+    missing = [target for target in lora.target_modules if not _matches(target, [*parts["vision"], *parts["language"]])]
     if not missing and any(_matches(target, names) for target in lora.target_modules):
         return
     known = sorted({name.rpartition(".")[2] for name in names})
