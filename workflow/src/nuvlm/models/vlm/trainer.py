@@ -92,6 +92,10 @@ class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
         inner.worker_init_fn = partial(begin_worker, inner.worker_init_fn)
         return loader
 
+    def floating_point_ops(self, inputs: dict[str, Any]) -> int:
+        """0: transformers would count all parameters anew after every step, and nothing reads the number."""
+        return 0
+
     def weigh_rationales(self, separator: int, rationale: float) -> None:
         """Weight tokens with :func:`loss_weights` from now on."""
         self._weights = {"separator": separator, "rationale": rationale}

@@ -48,6 +48,7 @@ from nuvlm.models.vlm.callbacks import (
     StopGradientsAtInputs,
     StopOnSigterm,
 )
+from nuvlm.models.vlm.collate import EventCollator
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
@@ -249,6 +250,7 @@ def finetune(job: Job) -> None:
         train_dataset=train,
         eval_dataset=watched if len(watched) else None,
         processing_class=processor,
+        data_collator=EventCollator(processor),
         peft_config=adapter,
         callbacks=[StopAtNan(), SaveEarlyAndBest(), MarkComplete(identity)],
     )
