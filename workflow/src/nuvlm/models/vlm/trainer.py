@@ -11,6 +11,7 @@ from threading import Thread
 from typing import Any
 
 import torch
+import trl.trainer.utils
 from safetensors import SafetensorError
 from torch.utils.data import DataLoader
 from trl import SFTTrainer
@@ -78,6 +79,15 @@ def _obey_the_parent() -> None:
             os._exit(0)
 
 
+def score_supervised_tokens_only() -> None:
+    """Let TRL's loss leave out the prompt's tokens on a CPU too, as it does on a GPU.
+
+    Where it has no Triton kernels, TRL computes logits of every token, so that shapes stay the same from batch to batch;
+    that matters to compilers only.
+    """
+    trl.trainer.utils._use_triton = lambda device: True  # read in one place: whether tokens are left out
+
+
 class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer whose loss is weighted by :func:`loss_weights` after a call of `weigh_rationales`.
 
@@ -85,6 +95,10 @@ class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
     """
 
     _weights: dict[str, Any] | None = None
+
+    def __init__(self, *arguments: Any, **values: Any) -> None:
+        super().__init__(*arguments, **values)
+        score_supervised_tokens_only()
 
     def _get_dataloader(self, *arguments: Any, **values: Any) -> DataLoader[Any]:
         loader = super()._get_dataloader(*arguments, **values)
