@@ -82,10 +82,11 @@ def _obey_the_parent() -> None:
 def score_supervised_tokens_only() -> None:
     """Let TRL's loss leave out the prompt's tokens on a CPU too, as it does on a GPU.
 
-    Where it has no Triton kernels, TRL computes logits of every token, so that shapes stay the same from batch to batch;
-    that matters to compilers only.
+    Where it has no Triton kernels, TRL computes logits of every token, so that shapes stay the same from batch to
+    batch; that matters to compilers only.
     """
-    trl.trainer.utils._use_triton = lambda device: True  # read in one place: whether tokens are left out
+    # Read in one place: whether tokens are left out. On the meta device nothing can be, as there are no values.
+    trl.trainer.utils._use_triton = lambda device: device.type != "meta"
 
 
 class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
