@@ -92,7 +92,8 @@ def score_supervised_tokens_only() -> None:
 class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
     """An SFTTrainer whose loss is weighted by :func:`loss_weights` after a call of `weigh_rationales`.
 
-    An evaluation also gives `eval_accuracy`: the share of events whose label, decoded greedily, is the true one.
+    In an evaluation the loss is the mean over events, and `eval_accuracy` is the share of events whose label, decoded
+    greedily, is the true one.
     """
 
     _weights: dict[str, Any] | None = None
@@ -126,14 +127,18 @@ class RationaleTrainer(SFTTrainer):  # type: ignore[misc]
 
         def observed(**batch: Any) -> Any:
             outputs, labels = model(**batch), batch["labels"]
-            if not self.model.training:
-                # Of the tokens before, the true ones are given: all are right exactly if greedy decoding gives them.
-                of_label = label_tokens(labels, None if weights is None else weights["separator"])[:, 1:]
-                right = (outputs.is_top1.bool() | ~of_label.to(outputs.is_top1.device)).all(dim=1)
-                self._metrics["eval"]["accuracy"] += self.accelerator.gather_for_metrics(right.float()).tolist()
+            device = outputs.log_probs.device
             if weights is not None:
                 each = loss_weights(labels, **weights)[:, 1:]  # nothing predicts the first token
-                outputs.log_probs = outputs.log_probs * each.to(outputs.log_probs.device)
+                outputs.log_probs = outputs.log_probs * each.to(device)
+            if not self.model.training:
+                # The mean over events, whatever their batches. TRL divides by the number of tokens.
+                n_tokens = (labels[:, 1:] != -100).sum(dim=1, keepdim=True).to(device)
+                outputs.log_probs = outputs.log_probs * n_tokens.sum() / (len(labels) * n_tokens.clamp(min=1))
+                # Of the tokens before, the true ones are given: all are right exactly if greedy decoding gives them.
+                of_label = label_tokens(labels, None if weights is None else weights["separator"])[:, 1:]
+                right = (outputs.is_top1.bool() | ~of_label.to(device)).all(dim=1)
+                self._metrics["eval"]["accuracy"] += self.accelerator.gather_for_metrics(right.float()).tolist()
             return outputs
 
         return super().compute_loss(observed, inputs, return_outputs, num_items_in_batch)
