@@ -137,6 +137,40 @@ if CONFIG.vlm.base == "hub":
             "../scripts/fetch_base_model.py"
 
 
+rule export_vlm:
+    """The fine-tuned model for use without NuVLM: merged for transformers, and the adapter, each with a model card."""
+    input:
+        "<models>/vlm/adapter_model.safetensors",
+        base=f"{BASE}/manifest.json",
+        training="<models>/vlm/training.json",
+        scores="<results>/evaluation/scores.json",
+        prompts=CONFIG.vlm.prompts,
+        card="resources/model_card.md.j2",
+    output:
+        "<results>/export/model/config.json",
+        "<results>/export/model/manifest.json",
+        "<results>/export/adapter/manifest.json",
+        card="<results>/export/model/README.md",
+    log:
+        "<results>/logs/export_vlm.log",
+    benchmark:
+        "<results>/benchmarks/export_vlm.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: 1
+    resources:
+        # The unpacked weights, on the CPU.
+        mem_mb=scaled(40000 if CONFIG.vlm.base != "scratch" else 4000),
+        runtime=scaled(120),
+    params:
+        code=code("export_vlm.py"),
+        run=CONFIG.run,
+        data=CONFIG.input.source,
+        settings=CONFIG.vlm.finetune.model_dump(mode="json"),
+    script:
+        "../scripts/export_vlm.py"
+
+
 rule rehearse:
     """Train, classify and explain a little with the configured settings and random weights: does it fit, how long?"""
     input:

@@ -43,7 +43,7 @@ def make_model() -> Callable[[], nn.Module]:
                 if "gate" in name and parameter.numel() == 1:
                     parameter.fill_(0.7)
         assert tower_pattern(whole) == r"(.*\.)?model\.vision_model(\..*)?"
-        model = get_peft_model(whole, lora_config(LoraSettings(dropout=0.2), TOWER))
+        model = get_peft_model(whole, lora_config(whole, LoraSettings(dropout=0.2), TOWER))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:

@@ -59,7 +59,7 @@ def count_arithmetic(
     with torch.no_grad(), FlopCounterMode(display=False) as forward, KnownValues():
         model(**inputs, use_cache=False, logits_to_keep=1)
     model.train()
-    model = get_peft_model(model, lora_config(lora, vision_tower))
+    model = get_peft_model(model, lora_config(model, lora, vision_tower))
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         if lora.vision:

@@ -96,7 +96,17 @@ class LoraSettings(Settings):
         "down_proj",
     )
     vision: bool = True
-    """The published names also match the vision tower's attention; false keeps the tower frozen."""
+    """Adapters on the vision tower, whose attention the published names also match; false keeps it frozen."""
+    projector: bool = False
+    """Adapters on all linear layers between the tower and the language model, whatever their names."""
+    language: bool = True
+    """Adapters on the language model; false keeps it frozen."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.vision or self.projector or self.language):
+            raise ValueError("vision, projector and language are all false: nothing would be trained")
+        return self
 
 
 class FinetuneSettings(Settings):
@@ -134,6 +144,12 @@ class FinetuneSettings(Settings):
     logging_steps: Count = 10
     background: Background = "white"
     """Of the pictures: pixels without charge are `black`, as in the pixel maps, or `white`, as published: inverted."""
+    eval_steps: Count | None = 1000
+    """Steps between evaluations on validation events; null: only at the end."""
+    eval_events: Count = 256
+    """Validation events of each evaluation during training, drawn once; the one at the end takes all."""
+    load_best_model_at_end: bool = True
+    """Keep the adapter of the evaluation with the lowest loss; false: that of the last step."""
     rationales: Literal["none", "grounded"] = "none"
     """`none`: answers end with the label, as published. `grounded`: a description of the event from simulated truth
     follows, in the phrasings of `vlm.vocabulary`."""
@@ -151,6 +167,10 @@ class FinetuneSettings(Settings):
             raise ValueError(
                 f"global_batch_size ({self.global_batch_size}) must be a multiple of device_batch_size x processes "
                 f"({self.device_batch_size} x {self.processes})"
+            )
+        if self.load_best_model_at_end and self.eval_steps is None:
+            raise ValueError(
+                "load_best_model_at_end: true needs evaluations: set eval_steps, or load_best_model_at_end: false"
             )
         return self
 
