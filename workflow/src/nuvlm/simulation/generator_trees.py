@@ -52,6 +52,8 @@ class FinalStateTree(ABC):
 
     branches: tuple[str, ...]
     """Those that must be there."""
+    generator: str
+    """Whose interactions they are."""
     program: str
     """What writes such a tree."""
     may_be_mev = False
@@ -125,6 +127,7 @@ class GRooTracker(FinalStateTree):
     """GENIE's arrays of particles."""
 
     branches: tuple[str, ...] = ("StdHepN", "StdHepPdg", "StdHepStatus", "StdHepP4", "EvtVtx")
+    generator = "GENIE"
     program = "gntpc -f rootracker"
 
     def __init__(self, path: Path, tree: Any, columns: set[str]) -> None:
@@ -149,6 +152,7 @@ class NRooTracker(GRooTracker):
     """The same arrays from NEUT and NuWro."""
 
     branches = GRooTracker.branches[:4]
+    generator = "NEUT or NuWro"
     program = "NEUT's or NuWro's converter"
     may_be_mev = True
 
@@ -160,6 +164,7 @@ class Gst(FinalStateTree):
         "neu", "fspl", "cc", "nc", *GST_MODES, "Ev", "pxv", "pyv", "pzv", "El", "pxl", "pyl", "pzl",
         "nf", "pdgf", "Ef", "pxf", "pyf", "pzf",
     )  # fmt: skip
+    generator = "GENIE"
     program = "gntpc -f gst of GENIE 2.8 or later"
     # Scatterings whose other particles, such as the struck electron, are in no column.
     incomplete = ("nuel", "amnugamma", "em")

@@ -4,7 +4,7 @@ Names, attributes and unit labels of files are sometimes wrong. What cannot be w
 vertex, argon takes about 2.1 MeV/cm from a minimum-ionising particle in every direction, no neutrino deposits more than
 its energy, and the products of a beam along z go along z. :class:`Consistency` collects this evidence interaction by
 interaction, in the file's coordinates, and refuses a file with evidence against its own words. Weaker evidence is
-recorded as a doubt (:mod:`nuvlm.sources.conclusions`).
+recorded as a doubt (:mod:`nuvlm.base.conclusions`).
 """
 
 import itertools
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nuvlm.base.conclusions import Record
 from nuvlm.base.errors import InputError
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import PARTICLE_DTYPE
-from nuvlm.sources.agreement import Agreement
-from nuvlm.sources.conclusions import Record
+from nuvlm.simulation.agreement import Agreement
 
 CM = 10.0  # mm
 NEAR_MM = 50.0

@@ -15,12 +15,12 @@ import pandas as pd
 from pydantic import PrivateAttr
 
 from nuvlm.base.classes import CLASSES
+from nuvlm.base.conclusions import Conclusions, Record
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.files import write_table
 from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
 from nuvlm.base.stores import create_store
-from nuvlm.sources.conclusions import Conclusions, Record
 from nuvlm.sources.wire_pixels import WirePixels
 
 logger = logging.getLogger(__name__)

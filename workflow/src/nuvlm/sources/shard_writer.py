@@ -10,6 +10,7 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from nuvlm.base.conclusions import Conclusions, Record
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
@@ -17,7 +18,6 @@ from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Event, Voxels, voxelize, voxelize_boxes, write_shard
 from nuvlm.simulation.stdhep import NEUTRINOS
-from nuvlm.sources.conclusions import Conclusions, Record
 from nuvlm.sources.consistency import Axes, Consistency, Observed
 from nuvlm.sources.interactions import DriftedEvent, Interaction
 from nuvlm.sources.offsets import Extents
