@@ -37,6 +37,7 @@ class GeneratorEvidence:
     uses_vertices: bool
     """Whether interactions are put where the file has them."""
     _agreement: Agreement = field(default_factory=Agreement)
+    _n_without_mode: int = 0
     _directions: list[np.ndarray] = field(default_factory=list)
     _vertices: list[np.ndarray] = field(default_factory=list)
     _seen: set[tuple[object, ...]] = field(default_factory=set)
@@ -60,6 +61,7 @@ class GeneratorEvidence:
         rows = particle_rows(0, state.particles)
         self._agreement.add(entry.name, state.nu_pdg, state.is_cc, state.nu_energy, state.inelasticity, rows, away=None)
         self._directions.append(entry.direction)
+        self._n_without_mode += not state.mode
         if np.isfinite(entry.vertex_mm).all():
             self._vertices.append(entry.vertex_mm + self.offset_mm)
         key = (state.nu_pdg, state.nu_energy, rows["momentum_mev"].tobytes())
@@ -77,6 +79,8 @@ class GeneratorEvidence:
             return
         self._conclude_beam(path, record)
         self._agreement.conclude(path, record)
+        if self._n_without_mode:
+            record(path, "unknown truth", "mode", f"in {self._n_without_mode} of {len(self._directions)} entries")
         if self._repeated:
             n = f"{len(self._repeated)} of {len(self._directions)} entries repeat another one"
             record(path, "repeated events", n, f"the first is {self._repeated[0]}", doubt=True)

@@ -134,6 +134,8 @@ class GRooTracker(FinalStateTree):
         super().__init__(path, tree, columns)
         # A branch with sub-branches holds no data.
         self._code = next((name for name in CODE_BRANCHES if name in columns and not tree[name].branches), None)
+        # Arrays of a fixed length have rests of other events beyond the last particle, others end with it.
+        self._exact = isinstance(tree["StdHepPdg"].interpretation, uproot.AsJagged)
 
     def entries(self, start: int, stop: int) -> list[Entry]:
         n, pdg, status, p4 = self._arrays(GRooTracker.branches[:4], start, stop, "ak")
@@ -144,6 +146,8 @@ class GRooTracker(FinalStateTree):
             vertices = [UNKNOWN] * (stop - start)
         return [
             _entry(int(count), process_of_code(str(code)), *arrays)
+            if not self._exact or len(arrays[0]) == count
+            else Entry(None)
             for count, code, *arrays in zip(n, codes, pdg, status, p4, vertices, strict=True)
         ]
 

@@ -114,7 +114,7 @@ def _event(name: str, entry: Entry, gev: float) -> GenieEvent:
     particles = StdHep(entry.particles.pdg, entry.particles.status, gev * entry.particles.p4)
     vertex_mm = METRE * np.array(entry.vertex_m)
     neutrino = particles.neutrino
-    defect = _defect(particles, neutrino) or entry.defect
+    defect = (entry.defect if neutrino is not None else None) or _defect(particles, neutrino)
     if defect or neutrino is None:
         return GenieEvent(name, None, vertex_mm, defect)
     nu_pdg, energy = int(particles.pdg[neutrino]), float(particles.p4[neutrino, 3])

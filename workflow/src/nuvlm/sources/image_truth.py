@@ -23,6 +23,9 @@ NUANCE_MODES = dict.fromkeys(range(1003, 1091), "RES") | {
     1001: "QE", 1002: "QE", 1091: "DIS", 1092: "DIS", 1096: "COH", 1097: "COH", 1100: "MEC"
 }  # fmt: skip
 """LArSoft's interaction types (simb::int_type_), which larcv::Particle has in place of a mode."""
+LEPTONS = range(11, 17)
+UNSET = np.iinfo(np.uint32).max
+"""A track id that is not set."""
 FARTHEST_CM, LARGEST_ENERGY = 1e6, 1e7
 """Beyond these, values are the programs' marks for unknown."""
 
@@ -72,8 +75,11 @@ def neutrino_truth(
     row = rows[0]
     named = CURRENTS.get(row.current)
     by_lepton = None
-    if abs(row.lepton_pdg) in (abs(row.pdg), abs(row.pdg) - 1):
-        by_lepton = abs(row.lepton_pdg) != abs(row.pdg)
+    if abs(row.lepton_pdg) in LEPTONS:
+        charged = int(np.sign(row.pdg)) * (abs(row.pdg) - 1)
+        if row.lepton_pdg not in (row.pdg, charged):
+            return Truth(), f"has a neutrino of PDG code {row.pdg} and a lepton of {row.lepton_pdg}: they contradict"
+        by_lepton = row.lepton_pdg == charged
     if named is not None and by_lepton is not None and named != by_lepton:
         return Truth(), f"has current type {row.current} and a lepton of PDG code {row.lepton_pdg}: they contradict"
     is_cc = by_lepton if named is None else named
@@ -95,10 +101,15 @@ def neutrino_truth(
 
 
 def primaries(track: np.ndarray, ancestor: np.ndarray) -> np.ndarray:
-    """Which particles are primary, (particles,) bool: those that are their own ancestor; none if ids are not set."""
-    primary: np.ndarray = (track == ancestor) & (track < np.iinfo(np.uint32).max)
+    """Which particles are primary, (particles,) bool: those that are their own ancestor.
+
+    None if ids are not set, or if an ancestor is not among the particles, so that the final state is not complete.
+    """
+    known = (track < UNSET) & (ancestor < UNSET)
+    primary: np.ndarray = (track == ancestor) & known
     unique = len(np.unique(track[primary])) == primary.sum()
-    return primary if unique else np.zeros(len(track), dtype=bool)
+    complete = np.isin(ancestor[known], track).all()
+    return primary if unique and complete else np.zeros(len(track), dtype=bool)
 
 
 def final_state(pdg: np.ndarray, momentum: np.ndarray, energy: np.ndarray, primary: np.ndarray) -> np.ndarray:
