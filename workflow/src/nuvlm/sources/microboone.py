@@ -30,6 +30,8 @@ MOST_LEFT_OUT = 0.01
 NEAR_CM, TOUCHING_CM, TRIED = 5.0, 50.0, 50
 """Distance of a vertex to the nearest hit that is unusual, and beyond which they cannot be of one event; number of
 events that are tried."""
+SHAPES = 16
+"""Events whose shapes are judged."""
 CELL_WIRES, CELL_TICKS, LEAST_CONNECTED = 8, 64, 0.7
 """Hits within some wires and ticks are one group; part of the groups that have another one beside them."""
 USUAL_ADC = (40.0, 600.0)
@@ -222,7 +224,8 @@ def _check_hits(events: Table, hits: Table, places: Places, truth: Truth, out: P
         columns = _columns(hits, int(places.begin[row]), int(places.begin[row] + places.count[row]))
         plane, wires, times, charge = (columns[name] for name in (*INTEGERS, *NUMBERS))
         charges.append(charge[plane == len(PLANES.views) - 1])
-        cells += count_cells(np.column_stack([3 * plane, wires // CELL_WIRES, times // CELL_TICKS]))
+        if i < SHAPES:
+            cells += count_cells(np.column_stack([3 * plane, wires // CELL_WIRES, times // CELL_TICKS]))
         on_plane += [(plane == p).sum() for p in range(len(PLANES.views))]
         for p in range(len(PLANES.views)):
             on = plane == p

@@ -205,17 +205,17 @@ class _Look:
         self._n = self._bright = 0
         self._same_views: list[str] = []
         self._repeated: list[str] = []
-        self._seen: set[bytes] = set()
+        self._seen: set[int] = set()
 
     def add(self, event: PixelMap) -> None:
         """Add the images of an event."""
         self._n += 1
-        self._bright += bool(np.median(event.images) > BRIGHT)
+        self._bright += bool(2 * np.count_nonzero(event.images > BRIGHT) > event.images.size)
         if not event.images.any():
             return
         if len(event.images) > 1 and (event.images[1:] == event.images[0]).all():
             self._same_views.append(event.name)
-        digest = hashlib.sha256(event.images.tobytes()).digest()
+        digest = hash(event.images.tobytes())
         if digest in self._seen:
             self._repeated.append(event.name)
         self._seen.add(digest)
