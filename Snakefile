@@ -5,7 +5,13 @@ from snakemake.utils import min_version
 min_version("9.27")
 
 
-configfile: "config/config.yaml"
+# The user's, or where the working directory has none, the default.
+DEFAULTS = "config/config.yaml"
+if not exists(DEFAULTS):
+    DEFAULTS = workflow.source_path(DEFAULTS)
+
+
+configfile: DEFAULTS
 
 
 report: "workflow/report/workflow.rst"
@@ -40,7 +46,8 @@ rule all:
 rule pixelmaps:
     """Preprocessing only: the pixel maps of all shards and the event table."""
     input:
-        expand(pixel_map_store(), shard=SHARDS),
+        # A function, as only this target names every file of the stores.
+        lambda wildcards: expand(pixel_map_store(), shard=SHARDS),
         "<results>/events.parquet",
 
 

@@ -7,12 +7,12 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Annotated, ClassVar, Literal
 
-import numba
 import numpy as np
 from pydantic import Field, PrivateAttr
 
 from nuvlm.base.conclusions import Conclusions, Record
 from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
 from nuvlm.detector.geometry import Detector
@@ -225,7 +225,7 @@ def _defect(interaction: AnyEvent, low: np.ndarray, high: np.ndarray) -> str | N
     return None
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _survey(start, end, energy, low, high):  # type: ignore[no-untyped-def]
     """Whether all numbers are finite, whether an energy is negative, whether one is positive; and the corners.
 
