@@ -50,7 +50,7 @@ ENERGIES_MEV = {"MeV": 1.0, "GeV": 1000.0, "keV": 1e-3, "eV": 1e-6}
 """Units that files may have."""
 USUAL_Y, MANY = (0.1, 0.8), 10
 """Mean inelasticity of charged currents, if there are many: 0.3 to 0.5 in the beams of accelerators."""
-LEAST_VISIBLE = 0.15
+LEAST_VISIBLE = 0.1
 """Share of the neutrino's energy that the best contained tenth of many events deposits at least."""
 ALONG = 0.5
 """Mean component of the unit vectors from vertex to charge above which a file has a direction."""
@@ -113,6 +113,7 @@ class Consistency:
         self._touching = _Touching()
         self._direction = Direction()
         self._agreement = Agreement()
+        self._n_with_energy = 0
         self._shares: list[float] = []
         self._too_much: list[str] = []
         self._inelasticity: list[float] = []
@@ -139,7 +140,9 @@ class Consistency:
             away if known else None,
         )
         if np.isfinite(event.nu_energy) and event.nu_energy > 0:
-            self._shares.append(float(event.energy_mev.sum()) / (1000 * event.nu_energy))
+            if not known or self._is_inside(event.vertex_mm):
+                self._shares.append(float(event.energy_mev.sum()) / (1000 * event.nu_energy))
+            self._n_with_energy += 1
             if event.energy_mev.sum() > 1200 * event.nu_energy + 100:
                 self._too_much.append(event.name)
         if event.is_cc and np.isfinite(event.inelasticity):
@@ -163,7 +166,7 @@ class Consistency:
         self._agreement.conclude(path, record)
         self._conclude_numbers(path, record)
         if self._too_much:
-            n, of = len(self._too_much), len(self._shares)
+            n, of = len(self._too_much), self._n_with_energy
             what = f"{n} of {of} neutrinos deposit more than their energy (first: {self._too_much[0]})"
             if (n >= FEW and n > 0.2 * of) or n == of > 1:
                 raise InputError(

@@ -154,7 +154,7 @@ def _truth(rows: np.ndarray) -> tuple[Truth, str | None]:
         )
         for row in rows[is_neutrino]
     ]
-    primary = primaries(rows["trackid"], rows["ancestor_trackid"])
+    primary = primaries(rows["trackid"], rows["ancestor_trackid"], rows["energy_init"])
     momentum = np.column_stack([rows[name] for name in ("px", "py", "pz")])
     particles = final_state(rows["pdg"], momentum, rows["energy_init"], primary & ~is_neutrino)
     return neutrino_truth(neutrinos, NUANCE_MODES, particles)

@@ -247,7 +247,7 @@ def _final_state(rows: dict[str, np.ndarray]) -> np.ndarray | None:
     if "px" not in rows:
         return None
     momentum = np.column_stack([rows[name] for name in ("px", "py", "pz")])
-    primary = primaries(rows["trackid"], rows["ancestor_trackid"]) & ~_interacting(rows)
+    primary = primaries(rows["trackid"], rows["ancestor_trackid"], rows["energy_init"]) & ~_interacting(rows)
     return final_state(rows["pdg"], momentum, rows["energy_init"], primary)
 
 
