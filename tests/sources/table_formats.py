@@ -382,7 +382,8 @@ def pilarnet(folder: Path, events: list[MadeEvent]) -> Made:
     form = Format(
         places={"voxels": [axes]},
         half=(384, 384, 384),
-        numbers=[energy, *(Column("cluster", None, i) for i in range(6)), *(Column("point", None, i) for i in (4, 5, 6))],
+        numbers=[energy, *(Column("point", None, i) for i in (4, 5, 6)),
+                 *(Column("cluster", None, i) for i in range(6))],
         together={"voxels and energy": [*axes, energy], "everything": [Column("point")]},
         ids=[Column("cluster", None, 0), Column("counts"), Column("point", None, 7)],
         codes={energy: (1.0, 0.5), Column("cluster", None, 0): (0, 1, 100), Column("point", None, 6): (0, 1),

@@ -251,7 +251,7 @@ def test_hits_that_cannot_be_are_counted_and_many_of_them_are_a_bad_event(tmp_pa
     store, _ = convert(write_microboone(tmp_path / "a.h5", tables))
     kept = {name: np.delete(of, 7) for name, of in of_event(tables, 2).items()}
     np.testing.assert_array_equal(store["images"][2], drawn_slowly(kept))
-    assert f"1 of 1197 hits {reason} were left out" in caplog.text
+    assert f"hits left out: 1 of 1197 hits {reason}" in caplog.text
     values[begin : begin + 20] = value
     path = write_microboone(tmp_path / "a.h5", tables)
     with pytest.raises(InputError, match=rf"event 7003/1300/67262 has 20 of 399 hits {reason}"):
