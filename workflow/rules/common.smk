@@ -253,6 +253,17 @@ def prediction_tables(further=True):
     ]
 
 
+def predictions_of(training):
+    """Condition -> prediction tables of a training."""
+    return {
+        condition: [
+            f"results/{CONFIG.run}/predictions/{training}/{condition}/{part}.parquet"
+            for part in PARTS
+        ]
+        for condition in conditions_of(training, CONFIG.conditions)
+    }
+
+
 def explained_predictions(part):
     """Model -> the predictions of a part that say which of its events are explained."""
     return {

@@ -1,18 +1,6 @@
 # From predictions to the report.
 from nuvlm.report.names import figures_of
 
-
-def predictions_of(training):
-    """Condition -> prediction tables of a training."""
-    return {
-        condition: [
-            f"results/{CONFIG.run}/predictions/{training}/{condition}/{part}.parquet"
-            for part in PARTS
-        ]
-        for condition in conditions_of(training, CONFIG.conditions)
-    }
-
-
 PREDICTIONS = {model: predictions_of(model) for model in MODELS}
 # Model -> those of its further trainings.
 REPEATS = {
