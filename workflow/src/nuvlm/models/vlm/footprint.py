@@ -33,7 +33,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.arithmetic import weight_bytes
-from nuvlm.models.vlm.families import family
+from nuvlm.models.vlm.families import tower_pattern
+from nuvlm.models.vlm.known_values import KnownValues, placed
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
 
@@ -100,10 +101,10 @@ def count_footprint(
     Raises:
         RuntimeError: from torch, for models whose control flow depends on the values of their inputs.
     """
-    tower = family(config.model_type, "model").vision_tower
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    tower = tower_pattern(model)
     weights = stored_bytes(model, settings.quantization, bf16=settings.bf16)
     if settings.quantization != "none":
         _pack(model, settings.quantization, dtype)
@@ -120,12 +121,11 @@ def count_footprint(
             parameter.data = parameter.data.float()
             parameter.grad = torch.zeros_like(parameter)
             trained += parameter.numel()
-    batch = {
-        name: value.to("meta", dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
-    }
-    # The mask of the attention itself: from the usual one, transformers makes it by looking at values.
-    n, length = batch["input_ids"].shape
-    batch["attention_mask"] = torch.empty(n, 1, length, length, dtype=torch.bool, device="meta")
+    batch = placed(inputs, config, dtype)
+    if batch["input_ids"].is_meta:
+        # The mask of the attention itself: from the usual one, transformers makes it by looking at values.
+        n, length = batch["input_ids"].shape
+        batch["attention_mask"] = torch.empty(n, 1, length, length, dtype=torch.bool, device="meta")
     live = _Live()
     marks: dict[str, int] = {}
     base = model.get_base_model()
@@ -133,7 +133,7 @@ def count_footprint(
         base.get_submodule(name).register_forward_hook(lambda *_, what=what: marks.update({what: live.bytes}))
         for name, what in ((_tower_of(base, tower), "tower"), (base.base_model_prefix, "text"))
     ]
-    with _precision(dtype, device == "cuda"), live:
+    with _precision(dtype, device == "cuda"), live, KnownValues():
         output = model(**batch, fused_lm_head=True)
         (-output.log_probs.sum()).backward()
     for hook in hooks:
@@ -232,6 +232,8 @@ def _precision(dtype: torch.dtype, gpu: bool) -> Iterator[None]:
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), dtype)))
         for name in ("layer_norm", "softmax") if gpu else ():
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), torch.float32)))
+        for name in ("matmul", "bmm", "baddbmm"):
+            stack.enter_context(patch.object(torch, name, casting(getattr(torch, name), dtype)))
         stack.enter_context(patch.object(library, "scaled_dot_product_attention", attention))
         # peft and TRL ask torch, which knows no mixed precision on the meta device.
         stack.enter_context(patch.object(torch, "is_autocast_enabled", enabled))
