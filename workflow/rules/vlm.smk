@@ -3,6 +3,12 @@
 SCRATCH_FILES = ["config.json", "manifest.json", "model.safetensors", "tokenizer.json"]
 BASE = CONFIG.vlm.base_folder
 REHEARSAL = CONFIG.vlm.training("vlm")
+# Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
+NUMBER_OF_VIEWS = (
+    []
+    if CONFIG.input.has_voxels
+    else ancient(f"<results>/pixelmaps/{next(iter(SHARDS))}.zarr/zarr.json")
+)
 
 
 if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
@@ -13,14 +19,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
             prompts=own(CONFIG.vlm.prompts),
             vocabulary=own(CONFIG.vlm.vocabulary),
             chat_template=own("resources/chat_templates/mllama.jinja"),
-            # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
-            pixelmaps=(
-                []
-                if CONFIG.input.has_voxels
-                else ancient(
-                    f"<results>/pixelmaps/{next(iter(SHARDS))}.zarr/zarr.json"
-                )
-            ),
+            pixelmaps=NUMBER_OF_VIEWS,
         output:
             [f"{BASE}/{name}" for name in SCRATCH_FILES],
         log:
@@ -41,6 +40,36 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
             tensorboard=f"results/{CONFIG.run}/tensorboard/base",
         script:
             "../scripts/build_base_model.py"
+
+
+if CONFIG.models_from is None and CONFIG.vlm.base == "smollm":
+
+    rule build_grafted_base:
+        """Graft a small English language model into the classes of Mllama; pre-train its new parts on drawn scenes."""
+        input:
+            prompts=own(CONFIG.vlm.prompts),
+            chat_template=own("resources/chat_templates/chatml.jinja"),
+            pixelmaps=NUMBER_OF_VIEWS,
+        output:
+            [f"{BASE}/{name}" for name in SCRATCH_FILES],
+        log:
+            "<results>/logs/build_grafted_base.log",
+        benchmark:
+            "<results>/benchmarks/build_grafted_base.tsv"
+        # Long, and the fine-tuning waits for it: first, while events are simulated.
+        priority: 1
+        conda:
+            "../envs/gpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=scaled(12000),
+            runtime=scaled(480),
+        params:
+            code=code("build_grafted_base.py"),
+            settings=CONFIG.vlm.smollm.model_dump(mode="json"),
+            tensorboard=f"results/{CONFIG.run}/tensorboard/base",
+        script:
+            "../scripts/build_grafted_base.py"
 
 
 if CONFIG.models_from is None and CONFIG.vlm.base == "random":

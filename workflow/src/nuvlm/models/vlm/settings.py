@@ -1,6 +1,6 @@
 """Settings of the vision-language model; the defaults are the published ones (arXiv 2509.08461)."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -11,9 +11,19 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 
 
+def _check_patches(settings: Any) -> Any:
+    """Refuse a picture that is not made of whole patches, or heads that do not share a width."""
+    if settings.image_size % settings.patch_size:
+        raise ValueError(f"image_size ({settings.image_size}) must be a multiple of patch_size ({settings.patch_size})")
+    if settings.hidden % settings.heads:
+        raise ValueError(f"hidden ({settings.hidden}) must be a multiple of heads ({settings.heads})")
+    return settings
+
+
 class ScratchSettings(Settings):
     """The tiny Mllama that the demo builds: the same classes as Llama 3.2 Vision."""
 
+    section: ClassVar[str] = "scratch"
     hidden: Annotated[int, Field(ge=64, multiple_of=64)] = 64
     """Width of text and vision layers; a multiple of 64, as nf4 needs."""
     text_layers: Annotated[int, Field(ge=2)] = 4
@@ -30,13 +40,29 @@ class ScratchSettings(Settings):
     learning_rate: Rate = 3e-3
     seed: int = 7
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
-        return self
+    _check = model_validator(mode="after")(_check_patches)
+
+
+class GraftSettings(Settings):
+    """SmolLM2-135M-Instruct in the classes of Llama 3.2 Vision, with a new vision tower."""
+
+    section: ClassVar[str] = "smollm"
+    cross_attention_layers: Annotated[int, Field(ge=1, le=30)] = 5
+    """New layers that see the images, spread over the 30 of the language model."""
+    hidden: Annotated[int, Field(ge=64, multiple_of=64)] = 128
+    """Width of the vision tower; a multiple of 64, as nf4 needs."""
+    vision_layers: Count = 4
+    heads: Count = 4
+    image_size: Annotated[int, Field(ge=28)] = 112
+    """Side of the one image tile, pixels."""
+    patch_size: Count = 14
+    steps: Count = 600
+    """Steps of the pre-training of the new parts on geometric shapes and their descriptions."""
+    batch_size: Count = 16
+    learning_rate: Rate = 1e-3
+    seed: int = 7
+
+    _check = model_validator(mode="after")(_check_patches)
 
 
 class HubSettings(Settings):
@@ -160,10 +186,12 @@ class ExplainSettings(Settings):
 
 
 class VlmSettings(FamilySettings):
-    base: Literal["scratch", "hub", "random"] = "hub"
-    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one. `random`: one of the
-    shape of `hub.model` with random weights, for trials (resources/shapes)."""
+    base: Literal["scratch", "smollm", "hub", "random"] = "hub"
+    """`scratch`: build_base_model makes a tiny Mllama. `smollm`: build_grafted_base makes one with a small language
+    model that has read English. `hub`: fetch_base_model downloads one. `random`: one of the shape of `hub.model` with
+    random weights, for trials (resources/shapes)."""
     scratch: ScratchSettings = ScratchSettings()
+    smollm: GraftSettings = GraftSettings()
     hub: HubSettings = HubSettings()
     prompts: str = "resources/prompts.yaml"
     vocabulary: str = "resources/rationales.yaml"
