@@ -115,7 +115,7 @@ def test_the_report_of_snakemake_holds_every_figure_with_its_place(tiny_run, res
     figures = {path.name for path in (results / "figures").iterdir() if path.suffix in (".svg", ".pdf")}
     assert len(figures) > 20
     assert figures | {"index.html", "report.json", "tables.tex"} <= held
-    for place in ("Figures: confusion", "Figures: roc", "Figures: training", "every number, JSON", "half resolution"):
+    for place in ("Figures", "confusion", "roc", "training", "every number, JSON", "half resolution"):
         assert place in page
     assert "the diagonal is the recall" in page, "captions"
 

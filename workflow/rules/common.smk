@@ -200,7 +200,8 @@ def figure_files(figures, format):
         path = Path("<results>/figures", figure_name(*figure)).with_suffix(format)
         place = {
             "caption": f"../report/{figure.kind}.rst",
-            "category": f"Figures: {words(figure.kind)}",
+            "category": "Figures",
+            "subcategory": words(figure.kind),
             "labels": {
                 "model": title(figure.model) if figure.model else "all",
                 "condition": words(figure.condition or "all"),

@@ -157,7 +157,8 @@ def write_bundle(run: Run, out: Path, licence: str | None, author: str | None) -
         name = f"NuVLM run {run.config.run}"
         _write(bundle / "README.md", _readme(run, licence))
         about = Description(
-            name, run.report["headline"], licence, author or citation["authors"][0]["name"], __version__,
+            name, run.report["headline"], licence, author or citation["authors"][0]["name"], author is not None,
+            __version__,
             run.report["provenance"]["versions"]["snakemake"], datetime.now(UTC).isoformat(timespec="seconds"),
         )  # fmt: skip
         results = [inputs["report"], f"{run.folder}/report/index.html", f"{run.folder}/report/tables.tex"]

@@ -5,6 +5,7 @@ RO-Crate 1.1 with the profiles of workflow runs: what the workflow is, which job
 
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from mimetypes import guess_type
 from pathlib import Path
 from typing import Any
 
@@ -18,21 +19,8 @@ PROFILES = {
     "https://w3id.org/workflowhub/workflow-ro-crate/1.0": "Workflow RO-Crate",
 }
 CONTEXT = ["https://w3id.org/ro/crate/1.1/context", "https://w3id.org/ro/terms/workflow-run/context"]
-FORMATS = {
-    ".json": "application/json",
-    ".parquet": "application/vnd.apache.parquet",
-    ".yaml": "application/yaml",
-    ".md": "text/markdown",
-    ".html": "text/html",
-    ".svg": "image/svg+xml",
-    ".pdf": "application/pdf",
-    ".tex": "application/x-tex",
-    ".py": "text/x-python",
-    ".csv": "text/csv",
-    ".log": "text/plain",
-    ".txt": "text/plain",
-}
-"""Suffix -> media type; other files have none."""
+FORMATS = {".parquet": "application/vnd.apache.parquet", ".yaml": "application/yaml", ".md": "text/markdown"}
+"""Suffix -> media type, where Python knows none in all its versions."""
 WORKFLOW = "code/workflow/Snakefile"
 
 
@@ -45,6 +33,8 @@ class Description:
     licence: str
     """SPDX identifier."""
     author: str
+    person: bool
+    """Whether the author is one; otherwise an organization."""
     version: str
     """Of the workflow."""
     snakemake: str | None
@@ -67,7 +57,7 @@ def crate(bundle: Path, about: Description, jobs: Sequence[Job], config: str, re
     """
     graph = _Graph(bundle)
     licence = graph.add(f"https://spdx.org/licenses/{about.licence}", "CreativeWork", name=about.licence)
-    author = graph.add("#author", "Person", name=about.author)
+    author = graph.add("#author", "Person" if about.person else "Organization", name=about.author)
     engine = graph.add(
         "https://snakemake.github.io", "SoftwareApplication", name="Snakemake", url="https://snakemake.github.io",
         softwareVersion=about.snakemake or "unknown",
@@ -78,11 +68,15 @@ def crate(bundle: Path, about: Description, jobs: Sequence[Job], config: str, re
     )  # fmt: skip
     for path in sorted(file.relative_to(bundle).as_posix() for file in bundle.rglob("*") if file.is_file()):
         graph.file(path)
+    graph.add("README.md", "File", about={"@id": "./"})
     given = graph.parameter("configuration", "The configuration of the run", config)
     made = [graph.parameter(f"result-{i}", Path(path).name, path) for i, path in enumerate(results)]
     rules = list(dict.fromkeys(job.rule for job in jobs))
     for position, rule in enumerate(rules):
-        graph.add(f"#tool-{rule}", "SoftwareApplication", name=rule, description=f"Rule {rule} of the workflow")
+        graph.add(
+            f"#tool-{rule}", "SoftwareApplication", name=rule, description=f"Rule {rule} of the workflow",
+            softwareVersion=about.version,
+        )  # fmt: skip
         graph.add(f"#step-{rule}", "HowToStep", position=str(position), name=rule, workExample={"@id": f"#tool-{rule}"})
     graph.add(
         WORKFLOW,
@@ -92,6 +86,7 @@ def crate(bundle: Path, about: Description, jobs: Sequence[Job], config: str, re
         license=licence,
         creator=author,
         version=about.version,
+        conformsTo={"@id": "https://bioschemas.org/profiles/ComputationalWorkflow/1.0-RELEASE"},
         hasPart=[{"@id": f"#tool-{rule}"} for rule in rules],
         step=[{"@id": f"#step-{rule}"} for rule in rules],
         input=[given],
@@ -101,7 +96,7 @@ def crate(bundle: Path, about: Description, jobs: Sequence[Job], config: str, re
     times = {"startTime": min(job.started for job in jobs), "endTime": max(job.ended for job in jobs)}
     span = {key: value.isoformat(timespec="seconds") for key, value in times.items()}
     run = graph.add(
-        "#run", "CreateAction", name=about.name, instrument={"@id": WORKFLOW}, agent=author,
+        "#run", "CreateAction", name=about.name, description=about.text, instrument={"@id": WORKFLOW}, agent=author,
         object=[{"@id": config}], result=[{"@id": path} for path in results], **span,
     )  # fmt: skip
     graph.add(
@@ -110,7 +105,8 @@ def crate(bundle: Path, about: Description, jobs: Sequence[Job], config: str, re
     )  # fmt: skip
     graph.add(
         "./", "Dataset", name=about.name, description=about.text, datePublished=about.date, license=licence,
-        author=author, mainEntity={"@id": WORKFLOW}, mentions=[run],
+        author=author, mainEntity={"@id": WORKFLOW},
+        mentions=[run, *({"@id": f"#job-{i}"} for i in range(len(jobs)))],
         hasPart=[{"@id": name} for name in graph.files], conformsTo=[
             graph.add(profile, "CreativeWork", name=name, version=profile.rpartition("/")[2])
             for profile, name in PROFILES.items()
@@ -126,10 +122,10 @@ def crate(bundle: Path, about: Description, jobs: Sequence[Job], config: str, re
 def _job(graph: "_Graph", index: int, job: Job, author: Mapping[str, str]) -> dict[str, str]:
     """Add the execution of a job; returns the action that started it."""
     action = graph.add(
-        f"#job-{index}", "CreateAction", name=f"{job.rule}: {job.outputs[0]}", instrument={"@id": f"#tool-{job.rule}"},
+        f"#job-{index}", "CreateAction", name=f"{job.rule}: {job.outputs[0]}",
+        description=f"A job of rule {job.rule}; log: {', '.join(job.logs) or 'none'}", instrument={"@id": f"#tool-{job.rule}"},
         agent=author, object=graph.products(job.inputs), result=graph.products(job.outputs),
         startTime=job.started.isoformat(timespec="seconds"), endTime=job.ended.isoformat(timespec="seconds"),
-        actionStatus={"@id": "http://schema.org/CompletedActionStatus"},
     )  # fmt: skip
     return graph.add(
         f"#start-{index}", "ControlAction", name=f"start of {job.rule}", instrument={"@id": f"#step-{job.rule}"},
@@ -146,18 +142,19 @@ class _Graph:
         self.files: list[str] = []
         """Paths in the bundle."""
 
-    def add(self, name: str, kind: str | list[str], **properties: Any) -> dict[str, str]:
+    def add(self, identifier: str, kind: str | list[str], /, **properties: Any) -> dict[str, str]:
         """Add an entity, or properties of one; returns a reference to it."""
-        self.entities[name] = self.entities.get(name, {}) | {"@id": name, "@type": kind, **properties}
-        return {"@id": name}
+        single = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in properties.items()}
+        self.entities[identifier] = {**self.entities.get(identifier, {}), "@id": identifier, "@type": kind, **single}
+        return {"@id": identifier}
 
     def file(self, path: str) -> None:
         """A file of the bundle, relative to it."""
         absolute = self._bundle / path
-        encoding = {"encodingFormat": FORMATS[absolute.suffix]} if absolute.suffix in FORMATS else {}
         self.add(
-            path, "File", name=absolute.name, contentSize=str(absolute.stat().st_size), sha256=sha256(absolute), **encoding
-        )
+            path, "File", name=absolute.name, contentSize=str(absolute.stat().st_size), sha256=sha256(absolute),
+            encodingFormat=FORMATS.get(absolute.suffix) or guess_type(path)[0] or _guess(absolute),
+        )  # fmt: skip
         self.files.append(path)
 
     def parameter(self, name: str, text: str, path: str) -> dict[str, str]:
@@ -181,3 +178,9 @@ class _Graph:
                 self.add(name, "CreativeWork", name=product, description="A file of the run that is not in this bundle")
             found[name] = None
         return [{"@id": name} for name in found]
+
+
+def _guess(path: Path) -> str:
+    """Media type of a file of unknown suffix."""
+    with open(path, "rb") as file:
+        return "application/octet-stream" if b"\0" in file.read(1024) else "text/plain"
