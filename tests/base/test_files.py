@@ -156,3 +156,19 @@ def test_a_table_keeps_its_types_and_may_be_rewritten_by_other_programs(tmp_path
     path.write_bytes(path.read_bytes()[:-9])
     with pytest.raises(InputError, match=r"a\.parquet: no readable event table"):
         read_table(path, "event table")
+
+
+@pytest.mark.parametrize("mask", [0o002, 0o022, 0o077])
+def test_the_umask_gives_the_mode_whatever_wrote_the_file(tmp_path, mask):
+    """safetensors and others write 0600: models that no colleague could read."""
+    before = os.umask(mask)
+    try:
+        with atomic_path(tmp_path / "model") as partial:
+            partial.mkdir(mode=0o700)
+            os.close(os.open(partial / "weights", os.O_CREAT | os.O_WRONLY, 0o600))
+        with atomic_path(tmp_path / "table") as partial:
+            os.close(os.open(partial, os.O_CREAT | os.O_WRONLY, 0o600))
+    finally:
+        os.umask(before)
+    modes = [(tmp_path / name).stat().st_mode & 0o777 for name in ("model", "model/weights", "table")]
+    assert modes == [0o777 & ~mask, 0o666 & ~mask, 0o666 & ~mask]

@@ -1,5 +1,11 @@
 """HDF5 files that are written as they grow, and a disk that fills up on the way."""
 
+import os
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
 import h5py
 import numpy as np
 import pytest
@@ -48,3 +54,38 @@ def test_an_error_on_the_way_is_the_one_that_is_raised(tmp_path, rng):
     with full_disk(), pytest.raises(KeyError, match="from the caller"):
         write()
     assert not list(tmp_path.iterdir())
+
+
+REFUSING = """
+#include <errno.h>
+#include <stdlib.h>
+int flock(int descriptor, int operation) { errno = atoi(getenv("REFUSED_WITH")); return -1; }
+"""
+
+
+@pytest.fixture(scope="module")
+def refusing(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A library that makes every lock of a process fail, as a file system without locks does."""
+    folder = tmp_path_factory.mktemp("refusing")
+    (folder / "refusing.c").write_text(REFUSING)
+    compiler = shutil.which("cc") or shutil.which("gcc")
+    if compiler is None:
+        pytest.skip("needs a C compiler")
+    subprocess.run([compiler, "-shared", "-fPIC", "-o", folder / "refusing.so", folder / "refusing.c"], check=True)
+    return folder / "refusing.so"
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("number", "opens"), [(37, True), (22, True), (524, True), (11, False)])
+def test_a_file_system_without_locks_is_read_and_a_lock_of_another_process_is_respected(
+    tmp_path: Path, refusing: Path, number: int, opens: bool
+) -> None:
+    with h5py.File(tmp_path / "a.h5", "w") as file:
+        file["x"] = np.arange(3)
+    program = "import sys; from nuvlm.base.hdf5 import hdf5_file; print(hdf5_file(sys.argv[1])['x'][:].tolist())"
+    result = subprocess.run(
+        [sys.executable, "-c", program, tmp_path / "a.h5"], capture_output=True, text=True,
+        env={**os.environ, "LD_PRELOAD": str(refusing), "REFUSED_WITH": str(number)},
+    )  # fmt: skip
+    assert (result.stdout.strip() == "[0, 1, 2]") == opens, result.stderr
+    assert opens or f"errno = {number}" in result.stderr

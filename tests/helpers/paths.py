@@ -15,5 +15,6 @@ def copy_workflow(folder: Path) -> Path:
     """
     for name in ("workflow", "config", "resources", "profiles"):
         shutil.copytree(REPOSITORY / name, folder / name)
-    shutil.copy(REPOSITORY / "Snakefile", folder)
+    for name in ("Snakefile", ".gitattributes", ".git_archival.txt"):
+        shutil.copy(REPOSITORY / name, folder)
     return folder

@@ -1,5 +1,8 @@
 """A real Slurm on this machine, as root: one node for CPU jobs, one with four GPUs, all below one folder.
 
+Its limits are those of ordinary clusters: nodes of 256 GB, partitions of 24 hours that accept what exceeds them and let
+it wait for ever, and a partition whose jobs preempt those of the others.
+
 ``python tests/slurm/cluster.py`` installs Debian's packages, starts it in a new folder and says how to use it, until
 it is interrupted; ``... install`` only installs. The GPUs are character devices: Slurm counts them, hands them out and
 sets CUDA_VISIBLE_DEVICES, and nothing can compute on them.
@@ -24,7 +27,7 @@ PROGRAMS = ("slurmctld", "slurmd", "sbatch", "munged")
 COMMANDS = ("sbatch", "srun", "squeue", "scancel", "scontrol", "sinfo")
 NODES = ("cpu01", "gpu01")
 
-# As large as the rules ask for, on a machine of any size: Slurm takes the numbers as they are.
+# On a machine of any size: Slurm takes the numbers as they are.
 CONFIGURATION = """
 ClusterName=test
 FirstJobId={first_job}
@@ -53,6 +56,8 @@ SelectType=select/cons_tres
 SelectTypeParameters=CR_CPU_Memory
 GresTypes=gpu
 DefMemPerCPU=100
+PreemptType=preempt/partition_prio
+PreemptMode=REQUEUE
 SchedulerType=sched/backfill
 SchedulerParameters=bf_interval=1,sched_min_interval=100000,batch_sched_delay=0
 KillWait=2
@@ -62,10 +67,11 @@ SlurmdTimeout=10
 PropagateResourceLimits=NONE
 AccountingStorageType=accounting_storage/none
 SlurmdParameters=config_overrides
-NodeName=cpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=512000
-NodeName=gpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=64 RealMemory=512000 Gres=gpu:a100:4
-PartitionName=cpu Nodes=cpu01 Default=YES DefaultTime=10 MaxTime=2880
-PartitionName=gpu Nodes=gpu01 DefaultTime=10 MaxTime=2880
+NodeName=cpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[1]} CPUs=64 RealMemory=256000
+NodeName=gpu01 NodeHostname={host} NodeAddr=127.0.0.1 Port={ports[2]} CPUs=64 RealMemory=256000 Gres=gpu:a100:4
+PartitionName=cpu Nodes=cpu01 Default=YES DefaultTime=10 MaxTime=1440
+PartitionName=gpu Nodes=gpu01 DefaultTime=10 MaxTime=1440
+PartitionName=urgent Nodes=cpu01 DefaultTime=10 MaxTime=60 PriorityTier=9
 """
 
 

@@ -3,6 +3,7 @@
 import json
 import subprocess
 import sys
+from datetime import date
 
 import jsonschema
 import pytest
@@ -151,3 +152,14 @@ def test_parsing_rules_imports_nothing_heavy():
         subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, check=True).stdout.split()
     )
     assert not modules & {"torch", "transformers", "zarr", "h5py", "numba", "pandas", "matplotlib", "scipy", "sklearn"}
+
+
+@pytest.mark.parametrize(("run", "name"), [(20240115, "20240115"), (date(2024, 1, 15), "2024-01-15"), ("a.b", "a.b")])
+def test_a_name_may_look_like_a_number_or_a_date(run, name):
+    assert parse_config({"run": run, "models_from": 7}).run == name
+
+
+@pytest.mark.parametrize("run", [1e5, True, "a b", ".hidden"])
+def test_a_name_that_another_value_may_be_is_refused(run):
+    with pytest.raises(InputError, match="run: "):
+        parse_config({"run": run})

@@ -1,6 +1,7 @@
 """Which jobs run after which change. Dry-runs and touches of the real workflow: no job is executed."""
 
 import ast
+import os
 import re
 import subprocess
 import time
@@ -15,6 +16,7 @@ import yaml
 from pydantic import BaseModel
 from snakemake.utils import update_config
 
+from nuvlm.dataset.store_list import write_store_list
 from nuvlm.models.table import FAMILIES
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow.config import Config
@@ -558,3 +560,56 @@ def test_a_beam_s_spectrum_concerns_the_scores_and_is_checked_before_anything_ru
     assert planned(finished, *TINY, setting) == after("evaluate")
     beam.write_text("energy_gev,weight\n0,1\n10,lots\n")
     assert "beam.csv, line 3: weight is 'lots'" in snakemake(finished, "--dry-run", *TINY, setting, check=False)
+
+
+def test_input_files_are_linear_in_shards(checkout):
+    """Edges, not jobs, made large DAGs slow: every job that read pixel maps had all stores among its inputs."""
+    counts: dict[int, Counter] = {}
+    for shards in (100, 1000):
+        arguments = ["--config", f"run=edges{shards}", f"input={{simulate: {{events: {shards}, events_per_shard: 1}}}}"]
+        plan = snakemake(checkout, "--dry-run", *arguments)
+        jobs = re.findall(r"(?m)^(?:local)?rule (\w+):\n    input: (.+)$", plan)
+        counts[shards] = Counter()
+        for rule, files in jobs:
+            counts[shards][rule] += len(files.split(", "))
+    growth = {rule: n - counts[100][rule] for rule, n in counts[1000].items() if n != counts[100][rule]}
+    each = {"smear_and_downsample": 1, "crop_displays": 3, "list_events": 3, "collect_events": 2}
+    assert growth == {rule: 900 * n for rule, n in each.items()}
+
+
+def list_stores(folder: Path) -> None:
+    """Replace the empty list of stores by a real one, as of the time of the empty one."""
+    results = folder / "results" / "demo"
+    stat = (results / "pixelmaps.json").stat()
+    write_store_list(
+        results / "pixelmaps.json", {f"sim{i:05d}": results / f"pixelmaps/sim{i:05d}.zarr" for i in range(SHARDS)}
+    )
+    os.utime(results / "pixelmaps.json", ns=(stat.st_atime_ns, stat.st_mtime_ns))
+
+
+@pytest.mark.parametrize("deleted", ["manifest.json", "images/c/0/0/0/0", ""])
+def test_a_deleted_store_is_made_again_before_a_job_that_reads_it(finished, deleted):
+    """Though such a job has only the list of stores among its inputs."""
+    list_stores(finished)
+    path = finished / "results/demo/pixelmaps/sim00002.zarr" / deleted
+    path.rename(path.with_suffix(".away"))
+    try:
+        assert planned(finished, *TINY) == {}
+        again = planned(finished, *TINY, "bdt={classify_batch_size: 2}")
+        assert again == after("list_events collect_events") | {"crop_displays": 1}
+    finally:
+        path.with_suffix(".away").rename(path)
+        (finished / "results/demo/pixelmaps.json").touch()
+        finish(finished, *TINY)
+
+
+def test_a_store_that_is_made_again_concerns_its_readers_only_if_it_differs(finished):
+    store = finished / "results/demo/pixelmaps/sim00002.zarr"
+    for file in (store / "manifest.json", store / "images/c/0/0/0/0"):
+        file.touch()
+    assert planned(finished, *TINY) == {}
+    original = edit(store / "manifest.json")
+    try:
+        assert planned(finished, *TINY) == after("list_events collect_events")
+    finally:
+        (store / "manifest.json").write_bytes(original)

@@ -83,3 +83,20 @@ def test_fetched_models_of_other_revisions_or_tiles_lie_apart():
     folders = [VlmSettings(base="hub", hub=hub).base_folder for hub in hubs]
     assert len(set(folders)) == len(folders)
     assert folders[2] == "results/hub/meta-llama--Llama-3.2-11B-Vision-Instruct/main-as-published"
+
+
+def test_home_and_variables_are_replaced_in_paths(tmp_path, monkeypatch):
+    (tmp_path / "a.h5").touch()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.setenv("DATA", str(tmp_path))
+    for pattern in ("~/a.h5", "$HOME/*.h5", "${DATA}/a.h5"):
+        assert list_shards(configured(pattern)) == {"a": str(tmp_path / "a.h5")}
+    with pytest.raises(InputError, match=r"no variable \$NOWHERE"):
+        list_shards(configured("$NOWHERE/a.h5"))
+
+
+def test_a_folder_is_named_with_its_dots(tmp_path):
+    for name in ("maps.v1", "maps.v2"):
+        (tmp_path / name).mkdir()
+    config = Config(input={"source": "png", "files": [str(tmp_path / "maps.*")]})
+    assert list(list_shards(config)) == ["maps.v1", "maps.v2"]

@@ -1,30 +1,85 @@
 # The checked configuration, and what several rules ask for.
+import io
+import os
+import subprocess
 import sys
+import tarfile
+import tempfile
 from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
 
-SOURCE = Path(workflow.basedir) / "workflow" / "src"
-SCRIPTS = Path(workflow.basedir) / "workflow" / "scripts"
-# Jobs find the package in this checkout, installed or not.
-sys.path.insert(0, str(SOURCE))
 
-from nuvlm.workflow import paths, shards
+def find_checkout(rules):
+    """The folder of the whole repository that `rules`, the folder of this file, belongs to.
+
+    Snakemake fetches single files of a module in a git repository. The package is needed, too: the commit is unpacked
+    below the working directory, where jobs find it.
+    """
+    if isinstance(rules, os.PathLike):
+        return Path(rules).parents[1]
+    if hasattr(rules, "repo_path"):
+        repository = rules.repo_path
+    elif hasattr(rules, "hosted_repo"):
+        repository = rules.hosted_repo.repo.git_dir
+    else:
+        raise WorkflowError(
+            f"{rules}: NuVLM needs its whole repository. Clone it, and name the path of the clone's Snakefile."
+        )
+    git = ["git", "-C", str(repository)]
+    commit = subprocess.check_output(
+        [*git, "rev-parse", f"{rules.ref}^{{commit}}"], text=True
+    ).strip()
+    folder = Path(".snakemake/nuvlm", commit).resolve()
+    if not folder.exists():
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        archive = io.BytesIO(subprocess.check_output([*git, "archive", commit]))
+        partial = Path(tempfile.mkdtemp(dir=folder.parent))
+        tarfile.open(fileobj=archive).extractall(partial, filter="data")
+        partial.chmod(0o755)
+        partial.rename(folder)
+    return folder
+
+
+# Not workflow.basedir, which is another workflow's folder where this one is used as a module.
+CHECKOUT = find_checkout(workflow.current_basedir)
+SOURCE = CHECKOUT / "workflow" / "src"
+SCRIPTS = CHECKOUT / "workflow" / "scripts"
+# This process and its jobs use the package of this checkout, whatever is installed. Jobs need the variable: Snakemake
+# appends to the path of a script, so an installed package would come first.
+sys.path.insert(0, str(SOURCE))
+os.environ["PYTHONPATH"] = os.pathsep.join(
+    [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+)
+# The logger plugin may have imported an installed one.
+for name in [name for name in sys.modules if name.partition(".")[0] == "nuvlm"]:
+    if SOURCE not in Path(sys.modules[name].__file__).parents:
+        del sys.modules[name]
+
+from nuvlm.workflow import frozen, paths, shards
 from nuvlm.workflow.code_digest import code_digest
 from nuvlm.models.table import FAMILIES, conditions_of, family_name, family_of, title
 from nuvlm.workflow.config import parse_config
-from nuvlm.workflow.plan import expected_seconds
+from nuvlm.workflow.plan import RATES, expected_seconds
 from nuvlm.base.errors import InputError
 from nuvlm.report.names import figure_name, words
 from nuvlm.evaluation.spectrum import read_spectrum
 
 try:
-    CONFIG = parse_config(config)
-    SHARDS = shards.list_shards(CONFIG)
-    paths.check_models(CONFIG)
-    if CONFIG.report.spectrum is not None:
-        read_spectrum(CONFIG.report.spectrum)
+    # A job of a cluster parses the rules again, with what its run was planned with.
+    PLANNED = None if workflow.is_main_process else frozen.read_frozen(config)
+    if PLANNED is None:
+        checked = parse_config(config)
+        PLANNED = frozen.Frozen(
+            checked, shards.list_shards(checked), shards.genie_files(checked), {}
+        )
+    CONFIG, SHARDS = PLANNED.config, PLANNED.shards
+    if workflow.is_main_process:
+        paths.check_models(CONFIG)
+        if CONFIG.report.spectrum is not None:
+            read_spectrum(CONFIG.report.spectrum)
+        paths.remove_outdated_list(CONFIG)
 except InputError as error:
     raise WorkflowError(str(error)) from None
 
@@ -32,11 +87,12 @@ except InputError as error:
 onstart:
     try:
         paths.check_writable(CONFIG)
+        frozen.freeze(PLANNED)
     except InputError as error:
         raise WorkflowError(str(error)) from None
     # For the console (profiles/local), which gives the time left.
     targets = dict.fromkeys(["all", "pixelmaps", "predictions", "explanations"], 0)
-    seconds = expected_seconds(CONFIG, len(SHARDS)) | targets
+    seconds = expected_seconds(CONFIG, len(SHARDS), own(RATES)) | targets
     logger.info("", extra={"expected_seconds": seconds})
 
 
@@ -62,14 +118,28 @@ wildcard_constraints:
     part=r"\d+",
 
 
+def own(path):
+    """A file that comes with the workflow: in the working directory, or else in the checkout."""
+    elsewhere = CHECKOUT / path
+    return str(elsewhere if elsewhere.exists() and not Path(path).exists() else path)
+
+
 def code(script, *entries):
     """Digest of the code that a rule computes with; `entries` are definitions that its script looks up by name."""
-    return code_digest(SCRIPTS / script, *entries)
+    key = " ".join([script, *entries])
+    if key not in PLANNED.code:
+        PLANNED.code[key] = code_digest(SCRIPTS / script, *entries)
+    return PLANNED.code[key]
 
 
 def scaled(amount):
     """A resource that grows with each attempt."""
     return lambda wildcards, attempt: amount * attempt
+
+
+def of_attempt(amount, resumes):
+    """A resource of a training: the same at each attempt if it resumes."""
+    return amount if resumes else scaled(amount)
 
 
 def voxel_shard(wildcards):
@@ -79,29 +149,36 @@ def voxel_shard(wildcards):
     return "<results>/voxels/{shard}.h5"
 
 
-def voxel_shards(wildcards=None):
-    if CONFIG.input.source == "voxels":
-        return list(SHARDS.values())
-    return expand("<results>/voxels/{shard}.h5", shard=SHARDS)
-
-
 def pixel_map_store():
     return paths.store_files("<results>/pixelmaps/{shard}.zarr", paths.PIXEL_MAP_ARRAYS)
 
 
-def pixel_map_stores():
-    """What stands for all pixel maps among a job's inputs: naming every file would make large DAGs slow."""
-    images = "<results>/pixelmaps/{shard}.zarr/images"
-    return expand([f"{images}/zarr.json", f"{images}/c/0/0/0/0"], shard=SHARDS)
+# Inputs of all shards are functions: jobs of other rules, which parse the rules again on a cluster, need none of them.
+def truth_files(wildcards):
+    """The truth of all shards: voxel shards, or the tables beside ready pixel maps."""
+    if CONFIG.input.source == "voxels":
+        return list(SHARDS.values())
+    truth = "voxels/{shard}.h5" if CONFIG.input.has_voxels else "truth/{shard}.parquet"
+    return expand(f"<results>/{truth}", shard=SHARDS)
+
+
+def pixel_map_files(kind):
+    """A file of each pixel-map store, by its key in paths.LISTED; only list_events reads them all."""
+    return lambda wildcards: [
+        f"<results>/pixelmaps/{shard}.zarr/{paths.LISTED[kind]}" for shard in SHARDS
+    ]
+
+
+def display_files(wildcards):
+    """The views of all displays; none where the source is ready pixel maps."""
+    if not CONFIG.input.has_voxels:
+        return []
+    view = "<results>/displays/{shard}.zarr/{view}/c/0/0/0"
+    return expand(view, shard=SHARDS, view=["xz", "yz"])
 
 
 def display_store():
     return paths.store_files("<results>/displays/{shard}.zarr", paths.DISPLAY_ARRAYS)
-
-
-def stores(kind):
-    """Shard name -> store, as a rule's parameter: inputs name the files inside."""
-    return {shard: f"results/{CONFIG.run}/{kind}/{shard}.zarr" for shard in SHARDS}
 
 
 def trained_models():
@@ -156,7 +233,7 @@ def request_inputs(kind):
     """The further inputs of a model's job: name -> path."""
     models = f"results/{CONFIG.models_from or CONFIG.run}/models"
     return lambda wildcards: {
-        name: path.replace("<models>", models).format(model=wildcards.model)
+        name: own(path.replace("<models>", models).format(model=wildcards.model))
         for name, path in of_request(kind, "inputs")(wildcards).items()
     }
 

@@ -4,14 +4,13 @@
 rule list_events:
     """List all events with class, split and part, and check that there are enough of each class."""
     input:
-        shards=(
-            voxel_shards
-            if CONFIG.input.has_voxels
-            else expand("<results>/truth/{shard}.parquet", shard=SHARDS)
-        ),
-        pixelmaps=pixel_map_stores(),
+        shards=truth_files,
+        manifests=pixel_map_files("manifest"),
+        images=pixel_map_files("images"),
     output:
-        "<results>/events.parquet",
+        events="<results>/events.parquet",
+        # All that later jobs need to find the stores: with every store among their inputs, large DAGs would be slow.
+        pixelmaps="<results>/pixelmaps.json",
     log:
         "<results>/logs/list_events.log",
     benchmark:
@@ -25,7 +24,6 @@ rule list_events:
     params:
         code=code("list_events.py"),
         shards=list(SHARDS),
-        stores=stores("pixelmaps"),
         detector=CONFIG.detector.model_dump(mode="json"),
         dataset=CONFIG.dataset.model_dump(mode="json"),
         train=CONFIG.models_from is None,

@@ -31,7 +31,13 @@ if CONFIG.input.has_voxels:
     rule crop_displays:
         """Cut each event display to a window around the interaction and turn energy into grey values."""
         input:
-            display_store(),
+            # Not every file of the store, which would double the time to plan: the reader checks the others.
+            manifest="<results>/displays/{shard}.zarr/manifest.json",
+            views=expand(
+                "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
+                view=["xz", "yz"],
+                allow_missing=True,
+            ),
         output:
             pixel_map_store(),
         log:

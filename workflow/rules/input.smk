@@ -6,7 +6,7 @@ if CONFIG.input.source == "simulate":
     rule simulate_events:
         """Simulate neutrino events with GEANT4 and write their energy deposits as a voxel shard."""
         input:
-            files=shards.genie_files(CONFIG),
+            files=PLANNED.genie_files,
         output:
             "<results>/voxels/{shard}.h5",
         log:

@@ -15,9 +15,9 @@ for family, section in CONFIG.families.items():
             name:
                 row.training_rule
             input:
-                list(training.inputs.values()),
+                list(map(own, training.inputs.values())),
                 events="<results>/events.parquet",
-                pixelmaps=pixel_map_stores(),
+                pixelmaps="<results>/pixelmaps.json",
             output:
                 f"<results>/models/{{model}}/{row.weights}",
                 "<results>/models/{model}/manifest.json",
@@ -32,12 +32,8 @@ for family, section in CONFIG.families.items():
                 f"../envs/{training.environment}.yaml"
             threads: training.threads
             resources:
-                mem_mb=scaled(training.memory_mb),
-                runtime=(
-                    scaled(training.minutes)
-                    if training.scale_minutes
-                    else training.minutes
-                ),
+                mem_mb=of_attempt(training.memory_mb, training.resumes),
+                runtime=of_attempt(training.minutes, training.resumes),
                 gpu=training.gpus,
                 nodes=training.nodes,
             params:
@@ -49,7 +45,6 @@ for family, section in CONFIG.families.items():
                     "training", "untracked"
                 )(wildcards),
                 inputs=request_inputs("training"),
-                stores=stores("pixelmaps"),
                 # Beside the output: Snakemake deletes outputs before a retry.
                 checkpoints=lambda wildcards: f"results/{CONFIG.run}/checkpoints/{wildcards.model}",
                 tensorboard=lambda wildcards: f"results/{CONFIG.run}/tensorboard/{wildcards.model}",
@@ -61,11 +56,11 @@ for family, section in CONFIG.families.items():
         name:
             f"classify_{family}"
         input:
-            list(classification.inputs.values()),
+            list(map(own, classification.inputs.values())),
             model="<models>/{model}/training.json",
             weights=f"<models>/{{model}}/{row.weights}",
             events="<results>/events.parquet",
-            pixelmaps=pixel_map_stores(),
+            pixelmaps="<results>/pixelmaps.json",
         output:
             # A table and its cost for each condition of the job.
             expand(
@@ -95,7 +90,6 @@ for family, section in CONFIG.families.items():
             run=classification.run,
             settings=of_request("classification", "settings"),
             inputs=request_inputs("classification"),
-            stores=stores("pixelmaps"),
         script:
             "../scripts/classify.py"
 
@@ -107,11 +101,11 @@ for family, section in CONFIG.families.items():
                 f"explain_{family}"
             input:
                 list(explained_predictions("{part}").values()),
-                list(explanation.inputs.values()),
+                list(map(own, explanation.inputs.values())),
                 model="<models>/{model}/training.json",
                 weights=f"<models>/{{model}}/{row.weights}",
                 events="<results>/events.parquet",
-                pixelmaps=pixel_map_stores(),
+                pixelmaps="<results>/pixelmaps.json",
             output:
                 explanation_files(
                     f"<results>/explanations/{{model}}/{{part}}{SUFFIXES[row.explains]}"
@@ -134,7 +128,6 @@ for family, section in CONFIG.families.items():
                 run=explanation.run,
                 settings=of_request("explanation", "settings"),
                 inputs=request_inputs("explanation"),
-                stores=stores("pixelmaps"),
                 predictions=lambda wildcards: explained_predictions(wildcards.part),
                 condition=CONFIG.conditions[0],
                 n_events=EXPLAINED,

@@ -80,18 +80,10 @@ rule collect_events:
         prediction_tables(),
         list(RATIONALES.values()),
         [explanation_files(*stores) for stores in SALIENCY.values()],
-        (
-            expand(
-                "<results>/displays/{shard}.zarr/{view}/c/0/0/0",
-                shard=SHARDS,
-                view=["xz", "yz"],
-            )
-            if CONFIG.input.has_voxels
-            else []
-        ),
-        # Locate saliency maps within the display, or are shown if there are no displays.
-        pixel_map_stores() if SALIENCY or not CONFIG.input.has_voxels else [],
+        display_files,
         events="<results>/events.parquet",
+        # Pixel maps locate saliency maps within the display, or are shown if there are no displays.
+        pixelmaps="<results>/pixelmaps.json",
     output:
         "<results>/figures/events.json",
     log:
@@ -110,13 +102,11 @@ rule collect_events:
             model: tables[CONFIG.conditions[0]]
             for model, tables in PREDICTIONS.items()
         },
-        stores=stores("displays" if CONFIG.input.has_voxels else "pixelmaps"),
-        displays=CONFIG.input.has_voxels,
+        displays=(f"results/{CONFIG.run}/displays" if CONFIG.input.has_voxels else None),
         events=CONFIG.report.browser,
         seed=CONFIG.dataset.seed,
         explanations=RATIONALES,
         saliency=SALIENCY,
-        pixelmaps=stores("pixelmaps"),
     script:
         "../scripts/collect_events.py"
 
@@ -129,9 +119,9 @@ rule write_report:
         figure_files(FIGURES, ".svg"),
         scores="<results>/evaluation/scores.json",
         browser="<results>/figures/events.json",
-        published="resources/published.yaml",
+        published=own("resources/published.yaml"),
         template=[
-            f"workflow/src/nuvlm/report/{name}"
+            own(f"workflow/src/nuvlm/report/{name}")
             for name in (
                 "page.html.j2",
                 "page.css",

@@ -10,9 +10,9 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
     rule build_base_model:
         """Make a tiny Mllama from nothing and pre-train it on geometric shapes and their descriptions."""
         input:
-            prompts=CONFIG.vlm.prompts,
-            vocabulary=CONFIG.vlm.vocabulary,
-            chat_template="resources/chat_templates/mllama.jinja",
+            prompts=own(CONFIG.vlm.prompts),
+            vocabulary=own(CONFIG.vlm.vocabulary),
+            chat_template=own("resources/chat_templates/mllama.jinja"),
             # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
             pixelmaps=(
                 []
@@ -48,11 +48,11 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "random":
     rule build_random_base:
         """Make a base model of a published shape with random weights, for trials of settings and machines."""
         input:
-            shape=f"resources/shapes/{CONFIG.vlm.hub.folder_name}/config.json",
-            prompts=CONFIG.vlm.prompts,
-            vocabulary=CONFIG.vlm.vocabulary,
+            shape=own(f"resources/shapes/{CONFIG.vlm.hub.folder_name}/config.json"),
+            prompts=own(CONFIG.vlm.prompts),
+            vocabulary=own(CONFIG.vlm.vocabulary),
             chat_templates=sorted(
-                map(str, Path("resources/chat_templates").glob("*.jinja"))
+                map(str, Path(own("resources/chat_templates")).glob("*.jinja"))
             ),
         output:
             f"{BASE}/manifest.json",
@@ -82,7 +82,7 @@ if CONFIG.vlm.base == "hub":
         """Download the pinned revision of the base model, once; runs where Snakemake runs, as compute nodes are offline."""
         input:
             chat_templates=sorted(
-                map(str, Path("resources/chat_templates").glob("*.jinja"))
+                map(str, Path(own("resources/chat_templates")).glob("*.jinja"))
             ),
         output:
             f"{BASE}/manifest.json",
@@ -107,8 +107,8 @@ if CONFIG.vlm.base == "hub":
 rule rehearse:
     """Train, classify and explain a little with the configured settings and random weights: does it fit, how long?"""
     input:
-        prompts=CONFIG.vlm.prompts,
-        vocabulary=CONFIG.vlm.vocabulary,
+        prompts=own(CONFIG.vlm.prompts),
+        vocabulary=own(CONFIG.vlm.vocabulary),
     output:
         "<results>/rehearsal/rehearsal.json",
     log:
@@ -119,12 +119,14 @@ rule rehearse:
         "../envs/gpu.yaml"
     threads: REHEARSAL.threads
     resources:
-        mem_mb=scaled(REHEARSAL.memory_mb),
+        # A retry goes on where the last one ended.
+        mem_mb=REHEARSAL.memory_mb,
         runtime=scaled(60),
         gpu=REHEARSAL.gpus,
         nodes=REHEARSAL.nodes,
     params:
         code=code("rehearse.py"),
+        resources=own("resources"),
         config=CONFIG.model_dump(mode="json"),
     script:
         "../scripts/rehearse.py"

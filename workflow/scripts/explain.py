@@ -2,6 +2,7 @@ from pathlib import Path
 from pkgutil import resolve_name
 
 from nuvlm.base.logs import setup_logging
+from nuvlm.dataset.store_list import read_store_list
 from nuvlm.models.jobs import ExplanationJob
 
 setup_logging(snakemake.log[0])
@@ -9,7 +10,7 @@ resolve_name(snakemake.params.run)(
     ExplanationJob(
         model=snakemake.wildcards.model,
         events=Path(snakemake.input.events),
-        stores={name: Path(path) for name, path in snakemake.params.stores.items()},
+        stores=read_store_list(Path(snakemake.input.pixelmaps)),
         inputs={name: Path(path) for name, path in snakemake.params.inputs.items()},
         settings=snakemake.params.settings,
         threads=snakemake.threads,

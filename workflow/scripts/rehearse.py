@@ -7,4 +7,12 @@ setup_logging(snakemake.log[0])
 from nuvlm.workflow.config import parse_config
 from nuvlm.workflow.rehearse import rehearse_run
 
-print(rehearse_run(parse_config(snakemake.params.config), Path(snakemake.output[0]).parent))
+print(
+    rehearse_run(
+        parse_config(snakemake.params.config),
+        Path(snakemake.output[0]).parent,
+        prompts=Path(snakemake.input.prompts),
+        vocabulary=Path(snakemake.input.vocabulary),
+        resources=Path(snakemake.params.resources),
+    )
+)

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+import nuvlm
 from nuvlm.base.logs import setup_logging
 from nuvlm.report.page import write_report
 
@@ -12,7 +13,7 @@ write_report(
     training={model: Path(path) for model, path in snakemake.params.training.items()},
     published=Path(snakemake.input.published),
     config=snakemake.params.config,
-    repository=Path(snakemake.scriptdir).parents[1],
+    repository=Path(nuvlm.__file__).parents[3],
     page=Path(snakemake.output.page),
     data=Path(snakemake.output.data),
     tables=Path(snakemake.output.tables),

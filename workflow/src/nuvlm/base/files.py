@@ -12,6 +12,7 @@ import json
 import os
 import shutil
 import socket
+import stat
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -32,8 +33,9 @@ SEAL = b"nuvlm-sha256:" + DIGITS * b"0"
 def atomic_path(path: str | Path) -> Iterator[Path]:
     """Yield a temporary path beside `path` to write a file or a folder to; rename it to `path` when the block succeeds.
 
-    The bytes are flushed to the disk before the rename. If the block raises, the temporary path is removed. Temporary
-    paths for the same name left by killed processes of this machine are removed too.
+    The umask gives its permissions, whatever wrote it. The bytes are flushed to the disk before the rename. If the
+    block raises, the temporary path is removed. Temporary paths for the same name left by killed processes of this
+    machine are removed too.
 
     Raises:
         InputError: the disk is full or the folder is not writable; the message gives the remedy.
@@ -47,6 +49,7 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             if file.name.startswith(prefix) and not _is_alive(file.name.removeprefix(prefix)):
                 _remove(file)
         yield partial
+        _apply_umask(partial)
         sync(partial)
         # Snakemake creates the folders of an output before the job; rename() cannot replace a folder that has files.
         if partial.is_dir() and path.is_dir():
@@ -200,6 +203,16 @@ def _remove(path: Path) -> None:
         shutil.rmtree(path, ignore_errors=True)
     else:
         path.unlink(missing_ok=True)
+
+
+def _apply_umask(path: Path) -> None:
+    """Give a file, or a folder with all its content, the mode of new files: safetensors writes 0600, which hides models
+    from the colleagues that a umask of 002 lets in."""
+    mask = os.umask(0o077)
+    os.umask(mask)
+    for written in (path, *path.rglob("*")):
+        # Only add: a library may have made a program executable.
+        written.chmod(stat.S_IMODE(written.stat().st_mode) | (0o777 if written.is_dir() else 0o666) & ~mask)
 
 
 def _sync(path: Path) -> None:

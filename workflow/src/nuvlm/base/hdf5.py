@@ -1,7 +1,9 @@
-"""HDF5: writing files whole or not at all without keeping them in memory, and refusing unsafe datasets of others."""
+"""HDF5: files that are written whole or not at all without keeping them in memory, and those of others read safely."""
 
+import errno
 import io
 import math
+import re
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -17,6 +19,28 @@ from nuvlm.base.files import atomic_path
 ZSTD_LEVEL = 3
 LARGEST_ROW, LARGEST_CHUNK, LARGEST_TABLE = 2**20, 2**28, 2**31
 """Maximum size in bytes, unpacked, of a row, a chunk and a table read at once: a few kB can unpack to terabytes."""
+LOCKED = {errno.EAGAIN, errno.EACCES}
+"""Error numbers of a lock that another process holds. All others are of file systems without locks, which answer
+ENOLCK, EOPNOTSUPP, ENOSYS, EINVAL or the Linux kernel's own ENOTSUPP, 524."""
+
+
+def hdf5_file(path: str | Path, **options: Any) -> h5py.File:
+    """An HDF5 file, open for reading, without a lock where the file system has none.
+
+    Args:
+        path: the file.
+        options: further ones of h5py.File.
+
+    Raises:
+        OSError: it cannot be opened; another process may be writing it.
+    """
+    try:
+        return h5py.File(path, "r", **options)
+    except OSError as error:
+        refused = re.search(r"unable to lock file, errno = (\d+)", str(error))
+        if refused is None or int(refused[1]) in LOCKED:
+            raise
+        return h5py.File(path, "r", locking=False, **options)
 
 
 class Disk(io.RawIOBase):
@@ -127,7 +151,7 @@ def open_hdf5(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path in input.files.")
     try:
-        file = h5py.File(path, "r")
+        file = hdf5_file(path)
     except OSError as error:
         raise InputError(f"{path}: not HDF5, empty or truncated ({error}). Copy or create it again.") from error
     with file:

@@ -46,7 +46,7 @@ class StoreWriter:
         import zarr
         from zarr.codecs import ZstdCodec
 
-        group = zarr.create_group(self._folder, attributes=dict(attributes))
+        group = zarr.create_group(self._folder, attributes=dict(attributes), zarr_format=3)
         for name, array in self._arrays.items():
             shape = self.shapes[name] = (array.finish(), *array.event_shape)
             whole = (max(shape[0], 1), *array.event_shape)  # zarr has no chunks of zero elements

@@ -13,10 +13,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, NamedTuple
 
-import numba
 import numpy as np
 
 from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
 from nuvlm.base.stores import create_store
 from nuvlm.detector.geometry import Detector, Diffusion, drift_distance_mm
@@ -148,7 +148,7 @@ class Smearing:
         return xz, yz
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, xz, yz):  # type: ignore[no-untyped-def]
     """Sum the voxels of each event in flat float64 displays with a margin; copy the part inside to `xz` and `yz`."""
     n_x, n_y, n_z = xz.shape[1], yz.shape[1], xz.shape[2]
@@ -204,7 +204,7 @@ def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, 
             yz[event, u] = flat_yz[row : row + n_z]
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _inside(share, first, n):  # type: ignore[no-untyped-def]
     """Sum of the shares in pixels 0 to n - 1."""
     total = 0.0

@@ -9,9 +9,9 @@ z: the point lies in the column where the best score in XZ plus the best one in 
 The terms depend only on differences of positions, so a shifted event has a shifted point, and no detector wall enters.
 """
 
-import numba
 import numpy as np
 
+from nuvlm.base.kernels import cached_njit
 from nuvlm.detector.geometry import HALF
 
 CELL_MM = 50.0
@@ -151,7 +151,7 @@ def _tables(rows: int, columns: int) -> tuple[np.ndarray, np.ndarray]:
     return np.hypot(down, along), sector
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _sum_to_cells(view, side):  # type: ignore[no-untyped-def]
     """(rows, columns) charge of cells of side x side pixels; the last ones may have fewer."""
     cells = np.zeros((-(-view.shape[0] // side), -(-view.shape[1] // side)))
@@ -161,7 +161,7 @@ def _sum_to_cells(view, side):  # type: ignore[no-untyped-def]
     return cells
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _lit(cells, threshold):  # type: ignore[no-untyped-def]
     """(n, 2) row and column of the lit cells; without any, of all cells with charge."""
     flat = cells.ravel()
@@ -174,7 +174,7 @@ def _lit(cells, threshold):  # type: ignore[no-untyped-def]
     return np.stack((lit // cells.shape[1], lit % cells.shape[1]), axis=1)
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _components(shape, lit):  # type: ignore[no-untyped-def]
     """Component (8-connectivity) of each lit cell."""
     place = np.full((shape[0] + 2, shape[1] + 2), -1)
@@ -198,7 +198,7 @@ def _components(shape, lit):  # type: ignore[no-untyped-def]
     return component
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _terms(cells, lit, cell_m, distances, sectors):  # type: ignore[no-untyped-def]
     """(n, TERMS) of the lit cells `lit` (n, 2); see :func:`view_terms_reference`."""
     n = len(lit)
@@ -246,7 +246,7 @@ def _terms(cells, lit, cell_m, distances, sectors):  # type: ignore[no-untyped-d
     return terms
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _sums(view):  # type: ignore[no-untyped-def]
     """(rows + 1, columns + 1) sum of all pixels above and left of each corner."""
     sums = np.zeros((view.shape[0] + 1, view.shape[1] + 1))
@@ -258,7 +258,7 @@ def _sums(view):  # type: ignore[no-untyped-def]
     return sums
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _inside(sums, row, column, size):  # type: ignore[no-untyped-def]
     """Charge of the window with pixel (row, column) at (size // 2, size // 2)."""
     rows, columns = sums.shape[0] - 1, sums.shape[1] - 1
@@ -268,7 +268,7 @@ def _inside(sums, row, column, size):  # type: ignore[no-untyped-def]
     return sums[bottom, right] - sums[top, right] - sums[bottom, left] + sums[top, left]
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _most(sums, size):  # type: ignore[no-untyped-def]
     """The highest charge of all windows."""
     most = 0.0
@@ -278,7 +278,7 @@ def _most(sums, size):  # type: ignore[no-untyped-def]
     return most
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _window_charge(view, rows, columns, size, charge):  # type: ignore[no-untyped-def]
     for event in range(len(view)):
         sums = _sums(view[event])
@@ -287,7 +287,7 @@ def _window_charge(view, rows, columns, size, charge):  # type: ignore[no-untype
         charge[event, 2] = sums[-1, -1]
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _best_in_columns(cells, sums, lit, side, cell_m, size, distances, sectors, weights):  # type: ignore[no-untyped-def]
     """Best score and its row in each column of cells; -inf without a candidate."""
     terms = _terms(cells, lit, cell_m, distances, sectors)
@@ -304,7 +304,7 @@ def _best_in_columns(cells, sums, lit, side, cell_m, size, distances, sectors, w
     return best, rows
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _find(xz, yz, side, pixel_mm, size, distances, sectors, weights, points):  # type: ignore[no-untyped-def]
     cell_m = side * pixel_mm / 1000
     for event in range(len(xz)):
@@ -336,7 +336,7 @@ def _find(xz, yz, side, pixel_mm, size, distances, sectors, weights, points):  #
                 break
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _refine(xz, yz, row_xz, row_yz, column, side):  # type: ignore[no-untyped-def]
     """Pixel along x, y, z within a cell: the upstream end of its charge, and the mean row of the charge there."""
     rows = np.array((row_xz * side, row_yz * side))

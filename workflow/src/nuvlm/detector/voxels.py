@@ -12,11 +12,11 @@ from pathlib import Path
 
 import h5py
 import hdf5plugin  # noqa: F401  registers the filters that shards may use
-import numba
 import numpy as np
 
 from nuvlm.base.errors import InputError, OnBadEvent
-from nuvlm.base.hdf5 import Table, check_dataset, create_hdf5
+from nuvlm.base.hdf5 import Table, check_dataset, create_hdf5, hdf5_file
+from nuvlm.base.kernels import cached_njit
 from nuvlm.detector.geometry import Detector
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ ROUNDING = 1e-9
 """Shares of a box below this are of a neighbour that it only touches, but for rounding."""
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _overlap(centre, size, energy, shape):  # type: ignore[no-untyped-def]
     """Key (see _traverse) and energy of every voxel that a box overlaps; and the energy outside. Lengths in voxels."""
     shift_y = _bits(shape[2])
@@ -172,7 +172,7 @@ def _overlap(centre, size, energy, shape):  # type: ignore[no-untyped-def]
     return key[:n], share[:n], max(outside, 0.0)
 
 
-@numba.njit(cache=True, inline="always")
+@cached_njit(inline="always")
 def _common(cell, centre, size):  # type: ignore[no-untyped-def]
     """Share of an interval of length `size` in [cell, cell + 1]."""
     if size == 0:
@@ -180,7 +180,7 @@ def _common(cell, centre, size):  # type: ignore[no-untyped-def]
     return max(0.0, min(cell + 1.0, centre + size / 2) - max(np.float64(cell), centre - size / 2)) / size
 
 
-@numba.njit(cache=True, inline="always")
+@cached_njit(inline="always")
 def _bits(n):  # type: ignore[no-untyped-def]
     """Number of bits of the largest number below `n`."""
     bits = 0
@@ -189,7 +189,7 @@ def _bits(n):  # type: ignore[no-untyped-def]
     return bits
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-def]
     """Key and energy of every voxel that a segment crosses, and the energy outside.
 
@@ -276,7 +276,7 @@ def _traverse(start, end, energy, low, size, shape):  # type: ignore[no-untyped-
     return key[:n], share[:n], outside
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _merge(key, share, shape):  # type: ignore[no-untyped-def]
     """Each voxel with energy once, in increasing order: x, y, z (u2) and the sum of its shares (f4).
 
@@ -508,7 +508,7 @@ _FAULTS = (
 )
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _find_faults(x, y, z, energy, begins, n_x, n_y, n_z):  # type: ignore[no-untyped-def]
     """First fault of each event, as an index of _FAULTS, and the voxel with the fault."""
     faults = np.full(len(begins) - 1, _NONE)
@@ -558,7 +558,7 @@ def open_shard(path: str | Path, detector: Detector, on_bad_event: OnBadEvent = 
     if path.stat().st_size == 0:
         raise InputError(f"{path}: the file is empty. Copy or make it again.")
     try:
-        file = h5py.File(path, "r")
+        file = hdf5_file(path)
     except OSError as error:
         raise InputError(f"{path}: not HDF5, or cut short ({error}). Copy or make it again.") from error
     with file:

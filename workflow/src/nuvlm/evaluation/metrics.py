@@ -14,7 +14,6 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-import numba
 import numpy as np
 import pandas as pd
 from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
@@ -22,6 +21,7 @@ from sklearn.metrics import confusion_matrix, roc_auc_score, roc_curve
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import write_json
+from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
 from nuvlm.dataset.event_table import read_events
 from nuvlm.detector.geometry import HALF
@@ -230,7 +230,7 @@ def weighted_auc(positive: np.ndarray, score: np.ndarray, weights: np.ndarray) -
     return area
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _areas(order, ties, positive, weights):  # type: ignore[no-untyped-def]
     """One pass over the events in rising order of score, for each weighting."""
     areas = np.empty(len(weights))

@@ -31,8 +31,9 @@ class Request:
     nodes: int = 1
     memory_mb: int = 4000
     minutes: int = 60
-    scale_minutes: bool = True
-    """Whether a retry asks for more time; not for a job that resumes."""
+    resumes: bool = False
+    """Whether a retry continues from a checkpoint. It needs no more time then, and no more memory: what is configured
+    may be all that the nodes and partitions have."""
     events_factor: float = 1.0
     """Passes over the events, for the plan."""
 

@@ -34,12 +34,15 @@ def provenance(config: Mapping[str, Any], repository: Path) -> dict[str, Any]:
 
     Args:
         config: complete configuration.
-        repository: folder of the git checkout; if it is none, `commit` is None.
+        repository: folder of the git checkout, or of an archive of one. In other folders `commit` is None.
     """
+    # Not of a repository around it, the user's own say.
+    top = _git(repository, "rev-parse", "--show-toplevel")
+    checkout = top is not None and Path(top) == repository.resolve()
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": _git(repository, "rev-parse", "HEAD"),
-        "uncommitted_changes": bool(_git(repository, "status", "--porcelain", "--untracked-files=no")),
+        "commit": _git(repository, "rev-parse", "HEAD") if checkout else _archived(repository),
+        "uncommitted_changes": checkout and bool(_git(repository, "status", "--porcelain", "--untracked-files=no")),
         "seeds": dict(_seeds(config)),
         "versions": {"python": platform.python_version()} | {name: _version(name) for name in PACKAGES},
         "machine": {"cpu": _cpu(), "cores": os.cpu_count(), "system": platform.platform()},
@@ -53,6 +56,15 @@ def _git(repository: Path, *arguments: str) -> str | None:
     except (OSError, subprocess.CalledProcessError):
         return None
     return done.stdout.strip()
+
+
+def _archived(repository: Path) -> str | None:
+    """The commit that ``git archive`` writes into a file of an archive."""
+    try:
+        commit = (repository / ".git_archival.txt").read_text().removeprefix("commit: ").strip()
+    except OSError:
+        return None
+    return None if "$" in commit else commit
 
 
 def _seeds(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, int]]:

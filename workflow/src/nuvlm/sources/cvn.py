@@ -19,7 +19,7 @@ import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.hdf5 import check_dataset
+from nuvlm.base.hdf5 import check_dataset, hdf5_file
 from nuvlm.detector.voxels import MODES
 from nuvlm.sources.cvn_partition import find_partition, read_partition
 from nuvlm.sources.ready_maps import (
@@ -82,7 +82,7 @@ def convert_cvn(path: Path, out: PixelMapWriter) -> None:
     if not path.is_file():
         raise InputError(f"{path}: no such file or folder. Check the path in input.files.")
     with _reading(path):
-        file = h5py.File(path, "r")
+        file = hdf5_file(path)
     with file:
         with _reading(path):
             images = _images(path, file)

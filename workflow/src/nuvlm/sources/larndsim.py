@@ -8,11 +8,11 @@ event. A spill holds several neutrinos, distinguished by their vertex.
 from collections.abc import Iterator
 from pathlib import Path
 
-import h5py
 import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
 from nuvlm.base.errors import InputError
+from nuvlm.base.hdf5 import hdf5_file
 from nuvlm.sources.consistency import Axes
 from nuvlm.sources.interactions import Interaction, Numbers, event_ids
 from nuvlm.sources.larndsim_axes import decide_axes
@@ -35,7 +35,7 @@ def convert_larndsim(path: Path, out: VoxelShardWriter) -> None:
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path in input.files.")
     try:
-        file = h5py.File(path, "r")
+        file = hdf5_file(path)
     except OSError as error:
         raise InputError(
             f"{path}: not HDF5, empty or truncated ({error}). Copy or create it again.{of_another_kind(path)}"

@@ -14,7 +14,7 @@ import h5py
 import numpy as np
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.hdf5 import check_dataset, open_hdf5
+from nuvlm.base.hdf5 import check_dataset, hdf5_file, open_hdf5
 from nuvlm.detector.ionisation import mev_per_electron
 from nuvlm.sources.conclusions import Record
 from nuvlm.sources.h5flow import References, damage_named, find_table
@@ -72,7 +72,7 @@ def convert_ndlarflow(path: Path, out: DriftedShardWriter) -> None:
 def recognise_ndlarflow(path: Path) -> str | None:
     """A description of an ndlar_flow file with reconstructed hits, or None."""
     try:
-        with h5py.File(path, "r") as file:
+        with hdf5_file(path) as file:
             found = [name for name in HITS if (table := find_table(file, name)) and _has_columns(table)]
             if not found:
                 return None

@@ -16,11 +16,11 @@ from pathlib import Path
 
 import h5py
 import hdf5plugin  # noqa: F401  registers filters that such files may use
-import numba
 import numpy as np
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.hdf5 import check_dataset
+from nuvlm.base.hdf5 import check_dataset, hdf5_file
+from nuvlm.base.kernels import cached_njit
 from nuvlm.detector.voxels import MOST_EVENTS
 
 MOST_HITS = 10**7
@@ -42,7 +42,7 @@ def open_numl(path: Path) -> Iterator[h5py.File]:
     if not path.is_file():
         raise InputError(f"{path}: no such file. Check the path in input.files.")
     with _reading(path):
-        file = h5py.File(path, "r", rdcc_nbytes=CHUNK_CACHE)
+        file = hdf5_file(path, rdcc_nbytes=CHUNK_CACHE)
     with file:
         yield file
 
@@ -267,7 +267,7 @@ def _runs(table: Table, in_rows: bool) -> tuple[np.ndarray, np.ndarray, np.ndarr
     return np.concatenate(starts), np.concatenate(keys), np.concatenate(sequences)[:, 0] if in_rows else None
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _changes(block, before):  # type: ignore[no-untyped-def]
     """Rows of a block that differ from the row before; `before` is the row before the block."""
     rows, width = block.shape

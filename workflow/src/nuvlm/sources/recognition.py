@@ -17,6 +17,8 @@ import h5py
 import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
+from nuvlm.base.hdf5 import hdf5_file
+
 logger = logging.getLogger(__name__)
 
 HDF5, ROOT, ZLIB, GZIP = b"\x89HDF\r\n\x1a\n", b"root", b"\x78", b"\x1f\x8b"
@@ -158,7 +160,7 @@ def _hdf5(path: Path) -> Iterator[h5py.File | None]:
     file = None
     if path.is_file() and _head(path, len(HDF5)) == HDF5:
         with suppress(OSError):
-            file = h5py.File(path, "r")
+            file = hdf5_file(path)
     # Damage that shows up later ends the caller's block.
     with file or nullcontext(), suppress(OSError, RuntimeError, ValueError, KeyError, TypeError):
         yield file

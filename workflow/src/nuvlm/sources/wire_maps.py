@@ -3,9 +3,9 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numba
 import numpy as np
 
+from nuvlm.base.kernels import cached_njit
 from nuvlm.sources.wire_pixels import WirePixels
 
 
@@ -78,7 +78,7 @@ class WireMaps:
         return image, left_out
 
 
-@numba.njit(cache=True)
+@cached_njit()
 def _draw(  # type: ignore[no-untyped-def]
     plane, wire, time, charge, view_of, wires, column, row, grey, sums, image
 ):

@@ -6,12 +6,21 @@ they are put together with the rest. Nothing heavy is imported: Snakemake reads 
 
 import json
 from collections.abc import Iterable, Mapping
+from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
 import yaml
-from pydantic import AfterValidator, Field, ValidationError, WithJsonSchema, create_model, model_validator
+from pydantic import (
+    AfterValidator,
+    BeforeValidator,
+    Field,
+    ValidationError,
+    WithJsonSchema,
+    create_model,
+    model_validator,
+)
 
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.settings import Settings
@@ -28,7 +37,14 @@ if TYPE_CHECKING:
     from nuvlm.models.cnn.settings import CnnSettings
     from nuvlm.models.vlm.settings import VlmSettings
 
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100)]
+
+def _text(value: Any) -> Any:
+    """A name that YAML and Snakemake's command line read as a number or a date, such as 20240115."""
+    whole = isinstance(value, int) and not isinstance(value, bool)
+    return str(value) if whole or isinstance(value, date) else value
+
+
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100), BeforeValidator(_text)]
 Fraction = Annotated[float, Field(ge=0, lt=1)]
 Count = Annotated[int, Field(ge=1)]
 Condition = Annotated[str, AfterValidator(check_condition), WithJsonSchema({"type": "string", "pattern": PATTERN})]

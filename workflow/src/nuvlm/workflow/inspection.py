@@ -26,6 +26,7 @@ from pydantic import PrivateAttr
 
 from nuvlm.base.classes import CLASSES, classify_truth
 from nuvlm.base.errors import InputError
+from nuvlm.base.hdf5 import hdf5_file
 from nuvlm.base.stores import open_store
 from nuvlm.detector.crop import crop_displays
 from nuvlm.detector.displays import smear_and_downsample
@@ -165,7 +166,7 @@ def list_contents(path: Path) -> list[str]:
         raise InputError(f"{path}: no such file or folder. Check the path.")
     try:
         if h5py.is_hdf5(path):
-            with h5py.File(path, "r") as file:
+            with hdf5_file(path) as file:
                 return _hdf5_tables(file)
         with path.open("rb") as opened:
             magic = opened.read(4)

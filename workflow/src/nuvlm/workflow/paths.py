@@ -1,9 +1,12 @@
 """Files of a run: what Zarr stores consist of, and checks of folders before any job starts."""
 
+import os
 import tempfile
+from contextlib import suppress
 from pathlib import Path
 
 from nuvlm.base.errors import InputError
+from nuvlm.dataset.store_list import read_store_list
 from nuvlm.models.table import family_name
 from nuvlm.workflow.config import Config
 
@@ -12,6 +15,8 @@ DISPLAY_ARRAYS = {"xz": 3, "yz": 3, "event_id": 1, "vertex_mm": 2, "visible_ener
 PIXEL_MAP_ARRAYS = {"images": 4, "corner_mm": 2, "event_id": 1, "visible_energy": 1, "edge_energy": 1}
 PIXEL_MAP_ARRAYS |= {"centred_by": 1, "window_share": 1}
 CAM_ARRAYS = {"maps": 4, "peak": 1, "fall": 2, "event_id": 1}
+LISTED = {"manifest": "manifest.json", "images": "images/c/0/0/0/0"}
+"""Files of a pixel-map store that list_events has among its inputs, to stand for the store."""
 
 
 def check_models(config: Config) -> None:
@@ -60,6 +65,22 @@ def check_writable(config: Config) -> None:
             f"{folder}: cannot be written ({error.strerror}). Check its permissions and the disk, or run in a checkout "
             "elsewhere."
         ) from error
+
+
+def remove_outdated_list(config: Config) -> None:
+    """Remove the list of pixel-map stores of a run if a store in it is no longer there.
+
+    Jobs that read pixel maps have only the list among their inputs. Without the list, the first of them that has to
+    run makes Snakemake make the list again, and before it what is missing; if none has to run, nothing is made.
+    """
+    path = Path("results", config.run, "pixelmaps.json")
+    try:
+        stores = read_store_list(path, verify=False)
+    except InputError:  # there is none; or it is damaged, and the first job that reads it says so
+        return
+    if not all(os.path.exists(f"{store}/{file}") for store in stores.values() for file in LISTED.values()):
+        with suppress(OSError):  # results of another user: nothing can run there
+            path.unlink()
 
 
 def store_files(store: str, arrays: dict[str, int]) -> list[str]:

@@ -167,14 +167,14 @@ def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -
     return Plan(config, events, shards, tuple(stages), disk, memory)
 
 
-def expected_seconds(config: Config, shards: int) -> dict[str, float]:
+def expected_seconds(config: Config, shards: int, rates: str | Path = RATES) -> dict[str, float]:
     """Rule -> seconds of one of its jobs, from the measured rates, for the console's time left.
 
     Empty where the number of events is not known before the files are read. Rules without a rate are left out.
     """
     if config.input.source != "simulate":
         return {}
-    plan = make_plan(config, config.input.simulate.events, shards, read_rates())
+    plan = make_plan(config, config.input.simulate.events, shards, read_rates(rates))
     return {stage.rule: 3600 * stage.hours for stage in plan.stages if stage.hours is not None}
 
 
@@ -244,6 +244,9 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     figures = len(figure_names(config.models, config.conditions))
     # of a megabyte each whatever the events: not worth a rate
     disk["figures, report"] = (2e6, figures + 4)
+    # A file of a few hundred bytes for each output.
+    outputs = sum(files for _, files in disk.values())
+    disk[".snakemake/metadata"] = (1e3 * outputs, outputs)
     disk["logs, benchmarks"] = (1e4 * sum(jobs.values()), 2 * sum(jobs.values()))
     return disk
 

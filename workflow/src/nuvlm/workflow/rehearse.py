@@ -28,6 +28,9 @@ def rehearse_run(
     *,
     events: int | None = None,
     keep: bool = False,
+    prompts: Path | None = None,
+    vocabulary: Path | None = None,
+    resources: Path = RESOURCES,
     **extent: Any,
 ) -> str:
     """Rehearse the VLM of a configuration; ``rehearsal.json`` in `folder` holds all numbers.
@@ -37,6 +40,9 @@ def rehearse_run(
         folder: for everything that is written; only rehearsal.json stays.
         events: of the whole run; None for those that it simulates, or if not known.
         keep: whether base model, adapter and predictions stay as well.
+        prompts: texts of the prompts; None for the file that the configuration names.
+        vocabulary: phrasings of rationales; None for the file that the configuration names.
+        resources: folder of shapes, chat templates and settings of DeepSpeed.
         extent: fields of :class:`nuvlm.models.vlm.rehearsal.Extent`.
 
     Returns:
@@ -53,9 +59,14 @@ def rehearse_run(
         events = events or config.input.simulate.events
     folder.mkdir(parents=True, exist_ok=True)
     result = rehearse(
-        config.vlm, folder, Extent(**extent), size=config.pixelmap.size, prompts=Path(config.vlm.prompts),
-        vocabulary=Path(config.vlm.vocabulary), resources=RESOURCES,
-    )  # fmt: skip
+        config.vlm,
+        folder,
+        Extent(**extent),
+        size=config.pixelmap.size,
+        prompts=prompts or Path(config.vlm.prompts),
+        vocabulary=vocabulary or Path(config.vlm.vocabulary),
+        resources=resources,
+    )
     result |= _conclusions(config, result, events or SAMPLE)
     write_json(folder / "rehearsal.json", result)
     (folder / "stages.json").unlink()  # the next rehearsal measures again

@@ -1,6 +1,8 @@
 """The shards of a run: one per input file, or per block of simulated events."""
 
 import glob
+import os
+import re
 from pathlib import Path
 
 from nuvlm.base.errors import InputError
@@ -38,7 +40,7 @@ def genie_files(config: Config) -> list[str]:
 
 def _input_files(config: Config) -> list[str]:
     files: list[str] = []
-    for pattern in config.input.files:
+    for pattern in map(expand_home, config.input.files):
         # A path may hold characters that a glob pattern would interpret.
         found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not found:
@@ -47,13 +49,29 @@ def _input_files(config: Config) -> list[str]:
     return files
 
 
+def expand_home(path: str) -> str:
+    """`path` with ``~`` and environment variables, as a shell replaces them.
+
+    Raises:
+        InputError: a variable is not set.
+    """
+    expanded = os.path.expandvars(os.path.expanduser(path))
+    # expandvars leaves unknown variables as they are.
+    unknown = None if Path(expanded).exists() else re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unknown:
+        raise InputError(
+            f"input.files: '{path}': the environment has no variable {unknown[0]}. Set it, or write the path."
+        )
+    return expanded
+
+
 def shard_name(file: str) -> str:
-    """The file's name without suffix.
+    """The file's name without suffix; of a folder, the whole name.
 
     Raises:
         InputError: the name has characters that a shard's name cannot have.
     """
-    name = Path(file).stem
+    name = Path(file).name if Path(file).is_dir() else Path(file).stem
     if not name or not all(character.isalnum() or character in "_-." for character in name) or name.startswith("."):
         raise InputError(
             f"input.files: '{file}' cannot name a shard: use only letters, digits, '_', '-' and '.', "

@@ -11,13 +11,13 @@ from pathlib import Path
 from typing import Any, Protocol
 from weakref import finalize
 
-import numba
 import numpy as np
 import pandas as pd
 import torch
 from torch import Tensor
 from torch.utils.data import DataLoader, Dataset
 
+from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
 from nuvlm.base.stores import EventFile
 from nuvlm.dataset.pixelmaps import open_shards
@@ -276,7 +276,7 @@ def _encode(image: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     return gaps, values
 
 
-@numba.njit(cache=True, nogil=True)
+@cached_njit(nogil=True)
 def _fill(images, span, gap, value):  # type: ignore[no-untyped-def]
     """Write the events of `span` (events, 2) to `images` (events, pixels)."""
     for event in range(len(images)):

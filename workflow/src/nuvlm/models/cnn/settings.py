@@ -118,6 +118,7 @@ class CnnSettings(_Common, FamilySettings):
             # The pixel maps, and the network with its batches in each process.
             memory_mb=self.memory_mb + 8000 * self.processes,
             minutes=720,
+            resumes=True,
             events_factor=settings.recipe.max_epochs,
         )
 

@@ -202,8 +202,7 @@ class VlmSettings(FamilySettings):
             nodes=tune.nodes,
             memory_mb=16000 + 32000 * tune.gpus,
             minutes=1440,
-            # A retry resumes from the checkpoint, and twice the time exceeds the limit of many partitions.
-            scale_minutes=False,
+            resumes=True,
             events_factor=tune.epochs,
         )
 

@@ -1,0 +1,93 @@
+"""Numba functions that are compiled once and kept on disk, wherever that is possible."""
+
+import hashlib
+import io
+import logging
+import pickle
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numba
+from numba.core.caching import IndexDataCacheFile
+
+logger = logging.getLogger(__name__)
+
+
+def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
+    """Decorator: ``numba.njit(cache=True)`` that does without a cache where there is no place for one.
+
+    Numba itself ends the program if neither the package's folder nor the user's can be written, and if a file of the
+    cache is damaged, as after a full disk. Here the former compiles in each process; the latter compiles again and
+    replaces the file.
+    """
+
+    def decorate(function: Callable[..., Any]) -> Any:
+        dispatcher = numba.njit(**options)(function)  # noqa: TID251
+        try:
+            dispatcher.enable_caching()
+        except RuntimeError:  # no place for a cache
+            return dispatcher
+        cache = dispatcher._cache
+        cache._cache_file.__class__ = _SealedFiles
+        load, save = cache.load_overload, cache.save_overload
+
+        def load_overload(*arguments: Any) -> Any:
+            try:
+                return load(*arguments)
+            except Exception as error:  # damaged bytes can raise any exception when they are unpickled
+                logger.warning(
+                    "%s: the compiled code of %s is damaged (%r); compiling it again",
+                    Path(cache.cache_path), function.__name__, error,
+                )  # fmt: skip
+                _quietly(cache.flush)
+                return None
+
+        cache.load_overload = load_overload
+        cache.save_overload = lambda *arguments: _quietly(save, *arguments)
+        return dispatcher
+
+    return decorate
+
+
+class _SealedFiles(IndexDataCacheFile):
+    """Numba's files of a cache, each behind the SHA-256 of its content: damaged machine code could do anything."""
+
+    def _save_index(self, overloads: dict[Any, str]) -> None:
+        version = pickle.dumps(self._version)
+        self._write(self._index_path, version + self._dump((self._source_stamp, overloads)))
+
+    def _load_index(self) -> dict[Any, str]:
+        try:
+            content = io.BytesIO(self._read(self._index_path))
+        except FileNotFoundError:
+            return {}
+        if pickle.load(content) != self._version:  # what follows can perhaps not be read
+            return {}
+        stamp, overloads = pickle.load(content)
+        return overloads if stamp == self._source_stamp else {}
+
+    def _save_data(self, name: str, data: Any) -> None:
+        self._write(self._data_path(name), self._dump(data))
+
+    def _load_data(self, name: str) -> Any:
+        return pickle.loads(self._read(self._data_path(name)))
+
+    def _write(self, path: str, content: bytes) -> None:
+        with self._open_for_write(path) as file:
+            file.write(hashlib.sha256(content).digest() + content)
+
+    def _read(self, path: str) -> bytes:
+        sealed = Path(path).read_bytes()
+        digest, content = sealed[:32], sealed[32:]
+        if hashlib.sha256(content).digest() != digest:
+            raise ValueError(f"{path}: its bytes have changed")
+        return content
+
+
+def _quietly(write: Callable[..., None], *arguments: Any) -> None:
+    """Change the cache; on a full disk, say, the program goes on without."""
+    try:
+        write(*arguments)
+    except OSError as error:
+        logger.warning("compiled code is not kept: %s", error)
