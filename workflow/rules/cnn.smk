@@ -18,6 +18,8 @@ if CONFIG.models_from is None:
             model="|".join(CONFIG.cnn.model_names("cnn")),
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             mem_mb=scaled(4000),

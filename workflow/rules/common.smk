@@ -132,6 +132,12 @@ def code(script, *entries):
     return PLANNED.code[key]
 
 
+def image(environment):
+    """The image that has a rule's environment, for `--sdm apptainer`: built from workflow/envs/Containerfile (docs/sites.md)."""
+    stack = "gpu" if environment == "gpu" else "cpu"
+    return str(CHECKOUT / "workflow" / "envs" / f"{stack}.sif")
+
+
 def scaled(amount):
     """A resource that grows with each attempt."""
     return lambda wildcards, attempt: amount * attempt

@@ -30,6 +30,8 @@ for family, section in CONFIG.families.items():
                 model=names,
             conda:
                 f"../envs/{training.environment}.yaml"
+            container:
+                image(training.environment)
             threads: training.threads
             resources:
                 mem_mb=of_attempt(training.memory_mb, training.resumes),
@@ -80,6 +82,8 @@ for family, section in CONFIG.families.items():
             condition="|".join(conditions),
         conda:
             f"../envs/{classification.environment}.yaml"
+        container:
+            image(classification.environment)
         threads: classification.threads
         resources:
             mem_mb=scaled(classification.memory_mb),
@@ -118,6 +122,8 @@ for family, section in CONFIG.families.items():
                 model=names,
             conda:
                 f"../envs/{explanation.environment}.yaml"
+            container:
+                image(explanation.environment)
             threads: explanation.threads
             resources:
                 mem_mb=scaled(explanation.memory_mb),

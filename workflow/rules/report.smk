@@ -36,6 +36,8 @@ rule evaluate:
         "<results>/benchmarks/evaluate.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -63,6 +65,8 @@ rule draw_figures:
         "<results>/benchmarks/draw_figures.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(2000),
@@ -92,6 +96,8 @@ rule collect_events:
         "<results>/benchmarks/collect_events.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -158,6 +164,8 @@ rule write_report:
         "<results>/benchmarks/write_report.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(2000),
