@@ -109,7 +109,11 @@ def test_every_job_of_the_run_is_there_with_what_it_made_from_what(tiny_run: Pat
     jobs = [entity for name, entity in entities.items() if name.startswith("#job-")]
     # The export to ONNX is an input of classification only if that is asked for.
     assert {job["description"].partition("log: ")[2] for job in jobs} == logs
-    started = {start["object"]["@id"]: start["instrument"]["@id"] for start in entities.values() if "ControlAction" in start["@type"]}
+    started = {
+        start["object"]["@id"]: start["instrument"]["@id"]
+        for start in entities.values()
+        if "ControlAction" in start["@type"]
+    }
     assert len(started) == len(jobs)
     for job in jobs:
         assert job["startTime"] <= job["endTime"]
@@ -148,7 +152,9 @@ def test_cards_hold_the_numbers_of_the_report(bundle: Path, report: dict[str, An
     assert "90 events simulated with GEANT4" in card
 
 
-def test_tables_for_hepdata_are_valid_and_those_of_the_report(bundle: Path, report: dict[str, Any], tmp_path: Path) -> None:
+def test_tables_for_hepdata_are_valid_and_those_of_the_report(
+    bundle: Path, report: dict[str, Any], tmp_path: Path
+) -> None:
     validator = FullSubmissionValidator(autoload_remote_schemas=False)
     assert validator.validate(directory=str(bundle / "hepdata")), validator.get_messages()
     _, *tables = yaml.safe_load_all((bundle / "hepdata/submission.yaml").read_text())
@@ -200,7 +206,11 @@ def test_what_cannot_be_published_is_refused_by_name(
 ) -> None:  # fmt: skip
     config = report["provenance"]["config"]
     yours = Config.model_validate({"run": "yours", "input": {"source": "larndsim", "files": ["a.h5"]}})
-    configs = {"yours": yours.model_dump(mode="json"), "copied": config | {"run": "copied"}, "older": config | {"tree": {}}}
+    configs = {
+        "yours": yours.model_dump(mode="json"),
+        "copied": config | {"run": "copied"},
+        "older": config | {"tree": {}},
+    }
     (tiny_run / "results/unfinished").mkdir(exist_ok=True)
     for run, other in configs.items():
         path = tiny_run / "results" / run / "report" / "report.json"

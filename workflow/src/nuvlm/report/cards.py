@@ -153,8 +153,8 @@ def data_card(report: Mapping[str, Any], licence: str) -> str:
             for section in ("input", "detector", "display", "pixelmap", "dataset")
         ),
         "## Files",
-        "The bundle has the event table and the predictions. Voxels, displays and pixel maps are not in it; the workflow "
-        "makes them again from the configuration. Columns: `code/docs/formats.md`.",
+        "The bundle has the event table and the predictions. Voxels, displays and pixel maps are not in it; the "
+        "workflow makes them again from the configuration. Columns: `code/docs/formats.md`.",
         f"Licence: {licence}.",
     ]
     return "\n\n".join(sections) + "\n"

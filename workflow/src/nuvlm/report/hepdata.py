@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -35,7 +36,9 @@ class Table:
 
     def column(self, header: str, values: Iterable[Any], units: str = "") -> "Table":
         """Add an independent variable; a value is a number, a text or the two ends of a bin."""
-        cells = [{"low": value[0], "high": value[1]} if isinstance(value, tuple) else {"value": value} for value in values]
+        cells = [
+            {"low": value[0], "high": value[1]} if isinstance(value, tuple) else {"value": value} for value in values
+        ]
         self.independent.append({"header": _header(header, units), "values": cells})
         return self
 
@@ -93,7 +96,10 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
             .column("First", [title(pair["first"]) for pair in pairs])
             .column("Second", [title(pair["second"]) for pair in pairs])
             .column("Condition", [words(pair["condition"]) for pair in pairs])
-            .result("Difference in accuracy", *zip(*((p["difference"], p["difference_interval"]) for p in pairs), strict=True))
+            .result(
+                "Difference in accuracy",
+                *zip(*((p["difference"], p["difference_interval"]) for p in pairs), strict=True),
+            )
             .result("p value", [pair["p_value"] for pair in pairs])
             .result("Only the first right", [pair["only_first"] for pair in pairs])
             .result("Only the second right", [pair["only_second"] for pair in pairs])
@@ -136,7 +142,7 @@ def _of_model(report: Mapping[str, Any], model: str, score: Mapping[str, Any], c
         if first is None:
             continue
         table = Table(f"{header}: {name}", f"Efficiency and purity; {name}, {of_events}.", ["EFF", "PUR"])
-        table.column(header, first.get("categories") or list(zip(first["edges"], first["edges"][1:], strict=False)), units)
+        table.column(header, first.get("categories") or list(pairwise(first["edges"])), units)
         for key, values in shown.items():
             for what in ("efficiency", "purity"):
                 table.result(what.capitalize(), values[what], values[f"{what}_interval"], label=EXACT, CLASS=key)
@@ -145,7 +151,7 @@ def _of_model(report: Mapping[str, Any], model: str, score: Mapping[str, Any], c
         edges = reliability["edges"]
         yield (
             Table(f"Reliability: {name}", f"Accuracy in bins of the confidence; {name}, {of_events}.", ["ACC"])
-            .column("Confidence", list(zip(edges, edges[1:], strict=False)))
+            .column("Confidence", list(pairwise(edges)))
             .result("Accuracy", reliability["accuracy"], reliability["accuracy_interval"], label=EXACT)
             .result("Mean confidence", reliability["confidence"])
             .result("Events", reliability["accuracy_n"])

@@ -102,7 +102,7 @@ def write_report(
         partial.write_text(latex_tables(numbers), encoding="utf-8")
     with atomic_path(page) as partial:
         partial.write_text(html, encoding="utf-8")
-    logger.info("%s", headline)
+    logger.info("%s", numbers["headline"])
     logger.info("%s: %.1f MB", page, page.stat().st_size / 1e6)
 
 

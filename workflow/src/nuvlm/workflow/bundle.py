@@ -32,8 +32,11 @@ from nuvlm.workflow.crate import WORKFLOW, Description, crate
 from nuvlm.workflow.records import read_jobs
 
 REPOSITORY = Path(__file__).parents[4]
-CODE = ("Snakefile", "workflow", "config", "profiles", "resources", "docs", "README.md", "CHANGELOG.md", "Makefile")
-CODE += ("LICENSE", "CITATION.cff", "pyproject.toml", "requirements.lock")
+CODE = (
+    "Snakefile", "workflow", "config", "profiles", "resources", "docs", "README.md", "CHANGELOG.md", "Makefile",
+    "LICENSE", "CITATION.cff", "codemeta.json", "pyproject.toml", "requirements.lock",
+)  # fmt: skip
+"""Of the checkout: what the workflow needs, and what says whose it is."""
 SPDX = re.compile(r"[A-Za-z0-9.+-]+")
 NOT_CODE = shutil.ignore_patterns("__pycache__", ".*", "*.egg-info", "*.sif")
 
@@ -208,7 +211,9 @@ def _copy_code(to: Path) -> None:
             shutil.copytree(source, to / name, ignore=NOT_CODE)
         elif source.is_file():
             shutil.copy(source, to / name)
-    missing = [name for name in ("LICENSE", "CITATION.cff", "requirements.lock", "workflow") if not (to / name).exists()]
+    missing = [
+        name for name in ("LICENSE", "CITATION.cff", "requirements.lock", "workflow") if not (to / name).exists()
+    ]
     if missing or not (to.parent / WORKFLOW).exists():
         raise InputError(f"{REPOSITORY}: has no {', '.join(missing) or WORKFLOW}. Use a whole checkout of NuVLM.")
 

@@ -123,8 +123,9 @@ def _job(graph: "_Graph", index: int, job: Job, author: Mapping[str, str]) -> di
     """Add the execution of a job; returns the action that started it."""
     action = graph.add(
         f"#job-{index}", "CreateAction", name=f"{job.rule}: {job.outputs[0]}",
-        description=f"A job of rule {job.rule}; log: {', '.join(job.logs) or 'none'}", instrument={"@id": f"#tool-{job.rule}"},
-        agent=author, object=graph.products(job.inputs), result=graph.products(job.outputs),
+        description=f"A job of rule {job.rule}; log: {', '.join(job.logs) or 'none'}",
+        instrument={"@id": f"#tool-{job.rule}"}, agent=author,
+        object=graph.products(job.inputs), result=graph.products(job.outputs),
         startTime=job.started.isoformat(timespec="seconds"), endTime=job.ended.isoformat(timespec="seconds"),
     )  # fmt: skip
     return graph.add(
@@ -144,7 +145,9 @@ class _Graph:
 
     def add(self, identifier: str, kind: str | list[str], /, **properties: Any) -> dict[str, str]:
         """Add an entity, or properties of one; returns a reference to it."""
-        single = {key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in properties.items()}
+        single = {
+            key: value[0] if isinstance(value, list) and len(value) == 1 else value for key, value in properties.items()
+        }
         self.entities[identifier] = {**self.entities.get(identifier, {}), "@id": identifier, "@type": kind, **single}
         return {"@id": identifier}
 

@@ -37,8 +37,8 @@ def read_jobs(targets: Iterable[str]) -> list[Job]:
     missing = [target for target in targets if target not in records]
     if missing:
         raise InputError(
-            f"{METADATA}: has no record of {missing[0]}. Give the command in the folder where Snakemake ran; with results "
-            "that were copied, copy its .snakemake/metadata, too."
+            f"{METADATA}: has no record of {missing[0]}. Give the command in the folder where Snakemake ran; with "
+            "results that were copied, copy its .snakemake/metadata, too."
         )
     found: dict[tuple[str, tuple[str, ...]], dict[str, dict[str, Any]]] = {}
     seen: set[str] = set()
