@@ -173,6 +173,12 @@ def further_inputs(request):
     ]
 
 
+def image(environment):
+    """The image that has a rule's environment, for `--sdm apptainer`: built from workflow/envs/Containerfile (docs/sites.md)."""
+    stack = "gpu" if environment == "gpu" else "cpu"
+    return str(CHECKOUT / "workflow" / "envs" / f"{stack}.sif")
+
+
 def scaled(amount):
     """A resource that grows with each attempt."""
     return lambda wildcards, attempt: amount * attempt
@@ -334,7 +340,8 @@ def figure_files(figures, format):
         path = Path("<results>/figures", figure_name(*figure)).with_suffix(format)
         place = {
             "caption": f"../report/{figure.kind}.rst",
-            "category": f"Figures: {words(figure.kind)}",
+            "category": "Figures",
+            "subcategory": words(figure.kind),
             "labels": {
                 "model": title(figure.model) if figure.model else "all",
                 "condition": words(figure.condition or "all"),

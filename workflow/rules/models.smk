@@ -33,6 +33,8 @@ for family, section in CONFIG.families.items():
                 model=trainings,
             conda:
                 f"../envs/{training.environment}.yaml"
+            container:
+                image(training.environment)
             threads: training.threads
             resources:
                 mem_mb=of_attempt(training.memory_mb, training.resumes),
@@ -83,6 +85,8 @@ for family, section in CONFIG.families.items():
             condition="|".join(conditions),
         conda:
             f"../envs/{classification.environment}.yaml"
+        container:
+            image(classification.environment)
         threads: classification.threads
         resources:
             mem_mb=scaled(classification.memory_mb),
@@ -121,6 +125,8 @@ for family, section in CONFIG.families.items():
                 model=names,
             conda:
                 f"../envs/{explanation.environment}.yaml"
+            container:
+                image(explanation.environment)
             threads: explanation.threads
             resources:
                 mem_mb=scaled(explanation.memory_mb),

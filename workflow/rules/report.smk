@@ -46,6 +46,8 @@ rule evaluate:
         "<results>/benchmarks/evaluate.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -74,6 +76,8 @@ rule draw_figures:
         "<results>/benchmarks/draw_figures.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(2000),
@@ -103,6 +107,8 @@ rule collect_events:
         "<results>/benchmarks/collect_events.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -157,6 +163,8 @@ rule write_report:
         "<results>/benchmarks/write_report.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(2000),

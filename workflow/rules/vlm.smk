@@ -32,6 +32,8 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
         priority: 1
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             mem_mb=scaled(8000),
@@ -97,6 +99,8 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "random":
             "<results>/benchmarks/build_random_base.tsv"
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             # The largest matrix twice, and a file of weights.
@@ -126,6 +130,8 @@ if CONFIG.vlm.base == "hub":
         localrule: True
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             mem_mb=scaled(4000),
@@ -184,6 +190,8 @@ rule rehearse:
         "<results>/benchmarks/rehearse.tsv"
     conda:
         "../envs/gpu.yaml"
+    container:
+        image("gpu")
     threads: REHEARSAL.threads
     resources:
         # A retry goes on where the last one ended.

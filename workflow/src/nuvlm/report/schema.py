@@ -494,8 +494,6 @@ class Published(Part):
 
     source: Source
     tables: list[PublishedTable]
-    titles: dict[str, str]
-    """Names of published models of which there is no family."""
     training: dict[str, dict[str, Any]]
     setup: list[dict[str, Any]]
 
