@@ -69,6 +69,9 @@ use rule * from nuvlm as nuvlm_*
     snakemake(elsewhere, target, PYTHONPATH=str(elsewhere / "installed"))
     assert (elsewhere / target).is_file()
     assert "nuvlm_write_report" in snakemake(elsewhere, "--dry-run", "nuvlm_all")
+    module = elsewhere / "Snakefile"
+    module.write_text(module.read_text().replace("    config:", '    prefix: "here"\n    config:'))
+    assert "module NuVLM: prefix" in snakemake(elsewhere, "--dry-run", "nuvlm_all", check=False)
 
 
 def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:

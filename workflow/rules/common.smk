@@ -46,6 +46,11 @@ def find_checkout(rules):
     return folder
 
 
+if workflow.modifier.path_modifier.replace_prefix("results/") != "results/":
+    raise WorkflowError(
+        "module NuVLM: prefix and replace_prefix move the files of its rules, and not those that its parameters name. "
+        "Leave them out: `run` in its configuration names the folder, results/{run}."
+    )
 # Not workflow.basedir, which is another workflow's folder where this one is used as a module.
 CHECKOUT = find_checkout(workflow.current_basedir)
 SOURCE = CHECKOUT / "workflow" / "src"
