@@ -310,7 +310,9 @@ def test_what_changes_during_a_run_waits_for_the_next_start(cluster, undisturbed
 
 def test_a_group_of_jobs_asks_for_one_node(run, undisturbed):
     run.remove("displays", "pixelmaps")
-    run.run("pixelmaps", "--groups", "smear_and_downsample=both", "crop_displays=both", "--group-components", "both=2")
+    targets = [str(RESULTS / f"pixelmaps/sim0000{shard}.zarr/manifest.json") for shard in "01"]
+    groups = ["smear_and_downsample=both", "crop_displays=both"]
+    run.run(*targets, "--groups", *groups, "--group-components", "both=2")
     (job,) = [job for job in run.cluster.jobs() if job["WorkDir"] == str(run.folder)]
     assert (job["NumNodes"], job["JobState"]) == ("1", "COMPLETED")
     assert_as_undisturbed(run, undisturbed)
