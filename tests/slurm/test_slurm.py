@@ -365,7 +365,7 @@ def test_an_interrupted_snakemake_takes_its_jobs_along(run, undisturbed):
     assert run.process is not None
     run.process.send_signal(signal.SIGINT)
     assert run.finish() != 0
-    wait_for(lambda: not {"RUNNING", "COMPLETING"} & {*run.states()}, 30, "the jobs' end")
+    wait_for(lambda: not {"RUNNING", "COMPLETING"} & {*run.states()}, 120, "the jobs' end")
     assert "CANCELLED" in run.states("smear_and_downsample")
     run.run("pixelmaps")
     assert_as_undisturbed(run, undisturbed)

@@ -1,5 +1,6 @@
 """The workflow away from its own folder, beside another installed checkout, and as the job of a cluster parses it."""
 
+import json
 import os
 import shutil
 import subprocess
@@ -68,6 +69,7 @@ use rule * from nuvlm as nuvlm_*
     # For real, where the broken package would be found.
     snakemake(elsewhere, target, PYTHONPATH=str(elsewhere / "installed"))
     assert (elsewhere / target).is_file()
+    assert (elsewhere / "results/mine/frozen.json").is_file()
     assert "nuvlm_write_report" in snakemake(elsewhere, "--dry-run", "nuvlm_all")
     module = elsewhere / "Snakefile"
     module.write_text(module.read_text().replace("    config:", '    prefix: "here"\n    config:'))
@@ -83,7 +85,7 @@ def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
     arguments = ["--config", "run=planned", "input={source: voxels, files: ['data/*.h5']}"]
     # The start of a run, which ends with its first job: these are no shards.
     listed = "results/planned/events.parquet"
-    snakemake(folder, *arguments, "--", listed, check=False)
+    snakemake(folder, "--no-hooks", *arguments, "--", listed, check=False)
     frozen = folder / "results/planned/frozen.json"
     shutil.copy(folder / "data/a.h5", folder / "data/c.h5")
     settings = folder / "config/config.yaml"
@@ -97,7 +99,7 @@ def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
     # A new start sees both.
     assert "parsed: a b c 96\n" in snakemake(folder, *arguments)
     # With another file than the one that the job was planned with, it says so.
-    variable = {VARIABLE: f"{'0' * 64} {frozen}"}
+    variable = {VARIABLE: json.dumps({"planned": ["0" * 64, str(frozen)]})}
     output = snakemake(folder, *job, *arguments, check=False, **variable)
     assert "frozen.json: not what this job was planned with" in output
 
@@ -112,5 +114,10 @@ def test_the_frozen_configuration_is_that_of_the_run(tmp_path: Path, monkeypatch
     freeze(planned)
     # The job finds it though the edited configuration names another run.
     assert read_frozen({"run": "two"}) == planned
+    # Of several runs, each job finds its own.
+    other = Frozen(Config(run="two"), {"b": "b.h5"}, [], {})
+    freeze(other)
+    assert read_frozen({"run": "one"}) == planned
+    assert read_frozen({"run": "two"}) == other
     monkeypatch.delenv(VARIABLE)
     assert read_frozen({"run": "one"}) == planned
