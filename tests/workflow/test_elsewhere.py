@@ -9,11 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from nuvlm.report.provenance import provenance
 from nuvlm.workflow.config import Config
 from nuvlm.workflow.frozen import VARIABLE, Frozen, freeze, read_frozen
 from paths import REPOSITORY, copy_workflow
 
 pytestmark = pytest.mark.workflow
+STANDARD = REPOSITORY / "workflow" / "Snakefile"
 SMALL = ["--config", "run=20240115", "input={simulate: {events: 20, events_per_shard: 10}}"]
 
 
@@ -30,6 +32,16 @@ def snakemake(folder: Path, *arguments: str, check: bool = True, **environment: 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_workflow(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module")
+def repository(checkout: Path) -> tuple[Path, str]:
+    """The copy as a git repository, and its commit."""
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=all"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+    return checkout, commit
 
 
 @pytest.fixture
@@ -74,6 +86,29 @@ use rule * from nuvlm as nuvlm_*
     module = elsewhere / "Snakefile"
     module.write_text(module.read_text().replace("    config:", '    prefix: "here"\n    config:'))
     assert "module NuVLM: prefix" in snakemake(elsewhere, "--dry-run", "nuvlm_all", check=False)
+
+
+@pytest.mark.skipif(not STANDARD.exists(), reason="Snakemake finds no files of a git repository from its top folder")
+def test_a_module_in_a_git_repository_comes_with_its_package(repository: tuple[Path, str], elsewhere: Path) -> None:
+    """As snakedeploy writes it; Snakemake itself fetches the rules alone."""
+    checkout, commit = repository
+    (elsewhere / "Snakefile").write_text(
+        f"""
+module nuvlm:
+    snakefile: "git+file://{checkout}/workflow/Snakefile@v1"
+    config: {{"input": {{"simulate": {{"events": 20, "events_per_shard": 10}}}}}}
+
+use rule * from nuvlm
+"""
+    )
+    target = "results/demo/voxels/sim00001.h5"
+    snakemake(elsewhere, target, PYTHONPATH=str(elsewhere / "installed"))
+    assert (elsewhere / target).is_file()
+    unpacked = elsewhere / ".snakemake" / "nuvlm" / commit
+    assert provenance({}, unpacked)["commit"] == commit
+    assert provenance({}, checkout)["commit"] == commit
+    # A folder within the user's own repository is no checkout.
+    assert provenance({}, checkout / "workflow")["commit"] is None
 
 
 def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
