@@ -310,7 +310,9 @@ def test_what_changes_during_a_run_waits_for_the_next_start(cluster, undisturbed
 
 def test_a_group_of_jobs_asks_for_one_node(run, undisturbed):
     run.remove("displays", "pixelmaps")
-    run.run("pixelmaps", "--groups", "smear_and_downsample=both", "crop_displays=both", "--group-components", "both=2")
+    targets = [str(RESULTS / f"pixelmaps/sim0000{shard}.zarr/manifest.json") for shard in "01"]
+    groups = ["smear_and_downsample=both", "crop_displays=both"]
+    run.run(*targets, "--groups", *groups, "--group-components", "both=2")
     (job,) = [job for job in run.cluster.jobs() if job["WorkDir"] == str(run.folder)]
     assert (job["NumNodes"], job["JobState"]) == ("1", "COMPLETED")
     assert_as_undisturbed(run, undisturbed)
@@ -363,7 +365,7 @@ def test_an_interrupted_snakemake_takes_its_jobs_along(run, undisturbed):
     assert run.process is not None
     run.process.send_signal(signal.SIGINT)
     assert run.finish() != 0
-    wait_for(lambda: not {"RUNNING", "COMPLETING"} & {*run.states()}, 30, "the jobs' end")
+    wait_for(lambda: not {"RUNNING", "COMPLETING"} & {*run.states()}, 120, "the jobs' end")
     assert "CANCELLED" in run.states("smear_and_downsample")
     run.run("pixelmaps")
     assert_as_undisturbed(run, undisturbed)

@@ -10,6 +10,7 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake_interface_logger_plugins.common import LogEvent
 
 # Snakemake makes millions of objects that stay: fewer searches for cycles among them take a sixth off the planning.
 gc.set_threshold(200_000, 20, 100)
@@ -46,6 +47,11 @@ def find_checkout(rules):
     return folder
 
 
+if workflow.modifier.path_modifier.replace_prefix("results/") != "results/":
+    raise WorkflowError(
+        "module NuVLM: prefix and replace_prefix move the files of its rules, and not those that its parameters name. "
+        "Leave them out: `run` in its configuration names the folder, results/{run}."
+    )
 # Not workflow.basedir, which is another workflow's folder where this one is used as a module.
 CHECKOUT = find_checkout(workflow.current_basedir)
 SOURCE = CHECKOUT / "workflow" / "src"
@@ -89,12 +95,25 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 
+def at_start(record):
+    """Freeze what is planned when Snakemake logs what it is going to run; it has locked the working directory then.
+
+    A filter of its logger, as the handlers of a module and with --no-hooks are not called.
+    """
+    planned = getattr(record, "event", None) == LogEvent.RUN_INFO
+    if planned and workflow.is_main_process and not workflow.dryrun:
+        try:
+            paths.check_writable(CONFIG)
+            frozen.freeze(PLANNED)
+        except InputError as error:
+            raise WorkflowError(str(error)) from None
+    return True
+
+
+logger.addFilter(at_start)
+
+
 onstart:
-    try:
-        paths.check_writable(CONFIG)
-        frozen.freeze(PLANNED)
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
     # For the console (profiles/local), which gives the time left.
     targets = dict.fromkeys(["all", "pixelmaps", "predictions", "explanations"], 0)
     seconds = expected_seconds(CONFIG, len(SHARDS), own(RATES)) | targets
