@@ -102,14 +102,20 @@ def test_a_rationale_is_what_the_model_would_say_token_by_token(tuned: Job, tmp_
     table = explain(tuned, tmp_path / "0.parquet", max_new_tokens=12)
     table = table[table["picture"] == "nominal"].reset_index(drop=True)
     model = load_finetuned(tuned.base, tuned.out, "nf4", bf16=False, device=torch.device("cpu"), merge=False)
-    processor, prompts = load_processor(tuned.base), prompts_for(tuned.prompts, image_settings(tuned.stores), "black")
+    processor, prompts = (
+        load_processor(tuned.base),
+        prompts_for(tuned.prompts, image_settings(tuned.stores), tuned.settings.background),
+    )
     maps = read_pixel_maps(tuned.stores, table)
     for i in (0, 5, 11):
         opening = processor.apply_chat_template(conversation(prompts, 2), add_generation_prompt=True, tokenize=False)
         text = opening + prompts.answer(table["predicted"][i]) + "."
         for _ in range(12):
             inputs = processor(
-                images=[to_pictures(maps[i], "black")], text=[text], add_special_tokens=False, return_tensors="pt"
+                images=[to_pictures(maps[i], tuned.settings.background)],
+                text=[text],
+                add_special_tokens=False,
+                return_tensors="pt",
             )
             with torch.inference_mode():
                 token = int(model(**inputs, use_cache=False).logits[0, -1].argmax())

@@ -44,11 +44,12 @@ def test_the_loss_is_the_weighted_mean_over_tokens(grounded: Job) -> None:
     job = grounded.model_copy(update={"settings": settings})
     finetune(job)
     found = json.loads((job.out / "training.json").read_text())["validation_loss"]
-    processor, prompts = load_processor(job.base), prompts_for(job.prompts, image_settings(job.stores), "black")
+    processor, background = load_processor(job.base), job.settings.background
+    prompts = prompts_for(job.prompts, image_settings(job.stores), background)
     events = read_events(job.events)
     events = events[events["split"] == "validation"]
     assert job.vocabulary is not None
-    rows = conversations(events, job.stores, prompts, load_rationales(job.vocabulary), background="black")
+    rows = conversations(events, job.stores, prompts, load_rationales(job.vocabulary), background=background)
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
     model = load_model(job.base, "none", bf16=False, device_map={"": "cpu"}).eval()
     dot = answer_tokens(processor.tokenizer, prompts, separated=True).end

@@ -183,7 +183,10 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(grounded: Job, tmp_path: 
     words.write_text(grounded.vocabulary.read_text() + "\n")
     with pytest.raises(InputError, match=r"checkpoint-4: .*other settings or data \(vocabulary\)"):
         finetune(grounded.model_copy(update={"vocabulary": words}))
-    with pytest.raises(InputError, match=r"\(settings\.rationale_loss, settings\.rationales, vocabulary\)"):
+    with pytest.raises(
+        InputError,
+        match=r'\(settings\.rationale_loss 0\.2, now 0\.1; settings\.rationales "grounded", now "none"; vocabulary\)',
+    ):
         finetune(with_settings(grounded, rationales="none", rationale_loss=0.1))
 
 
