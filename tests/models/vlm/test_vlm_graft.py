@@ -28,7 +28,10 @@ SETTINGS = GraftSettings(
     cross_attention_layers=2, hidden=64, vision_layers=1, heads=2, image_size=56, steps=3, batch_size=2
 )
 INSTALLED = all(importlib.util.find_spec(name) for name in (graft.PACKAGE, "gguf"))
-TEXT = "An electron from the vertex starts a shower; a muon leaves a long track behind, without one."
+TEXT = (
+    "The electron neutrino interacts with the argon nucleus and makes an electron, which starts a shower of electrons "
+    "and photons."
+)
 
 
 @pytest.fixture(scope="module")

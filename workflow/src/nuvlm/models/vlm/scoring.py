@@ -140,7 +140,7 @@ class Scorer:
         """Passes of the model per batch; None before the first."""
         return None if self._at_once is None else 1 if self._at_once else len(self._answers.labels)
 
-    @torch.inference_mode()
+    @torch.no_grad()  # not inference mode: a probe before training must leave no tensors that exclude gradients
     def __call__(self, inputs: Inputs) -> LabelScores:
         """Score n events.
 
