@@ -385,7 +385,7 @@ def pilarnet(folder: Path, events: list[MadeEvent]) -> Made:
         numbers=[energy, *(Column("point", None, i) for i in (4, 5, 6)),
                  *(Column("cluster", None, i) for i in range(6))],
         together={"voxels and energy": [*axes, energy], "everything": [Column("point")]},
-        ids=[Column("cluster", None, 0), Column("counts"), Column("point", None, 7)],
+        ids=[Column("cluster", None, 0), Column("counts"), Column("point", None, 6), Column("point", None, 7)],
         codes={energy: (1.0, 0.5), Column("cluster", None, 0): (0, 1, 100), Column("point", None, 6): (0, 1),
                **{axis: (0, 100, 700) for axis in axes}},
         retyped=[Column("cluster")],

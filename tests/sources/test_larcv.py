@@ -154,7 +154,7 @@ def test_deposits_and_charge_are_not_taken_for_each_other(tmp_path, detector):
 )
 def test_the_product_is_chosen_by_name(tmp_path, found, drifted, chosen):
     if chosen is None:
-        with pytest.raises(InputError, match=r"Set input\.(product|source)"):
+        with pytest.raises(InputError, match=r"Set input\.(product|source)|Only sparse 3D"):
             choose_product(tmp_path, "LArCV", found, None, drifted)
     else:
         assert choose_product(tmp_path, "LArCV", found, None, drifted) == chosen

@@ -143,9 +143,10 @@ def choose_product(path: Path, layout: str, found: Sequence[str], wanted: str | 
     ranked = sorted(fitting, key=lambda name: (_rank(name), not name.startswith("sparse3d")))
     if not ranked:
         what, other = ("charge that was read out", "larcv") if drifted else ("energy deposits", "larcv_charge")
+        remedy = f"Set input.source to {other}, or input.product to the product that holds them."
         raise InputError(
-            f"{path}: {layout} without a product of {what}; it has {names}. Set input.source to {other}, or "
-            "input.product to the product that holds them."
+            f"{path}: {layout} without a product of {what}; it has {names}. "
+            f"{remedy if found else 'Only sparse 3D images are read.'}"
         )
     if len(ranked) > 1 and _rank(ranked[0]) == len(PREFERRED):
         raise InputError(f"{path}: {layout} with {', '.join(ranked)}. Set input.product to one of these.")
