@@ -49,8 +49,8 @@ SCRIPTS = CHECKOUT / "workflow" / "scripts"
 # This process and its jobs use the package of this checkout, whatever is installed. Jobs need the variable: Snakemake
 # appends to the path of a script, so an installed package would come first.
 sys.path.insert(0, str(SOURCE))
-os.environ["PYTHONPATH"] = os.pathsep.join(
-    [str(SOURCE), *filter(None, [os.environ.get("PYTHONPATH")])]
+os.environ.update(
+    PYTHONPATH=os.pathsep.join(filter(None, [str(SOURCE), os.getenv("PYTHONPATH")]))
 )
 # The logger plugin may have imported an installed one.
 for name in [name for name in sys.modules if name.partition(".")[0] == "nuvlm"]:

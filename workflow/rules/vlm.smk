@@ -134,7 +134,7 @@ rule rehearse:
         nodes=REHEARSAL.nodes,
     params:
         code=code("rehearse.py"),
-        resources=own("resources"),
+        resources=lambda wildcards: own("resources"),
         config=CONFIG.model_dump(mode="json"),
     script:
         "../scripts/rehearse.py"
