@@ -26,7 +26,7 @@ pytestmark = pytest.mark.workflow
 # Refuses to open what a fresh machine does not have.
 ELSEWHERE = """
 import os, sys
-absent = tuple(sys.argv[1].split(os.pathsep))
+absent = tuple(sys.argv[1:])
 def refuse(event, arguments):
     if event == "open" and isinstance(arguments[0], str) and os.path.abspath(arguments[0]).startswith(absent):
         raise RuntimeError(f"opens {arguments[0]}")
@@ -68,7 +68,7 @@ def entities(bundle: Path) -> dict[str, dict[str, Any]]:
 def rebuild(bundle: Path, *absent: Path) -> subprocess.CompletedProcess[str]:
     environment = {key: value for key, value in os.environ.items() if key != "PYTHONPATH"}
     environment |= {"PYTHONPATH": "code/workflow/src", "PYTHONDONTWRITEBYTECODE": "1"}
-    command = [sys.executable, "-c", ELSEWHERE, os.pathsep.join(map(str, absent))]
+    command = [sys.executable, "-c", ELSEWHERE, *map(str, absent)]
     return subprocess.run(command, cwd=bundle, capture_output=True, text=True, env=environment)
 
 

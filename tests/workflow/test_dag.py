@@ -507,13 +507,13 @@ def test_with_a_partition_file_every_job_goes_where_it_fits(checkout):
         profile.write_text(original)
     assert "slurm_partition" not in plan
     chosen = {}
-    for name, text in re.findall(r"rule (\w+):\n(.*?)\n\n", plan, re.S):
-        asked = dict(pair.split("=", 1) for pair in re.search(r"resources: (.*)", text)[1].split(", "))
+    for block in re.split(r"^(?:local)?rule ", plan, flags=re.M)[1:]:
+        asked = dict(pair.split("=", 1) for pair in re.search(r"resources: (.*)", block)[1].split(", "))
         resources = {key: int(value) for key, value in asked.items() if value.isdigit()}
-        job = SimpleNamespace(
-            name=name, resources=resources, threads=int((re.search(r"threads: (\d+)", text) or [0, 1])[1])
-        )
-        chosen[name] = get_best_partition(partitions, job, logging.getLogger())
+        threads = re.search(r"threads: (\d+)", block)
+        job = SimpleNamespace(resources=resources, threads=int(threads[1]) if threads else 1, name="job")
+        chosen[block.split(":")[0]] = get_best_partition(partitions, job, logging.getLogger())
+    del chosen["all"]
     assert (chosen["finetune_vlm"], chosen["crop_displays"]) == ("gpu", "short")
     assert None not in chosen.values()
 

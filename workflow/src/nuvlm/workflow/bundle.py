@@ -12,6 +12,7 @@ import re
 import shutil
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
@@ -245,10 +246,13 @@ def _check_hepdata(folder: Path) -> None:
 def _check_report(bundle: Path) -> None:
     """Compute report.json from the bundle, by the code in it, in a process that knows nothing else."""
     environment = {key: value for key, value in os.environ.items() if not key.startswith("PYTHON")}
-    done = subprocess.run(
-        [sys.executable, "-m", "nuvlm.report.rebuild", "."], cwd=bundle, capture_output=True, text=True,
-        env=environment | {"PYTHONPATH": "code/workflow/src", "PYTHONDONTWRITEBYTECODE": "1"},
-    )  # fmt: skip
+    with tempfile.TemporaryDirectory() as cache:
+        # No compiled code is left in the bundle.
+        environment |= {"PYTHONPATH": "code/workflow/src", "PYTHONDONTWRITEBYTECODE": "1", "NUMBA_CACHE_DIR": cache}
+        done = subprocess.run(
+            [sys.executable, "-m", "nuvlm.report.rebuild", "."],
+            cwd=bundle, capture_output=True, text=True, env=environment,
+        )  # fmt: skip
     if done.returncode:
         lines = done.stderr.strip().splitlines() or ["no message"]
         raise InputError(
