@@ -62,7 +62,8 @@ FEEDS = {
     "smear_and_downsample": "crop_displays collect_events",
     "crop_displays": f"list_events {TRAIN}",
     "list_events": f"{TRAIN} evaluate collect_events",
-    "build_base_model": "finetune_vlm classify_vlm explain_vlm",
+    "build_base_model": " ".join(f"{job}_{name}" for name in ("vlm", "vit") for job in ("classify", "explain"))
+    + " finetune_vlm train_vit",
     "export_cnn": "classify_cnn",
     **{
         family.training_rule: f"classify_{name} draw_figures write_report"
@@ -175,9 +176,12 @@ SECTIONS = {
     "conditions_in_one_job": ("conditions_in_one_job=false", ""),
     "cnn": ("cnn={width: 0.5}", "train_cnn"),
     "bdt": ("bdt={learning_rate: 0.2}", "train_bdt"),
+    "vit.lora": ("vit={lora: {r: 4}}", "train_vit"),
+    "vit.recipe": ("vit={recipe: {learning_rate: 0.004}}", "train_vit"),
     "vlm": ("vlm={prompts: resources/prompts_dune_cvn.yaml}", "build_base_model finetune_vlm classify_vlm"),
     "vlm.scratch": ("vlm={scratch: {steps: 10}}", "build_base_model"),
     "vlm.hub": ("vlm={hub: {revision: other}}", "write_report"),  # only for base models of the hub
+    "vlm.smollm": ("vlm={smollm: {steps: 10}}", "write_report"),  # only for base: smollm
     "vlm.finetune": ("vlm={finetune: {epochs: 2}}", "finetune_vlm"),
     "vlm.finetune.lora": ("vlm={finetune: {lora: {r: 4}}}", "finetune_vlm"),
     "vlm.classify": ("vlm={classify: {temperature: 1.0}}", "classify_vlm"),
@@ -255,7 +259,7 @@ PACKAGE = Path("workflow/src/nuvlm")
     [
         ("detector/displays", "smear_and_downsample", "smear_and_downsample"),
         ("detector/crop", "crop_displays", "crop_displays"),
-        ("models/cnn/saliency", "explain_cnn", "explain_cnn"),
+        ("models/cnn/saliency", "hires_cam", "explain_cnn"),
         ("evaluation/metrics", "evaluate", "evaluate"),
         ("models/power", "EnergyMeter", ""),
     ],

@@ -101,7 +101,7 @@ def test_every_job_has_a_log_and_a_benchmark(results):
     }
     assert logs == timed
     # shards, event table, models and exports; predictions and explanations, a job per model and part; report
-    assert len(logs) == 2 * 3 + 1 + 7 + 2 * 4 + 2 * 3 + 4
+    assert len(logs) == 2 * 3 + 1 + 8 + 2 * 5 + 2 * 4 + 4
     for log in ("train_cnn/cnn_published", "train_cnn/cnn_tuned", "train_bdt/bdt"):
         assert "events/s" in (results / f"logs/{log}.log").read_text()
 
