@@ -32,11 +32,12 @@ from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import read_blocks
 from nuvlm.models.devices import choose_device, device_name
 from nuvlm.models.predictions import at_temperature
-from nuvlm.models.vlm.classify import is_grounded, load_finetuned
+from nuvlm.models.vlm.classify import background_of, is_grounded, load_finetuned
 from nuvlm.models.vlm.dataset import to_pictures
-from nuvlm.models.vlm.model import Quantization, load_processor
+from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
 from nuvlm.models.vlm.scoring import Encoder, Scorer, beam
+from nuvlm.models.vlm.settings import Quantization
 
 METHODS = ("score", "beam")
 
@@ -89,6 +90,7 @@ def measure(
         scoring and the adapter merged; `methods[adapter][batch]` and `merged[batch]`, how far the answers of both
         methods, and of both adapters, lie apart; `first_token`, what the published decision says.
     """
+    background = background_of(adapter)
     texts, processor, device = load_prompts(prompts), load_processor(base), choose_device()
     answers = answer_tokens(processor.tokenizer, texts, separated=is_grounded(adapter))
     encode = Encoder(processor, texts, torch.bfloat16 if bf16 else torch.float32)
@@ -102,7 +104,7 @@ def measure(
             seconds, encoding, warm = dict.fromkeys(METHODS, 0.0), 0.0, False
             for rows, images in read_blocks(stores, events, batch):
                 start = clock()
-                inputs = encode([to_pictures(views) for views in images])
+                inputs = encode([to_pictures(views, background) for views in images])
                 inputs = {name: value.to(device) for name, value in inputs.items()}
                 encoding += clock() - start
                 # Methods alternate batch by batch, so that other load slows both alike.
@@ -110,7 +112,7 @@ def measure(
                     if not warm:
                         method(inputs)
                     start = clock()
-                    joint[i, rows], first[i, rows] = method(inputs)
+                    joint[i, rows], first[i, rows], _ = method(inputs)
                     seconds[name] += clock() - start
                 warm = True
             for i, name in enumerate(METHODS):

@@ -50,7 +50,8 @@ class PlainLoop:
         words = None if job.vocabulary is None else load_rationales(job.vocabulary)
         events = read_events(job.events)
         events = events[(events["split"] == "train").fillna(False)]
-        rows = conversations(events, job.stores, prompts_for(job.prompts, image_settings(job.stores)), words)
+        prompts = prompts_for(job.prompts, image_settings(job.stores), settings.background)
+        rows = conversations(events, job.stores, prompts, words, background=settings.background)
         collate = DataCollatorForVisionLanguageModeling(load_processor(job.base), assistant_only_loss=True)
         size = settings.device_batch_size
         self._batches = [collate([rows[size * b + i] for i in range(size)]) for b in range(BATCHES)]

@@ -24,7 +24,8 @@ from nuvlm.models.vlm.training import Job
 @pytest.fixture
 def event(job: Job) -> dict[str, torch.Tensor]:
     """One event, as the trainer gives it to the model."""
-    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
+    texts = prompts_for(job.prompts, image_settings(job.stores), job.settings.background)
+    rows = conversations(read_events(job.events), job.stores, texts, background=job.settings.background)
     return dict(DataCollatorForVisionLanguageModeling(load_processor(job.base), assistant_only_loss=True)([rows[0]]))
 
 

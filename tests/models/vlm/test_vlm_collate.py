@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_idefics3, make_mllama
+from tiny_models import make_mllama, make_tiny
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.dataset.event_table import read_events
@@ -16,21 +16,20 @@ from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import prompts_for
 from nuvlm.models.vlm.rationales import load_rationales
 from nuvlm.models.vlm.training import Job
-from paths import REPOSITORY
 
 
 @pytest.mark.parametrize("family", ["mllama", "idefics3"])
-def test_batches_are_those_of_trl(
-    family: str, grounded: Job, prompts_file: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_batches_are_those_of_trl(family: str, grounded: Job, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     if family == "mllama":
         make_mllama(tmp_path / "model", grounded.base)  # four tiles
     else:
-        make_idefics3(tmp_path / "model", prompts_file, REPOSITORY / "resources" / "chat_templates" / "idefics3.jinja")
+        make_tiny("idefics3", tmp_path / "model")
     processor = load_processor(tmp_path / "model")
     assert grounded.vocabulary is not None
-    prompts = prompts_for(grounded.prompts, image_settings(grounded.stores))
-    rows = conversations(read_events(grounded.events), grounded.stores, prompts, load_rationales(grounded.vocabulary))
+    background = grounded.settings.background
+    prompts = prompts_for(grounded.prompts, image_settings(grounded.stores), background)
+    words = load_rationales(grounded.vocabulary)
+    rows = conversations(read_events(grounded.events), grounded.stores, prompts, words, background=background)
     reference = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
     collate = EventCollator(processor)
     with caplog.at_level(logging.INFO):

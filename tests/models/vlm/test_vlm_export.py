@@ -44,17 +44,19 @@ def exported(tuned_briefly: Job, tmp_path_factory: pytest.TempPathFactory) -> Pa
 
 @pytest.fixture(scope="module")
 def expected(tuned_briefly: Job) -> tuple[list[Image.Image], np.ndarray]:
-    """Pictures of a test event, and the log-probabilities of its answers from the adapter beside the nf4 weights."""
+    """Pixel maps of a test event, and the log-probabilities of its answers from the adapter beside the nf4 weights."""
     job, device = tuned_briefly, torch.device("cpu")
     events = read_events(job.events)
     event = events[events["split"] == "test"].head(1)
     _, views = next(iter(read_blocks(job.stores, event, 1)))
-    pictures = to_pictures(views[0])
-    prompts, processor = prompts_for(job.prompts, image_settings(job.stores)), load_processor(job.base)
+    background = job.settings.background
+    pictures = to_pictures(views[0], background)
+    prompts = prompts_for(job.prompts, image_settings(job.stores), background)
+    processor = load_processor(job.base)
     model = load_finetuned(job.base, job.out, "nf4", bf16=False, device=device, merge=False)
     answers = answer_tokens(processor.tokenizer, prompts, separated=True)
-    joint, _ = score(model, encode(processor, prompts, [pictures], device), answers)
-    return pictures, joint[0]
+    joint = score(model, encode(processor, prompts, [pictures], device), answers).joint
+    return to_pictures(views[0], "black"), joint[0]
 
 
 def test_the_code_of_the_card_gives_the_same_scores(

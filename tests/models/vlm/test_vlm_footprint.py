@@ -84,7 +84,8 @@ def test_a_training_allocates_what_is_reckoned(tmp_path: Path, tiles: Any, chang
         base=tmp_path / "base", events=events, stores=stores, out=tmp_path / "adapter", settings=settings,
         checkpoints=tmp_path / "checkpoints", tensorboard=tmp_path / "tensorboard", prompts=RESOURCES / "prompts.yaml",
     )  # fmt: skip
-    rows = conversations(read_events(events), stores, prompts_for(job.prompts, image_settings(stores)))
+    texts = prompts_for(job.prompts, image_settings(stores), job.settings.background)
+    rows = conversations(read_events(events), stores, texts, background=job.settings.background)
     collate = DataCollatorForVisionLanguageModeling(load_processor(job.base), assistant_only_loss=True)
     inputs = collate([rows[i] for i in range(BATCH)])
     reckoned = count_footprint(AutoConfig.from_pretrained(job.base), inputs, settings, "cpu")

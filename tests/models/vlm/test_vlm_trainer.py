@@ -44,7 +44,8 @@ def test_losses_are_weighted_means(grounded: Job) -> None:
     job = grounded.model_copy(update={"settings": settings})
     finetune(job)
     found = json.loads((job.out / "training.json").read_text())
-    processor, prompts = load_processor(job.base), prompts_for(job.prompts, image_settings(job.stores))
+    processor, background = load_processor(job.base), job.settings.background
+    prompts = prompts_for(job.prompts, image_settings(job.stores), background)
     events = read_events(job.events)
     assert job.vocabulary is not None
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
@@ -54,7 +55,7 @@ def test_losses_are_weighted_means(grounded: Job) -> None:
     tokens: dict[str, list[int]] = {"train": [], "validation": []}
     for split, split_means in means.items():
         chosen = events[events["split"] == split]
-        for row in conversations(chosen, job.stores, prompts, load_rationales(job.vocabulary)):
+        for row in conversations(chosen, job.stores, prompts, load_rationales(job.vocabulary), background=background):
             event = dict(collate([row]))
             labels = event.pop("labels")[0]
             with torch.inference_mode():
@@ -71,10 +72,10 @@ def test_losses_are_weighted_means(grounded: Job) -> None:
 
 
 def test_answers_go_on_with_the_truth(grounded: Job, base: Path) -> None:
-    processor, prompts = load_processor(base), prompts_for(grounded.prompts, image_settings(grounded.stores))
+    processor, prompts = load_processor(base), prompts_for(grounded.prompts, image_settings(grounded.stores), "black")
     assert grounded.vocabulary is not None
     words, events = load_rationales(grounded.vocabulary), read_events(grounded.events)
-    rows = conversations(events, grounded.stores, prompts, words)
+    rows = conversations(events, grounded.stores, prompts, words, background="black")
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[i] for i in range(6)])
     found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     rationales = grounded_rationales(events[:6], words)

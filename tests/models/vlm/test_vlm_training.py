@@ -85,12 +85,13 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
     processor = load_processor(job.base)
-    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
+    texts = prompts_for(job.prompts, image_settings(job.stores), job.settings.background)
+    rows = conversations(read_events(job.events), job.stores, texts, background=job.settings.background)
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[1]])
     found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert found == [
-        "I classify the pixel maps as nue CC<|eot_id|>",
-        "I classify the pixel maps as numu CC<|eot_id|>",
+        "I classify the pixel maps as NuE CC<|eot_id|>",
+        "I classify the pixel maps as NuMu CC<|eot_id|>",
     ]
     # both images are in sight of every token of the answer
     seen = batch["cross_attention_mask"][batch["labels"] != -100]
@@ -182,7 +183,10 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(grounded: Job, tmp_path: 
     words.write_text(grounded.vocabulary.read_text() + "\n")
     with pytest.raises(InputError, match=r"checkpoint-4: .*other settings or data \(vocabulary\)"):
         finetune(grounded.model_copy(update={"vocabulary": words}))
-    with pytest.raises(InputError, match=r"\(settings\.rationale_loss, settings\.rationales, vocabulary\)"):
+    with pytest.raises(
+        InputError,
+        match=r'\(settings\.rationale_loss 0\.2, now 0\.1; settings\.rationales "grounded", now "none"; vocabulary\)',
+    ):
         finetune(with_settings(grounded, rationales="none", rationale_loss=0.1))
 
 
@@ -204,13 +208,14 @@ def test_the_best_evaluation_is_kept(job: Job) -> None:
 
 def greedy_accuracy(job: Job) -> float:
     """Share of the validation events whose whole answer is generated token by token, by transformers alone."""
-    prompts = prompts_for(job.prompts, image_settings(job.stores))
+    background = job.settings.background
+    prompts = prompts_for(job.prompts, image_settings(job.stores), background)
     processor = load_processor(job.base)
     model = load_finetuned(job.base, job.out, "nf4", bf16=False, device=torch.device("cpu"), merge=False)
     events = read_events(job.events)
     events = events[events["split"] == "validation"]
     right = 0
-    for row in conversations(events, job.stores, prompts):
+    for row in conversations(events, job.stores, prompts, background=background):
         *question, answer = row["messages"]
         text = processor.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
         inputs = processor(images=[row["images"]], text=[text], add_special_tokens=False, return_tensors="pt")

@@ -62,7 +62,7 @@ def export_vlm(
     """
     processor = load_processor(base)
     training = read_json(adapter / "training.json")
-    texts = prompts_for(prompts, training["images"])
+    texts = prompts_for(prompts, training["images"], settings.background)
     answers = answer_tokens(processor.tokenizer, texts, separated=is_grounded(adapter))
     n_views = len(training["images"]["views"])
     asked = {
@@ -78,6 +78,7 @@ def export_vlm(
         "classes": list(CLASSES),
         "images": training["images"],
         "files": [f"{view}.png" for view in training["images"]["views"]],
+        "inverted": settings.background == "white",
         "base": {"model": None, "max_tiles": None} | (source(base) or {}),
         "licences": sorted(file.name for pattern in LICENCES for file in base.glob(pattern)),
         "training": training,

@@ -34,7 +34,8 @@ from trl.trainer.utils import add_fused_lm_head
 
 from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.arithmetic import weight_bytes
-from nuvlm.models.vlm.families import family
+from nuvlm.models.vlm.families import tower_pattern
+from nuvlm.models.vlm.known_values import KnownValues, placed
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
 
@@ -101,10 +102,10 @@ def count_footprint(
     Raises:
         RuntimeError: from torch, for models whose control flow depends on the values of their inputs.
     """
-    tower = family(config.model_type, "model").vision_tower
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    tower = tower_pattern(model)
     weights = stored_bytes(model, settings.quantization, bf16=settings.bf16)
     if settings.quantization != "none":
         _pack(model, settings.quantization, dtype)
@@ -121,12 +122,11 @@ def count_footprint(
             parameter.data = parameter.data.float()
             parameter.grad = torch.zeros_like(parameter)
             trained += parameter.numel()
-    batch = {
-        name: value.to("meta", dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
-    }
-    # The mask of the attention itself: from the usual one, transformers makes it by looking at values.
-    n, length = batch["input_ids"].shape
-    batch["attention_mask"] = torch.empty(n, 1, length, length, dtype=torch.bool, device="meta")
+    batch = placed(inputs, config, dtype)
+    if batch["input_ids"].is_meta:
+        # The mask of the attention itself: from the usual one, transformers makes it by looking at values.
+        n, length = batch["input_ids"].shape
+        batch["attention_mask"] = torch.empty(n, 1, length, length, dtype=torch.bool, device="meta")
     # TRL's loss keeps the supervised tokens only, by their values.
     labels = inputs["labels"][:, 1:]
     supervised = labels.numel() if labels.is_meta else int((labels != -100).sum())
@@ -141,6 +141,7 @@ def count_footprint(
         _precision(dtype, device == "cuda"),
         patch.object(trl_utils, "_ChunkedLogProbFunction", _Loss(supervised)),
         live,
+        KnownValues(),
     ):
         output = model(**batch, fused_lm_head=True)
         (-output.log_probs.sum()).backward()
@@ -240,6 +241,8 @@ def _precision(dtype: torch.dtype, gpu: bool) -> Iterator[None]:
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), dtype)))
         for name in ("layer_norm", "softmax") if gpu else ():
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), torch.float32)))
+        for name in ("matmul", "bmm", "baddbmm"):
+            stack.enter_context(patch.object(torch, name, casting(getattr(torch, name), dtype)))
         stack.enter_context(patch.object(library, "scaled_dot_product_attention", attention))
         # peft and TRL ask torch, which knows no mixed precision on the meta device.
         stack.enter_context(patch.object(torch, "is_autocast_enabled", enabled))

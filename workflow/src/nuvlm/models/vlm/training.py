@@ -52,10 +52,12 @@ from nuvlm.models.vlm.collate import EventCollator
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
+from nuvlm.models.vlm.probe import probe
 from nuvlm.models.vlm.prompts import answer_tokens, prompts_for
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
+from nuvlm.models.vlm.tiles import published_tiles
 from nuvlm.models.vlm.trainer import RationaleTrainer
 
 # Not __name__, which is "__main__" where torchrun starts this.
@@ -152,11 +154,10 @@ def with_fitting_batches(job: Job, run: Callable[[Job], None]) -> None:
 def _nothing_fits(job: Job, what: str) -> DoesNotFitError:
     """The error that names the settings that would save most memory."""
     settings = job.settings
-    config = json.loads((job.base / "config.json").read_text(encoding="utf-8"))
     changes = {
         "vlm.finetune.gradient_checkpointing: true": not settings.gradient_checkpointing,
         "vlm.finetune.quantization: nf4": settings.quantization != "nf4",
-        "vlm.hub.max_tiles: 1 (a quarter of the vision tower's work)": family_of(job.base).tiles(config) != 1,
+        "vlm.hub.max_tiles: 1 (a part of the vision tower's work)": published_tiles(job.base) != 1,
         "vlm.finetune.lora.vision: false (the tower stays frozen)": settings.lora.vision,
         "vlm.finetune.strategy: balanced with more GPUs": settings.strategy != "balanced",
         "fewer of vlm.finetune.lora.target_modules": True,
@@ -217,7 +218,7 @@ def finetune(job: Job) -> None:
         logger.warning("%s", caution)
     vocabulary = _vocabulary(job)
     images = image_settings(job.stores)
-    prompts = prompts_for(job.prompts, images)
+    prompts = prompts_for(job.prompts, images, settings.background)
     processor = load_processor(job.base)
     _check_base(job.base, len(images["views"]))
     events = read_events(job.events)
@@ -225,7 +226,7 @@ def finetune(job: Job) -> None:
     held_out = events[events["split"] == "validation"]
     watched = held_out.sample(min(settings.eval_events, len(held_out)), random_state=settings.seed)
     train, validation, watched = (
-        conversations(chosen, job.stores, prompts, vocabulary)
+        conversations(chosen, job.stores, prompts, vocabulary, background=settings.background)
         for chosen in (events[events["split"] == "train"], held_out, watched)
     )
     if not len(train):
@@ -244,6 +245,9 @@ def finetune(job: Job) -> None:
         # Before the model: stage 3 partitions the weights over the processes while they are loaded.
         importlib.import_module("deepspeed").init_distributed()
     model = load_model(job.base, settings.quantization, bf16=settings.bf16, device_map=_device_map(settings))
+    if not _reentrant(settings):  # else each process has a part of every matrix, and the model cannot run by itself
+        with _memory_errors():
+            probe(model, processor, prompts, len(images["views"]), images["size"])
     trainer = RationaleTrainer(
         model=model,
         args=arguments,
@@ -323,6 +327,7 @@ def finetune(job: Job) -> None:
             "losses": [[entry["step"], entry["loss"]] for entry in history],
             "images": images,
             "rationales": settings.rationales,
+            "background": settings.background,
             "base_model": source(job.base),
             "parameters": parameters,
             "trainable_parameters": trained,
