@@ -39,7 +39,7 @@ def test_weights_by_hand() -> None:
 def test_losses_are_weighted_means(grounded: Job) -> None:
     """Of a step over tokens, of the validation split over events; against a plain pass over one event at a time."""
     # One step, with all events, that changes nothing.
-    still = {"quantization": "none", "learning_rate": 1e-12, "epochs": 1.0, "device_batch_size": 12}
+    still = {"learning_rate": 1e-12, "epochs": 1.0, "device_batch_size": 12}
     settings = grounded.settings.model_copy(update=still | {"global_batch_size": 36, "rationale_loss": 0.3})
     job = grounded.model_copy(update={"settings": settings})
     finetune(job)
@@ -49,7 +49,7 @@ def test_losses_are_weighted_means(grounded: Job) -> None:
     events = read_events(job.events)
     assert job.vocabulary is not None
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
-    model = load_model(job.base, "none", bf16=False, device_map={"": "cpu"}).eval()
+    model = load_model(job.base, "nf4", bf16=False, device_map={"": "cpu"}).eval()
     dot = answer_tokens(processor.tokenizer, prompts, separated=True).end
     means: dict[str, list[float]] = {"train": [], "validation": []}
     tokens: dict[str, list[int]] = {"train": [], "validation": []}
