@@ -29,3 +29,13 @@ def test_both_methods_and_both_adapters_agree_on_every_event(job: Job, measure: 
         assert found["largest_difference_probability"] < 1e-4
     # Three beams read the prompt three times; half of that leaves room for a busy machine.
     assert all(ratio > 1.5 for ratios in result["beam_over_score"].values() for ratio in ratios.values())
+
+
+def test_a_step_is_compared_with_that_of_a_plain_loop(job: Job, monkeypatch: pytest.MonkeyPatch) -> None:
+    changes = {"epochs": 1.0, "eval_steps": None, "load_best_model_at_end": False}
+    job = job.model_copy(update={"settings": job.settings.model_copy(update=changes)})
+    result = load_benchmark("vlm_training", monkeypatch).measure(job)
+    assert (job.out / "training.json").exists()
+    assert result["steps"] == 3  # of six, after the warm-up
+    # Alike: both are the same model and batches. Wide, for a busy machine.
+    assert 0.7 < result["ratio"] < 2.5

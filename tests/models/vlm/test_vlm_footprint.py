@@ -90,7 +90,7 @@ def test_a_training_allocates_what_is_reckoned(tmp_path: Path, tiles: Any, chang
     inputs = collate([rows[i] for i in range(BATCH)])
     reckoned = count_footprint(AutoConfig.from_pretrained(job.base), inputs, settings, "cpu")
     assert reckoned.tower + reckoned.text + reckoned.passing > 0.8 * reckoned.allocated
-    assert reckoned.allocated == pytest.approx(allocated(lambda: finetune(job)), rel=0.05)
+    assert reckoned.allocated == pytest.approx(allocated(lambda: finetune(job)), rel=0.1)
 
 
 @pytest.fixture

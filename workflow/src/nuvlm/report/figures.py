@@ -367,9 +367,13 @@ def _training(cards: Mapping[str, Mapping[str, Any]], path: Path) -> None:
 
 
 def _curves(card: Mapping[str, Any]) -> tuple[str, dict[str, list[tuple[float, float]]]]:
-    """Unit of the x axis and the curves: `history` has one record per epoch, `losses` (step, loss) pairs."""
+    """Unit of the x axis and the curves: `history` has one record per epoch, `losses` (step, loss) pairs, and
+    `evaluations` (step, loss, accuracy) of validation events."""
     if card.get("losses"):
-        return "step", {"train loss": card["losses"]}
+        curves = {"train loss": card["losses"]}
+        for column, name in enumerate(("validation loss", "validation accuracy"), start=1):
+            curves[name] = [(row[0], row[column]) for row in card.get("evaluations", [])]
+        return "step", {name: points for name, points in curves.items() if points}
     history = card.get("history") or []
     names = dict.fromkeys(name for record in history for name in record if "loss" in name or "accuracy" in name)
     return card.get("unit", "epoch"), {
