@@ -24,7 +24,7 @@ from cluster import PROGRAMS, Cluster, processes_of, wait_for
 from paths import REPOSITORY, copy_workflow
 
 pytestmark = pytest.mark.slurm
-OVERLAYS = [str(REPOSITORY / "tests" / path) for path in ("workflow/tiny.yaml", "slurm/four_gpus.yaml")]
+OVERLAYS = [str(REPOSITORY / path) for path in (".test/config/config.yaml", "tests/slurm/four_gpus.yaml")]
 SNAKEMAKE = Path(__file__).with_name("snakemake_polling.py")
 RESULTS = Path("results") / "tiny"
 TIMED = {"training.json", "pretraining.json", "manifest.json", "report.json", "index.html", "tables.tex"}

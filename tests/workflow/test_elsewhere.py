@@ -2,12 +2,14 @@
 
 import json
 import os
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
 
 import pytest
+import yaml
 
 from nuvlm.report.provenance import provenance
 from nuvlm.workflow.config import Config
@@ -70,7 +72,7 @@ def test_another_workflow_uses_it_as_a_module(checkout: Path, elsewhere: Path) -
 configfile: "mine.yaml"
 
 module nuvlm:
-    snakefile: "{checkout}/Snakefile"
+    snakefile: "{checkout}/workflow/Snakefile"
     config: config["nuvlm"]
 
 use rule * from nuvlm as nuvlm_*
@@ -109,6 +111,50 @@ use rule * from nuvlm
     assert provenance({}, checkout)["commit"] == commit
     # A folder within the user's own repository is no checkout.
     assert provenance({}, checkout / "workflow")["commit"] is None
+
+
+def test_a_release_in_a_git_repository_is_used_as_snakedeploy_does(checkout: Path, elsewhere: Path) -> None:
+    """The file that `snakedeploy deploy-workflow` writes; Snakemake has the repository in its cache."""
+    git = ["git", "-C", str(checkout), "-c", "user.name=test", "-c", "user.email=test@localhost"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=all"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    cached = elsewhere / "cache/snakemake/snakemake/source-cache/snakemake-git-cache/github.com/nuvlm/nuvlm"
+    subprocess.run(["git", "clone", "--quiet", "--bare", str(checkout), str(cached)], check=True)
+    shutil.rmtree(checkout / ".git")
+    (elsewhere / "workflow").mkdir()
+    (elsewhere / "workflow" / "Snakefile").write_text(
+        """
+configfile: "config/config.yaml"
+
+module nuvlm:
+    snakefile:
+        github("nuvlm/nuvlm", path="workflow/Snakefile", tag="v1")
+    config:
+        config
+
+use rule * from nuvlm
+"""
+    )
+    for name in ("config", "profiles"):
+        shutil.copytree(checkout / name, elsewhere / name)
+    (elsewhere / "config/config.yaml").write_text("input: {simulate: {events: 20, events_per_shard: 10}}")
+    plan = snakemake(
+        elsewhere, "--dry-run", XDG_CACHE_HOME=str(elsewhere / "cache"), PYTHONPATH=str(elsewhere / "installed")
+    )
+    assert re.search(r"simulate_events +2\b", plan)
+    assert "output: results/demo/report/index.html" in plan
+    (unpacked,) = (elsewhere / ".snakemake/nuvlm").iterdir()
+    assert f"{unpacked}/resources/published.yaml" in plan
+
+
+def test_the_configuration_of_the_catalog_is_complete(tmp_path: Path, checkout: Path) -> None:
+    """`snakemake --directory .test` reads nothing else."""
+    shutil.copytree(REPOSITORY / ".test", tmp_path / "test")
+    plan = snakemake(checkout, "--dry-run", "--directory", str(tmp_path / "test"))
+    assert "output: results/tiny/report/index.html" in plan
+    catalog = yaml.safe_load((REPOSITORY / ".snakemake-workflow-catalog.yml").read_text())
+    assert {"mandatory-flags", "software-stack-deployment", "report"} == catalog["usage"].keys()
+    assert (REPOSITORY / "config/README.md").is_file()
 
 
 def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:

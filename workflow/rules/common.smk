@@ -122,6 +122,7 @@ onstart:
 
 MODELS = CONFIG.models
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
+TRAININGS = CONFIG.trainings
 PARTS = range(CONFIG.dataset.parts)
 # Of each part.
 EXPLAINED = -(-CONFIG.report.explain // CONFIG.dataset.parts)
@@ -131,9 +132,14 @@ PREDICTION = (
 )
 
 
+MODELS_FOLDER = f"results/{CONFIG.models_from or CONFIG.run}/models"
+BASE = CONFIG.vlm.base_folder.replace("<models>", MODELS_FOLDER)
+
+
 pathvars:
     results=f"results/{CONFIG.run}",
-    models=f"results/{CONFIG.models_from or CONFIG.run}/models",
+    models=MODELS_FOLDER,
+    base=BASE,
 
 
 wildcard_constraints:
@@ -174,7 +180,7 @@ def texts(request):
     return [
         path
         for path in request.inputs.values()
-        if not path.startswith(("<models>", "results/"))
+        if not path.startswith(("<models>", "<base>", "results/"))
     ]
 
 
@@ -184,6 +190,12 @@ def further_inputs(request):
     return [
         untimed(path) if path in own_texts else path for path in request.inputs.values()
     ]
+
+
+def image(environment):
+    """The image that has a rule's environment, for `--sdm apptainer`: built from workflow/envs/Containerfile (docs/sites.md)."""
+    stack = "gpu" if environment == "gpu" else "cpu"
+    return str(CHECKOUT / "workflow" / "envs" / f"{stack}.sif")
 
 
 def scaled(amount):
@@ -241,27 +253,40 @@ def trained_models():
         return []
     return [
         *(
-            f"<models>/{model}/{file}"
-            for model in MODELS
+            f"<models>/{training}/{file}"
+            for model, trainings in TRAININGS.items()
+            for training in trainings
             for file in (family_of(model).weights, "manifest.json", "training.json")
         ),
-        f"{CONFIG.vlm.base_folder}/manifest.json",
+        f"{BASE}/manifest.json",
     ]
 
 
-def prediction_tables():
-    tables = "<results>/predictions/{model}/{condition}/{part}.{kind}"
+def prediction_tables(further=True):
+    """Of all trainings, or of the first of each model."""
+    tables = "<results>/predictions/{training}/{condition}/{part}.{kind}"
     return [
         path
         for model, conditions in CONDITIONS.items()
         for path in expand(
             tables,
-            model=model,
+            training=TRAININGS[model] if further else model,
             condition=conditions,
             part=PARTS,
             kind=["parquet", "json"],
         )
     ]
+
+
+def predictions_of(training):
+    """Condition -> prediction tables of a training."""
+    return {
+        condition: [
+            f"results/{CONFIG.run}/predictions/{training}/{condition}/{part}.parquet"
+            for part in PARTS
+        ]
+        for condition in conditions_of(training, CONFIG.conditions)
+    }
 
 
 def explained_predictions(part):
@@ -285,9 +310,12 @@ def of_request(kind, what):
 
 def request_inputs(kind):
     """The further inputs of a model's job: name -> path."""
-    models = f"results/{CONFIG.models_from or CONFIG.run}/models"
     return lambda wildcards: {
-        name: own(path.replace("<models>", models).format(model=wildcards.model))
+        name: own(
+            path.replace("<base>", BASE)
+            .replace("<models>", MODELS_FOLDER)
+            .format(model=wildcards.model)
+        )
         for name, path in of_request(kind, "inputs")(wildcards).items()
     }
 
@@ -331,7 +359,8 @@ def figure_files(figures, format):
         path = Path("<results>/figures", figure_name(*figure)).with_suffix(format)
         place = {
             "caption": f"../report/{figure.kind}.rst",
-            "category": f"Figures: {words(figure.kind)}",
+            "category": "Figures",
+            "subcategory": words(figure.kind),
             "labels": {
                 "model": title(figure.model) if figure.model else "all",
                 "condition": words(figure.condition or "all"),

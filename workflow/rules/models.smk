@@ -1,8 +1,11 @@
 # Every family of models in the table (workflow/src/nuvlm/models/table.py): training, classification, explanation.
+# {model} is a training of a model, of which explanations have the first (workflow/src/nuvlm/models/trainings.py).
+import re
 
 for family, section in CONFIG.families.items():
     row = FAMILIES[family]
     names = "|".join(section.model_names(family))
+    trainings = "|".join(map(re.escape, section.training_names(family)))
     training = section.training(section.model_names(family)[0])
     classification = section.classification()
     explanation = section.explanation()
@@ -11,7 +14,7 @@ for family, section in CONFIG.families.items():
     if CONFIG.models_from is None:
 
         rule:
-            """Train one model of the family."""
+            """Train one model of the family, once."""
             name:
                 row.training_rule
             input:
@@ -27,9 +30,11 @@ for family, section in CONFIG.families.items():
             benchmark:
                 f"<results>/benchmarks/{row.training_rule}/{{model}}.tsv"
             wildcard_constraints:
-                model=names,
+                model=trainings,
             conda:
                 f"../envs/{training.environment}.yaml"
+            container:
+                image(training.environment)
             threads: training.threads
             resources:
                 mem_mb=of_attempt(training.memory_mb, training.resumes),
@@ -76,10 +81,12 @@ for family, section in CONFIG.families.items():
         benchmark:
             f"<results>/benchmarks/classify_{family}/{PREDICTION}.tsv"
         wildcard_constraints:
-            model=names,
+            model=trainings,
             condition="|".join(conditions),
         conda:
             f"../envs/{classification.environment}.yaml"
+        container:
+            image(classification.environment)
         threads: classification.threads
         resources:
             mem_mb=scaled(classification.memory_mb),
@@ -118,6 +125,8 @@ for family, section in CONFIG.families.items():
                 model=names,
             conda:
                 f"../envs/{explanation.environment}.yaml"
+            container:
+                image(explanation.environment)
             threads: explanation.threads
             resources:
                 mem_mb=scaled(explanation.memory_mb),

@@ -1,15 +1,11 @@
 # From predictions to the report.
 from nuvlm.report.names import figures_of
 
-PREDICTIONS = {
-    model: {
-        condition: [
-            f"results/{CONFIG.run}/predictions/{model}/{condition}/{part}.parquet"
-            for part in PARTS
-        ]
-        for condition in conditions
-    }
-    for model, conditions in CONDITIONS.items()
+PREDICTIONS = {model: predictions_of(model) for model in MODELS}
+# Model -> those of its further trainings.
+REPEATS = {
+    model: [predictions_of(training) for training in trainings[1:]]
+    for model, trainings in TRAININGS.items()
 }
 TRAINING = {
     model: f"results/{CONFIG.models_from or CONFIG.run}/models/{model}/training.json"
@@ -50,6 +46,8 @@ rule evaluate:
         "<results>/benchmarks/evaluate.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -57,6 +55,7 @@ rule evaluate:
     params:
         code=code("evaluate.py"),
         predictions=PREDICTIONS,
+        repeats=REPEATS,
         explanations=RATIONALES,
         saliency=SALIENCY,
     script:
@@ -77,6 +76,8 @@ rule draw_figures:
         "<results>/benchmarks/draw_figures.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(2000),
@@ -91,7 +92,7 @@ rule draw_figures:
 rule collect_events:
     """Collect the events of the event browser: displays, or pixel maps made elsewhere."""
     input:
-        prediction_tables(),
+        prediction_tables(further=False),
         list(RATIONALES.values()),
         [explanation_files(*stores) for stores in SALIENCY.values()],
         display_files,
@@ -106,6 +107,8 @@ rule collect_events:
         "<results>/benchmarks/collect_events.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -128,7 +131,7 @@ rule collect_events:
 rule write_report:
     """Write the report: one self-contained page, its numbers as JSON, and LaTeX tables."""
     input:
-        prediction_tables(),
+        prediction_tables(further=False),
         list(TRAINING.values()),
         figure_files(FIGURES, ".svg"),
         scores="<results>/evaluation/scores.json",
@@ -160,6 +163,8 @@ rule write_report:
         "<results>/benchmarks/write_report.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(2000),

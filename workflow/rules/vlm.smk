@@ -1,11 +1,16 @@
 # What only the vision-language model has: its base model, made here or fetched.
 
 SCRATCH_FILES = ["config.json", "manifest.json", "model.safetensors", "tokenizer.json"]
-BASE = CONFIG.vlm.base_folder
 TEXTS = [CONFIG.vlm.prompts, CONFIG.vlm.vocabulary]
 TEMPLATES = sorted(map(str, Path(own("resources/chat_templates")).glob("*.jinja")))
 SHAPE = f"resources/shapes/{CONFIG.vlm.hub.folder_name}/config.json"
 REHEARSAL = CONFIG.vlm.training("vlm")
+# Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
+NUMBER_OF_VIEWS = (
+    []
+    if CONFIG.input.has_voxels
+    else ancient(f"<results>/pixelmaps/{next(iter(SHARDS))}.zarr/zarr.json")
+)
 
 
 if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
@@ -16,14 +21,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
             prompts=untimed(CONFIG.vlm.prompts),
             vocabulary=untimed(CONFIG.vlm.vocabulary),
             chat_template=untimed("resources/chat_templates/mllama.jinja"),
-            # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
-            pixelmaps=(
-                []
-                if CONFIG.input.has_voxels
-                else ancient(
-                    f"<results>/pixelmaps/{next(iter(SHARDS))}.zarr/zarr.json"
-                )
-            ),
+            pixelmaps=NUMBER_OF_VIEWS,
         output:
             [f"{BASE}/{name}" for name in SCRATCH_FILES],
         log:
@@ -34,6 +32,8 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
         priority: 1
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             mem_mb=scaled(8000),
@@ -47,6 +47,39 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
             tensorboard=f"results/{CONFIG.run}/tensorboard/base",
         script:
             "../scripts/build_base_model.py"
+
+
+if CONFIG.models_from is None and CONFIG.vlm.base == "smollm":
+
+    rule build_grafted_base:
+        """Graft a small English language model into the classes of Mllama; pre-train its new parts on drawn scenes."""
+        input:
+            prompts=untimed(CONFIG.vlm.prompts),
+            chat_template=untimed("resources/chat_templates/chatml.jinja"),
+            pixelmaps=NUMBER_OF_VIEWS,
+        output:
+            [f"{BASE}/{name}" for name in SCRATCH_FILES],
+        log:
+            "<results>/logs/build_grafted_base.log",
+        benchmark:
+            "<results>/benchmarks/build_grafted_base.tsv"
+        # Long, and the fine-tuning waits for it: first, while events are simulated.
+        priority: 1
+        conda:
+            "../envs/gpu.yaml"
+        threads: 1
+        resources:
+            mem_mb=scaled(12000),
+            runtime=scaled(480),
+        params:
+            code=code(
+                "build_grafted_base.py",
+                files=[CONFIG.vlm.prompts, "resources/chat_templates/chatml.jinja"],
+            ),
+            settings=CONFIG.vlm.smollm.model_dump(mode="json"),
+            tensorboard=f"results/{CONFIG.run}/tensorboard/base",
+        script:
+            "../scripts/build_grafted_base.py"
 
 
 if CONFIG.models_from is None and CONFIG.vlm.base == "random":
@@ -66,6 +99,8 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "random":
             "<results>/benchmarks/build_random_base.tsv"
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             # The largest matrix twice, and a file of weights.
@@ -95,6 +130,8 @@ if CONFIG.vlm.base == "hub":
         localrule: True
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             mem_mb=scaled(4000),
@@ -104,6 +141,40 @@ if CONFIG.vlm.base == "hub":
             settings=CONFIG.vlm.hub.model_dump(mode="json"),
         script:
             "../scripts/fetch_base_model.py"
+
+
+rule export_vlm:
+    """The fine-tuned model for use without NuVLM: merged for transformers, and the adapter, each with a model card."""
+    input:
+        "<models>/vlm/adapter_model.safetensors",
+        base=f"{BASE}/manifest.json",
+        training="<models>/vlm/training.json",
+        scores="<results>/evaluation/scores.json",
+        prompts=CONFIG.vlm.prompts,
+        card="resources/model_card.md.j2",
+    output:
+        "<results>/export/model/config.json",
+        "<results>/export/model/manifest.json",
+        "<results>/export/adapter/manifest.json",
+        card="<results>/export/model/README.md",
+    log:
+        "<results>/logs/export_vlm.log",
+    benchmark:
+        "<results>/benchmarks/export_vlm.tsv"
+    conda:
+        "../envs/gpu.yaml"
+    threads: 1
+    resources:
+        # The unpacked weights, on the CPU.
+        mem_mb=scaled(40000 if CONFIG.vlm.base != "scratch" else 4000),
+        runtime=scaled(120),
+    params:
+        code=code("export_vlm.py"),
+        run=CONFIG.run,
+        data=CONFIG.input.source,
+        settings=CONFIG.vlm.finetune.model_dump(mode="json"),
+    script:
+        "../scripts/export_vlm.py"
 
 
 rule rehearse:
@@ -119,6 +190,8 @@ rule rehearse:
         "<results>/benchmarks/rehearse.tsv"
     conda:
         "../envs/gpu.yaml"
+    container:
+        image("gpu")
     threads: REHEARSAL.threads
     resources:
         # A retry goes on where the last one ended.

@@ -35,6 +35,7 @@ from nuvlm.sources.wire_pixels import WirePixels
 if TYPE_CHECKING:
     from nuvlm.models.bdt.settings import BdtSettings
     from nuvlm.models.cnn.settings import CnnSettings
+    from nuvlm.models.vit.settings import VitSettings
     from nuvlm.models.vlm.settings import VlmSettings
 
 
@@ -206,6 +207,7 @@ if TYPE_CHECKING:
     class _Families(Settings):
         cnn: CnnSettings
         bdt: BdtSettings
+        vit: VitSettings
         vlm: VlmSettings
 else:
     _Families = create_model(
@@ -255,13 +257,23 @@ class Config(_Families):
 
     @property
     def families(self) -> dict[str, FamilySettings]:
-        """Family -> its section, in the order of the report."""
-        return {name: getattr(self, name) for name in FAMILIES}
+        """Family -> its section, for the families with models, in the order of the report."""
+        sections: dict[str, FamilySettings] = {name: getattr(self, name) for name in FAMILIES}
+        return {name: section for name, section in sections.items() if section.model_names(name)}
 
     @property
     def models(self) -> tuple[str, ...]:
         """All models of a run, in the order of the report."""
         return tuple(model for name, section in self.families.items() for model in section.model_names(name))
+
+    @property
+    def trainings(self) -> dict[str, tuple[str, ...]]:
+        """Model -> its trainings, the first of which is called like the model."""
+        return {
+            model: section.trainings_of(model)
+            for name, section in self.families.items()
+            for model in section.model_names(name)
+        }
 
     @property
     def explained_models(self) -> tuple[str, ...]:
