@@ -4,6 +4,7 @@ SCRATCH_FILES = ["config.json", "manifest.json", "model.safetensors", "tokenizer
 TEXTS = [CONFIG.vlm.prompts, CONFIG.vlm.vocabulary]
 TEMPLATES = sorted(map(str, Path(own("resources/chat_templates")).glob("*.jinja")))
 SHAPE = f"resources/shapes/{CONFIG.vlm.hub.folder_name}/config.json"
+CARD = "resources/model_card.md.j2"
 REHEARSAL = CONFIG.vlm.training("vlm")
 # Ready pixel maps tell how many views there are; ancient, as more of them do not change that.
 NUMBER_OF_VIEWS = (
@@ -150,8 +151,8 @@ rule export_vlm:
         base=f"{BASE}/manifest.json",
         training="<models>/vlm/training.json",
         scores="<results>/evaluation/scores.json",
-        prompts=CONFIG.vlm.prompts,
-        card="resources/model_card.md.j2",
+        prompts=untimed(CONFIG.vlm.prompts),
+        card=untimed(CARD),
     output:
         "<results>/export/model/config.json",
         "<results>/export/model/manifest.json",
@@ -169,7 +170,7 @@ rule export_vlm:
         mem_mb=scaled(40000 if CONFIG.vlm.base != "scratch" else 4000),
         runtime=scaled(120),
     params:
-        code=code("export_vlm.py"),
+        code=code("export_vlm.py", files=[CONFIG.vlm.prompts, CARD]),
         run=CONFIG.run,
         data=CONFIG.input.source,
         settings=CONFIG.vlm.finetune.model_dump(mode="json"),
