@@ -25,8 +25,9 @@ import numpy as np
 import onnxruntime
 import torch
 
+from nuvlm.models.classifier.network import count_parameters, to_float
 from nuvlm.models.cnn.export import write_onnx
-from nuvlm.models.cnn.network import NETWORKS, count_parameters, to_float
+from nuvlm.models.cnn.network import NETWORKS
 from nuvlm.models.cnn.runtime import open_session
 from nuvlm.models.cnn.settings import NetworkName
 from nuvlm.models.cnn.siamese import SiameseCnn

@@ -25,11 +25,11 @@ from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.files import read_json, sha256
 from nuvlm.base.logs import setup_logging
 from nuvlm.dataset.event_table import read_events
-from nuvlm.models.cnn.data import open_images
+from nuvlm.models.classifier.data import open_images
+from nuvlm.models.classifier.processes import ProcessGroup
+from nuvlm.models.classifier.trainer import Split, validate
 from nuvlm.models.cnn.network import NETWORKS, load_cnn
-from nuvlm.models.cnn.processes import ProcessGroup
 from nuvlm.models.cnn.settings import Recipe, TrainSettings
-from nuvlm.models.cnn.trainer import Split, validate
 from nuvlm.models.cnn.training import train_cnn
 
 RESULT = Path(__file__).parent / "results" / "cnn_recipes.json"

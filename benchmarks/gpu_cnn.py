@@ -44,15 +44,16 @@ from gpu import attempt, free, logger
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import nuvlm.models.classifier.trainer as trainer_module
 import nuvlm.models.cnn.classify as classify_module
-import nuvlm.models.cnn.trainer as trainer_module
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.files import write_json
 from nuvlm.base.stores import create_store
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
+from nuvlm.models.classifier.network import count_parameters
 from nuvlm.models.cnn.classify import classify_cnn
-from nuvlm.models.cnn.network import NETWORKS, count_parameters, load_cnn
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
 from nuvlm.models.cnn.settings import NetworkName, Recipe, TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from nuvlm.models.devices import choose_device, device_name

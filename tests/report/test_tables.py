@@ -55,13 +55,13 @@ def test_every_model_stands_beside_its_published_row() -> None:
     assert published[-2:] == ["1,001", "20.0"]
     assert later[:3] == ["", "published, v4", "0.80"]
     assert later[-2:] == ["--", "--"]
-    assert vit[:3] == ["ViT-h/14", "published, v4", "0.86"]
+    assert vit[:3] == ["ViT", "published, v4", "0.86"]
     assert "v4: version 4 (12 May 2026" in first
     assert tree[:2] == ["BDT", "this run"]
     assert tree[3] == "0.730", "no interval where there is none"
     assert vlm[0] == "VLM"
     assert of_vlm[2] == "0.87"
-    assert [row[0] for row in rows(second)] == ["Model", "CNN published", "", "", "BDT", "VLM", "", "ViT-h/14"]
+    assert [row[0] for row in rows(second)] == ["Model", "CNN published", "", "", "BDT", "VLM", "", "ViT"]
     assert all(len(row) == 2 + len(SCORES) for row in rows(second)), "costs are those of the first condition"
     assert "1,527 test events" in first
 

@@ -19,6 +19,8 @@ if CONFIG.models_from is None:
             model="|".join(map(re.escape, CONFIG.cnn.training_names("cnn"))),
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             mem_mb=scaled(4000),

@@ -18,7 +18,7 @@ for family, section in CONFIG.families.items():
             name:
                 row.training_rule
             input:
-                list(map(own, training.inputs.values())),
+                further_inputs(training),
                 events="<results>/events.parquet",
                 pixelmaps="<results>/pixelmaps.json",
             output:
@@ -33,6 +33,8 @@ for family, section in CONFIG.families.items():
                 model=trainings,
             conda:
                 f"../envs/{training.environment}.yaml"
+            container:
+                image(training.environment)
             threads: training.threads
             resources:
                 mem_mb=of_attempt(training.memory_mb, training.resumes),
@@ -40,7 +42,7 @@ for family, section in CONFIG.families.items():
                 gpu=training.gpus,
                 nodes=training.nodes,
             params:
-                code=code("train.py", training.run),
+                code=code("train.py", training.run, files=texts(training)),
                 run=training.run,
                 settings=of_request("training", "settings"),
                 # A function of resources is not tracked: these options change no result.
@@ -59,7 +61,7 @@ for family, section in CONFIG.families.items():
         name:
             f"classify_{family}"
         input:
-            list(map(own, classification.inputs.values())),
+            further_inputs(classification),
             model="<models>/{model}/training.json",
             weights=f"<models>/{{model}}/{row.weights}",
             events="<results>/events.parquet",
@@ -83,13 +85,15 @@ for family, section in CONFIG.families.items():
             condition="|".join(conditions),
         conda:
             f"../envs/{classification.environment}.yaml"
+        container:
+            image(classification.environment)
         threads: classification.threads
         resources:
             mem_mb=scaled(classification.memory_mb),
             runtime=scaled(classification.minutes),
             gpu=classification.gpus,
         params:
-            code=code("classify.py", classification.run),
+            code=code("classify.py", classification.run, files=texts(classification)),
             run=classification.run,
             settings=of_request("classification", "settings"),
             inputs=request_inputs("classification"),
@@ -104,7 +108,7 @@ for family, section in CONFIG.families.items():
                 f"explain_{family}"
             input:
                 list(explained_predictions("{part}").values()),
-                list(map(own, explanation.inputs.values())),
+                further_inputs(explanation),
                 model="<models>/{model}/training.json",
                 weights=f"<models>/{{model}}/{row.weights}",
                 events="<results>/events.parquet",
@@ -121,13 +125,15 @@ for family, section in CONFIG.families.items():
                 model=names,
             conda:
                 f"../envs/{explanation.environment}.yaml"
+            container:
+                image(explanation.environment)
             threads: explanation.threads
             resources:
                 mem_mb=scaled(explanation.memory_mb),
                 runtime=scaled(explanation.minutes),
                 gpu=explanation.gpus,
             params:
-                code=code("explain.py", explanation.run),
+                code=code("explain.py", explanation.run, files=texts(explanation)),
                 run=explanation.run,
                 settings=of_request("explanation", "settings"),
                 inputs=request_inputs("explanation"),

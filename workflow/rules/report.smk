@@ -13,6 +13,20 @@ TRAINING = {
 }
 RATIONALES = explanations("rationales")
 SALIENCY = explanations("saliency")
+PUBLISHED = "resources/published.yaml"
+TEMPLATE = [
+    f"workflow/src/nuvlm/report/{name}"
+    for name in (
+        "page.html.j2",
+        "page.css",
+        "elements.js",
+        "state.js",
+        "tables.js",
+        "choices.js",
+        "display.js",
+        "event_browser.js",
+    )
+]
 FIGURES = figures_of(MODELS, CONFIG.conditions, RATIONALES)
 
 
@@ -32,6 +46,8 @@ rule evaluate:
         "<results>/benchmarks/evaluate.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -60,6 +76,8 @@ rule draw_figures:
         "<results>/benchmarks/draw_figures.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(2000),
@@ -89,6 +107,8 @@ rule collect_events:
         "<results>/benchmarks/collect_events.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(4000),
@@ -116,20 +136,8 @@ rule write_report:
         figure_files(FIGURES, ".svg"),
         scores="<results>/evaluation/scores.json",
         browser="<results>/figures/events.json",
-        published=own("resources/published.yaml"),
-        template=[
-            own(f"workflow/src/nuvlm/report/{name}")
-            for name in (
-                "page.html.j2",
-                "page.css",
-                "elements.js",
-                "state.js",
-                "tables.js",
-                "choices.js",
-                "display.js",
-                "event_browser.js",
-            )
-        ],
+        published=untimed(PUBLISHED),
+        template=list(map(untimed, TEMPLATE)),
     output:
         page=report(
             "<results>/report/index.html",
@@ -155,12 +163,14 @@ rule write_report:
         "<results>/benchmarks/write_report.tsv"
     conda:
         "../envs/report.yaml"
+    container:
+        image("report")
     threads: 1
     resources:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
-        code=code("write_report.py"),
+        code=code("write_report.py", files=[PUBLISHED, *TEMPLATE]),
         predictions=PREDICTIONS,
         training=TRAINING,
         config=CONFIG.model_dump(mode="json"),

@@ -11,7 +11,8 @@ import torch
 from torch.nn import functional as F
 
 from nuvlm.base.errors import InputError
-from nuvlm.models.cnn.network import NETWORKS, count_parameters, describe, load_cnn
+from nuvlm.models.classifier.network import count_parameters
+from nuvlm.models.cnn.network import NETWORKS, describe, load_cnn
 from paths import REPOSITORY
 from tiny_cnn import classify, train, write_data
 

@@ -10,10 +10,11 @@ import pytest
 import torch
 
 from nuvlm.base.errors import InputError
+from nuvlm.models.classifier.network import to_float
 from nuvlm.models.cnn import export
 from nuvlm.models.cnn.classify import classify_cnn
 from nuvlm.models.cnn.export import export_cnn, largest_difference, write_onnx
-from nuvlm.models.cnn.network import NETWORKS, load_cnn, to_float
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
 from nuvlm.models.cnn.runtime import open_session
 from nuvlm.models.cnn.siamese import SiameseCnn
 from nuvlm.models.predictions import read_costs, read_predictions

@@ -19,10 +19,11 @@ from nuvlm.base.files import read_json, sha256, write_json
 from nuvlm.base.manifest import write_manifest
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import SMALLEST, open_pixel_maps
+from nuvlm.models.classifier.network import to_float
 from nuvlm.models.cnn.classify import classify_cnn
 from nuvlm.models.cnn.export import export_cnn
 from nuvlm.models.cnn.mobilenet import InvertedResidual
-from nuvlm.models.cnn.network import NETWORKS, load_cnn, to_float
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
 from nuvlm.models.cnn.settings import TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from nuvlm.models.predictions import PROBABILITIES, read_predictions

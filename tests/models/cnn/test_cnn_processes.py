@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
+from nuvlm.models.classifier.processes import ProcessGroup, join
 from nuvlm.models.cnn.network import NETWORKS
-from nuvlm.models.cnn.processes import ProcessGroup, join
 
 EVENTS = 7
 

@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from nuvlm.base.errors import InputError
-from nuvlm.models.cnn import trainer
+from nuvlm.models.classifier import trainer
+from nuvlm.models.classifier.recipes import draw_epoch, flip, halve, learning_rate, make_optimizer, peak_rate
 from nuvlm.models.cnn.network import NETWORKS
-from nuvlm.models.cnn.recipes import draw_epoch, flip, halve, learning_rate, make_optimizer, peak_rate
 from nuvlm.models.cnn.settings import Recipe
 from nuvlm.models.cnn.training import check_shares
 from nuvlm.models.degradations import degrade

@@ -44,7 +44,7 @@ def test_a_real_pass_does_what_was_counted(job: Job, event: dict[str, torch.Tens
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
         model(**inputs, use_cache=False, logits_to_keep=1)
     assert counted.forward == forward.get_total_flops()
-    model = get_peft_model(model, lora_config(lora, tower)).train()
+    model = get_peft_model(model, lora_config(model, lora, tower)).train()
     with FlopCounterMode(display=False) as training:
         model(**inputs, use_cache=False).logits.sum().backward()
     assert counted.training == training.get_total_flops()

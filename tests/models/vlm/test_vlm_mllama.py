@@ -84,7 +84,7 @@ def test_an_adapter_is_part_of_the_pass(base: Path, prompts_file: Path, pictures
     answers = answer_tokens(processor.tokenizer, prompts)
     inputs = Encoder(processor, prompts)(pictures)
     without = Scorer(model, answers)(inputs).joint
-    tuned = get_peft_model(model, lora_config(LoraSettings(), r".*vision_model.*")).eval()
+    tuned = get_peft_model(model, lora_config(model, LoraSettings(), r".*vision_model.*")).eval()
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:

@@ -40,6 +40,9 @@ SEED = 20250908
 ROC_POINTS = 200
 SCORE_EDGES = np.linspace(0, 1, 21)
 EFFICIENCIES = (0.8, 0.9)
+DIGITS = 10
+"""Significant digits of all numbers. The order of a sum, and so its last bits, depends on the CPU; the same predictions
+give the same report on all."""
 
 logger = logging.getLogger(__name__)
 
@@ -116,25 +119,31 @@ def evaluate(
     faithfulness = measure_faithfulness(table, explanations, SEED, resamples)
     for model, measured in faithfulness.items():
         logger.info("%s: rationales of %d test events drawn at random", model, measured["n"])
-    write_json(
-        out,
-        {
-            "classes": list(CLASSES),
-            "events": _count_events(table),
-            "windows": _count_windows(table),
-            "scores": scores,
-            "robustness": _curves(scores),
-            "calibration": calibration,
-            "spectrum": beam,
-            "cuts": cuts,
-            "comparisons": _comparisons(trained, axes["energy"], resamples),
-            "trainings": _trainings(trained, resamples),
-            "changes": _changes(samples, resamples),
-            "explanations": faithfulness,
-            "saliency": {model: measure_saliency(table, parts, SEED, resamples) for model, parts in saliency.items()},
-        },
-        sealed=True,
-    )
+    results = {
+        "classes": list(CLASSES),
+        "events": _count_events(table),
+        "windows": _count_windows(table),
+        "scores": scores,
+        "robustness": _curves(scores),
+        "calibration": calibration,
+        "spectrum": beam,
+        "cuts": cuts,
+        "comparisons": _comparisons(trained, axes["energy"], resamples),
+        "trainings": _trainings(trained, resamples),
+        "changes": _changes(samples, resamples),
+        "explanations": faithfulness,
+        "saliency": {model: measure_saliency(table, parts, SEED, resamples) for model, parts in saliency.items()},
+    }
+    write_json(out, _rounded(results), sealed=True)
+
+
+def _rounded(value: Any) -> Any:
+    """`value` with all floats rounded to DIGITS significant digits."""
+    if isinstance(value, float):
+        return float(f"{value:.{DIGITS}g}")
+    if isinstance(value, Mapping):
+        return {key: _rounded(item) for key, item in value.items()}
+    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def score_sample(sample: Sample, resamples: int = RESAMPLES) -> dict[str, Any]:

@@ -27,7 +27,8 @@ class Request:
     untracked: Mapping[str, Any] = field(default_factory=dict)
     """Options that cannot change a result; a change runs nothing again."""
     inputs: Mapping[str, str] = field(default_factory=dict)
-    """Further input files by name; ``<models>`` and ``{model}`` stand for the folder of models and the model."""
+    """Further input files by name. ``<models>``, ``<base>`` and ``{model}`` stand for the folder of models, the base
+    model's folder and the model."""
     environment: str = "gpu"
     """File in workflow/envs."""
     gpus: int = 0

@@ -12,6 +12,7 @@ from nuvlm.models.cnn.settings import CnnSettings
 from nuvlm.models.conditions import PROMPT_CONDITIONS
 from nuvlm.models.jobs import FamilySettings
 from nuvlm.models.trainings import split_training
+from nuvlm.models.vit.settings import VitSettings
 from nuvlm.models.vlm.settings import VlmSettings
 
 
@@ -34,6 +35,7 @@ class Family(NamedTuple):
 FAMILIES = {
     "cnn": Family("CNN", CnnSettings, "train_cnn", "model.safetensors", explains="saliency"),
     "bdt": Family("BDT", BdtSettings, "train_bdt", "model.safetensors"),
+    "vit": Family("ViT", VitSettings, "train_vit", "model.safetensors", explains="saliency"),
     "vlm": Family(
         "VLM", VlmSettings, "finetune_vlm", "adapter_model.safetensors", prompted=True, explains="rationales"
     ),

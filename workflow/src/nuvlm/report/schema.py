@@ -147,6 +147,29 @@ class Difference(Part):
     difference_interval: Interval
     """Paired bootstrap."""
     p_value: Fraction | None
+    detectable: float | None
+    """Difference in accuracy that this test finds with a probability of 80 %."""
+
+
+class Language(Part):
+    """The language model against the vision tower of its base with a linear head."""
+
+    first: str
+    second: str
+    difference: float
+    """Of the mean accuracies of all trainings; intervals from test events and from the spread between trainings."""
+    difference_interval: Interval
+    training_interval: Interval
+    trainings: list[Count]
+    better: str | None
+    """The model that is better beyond both intervals."""
+    p_value: Fraction
+    detectable: float
+    events: dict[str, Count]
+    """Training events seen, over all epochs, by model."""
+    seconds: dict[str, float | None]
+    """Training time by model, s."""
+    conclusion: str
 
 
 class Agreement(Part):
@@ -471,8 +494,6 @@ class Published(Part):
 
     source: Source
     tables: list[PublishedTable]
-    titles: dict[str, str]
-    """Names of published models of which there is no family."""
     training: dict[str, dict[str, Any]]
     setup: list[dict[str, Any]]
 
@@ -579,6 +600,8 @@ class Report(Part):
     saliency: dict[str, Saliency | None]
     """By model."""
     controls: list[Control]
+    language: list[Language]
+    """Does language help? Empty without both models or without truth."""
     cost: dict[str, Cost]
     departures: list[Departure]
     """Settings that differ from the published setup."""

@@ -53,7 +53,7 @@ def latex_tables(numbers: Mapping[str, Any]) -> str:
             r"    \midrule",
         ]
         for model in [*shown, *(model for model in rows if model not in shown)]:
-            name_of_model = published["titles"].get(model, title(model))
+            name_of_model = title(model)
             if model in shown:
                 score = shown[model]
                 values = [f"{number(score[name])} {interval(score[f'{name}_interval'])}" for name in SCORES]

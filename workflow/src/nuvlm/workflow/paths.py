@@ -37,10 +37,10 @@ def check_models(config: Config) -> None:
             "out with cnn.recipes.<name>: null, and seeds may be fewer."
         )
     needed = [
-        path.replace("<models>", folder).format(model=model)
+        path.replace("<base>", config.vlm.base_folder).replace("<models>", folder).format(model=model)
         for model in trainings
         for path in config.families[family_name(model)].classification().inputs.values()
-        if path.startswith("<models>")
+        if path.startswith(("<models>", "<base>"))
     ]
     lacking = list(dict.fromkeys(path for path in needed if not Path(path).is_file()))
     if lacking:

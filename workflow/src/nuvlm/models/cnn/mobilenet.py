@@ -114,6 +114,7 @@ def mobilenet(views: int = 2, classes: int = 3, width: float = 1.0, dropout: flo
         trunk,
         Layers("convolution 1 x 1, hard-swish", *conv(channels, head, 1), nn.Hardswish(inplace=True)),
         Layers("dropout, linear", nn.Dropout(dropout), nn.Linear(head, classes)),
+        name="mobilenet",
     )
 
 

@@ -113,5 +113,6 @@ def published(views: int = 2, classes: int = 3, width: float = 1.0, dropout: flo
             "linear, ReLU6, dropout, linear",
             nn.Linear(channels, head), nn.ReLU6(inplace=True), nn.Dropout(dropout), nn.Linear(head, classes),
         ),
+        name="published",
         white=WHITE,
     )  # fmt: skip

@@ -1,6 +1,11 @@
 """What the Siamese CNNs share: a branch with the same weights for each view, then a common trunk."""
 
+from typing import Any
+
 from torch import Tensor, nn
+
+from nuvlm.models.classifier.network import ImageClassifier
+from nuvlm.models.cnn.settings import NetworkName
 
 
 class Layers(nn.Sequential):
@@ -11,7 +16,7 @@ class Layers(nn.Sequential):
         self.words = words
 
 
-class SiameseCnn(nn.Module):
+class SiameseCnn(ImageClassifier):
     """Classifies all views of an event together.
 
     Args:
@@ -20,6 +25,7 @@ class SiameseCnn(nn.Module):
         trunk: applied to the concatenated channels of all views.
         head: applied to the result, before the mean over all pixels.
         classify: from these means to the logits.
+        name: of the network in a recipe.
         white: value of a white pixel at the stem.
     """
 
@@ -31,11 +37,17 @@ class SiameseCnn(nn.Module):
         trunk: nn.Sequential,
         head: nn.Module,
         classify: nn.Sequential,
+        name: NetworkName,
         white: float = 1.0,
     ) -> None:
         super().__init__()
+        self.name = name
         self.views, self.white = views, white
         self.stem, self.branch, self.trunk, self.head, self.classify = stem, branch, trunk, head, classify
+
+    def card(self) -> dict[str, Any]:
+        """See :meth:`ImageClassifier.card`."""
+        return {"network": self.name}
 
     def features(self, images: Tensor) -> Tensor:
         """What is averaged over pixels, (events, channels, h, w), of images as in :meth:`forward`."""

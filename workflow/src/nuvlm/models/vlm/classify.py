@@ -24,9 +24,10 @@ from nuvlm.dataset.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb, pinned
 from nuvlm.models.predictions import Cost, write_predictions
-from nuvlm.models.vlm.batches import FittingBatches, prepared
+from nuvlm.models.vlm.batches import FittingBatches, prepared, take
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import load_model, load_processor
+from nuvlm.models.vlm.probe import probe
 from nuvlm.models.vlm.prompts import (
     AnswerTokens,
     answer_tokens,
@@ -80,7 +81,8 @@ def classify_vlm(
             ``settings.decision`` cannot tell apart.
     """
     background = background_of(adapter)
-    published = prompts_for(prompts, check_images(stores, adapter / "training.json"), background)
+    images = check_images(stores, adapter / "training.json")
+    published = prompts_for(prompts, images, background)
     processor = load_processor(base)
     texts = {name: permuted(published) if name == "labels_permuted" else published for name in outputs}
     grounded = is_grounded(adapter)
@@ -90,6 +92,7 @@ def classify_vlm(
     device = choose_device()
     start = time.perf_counter()
     model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=settings.merge_adapter)
+    probe(model, processor, published, len(images["views"]), images["size"], beams=settings.method == "beam")
     load_seconds = time.perf_counter() - start
     classifier = _Classifier(model, read_part(events, part), stores, settings, background, device, load_seconds)
     for condition, out in outputs.items():
@@ -143,9 +146,9 @@ class _Classifier:
 
         def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[LabelScores, float]:
             start = time.perf_counter()
-            rows = slice(events[0], events[-1] + 1)
+            chosen = take(inputs, slice(events[0], events[-1] + 1), len(inputs["input_ids"]))
             # Scores come back as arrays, so the device has finished when the clock is read.
-            scores = method({name: value[rows].to(device, non_blocking=True) for name, value in inputs.items()})
+            scores = method({name: value.to(device, non_blocking=True) for name, value in chosen.items()})
             return scores, time.perf_counter() - start
 
         logp = LabelScores(*np.zeros((3, len(table), len(CLASSES))))

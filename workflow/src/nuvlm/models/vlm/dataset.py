@@ -1,5 +1,6 @@
 """Training conversations about pixel maps, read from the stores on access."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,9 @@ from nuvlm.dataset.pixelmaps import open_rows
 from nuvlm.models.vlm.prompts import Prompts, conversation
 from nuvlm.models.vlm.rationales import Rationales, grounded_rationales
 from nuvlm.models.vlm.settings import Background
+
+IN_MEMORY = 2**29
+"""Bytes of pixel maps that are read at once and kept."""
 
 
 def to_pictures(views: np.ndarray, background: Background) -> list[Image.Image]:
@@ -30,7 +34,7 @@ def conversations(
 ) -> Dataset:
     """Rows ``{"images": [...], "messages": [...]}`` in TRL's format: all views, and the true answer.
 
-    Rows are read from disk on access: the pixel maps of a full production do not fit in memory.
+    More than :data:`IN_MEMORY` are read from disk on access: the pixel maps of a full production do not fit in memory.
 
     Args:
         events: rows of the event table, all of a known class.
@@ -42,9 +46,12 @@ def conversations(
     Raises:
         InputError: a store is damaged or does not hold the events.
     """
-    images = {}
-    for shard, group in events.groupby("shard", sort=False):
-        images[shard], _ = open_rows(stores[str(shard)], group)
+    opened = {str(shard): open_rows(stores[str(shard)], group) for shard, group in events.groupby("shard", sort=False)}
+    in_memory = sum(len(rows) * math.prod(array.shape[1:]) for array, rows in opened.values()) <= IN_MEMORY
+    images: dict[str, Any] = {
+        shard: dict(zip(rows.tolist(), array.oindex[rows], strict=True)) if in_memory else array
+        for shard, (array, rows) in opened.items()
+    }
 
     def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         pictures = [

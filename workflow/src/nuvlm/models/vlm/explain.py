@@ -125,7 +125,7 @@ class _Explainer:
         inputs = self._processor(
             images=[list(views) for views in pictures], text=[opening] * len(pictures), add_special_tokens=False,
             return_tensors="pt",
-        ).to(self._model.device)  # fmt: skip
+        ).to(self._model.device, self._model.dtype)  # fmt: skip
         tokenizer = self._processor.tokenizer
         end = tokenizer.eos_token_id
         with torch.inference_mode():

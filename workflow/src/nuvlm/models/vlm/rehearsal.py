@@ -44,6 +44,7 @@ from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.explain import explain_vlm
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.footprint import GIB, Footprint, count_footprint, stored_bytes
+from nuvlm.models.vlm.graft import build_grafted_base
 from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import DISPLAY_VIEWS, build_base_model
 from nuvlm.models.vlm.prompts import load_prompts, prompts_for
@@ -114,10 +115,10 @@ def rehearse(
     stages.run("floor", lambda: _floor(job))
     sources: dict[str, Any] = {"size": size, "prompts": prompts, "vocabulary": vocabulary, "resources": resources}
     device = choose_device()
-    if vlm.base != "scratch":
+    if vlm.base in ("hub", "random"):
         stages.run("reckoned", lambda: _reckoned(vlm, sources))
     stages.run("training", lambda: _train(job))
-    if "failed" in stages.done.get("training", {}) and vlm.base != "scratch" and device.type == "cuda":
+    if "failed" in stages.done.get("training", {}) and vlm.base in ("hub", "random") and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         stages.done["training"]["remedy"] = what_fits(vlm, total, **sources)
     methods = extent.methods or (vlm.classify.method,)
@@ -239,7 +240,7 @@ def _make_base(
     tune = vlm.finetune
     made_with: dict[str, Any] = {"base": vlm.base, "quantization": tune.quantization, "bf16": tune.bf16}
     made_with |= {"prompts": sha256(prompts), "vocabulary": sha256(vocabulary)}
-    made_with |= vlm.scratch.model_dump() if vlm.base == "scratch" else vlm.hub.model_dump()
+    made_with |= (vlm.hub if vlm.base in ("hub", "random") else getattr(vlm, vlm.base)).model_dump()
     record = base.with_suffix(".json")
     start = time.perf_counter()
     if not (record.exists() and base.exists() and read_json(record) == made_with):
@@ -248,6 +249,12 @@ def _make_base(
             build_base_model(
                 base, vlm.scratch.model_copy(update={"steps": 1}), prompts=prompts, vocabulary=vocabulary,
                 chat_template=resources / "chat_templates" / "mllama.jinja", tensorboard=base.with_name("tensorboard"),
+                pixel_maps=pixel_maps,
+            )  # fmt: skip
+        elif vlm.base == "smollm":
+            build_grafted_base(
+                base, vlm.smollm.model_copy(update={"steps": 1}), prompts=prompts,
+                chat_template=resources / "chat_templates" / "chatml.jinja", tensorboard=base.with_name("tensorboard"),
                 pixel_maps=pixel_maps,
             )  # fmt: skip
         else:

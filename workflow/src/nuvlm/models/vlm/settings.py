@@ -1,10 +1,10 @@
 """Settings of the vision-language model; the defaults are the published ones (arXiv 2509.08461)."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nuvlm.base.settings import Settings
+from nuvlm.base.settings import FilePath, Settings
 from nuvlm.models.jobs import FamilySettings, Request
 
 Count = Annotated[int, Field(ge=1)]
@@ -13,9 +13,19 @@ Background = Literal["black", "white"]
 Quantization = Literal["nf4", "int8", "none"]
 
 
+def _check_patches(settings: Any) -> Any:
+    """Refuse a picture that is not made of whole patches, or heads that do not share a width."""
+    if settings.image_size % settings.patch_size:
+        raise ValueError(f"image_size ({settings.image_size}) must be a multiple of patch_size ({settings.patch_size})")
+    if settings.hidden % settings.heads:
+        raise ValueError(f"hidden ({settings.hidden}) must be a multiple of heads ({settings.heads})")
+    return settings
+
+
 class ScratchSettings(Settings):
     """The tiny Mllama that the demo builds: the same classes as Llama 3.2 Vision."""
 
+    section: ClassVar[str] = "scratch"
     hidden: Annotated[int, Field(ge=64, multiple_of=64)] = 64
     """Width of text and vision layers; a multiple of 64, as nf4 needs."""
     text_layers: Annotated[int, Field(ge=2)] = 4
@@ -32,13 +42,29 @@ class ScratchSettings(Settings):
     learning_rate: Rate = 3e-3
     seed: int = 7
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
-        return self
+    _check = model_validator(mode="after")(_check_patches)
+
+
+class GraftSettings(Settings):
+    """SmolLM2-135M-Instruct in the classes of Llama 3.2 Vision, with a new vision tower."""
+
+    section: ClassVar[str] = "smollm"
+    cross_attention_layers: Annotated[int, Field(ge=1, le=30)] = 5
+    """New layers that see the images, spread over the 30 of the language model."""
+    hidden: Annotated[int, Field(ge=64, multiple_of=64)] = 128
+    """Width of the vision tower; a multiple of 64, as nf4 needs."""
+    vision_layers: Count = 4
+    heads: Count = 4
+    image_size: Annotated[int, Field(ge=28)] = 112
+    """Side of the one image tile, pixels."""
+    patch_size: Count = 14
+    steps: Count = 600
+    """Steps of the pre-training of the new parts on geometric shapes and their descriptions."""
+    batch_size: Count = 16
+    learning_rate: Rate = 1e-3
+    seed: int = 7
+
+    _check = model_validator(mode="after")(_check_patches)
 
 
 class HubSettings(Settings):
@@ -70,7 +96,17 @@ class LoraSettings(Settings):
         "down_proj",
     )
     vision: bool = True
-    """The published names also match the vision tower's attention; false keeps the tower frozen."""
+    """Adapters on the vision tower, whose attention the published names also match; false keeps it frozen."""
+    projector: bool = False
+    """Adapters on all linear layers between the tower and the language model, whatever their names."""
+    language: bool = True
+    """Adapters on the language model; false keeps it frozen."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.vision or self.projector or self.language):
+            raise ValueError("vision, projector and language are all false: nothing would be trained")
+        return self
 
 
 class FinetuneSettings(Settings):
@@ -108,6 +144,12 @@ class FinetuneSettings(Settings):
     logging_steps: Count = 10
     background: Background = "white"
     """Of the pictures: pixels without charge are `black`, as in the pixel maps, or `white`, as published: inverted."""
+    eval_steps: Count | None = 1000
+    """Steps between evaluations on validation events; null: only at the end."""
+    eval_events: Count = 256
+    """Validation events of each evaluation during training, drawn once; the one at the end takes all."""
+    load_best_model_at_end: bool = True
+    """Keep the adapter of the evaluation with the lowest loss; false: that of the last step."""
     rationales: Literal["none", "grounded"] = "none"
     """`none`: answers end with the label, as published. `grounded`: a description of the event from simulated truth
     follows, in the phrasings of `vlm.vocabulary`."""
@@ -125,6 +167,10 @@ class FinetuneSettings(Settings):
             raise ValueError(
                 f"global_batch_size ({self.global_batch_size}) must be a multiple of device_batch_size x processes "
                 f"({self.device_batch_size} x {self.processes})"
+            )
+        if self.load_best_model_at_end and self.eval_steps is None:
+            raise ValueError(
+                "load_best_model_at_end: true needs evaluations: set eval_steps, or load_best_model_at_end: false"
             )
         return self
 
@@ -166,13 +212,15 @@ class ExplainSettings(Settings):
 
 
 class VlmSettings(FamilySettings):
-    base: Literal["scratch", "hub", "random"] = "hub"
-    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one. `random`: one of the
-    shape of `hub.model` with random weights, for trials (resources/shapes)."""
+    base: Literal["scratch", "smollm", "hub", "random"] = "hub"
+    """`scratch`: build_base_model makes a tiny Mllama. `smollm`: build_grafted_base makes one with a small language
+    model that has read English. `hub`: fetch_base_model downloads one. `random`: one of the shape of `hub.model` with
+    random weights, for trials (resources/shapes)."""
     scratch: ScratchSettings = ScratchSettings()
+    smollm: GraftSettings = GraftSettings()
     hub: HubSettings = HubSettings()
-    prompts: str = "resources/prompts.yaml"
-    vocabulary: str = "resources/rationales.yaml"
+    prompts: FilePath = "resources/prompts.yaml"
+    vocabulary: FilePath = "resources/rationales.yaml"
     """Phrasings that state truth and parse rationales."""
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
