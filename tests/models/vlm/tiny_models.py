@@ -32,6 +32,8 @@ VISION: dict[str, Any] = {
     "hidden_size": 64, "intermediate_size": 128, "num_hidden_layers": 2, "num_attention_heads": 2, "image_size": 28,
     "patch_size": 7,
 }  # fmt: skip
+# As the published ones, without a head that the text does not use.
+SIGLIP = {"model_type": "siglip_vision_model", "vision_use_head": False}
 QWEN_VISION = {
     "depth": 2, "hidden_size": 64, "intermediate_size": 128, "num_heads": 2, "patch_size": 14, "out_hidden_size": 64,
 }  # fmt: skip
@@ -162,7 +164,7 @@ FAMILIES: dict[str, Tiny] = {
     "gemma3": Tiny(
         config={"boi_token_index": "<start_of_image>", "eoi_token_index": "<end_of_image>",
                 "image_token_index": "<image_soft_token>", "mm_tokens_per_image": 4,
-                "vision_config": VISION | {"model_type": "siglip_vision_model"},
+                "vision_config": VISION | SIGLIP,
                 "text_config": TEXT | {"head_dim": 32, "sliding_window": 1024,
                                        "layer_types": ["sliding_attention", "full_attention"]}},
         images=("Gemma3ImageProcessorPil", {"size": {"height": 28, "width": 28}}),
@@ -188,7 +190,7 @@ FAMILIES: dict[str, Tiny] = {
     ),
     "llava": Tiny(
         config={"image_token_index": "<image>", "vision_feature_select_strategy": "full", "vision_feature_layer": -1,
-                "vision_config": VISION | {"model_type": "siglip_vision_model"},
+                "vision_config": VISION | SIGLIP,
                 "text_config": TEXT | {"model_type": "llama"}},
         images=("LlavaImageProcessorPil", {"size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}}),
         processor=("LlavaProcessor", {
@@ -202,7 +204,7 @@ FAMILIES: dict[str, Tiny] = {
     ),
     "llava_next": Tiny(
         config={"image_token_index": "<image>", "vision_feature_select_strategy": "full", "vision_feature_layer": -1,
-                "image_grid_pinpoints": GRID, "vision_config": VISION | {"model_type": "siglip_vision_model"},
+                "image_grid_pinpoints": GRID, "vision_config": VISION | SIGLIP,
                 "text_config": TEXT | {"model_type": "mistral"}},
         images=("LlavaNextImageProcessorPil", {
             "size": {"shortest_edge": 28}, "crop_size": {"height": 28, "width": 28}, "image_grid_pinpoints": GRID}),
@@ -216,7 +218,7 @@ FAMILIES: dict[str, Tiny] = {
     ),
     "llava_onevision": Tiny(
         config={"image_token_index": "<image>", "video_token_index": "<video>", "image_grid_pinpoints": GRID,
-                "vision_config": VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+                "vision_config": VISION | SIGLIP,
                 "text_config": TEXT | {"model_type": "qwen2"}},
         images=("LlavaOnevisionImageProcessorPil", {
             "size": {"height": 28, "width": 28}, "image_grid_pinpoints": GRID}),
@@ -238,7 +240,7 @@ FAMILIES: dict[str, Tiny] = {
     ),
     "aya_vision": Tiny(
         config={"image_token_index": "<|IMG_PATCH|>", "downsample_factor": 2, "vision_feature_layer": -1,
-                "vision_config": VISION | {"model_type": "siglip_vision_model"},
+                "vision_config": VISION | SIGLIP,
                 "text_config": TEXT | {"model_type": "cohere2", "sliding_window": 4096}},
         images=("GotOcr2ImageProcessorPil", {
             "size": {"height": 28, "width": 28}, "crop_to_patches": True, "min_patches": 1, "max_patches": 4}),
@@ -249,7 +251,7 @@ FAMILIES: dict[str, Tiny] = {
     ),
     "paligemma": Tiny(
         config={"image_token_index": "<image>", "projection_dim": 64,
-                "vision_config": VISION | {"model_type": "siglip_vision_model", "vision_use_head": False},
+                "vision_config": VISION | SIGLIP,
                 "text_config": TEXT | {"model_type": "gemma", "head_dim": 32}},
         images=("SiglipImageProcessorPil", {"size": {"height": 28, "width": 28}, "image_seq_length": 16}),
         processor=("PaliGemmaProcessor", {}),

@@ -52,7 +52,7 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
     if not (snapshot / CONFIG).exists():
         raise InputError(f"{name}: no {CONFIG}, so not a model in the format of transformers. Check vlm.hub.model.")
     kind = family_of(snapshot, name).model_type
-    read_processor(snapshot, name)
+    read_processor(snapshot, name, chat_templates / f"{kind}.jinja")
     check_tiles(name, snapshot, settings.max_tiles)
     commit = snapshot.name  # the hub's cache names snapshots by commit
     snapshot = _download(settings, commit, (*SMALL, "*.safetensors"))

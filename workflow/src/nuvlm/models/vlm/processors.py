@@ -24,13 +24,14 @@ def refused(where: Path | str, check: str, reason: str) -> InputError:
     )
 
 
-def read_processor(folder: Path, where: Path | str | None = None) -> ProcessorMixin:
+def read_processor(folder: Path, where: Path | str | None = None, template: Path | None = None) -> ProcessorMixin:
     """The processor of the model in `folder`, with a chat template that marks the answers.
 
     Its tokenizer's end token is the one that ends an answer.
 
     Args:
         where: the model's name for messages.
+        template: replaces the published chat template, if the file exists.
 
     Raises:
         InputError: a part is missing, or needs packages that are not there.
@@ -48,6 +49,8 @@ def read_processor(folder: Path, where: Path | str | None = None) -> ProcessorMi
         raise refused(name, "processor", f"it needs a package that is missing ({_first_sentence(error)})") from error
     except (ValueError, TypeError, OSError, KeyError, AttributeError) as error:
         raise refused(name, "processor", f"it cannot be made for images and text ({_first_sentence(error)})") from error
+    if template is not None and template.exists():
+        processor.chat_template = template.read_text(encoding="utf-8")
     try:
         adapt_template(processor)
     except TemplateRefusedError as error:
