@@ -5,6 +5,7 @@
 # make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
 # make rehearse     a few steps of everything, with random weights: speed, memory, hours: [CONFIG=] [EVENTS=] [PROFILE=]
 # make compare      two finished runs: A=results/x B=results/y
+# make bundle       a finished run to publish, with its provenance: RUN= [LICENSE=] [AUTHOR=]
 # make validate     the simulation compared with PDG and NIST values, some minutes
 # make fault-test   all faults, with thirty kills of a run: a quarter of an hour
 # make slurm-test   the workflow on a Slurm that is installed and started here: as root, on Debian
@@ -14,7 +15,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: demo test fault-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
+.PHONY: bundle demo test fault-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -49,6 +50,11 @@ endif
 # Two finished runs side by side, with a page: make compare A=results/x B=results/y
 compare: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.report.compare $(A) $(B)
+
+# A finished run with all that its report is computed from: make bundle RUN=demo [LICENSE=CC-BY-4.0] [AUTHOR="A. Physicist"]
+bundle: $(INSTALLED)
+	@$(BIN)/python -m nuvlm.workflow.bundle "results/$(RUN)" $(if $(LICENSE),--license "$(LICENSE)") \
+	  $(if $(AUTHOR),--author "$(AUTHOR)")
 
 # Before anything runs: make inspect FILE=mine.h5 [SOURCE=larndsim] [OFFSET=0,0,3500]
 inspect: $(INSTALLED)
@@ -88,20 +94,20 @@ lint: $(INSTALLED)
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	PATH="$(CURDIR)/$(BIN):$$PATH" $(BIN)/lint-imports
-	$(BIN)/snakefmt --check Snakefile workflow/rules
+	$(BIN)/snakefmt --check Snakefile workflow/Snakefile workflow/rules
 	$(BIN)/snakemake --lint
 
 format: $(INSTALLED)
 	$(BIN)/ruff check --fix .
 	$(BIN)/ruff format .
-	$(BIN)/snakefmt Snakefile workflow/rules
+	$(BIN)/snakefmt Snakefile workflow/Snakefile workflow/rules
 
 # Resolves the version ranges of pyproject.toml in a fresh environment.
 lock:
 	rm -rf $(VENV)
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0 setuptools wheel ninja packaging
-	$(BIN)/pip install --quiet --no-build-isolation '.[deepspeed,dev]'
+	$(BIN)/pip install --quiet --no-build-isolation '.[bundle,deepspeed,dev]'
 	$(BIN)/pip uninstall --quiet --yes nuvlm
 	{ echo "# Written by 'make lock' from pyproject.toml: what was tested together."; \
 	  $(BIN)/pip freeze --all | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements.lock

@@ -6,7 +6,7 @@ from pathlib import Path
 
 from paths import REPOSITORY
 
-SETTINGS = REPOSITORY / "tests" / "workflow" / "tiny.yaml"
+SETTINGS = REPOSITORY / ".test" / "config" / "config.yaml"
 
 
 def snakemake(folder: Path, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:

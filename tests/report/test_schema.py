@@ -9,6 +9,7 @@ import pytest
 from pydantic import ValidationError
 
 from explanations_on_disk import write_explanations
+from nuvlm.report.cards import data_card, model_card
 from nuvlm.report.schema import Report, check_report, json_schema
 from paths import REPOSITORY
 from report_on_disk import make_report
@@ -44,7 +45,11 @@ def test_a_report_is_valid(report: dict) -> None:
 
 
 def test_a_report_without_truth_is_valid(tmp_path: Path) -> None:
-    jsonschema.validate(write(tmp_path, labelled=0), SCHEMA)
+    report = write(tmp_path, labelled=0)
+    jsonschema.validate(report, SCHEMA)
+    # Its cards can be written, too.
+    assert "so there are no scores" in model_card(report, "vlm", "MIT", "demo")
+    assert "| none | 0 |" in data_card(report, "MIT")
 
 
 def test_every_key_is_in_the_documentation() -> None:

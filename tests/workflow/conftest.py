@@ -13,7 +13,7 @@ RECORDER = Path(__file__).parent / "record_calls"
 
 @pytest.fixture(scope="session")
 def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A copy of the workflow with a finished run of tiny.yaml, and the calls of each job in ``calls``."""
+    """A copy of the workflow with a finished run of .test, and the calls of each job in ``calls``."""
     folder = copy_workflow(tmp_path_factory.mktemp("run"))
     (folder / "calls").mkdir()
     with pytest.MonkeyPatch.context() as patch:

@@ -1,13 +1,16 @@
 """Which jobs run after which change. Dry-runs and touches of the real workflow: no job is executed."""
 
 import ast
+import logging
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
 
 import h5py
 import numpy as np
@@ -15,6 +18,7 @@ import pytest
 import yaml
 from pydantic import BaseModel
 from snakemake.utils import update_config
+from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
 
 from nuvlm.dataset.store_list import write_store_list
 from nuvlm.models.table import FAMILIES
@@ -238,6 +242,11 @@ def test_a_recipe_left_out_or_added_concerns_no_other_cnn(finished):
     assert planned(finished, *TINY, "cnn={recipes: {wide: {batch_size: 8}}}") == explain | new
 
 
+def test_a_further_training_repeats_no_other(finished):
+    new = {"train_cnn": CNNS, "export_cnn": CNNS, "classify_cnn": CNNS * PARTS}
+    assert planned(finished, *TINY, "cnn={seeds: 2}") == after("evaluate") | new
+
+
 PACKAGE = Path("workflow/src/nuvlm")
 
 
@@ -273,6 +282,19 @@ def test_a_comment_or_a_touched_file_reruns_nothing(finished):
     for file in (*(finished / PACKAGE).rglob("*.py"), *(finished / "workflow/scripts").glob("*.py")):
         edit(file)
     assert planned(finished, *TINY) == {}
+
+
+def test_a_fresh_clone_with_copied_results_reruns_nothing(finished):
+    """All that comes with the workflow is newer than the results, with Snakemake's records of them and without."""
+    for file in (file for name in ("workflow", "resources", "config") for file in (finished / name).rglob("*")):
+        file.touch()
+    assert planned(finished, *TINY) == {}
+    records = (finished / ".snakemake").rename(finished / "records")
+    try:
+        assert planned(finished, *TINY) == {}
+    finally:
+        shutil.rmtree(finished / ".snakemake")
+        records.rename(finished / ".snakemake")
 
 
 @pytest.mark.parametrize(
@@ -401,6 +423,24 @@ SITES = {
 FOUR_GPUS = [*TINY, "run=four", "vlm={finetune: {gpus: 4}}"]
 
 
+def test_the_last_attempt_fits_an_ordinary_cluster(checkout):
+    """24 hours and 256 GB: Slurm refuses what is more, or lets it wait for ever. Jobs that resume ask for the same."""
+    arguments = ["--dry-run", "--cores", "64", *FOUR_GPUS, "vlm={finetune: {gpus: 4}, classify: {gpus: 1}}"]
+    asked = []
+    for attempt in ("1", "3"):
+        plan = snakemake(checkout, "all", "rehearse", *arguments, "--attempt", attempt)
+        jobs = re.findall(r"(?ms)^(?:local)?rule (\w+):$.*?^    resources: ([^\n]*)$", plan)
+        asked.append(
+            {rule: [int(re.search(rf"{name}=(\d+)", line)[1]) for name in ("mem_mb", "runtime")]
+             for rule, line in jobs if "runtime=" in line}
+        )  # fmt: skip
+    first, last = asked
+    assert {"train_cnn", "finetune_vlm", "rehearse", "classify_vlm", "list_events"} <= last.keys()
+    assert all(memory <= 256_000 and minutes <= 1440 for memory, minutes in last.values()), last
+    for rule in ("train_cnn", "finetune_vlm"):
+        assert first[rule] == last[rule]
+
+
 @pytest.mark.parametrize("site", SITES)
 def test_the_four_gpu_job_asks_for_its_resources(checkout, site):
     values, expected = SITES[site]
@@ -440,8 +480,42 @@ def test_only_training_takes_several_gpus(checkout):
 
 def test_every_rule_with_gpus_goes_to_their_partition(checkout):
     with_gpus = {rule for rule, request in requests(Config()).items() if request.gpus}
-    profile = (checkout / "profiles/slurm/config.yaml").read_text()
-    assert set(re.search(r"gpu_rules: \[(.*)\]", profile)[1].split(", ")) == with_gpus | {"rehearse"}
+    for site in ("slurm", "workstation"):
+        profile = (checkout / f"profiles/{site}/config.yaml").read_text()
+        assert set(re.search(r"gpu_rules: \[(.*)\]", profile)[1].split(", ")) == with_gpus | {"rehearse"}
+
+
+def test_a_workstation_runs_one_job_with_gpus_at_a_time(checkout):
+    arguments = ["--profile", "profiles/workstation", "--cores", "64", *TINY, "run=workstation"]
+    plan = snakemake(checkout, "--dry-run", *arguments, "cnn={gpus: 1, classify_backend: torch}")
+    for rule, one in {"train_cnn": True, "classify_cnn": True, "train_bdt": False, "finetune_vlm": False}.items():
+        job = plan.split(f"rule {rule}:")[1].split("\n\n")[0]
+        asked = re.search(r"resources: (.*)", job)[1].split(", ")
+        assert ("gpu_jobs=1" in asked) == one
+    assert "gpu_jobs=1" in (checkout / "profiles/workstation/config.yaml").read_text()
+
+
+def test_with_a_partition_file_every_job_goes_where_it_fits(checkout):
+    """By the executor's own choice, with what the rules ask for."""
+    partitions = read_partition_file(checkout / "profiles/slurm/partitions.yaml")
+    profile = checkout / "profiles" / "slurm" / "config.yaml"
+    original = profile.read_text()
+    profile.write_text(original.replace('partitions: ""', "partitions: profiles/slurm/partitions.yaml"))
+    try:
+        plan = snakemake(checkout, "--dry-run", "--profile", "profiles/slurm", "--cores", "64", *FOUR_GPUS)
+    finally:
+        profile.write_text(original)
+    assert "slurm_partition" not in plan
+    chosen = {}
+    for block in re.split(r"^(?:local)?rule ", plan, flags=re.M)[1:]:
+        asked = dict(pair.split("=", 1) for pair in re.search(r"resources: (.*)", block)[1].split(", "))
+        resources = {key: int(value) for key, value in asked.items() if value.isdigit()}
+        threads = re.search(r"threads: (\d+)", block)
+        job = SimpleNamespace(resources=resources, threads=int(threads[1]) if threads else 1, name="job")
+        chosen[block.split(":")[0]] = get_best_partition(partitions, job, logging.getLogger())
+    del chosen["all"]
+    assert (chosen["finetune_vlm"], chosen["crop_displays"]) == ("gpu", "short")
+    assert None not in chosen.values()
 
 
 def test_random_weights_take_the_place_of_downloaded_ones(checkout):

@@ -81,7 +81,7 @@ def planner(checkout: Path) -> Iterator[Planner]:
 def tiny(command: str) -> str:
     """The same command for the tiny run in place of the demo, its variants or a reader's files."""
     command = re.sub(r"results/(demo|wide)\b", "results/tiny", command)
-    command = re.sub(r"(models_from|run|MODELS)=demo\b", r"\1=tiny", command)
+    command = re.sub(r"(models_from|run|MODELS|RUN)=demo\b", r"\1=tiny", command)
     return command.replace("sim00002", "sim00001").replace("/data/", "data/")
 
 
@@ -128,6 +128,8 @@ def test_a_command_of_the_documentation_works(checkout: Path, planner: Planner, 
         assert "make classify SOURCE=voxels FILE=results/tiny/voxels/sim00000.h5" in found
     elif translated.startswith(("make plan", "make compare")):
         assert len(run([*MAKE, *shlex.split(translated)[1:]], checkout).splitlines()) > 5
+    elif translated.startswith("make bundle"):
+        assert "the same, bit by bit" in run([*MAKE, *shlex.split(translated)[1:]], checkout)
     elif translated.startswith("python -m nuvlm."):
         assert run([sys.executable, *shlex.split(translated)[1:]], checkout)
     elif "nuvlm-sha256" in translated:

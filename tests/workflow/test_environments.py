@@ -18,6 +18,7 @@ WORKFLOW = REPOSITORY / "workflow"
 PIN = runpy.run_path(str(WORKFLOW / "envs" / "pin.py"))
 DISTRIBUTIONS = importlib.metadata.packages_distributions()
 ENVIRONMENTS = sorted((WORKFLOW / "envs").glob("*.yaml"))
+TEXTS = "".join(file.read_text() for file in (WORKFLOW / "rules").glob("*.smk"))
 RULE = re.compile(
     r'conda:\s+"\.\./envs/(?P<environment>\w+)\.yaml".*?script:\s+"\.\./scripts/(?P<script>\w+)\.py"', re.S
 )
@@ -65,8 +66,7 @@ def test_versions_are_those_of_the_lock(environment):
 
 
 def test_every_rule_has_an_environment_with_all_that_its_script_imports():
-    texts = [file.read_text() for file in (WORKFLOW / "rules").glob("*.smk")]
-    jobs = [(match["script"], match["environment"], "") for text in texts for match in RULE.finditer(text)]
+    jobs = [(match["script"], match["environment"], "") for match in RULE.finditer(TEXTS)]
     for name, section in Config().families.items():
         training = section.training(section.model_names(name)[0])
         requests = {"train": training, "classify": section.classification(), "explain": section.explanation()}
@@ -85,7 +85,7 @@ def test_every_rule_has_an_environment_with_all_that_its_script_imports():
 def test_training_on_a_gpu_has_a_compiler():
     """Triton calls it; neither image nor environment of a GPU has one by itself."""
     assert "c-compiler" in yaml.safe_load((WORKFLOW / "envs" / "gpu.yaml").read_text())["dependencies"]
-    assert "build-essential" in (WORKFLOW / "envs" / "gpu.def").read_text()
+    assert "build-essential" in (WORKFLOW / "envs" / "Containerfile").read_text()
 
 
 def test_the_lock_is_what_is_installed():
@@ -93,13 +93,34 @@ def test_the_lock_is_what_is_installed():
         assert importlib.metadata.version(name).split("+")[0] == version, f"{name}: run 'make demo' or 'make test' anew"
 
 
-def test_the_image_installs_the_lock_as_make_does():
-    definition = (WORKFLOW / "envs" / "gpu.def").read_text()
-    installed = re.findall(r"^    pip (install .*)$", definition, re.M)
-    made = re.findall(r"^\t\$\(BIN\)/pip (install .*)$", (REPOSITORY / "Makefile").read_text(), re.M)
-    assert [line.replace("/opt/nuvlm/", "") for line in installed] == made[: len(installed)]
-    assert any("--requirement requirements.lock" in line for line in made[: len(installed)])
-    version = re.search(r"^From: python:([\d.]+)-", definition, re.M)
-    assert version
-    for environment in ENVIRONMENTS:
-        assert f"python={version[1]}" in yaml.safe_load(environment.read_text())["dependencies"]
+def test_the_images_install_the_lock_as_make_does():
+    text = (WORKFLOW / "envs" / "Containerfile").read_text().replace("\\\n", "")
+    made = re.findall(r"^\t\$\(BIN\)/pip (install .*)$", (REPOSITORY / "Makefile").read_text(), re.M)[:2]
+    assert any("--requirement requirements.lock" in line for line in made)
+    for stack in ("cpu", "gpu"):
+        stage = text.partition(f" AS {stack}\n")[2].partition("\nFROM ")[0]
+        installed = [
+            line.replace("--no-cache-dir ", "").replace("--extra-index-url ${TORCH_INDEX} ", "").strip()
+            for line in re.findall(r"pip (install [^&\n]*)", stage)
+        ]
+        assert [line.replace("/opt/nuvlm/", "") for line in installed] == made
+
+
+def test_every_rule_has_the_image_of_its_environment():
+    rules = re.findall(r"^ *conda:\n +(.*)\n(?: *container:\n +(.*)\n)?", TEXTS, re.M)
+    assert len(rules) > 15
+    for environment, image in rules:
+        name = re.search(r"envs/(?P<name>.*)\.yaml", environment)["name"]
+        assert image.replace('"', "") == f"image({name.strip('{}')})"
+
+
+def test_all_files_have_the_same_version():
+    texts = {
+        "pyproject.toml": r'^version = "(.*)"',
+        "workflow/src/nuvlm/__init__.py": r'__version__ = "(.*)"',
+        "CITATION.cff": r"^version: (.*)",
+        "codemeta.json": r'"version": "(.*)"',
+        "reana.yaml": r"nuvlm-cpu:(.*)",
+    }
+    found = {name: re.search(text, (REPOSITORY / name).read_text(), re.M)[1] for name, text in texts.items()}
+    assert len(set(found.values())) == 1, found

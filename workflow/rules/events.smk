@@ -17,6 +17,8 @@ rule list_events:
         "<results>/benchmarks/list_events.tsv"
     conda:
         "../envs/cpu.yaml"
+    container:
+        image("cpu")
     threads: 1
     resources:
         mem_mb=scaled(4000),

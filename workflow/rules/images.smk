@@ -14,6 +14,8 @@ if CONFIG.input.has_voxels:
             "<results>/benchmarks/smear_and_downsample/{shard}.tsv"
         conda:
             "../envs/cpu.yaml"
+        container:
+            image("cpu")
         threads: 1
         resources:
             mem_mb=scaled(2000),
@@ -46,6 +48,8 @@ if CONFIG.input.has_voxels:
             "<results>/benchmarks/crop_displays/{shard}.tsv"
         conda:
             "../envs/cpu.yaml"
+        container:
+            image("cpu")
         threads: 1
         resources:
             mem_mb=scaled(2000),

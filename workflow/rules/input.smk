@@ -15,6 +15,8 @@ if CONFIG.input.source == "simulate":
             "<results>/benchmarks/simulate_events/{shard}.tsv"
         conda:
             "../envs/cpu.yaml"
+        container:
+            image("cpu")
         threads: 1
         resources:
             mem_mb=scaled(2000),
@@ -60,6 +62,8 @@ if ROW.reader is not None:
             "<results>/benchmarks/convert/{shard}.tsv"
         conda:
             "../envs/cpu.yaml"
+        container:
+            image("cpu")
         threads: 1
         resources:
             mem_mb=scaled(2000),

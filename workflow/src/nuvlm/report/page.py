@@ -22,6 +22,7 @@ from nuvlm.report.alt import describe
 from nuvlm.report.browser_data import as_script, page_data
 from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
+from nuvlm.report.language import compare_language
 from nuvlm.report.names import figure_name, words
 from nuvlm.report.provenance import provenance
 from nuvlm.report.schema import SCORES, VERSION, check_report
@@ -70,28 +71,12 @@ def write_report(
     """
     results = read_json(scores)
     collected = read_json(browser)
-    reference = yaml.safe_load(published.read_text())
+    numbers = report_numbers(
+        results, collected, predictions, training, published, config, provenance(config, repository)
+    )
     models = list(results["scores"])
     conditions = shown_in_full(results["scores"][models[0]])
     main = conditions[0]
-    cost = {model: summarise_cost(predictions[model][main], training[model]) for model in models}
-    headline, sentences = summarise(results, cost, main)
-    images = read_json(next(iter(training.values()))).get("images", {})
-    numbers = {
-        "format": "nuvlm-report",
-        "version": VERSION,
-        "run": config.get("run"),
-        "headline": headline,
-        "summary": sentences,
-        **results,
-        "windows": _windows(results["windows"], images.get("centre")),
-        "controls": conclude(results),
-        "cost": cost,
-        "departures": departures(reference["setup"], with_image_settings(config, images)),
-        "published": reference,
-        "gallery": [_facts(event) for event in collected["events"]],
-        "provenance": provenance(config, repository) | {"events": results["events"]},
-    }
     html = (
         environment()
         .get_template("page.html.j2")
@@ -118,8 +103,52 @@ def write_report(
         partial.write_text(latex_tables(numbers), encoding="utf-8")
     with atomic_path(page) as partial:
         partial.write_text(html, encoding="utf-8")
-    logger.info("%s", headline)
+    logger.info("%s", numbers["headline"])
     logger.info("%s: %.1f MB", page, page.stat().st_size / 1e6)
+
+
+def report_numbers(
+    results: Mapping[str, Any],
+    collected: Mapping[str, Any],
+    predictions: Predictions,
+    training: Mapping[str, Path],
+    published: Path,
+    config: Mapping[str, Any],
+    origin: Mapping[str, Any],
+) -> dict[str, Any]:
+    """Collect the content of report.json, a :class:`nuvlm.report.schema.Report`.
+
+    Args:
+        results: content of scores.json of ``evaluate``.
+        collected: content of events.json of ``collect_events``.
+        predictions: prediction tables of each model under each condition; each has a cost file beside it.
+        training: training.json of each model.
+        published: resources/published.yaml.
+        config: complete configuration.
+        origin: provenance of the run.
+    """
+    reference = yaml.safe_load(published.read_text())
+    models = list(results["scores"])
+    main = shown_in_full(results["scores"][models[0]])[0]
+    cost = {model: summarise_cost(predictions[model][main], training[model]) for model in models}
+    headline, sentences = summarise(results, cost, main)
+    images = read_json(next(iter(training.values()))).get("images", {})
+    return {
+        "format": "nuvlm-report",
+        "version": VERSION,
+        "run": config.get("run"),
+        "headline": headline,
+        "summary": sentences,
+        **results,
+        "windows": _windows(results["windows"], images.get("centre")),
+        "controls": conclude(results),
+        "language": compare_language(results, cost, main),
+        "cost": cost,
+        "departures": departures(reference["setup"], with_image_settings(config, images)),
+        "published": reference,
+        "gallery": [_facts(event) for event in collected["events"]],
+        "provenance": {**origin, "events": results["events"]},
+    }
 
 
 def with_image_settings(config: Mapping[str, Any], images: Mapping[str, Any]) -> dict[str, Any]:
