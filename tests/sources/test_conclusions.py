@@ -7,6 +7,10 @@ import h5py
 import numpy as np
 import zarr
 
+from nuvlm.base.conclusions import Conclusions
+from nuvlm.base.stores import open_store
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Diffusion
 from nuvlm.sources.interactions import Interaction
 from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
 from nuvlm.sources.shard_writer import VoxelShardWriter
@@ -38,3 +42,12 @@ def test_conclusions_are_kept_in_a_pixel_map_store(tmp_path):
     maps = PixelMap("1", 1, np.ones((2, 16, 16), dtype=np.uint8))
     writer.write(tmp_path / "in.h5", [maps], 1, source="png", views=["xz", "yz"])
     assert json.loads(zarr.open_group(tmp_path / "out.zarr", mode="r").attrs["conclusions"])[0] == FOUND
+
+
+def test_conclusions_about_a_shard_of_another_program_are_kept_with_its_displays(tmp_path, make_shard, detector):
+    shard, displays = make_shard(truth=False), tmp_path / "displays.zarr"
+    found = Conclusions()
+    found.add(shard, "energies", "in MeV", "0.4 MeV a voxel")
+    smear_and_downsample(shard, displays, detector=detector, diffusion=Diffusion(), pixel_mm=50, conclusions=found)
+    kept = json.loads(open_store(displays, "nuvlm-displays").attrs["conclusions"])
+    assert kept == [{"subject": "energies", "value": "in MeV", "evidence": "0.4 MeV a voxel"}]

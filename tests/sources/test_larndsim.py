@@ -461,6 +461,17 @@ def test_any_flipped_byte_is_either_harmless_or_told(tmp_path, detector):
     any_flipped_byte_is_harmless_or_named(whole, lambda path: convert(path, detector, on_bad_event="skip"), 100)
 
 
+@pytest.mark.parametrize("rows_at_once", [3, 7, 10])
+def test_a_neutrino_that_a_block_cuts_is_one(tmp_path, detector, monkeypatch, rows_at_once):
+    """Without a truth table and numbers of segments nothing else says so."""
+    path = write_file(tmp_path / "a.h5", header=False)
+    events, _ = convert(path, detector)
+    monkeypatch.setattr(larndsim_segments, "ROWS", rows_at_once)
+    same, _ = convert(path, detector)
+    assert same.tobytes() == events.tobytes()
+    assert len(same) == 3
+
+
 def doubled(tables):
     """The file merged with itself."""
     for name in tables:

@@ -185,5 +185,9 @@ def check_dataset(path: str | Path, dataset: h5py.Dataset, *, at_once: bool = Fa
             )
     if dataset.is_virtual or dataset.external:
         raise InputError(f"{path}: {dataset.name} is stored in other files. Copy it into this one (h5repack).")
-    if dataset.size and dataset.id.get_space_status() != h5py.h5d.SPACE_STATUS_ALLOCATED:
-        raise InputError(f"{path}: {dataset.name} is incomplete. Copy or make the file again.")
+    try:
+        complete = not dataset.size or dataset.id.get_space_status() == h5py.h5d.SPACE_STATUS_ALLOCATED
+    except (OSError, RuntimeError):  # an address that is damaged
+        complete = False
+    if not complete:
+        raise InputError(f"{path}: {dataset.name} is incomplete or damaged. Copy or make the file again.")

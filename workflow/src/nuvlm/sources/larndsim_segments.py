@@ -276,17 +276,22 @@ class SegmentTable:
         Rows of one neutrino in two places may also be out of order. The truth tables decide if there are some, else
         the numbers of segments, which are unique in a file.
         """
-        keys, starts, ids = [], [], []
+        keys: list[tuple[int, int]] = []
+        starts: list[int] = []
+        ids: list[np.ndarray] = []
         for first in range(0, len(self._table), ROWS):
             rows = self._read(first, min(first + ROWS, len(self._table)))
             event, vertex = self._numbers(rows)
-            new = np.r_[True, (event[1:] != event[:-1]) | (vertex[1:] != vertex[:-1])]
+            # The first rows of a block may continue the last neutrino of the block before.
+            continues = bool(keys) and keys[-1] == (int(event[0]), int(vertex[0]))
+            new = np.r_[not continues, (event[1:] != event[:-1]) | (vertex[1:] != vertex[:-1])]
             if self._segment:
                 number = integers(self._path, self.name_of_table, self._segment, rows)
                 new[1:] |= number[1:] < number[:-1]
+                new[0] |= bool(ids) and number[0] < ids[-1][-1]
                 ids.append(number)
             begins = np.flatnonzero(new)
-            keys += list(zip(event[begins].tolist(), vertex[begins].tolist(), strict=True))
+            keys += zip(event[begins].tolist(), vertex[begins].tolist(), strict=True)
             starts += (first + begins).tolist()
         begins_anew = passes(keys)
         self._starts = np.array(starts, dtype=np.int64)[begins_anew[1:]]
