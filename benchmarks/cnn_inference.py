@@ -1,13 +1,13 @@
-"""The CNN in torch and in onnxruntime on CPU cores, in one run.
+"""A CNN in torch and in onnxruntime on CPU cores, in one run.
 
-    python benchmarks/cnn_inference.py [--size 512] [--width 1] [--threads 1 2] [--rounds N]
+    python benchmarks/cnn_inference.py [--network published] [--size 512] [--width 1] [--threads 1 2] [--rounds N]
 
 Times the network alone on random pixel maps in memory, from uint8 to logits. Every round takes the time of every
 method once, one after the other, so that whatever else the machine does slows down all of them; given are the median of
 the rounds and the best one, which is the least disturbed, for one event, and the median CPU time of all threads, which
-on one thread does not depend on what else the machine does. Prints the result and writes results/cnn_inference.json
-beside this file. The ratios are what carries over to other machines: the published 20 ms a sample were measured on an
-RTX A5000, batch 1, with 2 x 512 x 512 pixels.
+on one thread does not depend on what else the machine does. Prints the result and writes
+results/cnn_inference_{network}.json beside this file. The ratios are what carries over to other machines: the published
+20 ms a sample were measured on an RTX A5000, batch 1, with 2 x 512 x 512 pixels.
 """
 
 import argparse
@@ -25,9 +25,12 @@ import numpy as np
 import onnxruntime
 import torch
 
+from nuvlm.models.classifier.network import count_parameters, to_float
 from nuvlm.models.cnn.export import write_onnx
-from nuvlm.models.cnn.network import SiameseCnn, count_parameters, to_float
+from nuvlm.models.cnn.network import NETWORKS
 from nuvlm.models.cnn.runtime import open_session
+from nuvlm.models.cnn.settings import NetworkName
+from nuvlm.models.cnn.siamese import SiameseCnn
 
 VIEWS = 2
 EAGER = "torch, eager"
@@ -63,9 +66,9 @@ def methods(network: SiameseCnn, onnx: Path, threads: int, compiler: bool) -> di
     return timed
 
 
-def as_if_trained(width: float) -> SiameseCnn:
+def as_if_trained(name: NetworkName, width: float) -> SiameseCnn:
     """A network whose activations have the size that batch normalisation gives them, not next to nothing."""
-    network = SiameseCnn(views=VIEWS, width=width).train()
+    network = NETWORKS[name](views=VIEWS, width=width).train()
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0
@@ -94,13 +97,14 @@ def measure(timed: dict[str, Method], size: int, rounds: int) -> dict[str, dict[
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=list(NETWORKS), default="published")
     parser.add_argument("--size", type=int, default=512)
     parser.add_argument("--width", type=float, default=1.0)
     parser.add_argument("--threads", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--rounds", type=int, default=11)
     arguments = parser.parse_args()
     torch.manual_seed(1)
-    network = as_if_trained(arguments.width)
+    network = as_if_trained(arguments.network, arguments.width)
     compiler = shutil.which("g++") is not None
     with tempfile.TemporaryDirectory() as folder:
         onnx = Path(folder) / "model.onnx"
@@ -118,6 +122,7 @@ def main() -> None:
         "torch": torch.__version__,
         "onnxruntime": onnxruntime.__version__,
         "images": f"{VIEWS} x {arguments.size} x {arguments.size}",
+        "network": arguments.network,
         "width": arguments.width,
         "parameters": count_parameters(network),
         "rounds": arguments.rounds,
@@ -125,7 +130,7 @@ def main() -> None:
     }
     text = json.dumps(result, indent=1)
     print(text)
-    (Path(__file__).parent / "results" / "cnn_inference.json").write_text(text + "\n")
+    (Path(__file__).parent / "results" / f"cnn_inference_{arguments.network}.json").write_text(text + "\n")
 
 
 if __name__ == "__main__":

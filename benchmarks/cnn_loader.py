@@ -8,7 +8,7 @@ affects all of them. Results are medians over rounds in microseconds per event: 
 training process:
 
     floor                     black images written to allocated memory (memset), the lower limit
-    numpy, kernel             images from coordinates, with plain NumPy and with the kernel of `nuvlm.models.cnn.data`
+    numpy, kernel             images from coordinates, with plain NumPy and with the kernel of `classifier.data`
     memory, stored            batches of images in memory, or read from disk for each batch
     memory_1, stored_1        the same, prepared by one worker process; `cpu` is the remaining time of the trainer
     network                   forward, backward and a step of Adam, on one thread
@@ -34,8 +34,9 @@ from nuvlm.detector.crop import crop_displays
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import open_shard
-from nuvlm.models.cnn.data import Images, SparseImages, StoredImages, batches, read_sparse
-from nuvlm.models.cnn.network import SiameseCnn, to_float
+from nuvlm.models.classifier.data import Images, SparseImages, StoredImages, batches, read_sparse
+from nuvlm.models.classifier.network import to_float
+from nuvlm.models.cnn.network import NETWORKS
 
 CROP = {"centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 # pixel side (mm), window (pixels), width of the network, events a batch, and of the network's
@@ -57,7 +58,7 @@ def open_pixel_maps(shard: Path, folder: Path, pixel_mm: float, size: int) -> St
 
 def training_step(views: int, width: float, batch: np.ndarray) -> Callable[[], None]:
     torch.manual_seed(1)
-    network = SiameseCnn(views=views, width=width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    network = NETWORKS["mobilenet"](views=views, width=width).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     optimizer = torch.optim.Adam(network.parameters(), lr=1e-6)
     labels = torch.arange(len(batch)) % 3
 

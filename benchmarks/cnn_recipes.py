@@ -1,11 +1,12 @@
 """Compare training recipes of the CNN on the validation split of a run.
 
-    python benchmarks/cnn_recipes.py results/demo [--recipes NAME ...] [--seeds 1 2] [--epochs 8] [--result FILE]
+    python benchmarks/cnn_recipes.py results/demo [--network published] [--recipes NAME ...] [--seeds 1 2]
+                                     [--epochs 8] [--result FILE]
 
-Trains the network with each recipe below and each seed, and classifies the validation events with the best epoch, at
+Trains a network with each recipe below and each seed, and classifies the validation events with the best epoch, at
 full and at half the resolution. The test split is not used. Prints the table of docs/cnn.md and writes
-results/cnn_recipes.json beside this file after each training; trainings in this file with the same recipe and events
-are not repeated.
+results/cnn_recipes.json beside this file after each training; trainings in this file with the same network, recipe and
+events are not repeated.
 """
 
 import argparse
@@ -24,11 +25,11 @@ from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.files import read_json, sha256
 from nuvlm.base.logs import setup_logging
 from nuvlm.dataset.event_table import read_events
-from nuvlm.models.cnn.data import open_images
-from nuvlm.models.cnn.network import load_cnn
-from nuvlm.models.cnn.processes import ProcessGroup
+from nuvlm.models.classifier.data import open_images
+from nuvlm.models.classifier.processes import ProcessGroup
+from nuvlm.models.classifier.trainer import Split, validate
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
 from nuvlm.models.cnn.settings import Recipe, TrainSettings
-from nuvlm.models.cnn.trainer import Split, validate
 from nuvlm.models.cnn.training import train_cnn
 
 RESULT = Path(__file__).parent / "results" / "cnn_recipes.json"
@@ -110,6 +111,7 @@ def table_of(trainings: list[dict[str, Any]]) -> str:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("run", type=Path, help="folder of a run, with events.parquet and pixelmaps")
+    parser.add_argument("--network", choices=list(NETWORKS), default="mobilenet")
     parser.add_argument("--recipes", nargs="+", choices=RECIPES, default=list(RECIPES), metavar="NAME")
     parser.add_argument("--seeds", type=int, nargs="+", default=[1, 2])
     parser.add_argument("--epochs", type=int, default=8)
@@ -118,6 +120,7 @@ def main() -> None:
     parser.add_argument("--result", type=Path, default=RESULT)
     arguments = parser.parse_args()
     common = {
+        "network": arguments.network,
         "events": sha256(arguments.run / "events.parquet"),
         "epochs": arguments.epochs,
         "width": arguments.width,
@@ -131,7 +134,8 @@ def main() -> None:
                 key = {"name": name, "seed": seed, **common, "recipe": RECIPES[name]}
                 if any(key.items() <= training.items() for training in trainings):
                     continue
-                recipe = Recipe(**RECIPES[name], max_epochs=arguments.epochs, patience=arguments.epochs)
+                epochs = {"max_epochs": arguments.epochs, "patience": arguments.epochs}
+                recipe = Recipe(network=arguments.network, **RECIPES[name], **epochs)
                 settings = TrainSettings(width=arguments.width, dropout=arguments.dropout, seed=seed, recipe=recipe)
                 trainings.append(key | train_and_validate(arguments.run, settings))
                 result = {

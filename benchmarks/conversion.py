@@ -3,8 +3,9 @@
     python benchmarks/conversion.py [--events 100] [--sources larndsim ndlarflow]
 
 GEANT4's steps of simulated neutrino events are written in the format of each source, over and over under new ids, and
-converted in a separate process on one core, and so is a file with ten times the events: memory must not grow.
-Prints a table and writes results/conversion.json beside this file, where sources that are not named keep their results.
+converted in a separate process on one core, and so is a file with ten times the events: memory must not grow. CPU time
+grows with the load of the machine, which is recorded. Prints a table and writes results/conversion.json beside this
+file, where sources that are not named keep their results.
 
 A source is added by a function that writes its files, in WRITERS.
 """
@@ -110,42 +111,73 @@ def write_pilarnet(path: Path, events: list[Segments], times: int) -> None:
     image_files.write_pilarnet(path, images)
 
 
+def write_microboone_hits(hits: int, compress: bool = True) -> Callable[[Path, list[Segments], int], None]:
+    """A writer of MicroBooNE's open data with so many hits an event, gzip as ph5concat has it, or none."""
+
+    def write(path: Path, events: list[Segments], times: int) -> None:
+        from microboone_file import make_events, write_microboone
+
+        few, repeats = make_events(len(events), hits=hits), times
+        tables = {
+            table: {name: np.concatenate([values] * repeats) for name, values in columns.items()}
+            for table, columns in few.items()
+        }
+        for table in tables.values():
+            table["event_id"][:, 0] += np.repeat(np.arange(repeats), len(table["event_id"]) // repeats).astype(np.int32)
+        write_microboone(path, tables, compress=compress)
+
+    return write
+
+
 WRITERS: dict[str, Callable[[Path, list[Segments], int], None]] = {
     "larndsim": write_larndsim,
     "ndlarflow": write_ndlarflow,
     "larcv": write_larcv,
     "larcv_charge": write_larcv_charge,
     "pilarnet": write_pilarnet,
+    "microboone": write_microboone_hits(2000),
+    "microboone 16000 hits": write_microboone_hits(16000),
+    "microboone 16000 hits no gzip": write_microboone_hits(16000, compress=False),
 }
-"""Source -> writes events, so many times over, to a file of that source."""
+"""Source, and what the file has -> writes events, so many times over, to a file of that source. A readout of MicroBooNE
+with its cosmic rays has some 16,000 hits (github.com/uboone/OpenSamples)."""
 SETTINGS: dict[str, dict[str, Any]] = {"pilarnet": {"offset_mm": (-1152, -1152, 0)}}
 """Source -> settings that its files need."""
 
 
-def convert(source: str, path: Path) -> None:
+def convert(name: str, path: Path) -> None:
     """Convert a file several times; print events, voxels, events per CPU second at best, and peak memory."""
+    source = name.split()[0]
     row = SOURCES[source]
     assert row.reader is not None
-    read, writer = resolve_name(row.reader), resolve_name(row.writer)
+    read, writer, maps = resolve_name(row.reader), resolve_name(row.writer), row.kind == "maps"
     seconds = np.inf
     for _ in range(REPEATS):  # the first compiles
         settings = {"on_bad_event": "skip"} | SETTINGS.get(source, {})
-        out = writer(shard=path.with_suffix(".voxels.h5"), detector=DETECTOR, **settings)
-        begin = time.process_time()
-        read(path, out)
-        seconds = min(seconds, time.process_time() - begin)
-    with h5py.File(path.with_suffix(".voxels.h5")) as file:
-        events, voxels = len(file["events"]), len(file["voxels/energy"])
+        with tempfile.TemporaryDirectory(dir=path.parent) as folder:
+            made = Path(folder) / "made.h5"
+            where = {"store": made, "truth": Path(folder) / "truth"} if maps else {"shard": made, "detector": DETECTOR}
+            begin = time.process_time()
+            read(path, writer(**where, **settings))
+            seconds = min(seconds, time.process_time() - begin)
+            if maps:
+                with h5py.File(path) as file:
+                    events, unit, units = len(file["event_table/event_id"]), "hits", len(file["hit_table/event_id"])
+            else:
+                with h5py.File(made) as file:
+                    events, unit, units = len(file["events"]), "voxels", len(file["voxels/energy"])
     # Not ru_maxrss, which begins with the memory of the process that started this one.
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
-    result = {"events": events, "voxels_per_event": voxels / events, "events_per_cpu_second": events / seconds}
-    result["cpu_seconds_per_event"] = seconds / events
+    result = {"events": events, "unit": unit, "units_per_event": units / events, "load": os.getloadavg()[0]}
+    result |= {"cpu_seconds_per_event": seconds / events, "events_per_cpu_second": events / seconds}
+    result |= {"million_units_per_cpu_second": units / seconds / 1e6}
     print(json.dumps(result | {"peak_mb": int(status["VmHWM"].split()[0]) / 1024}))
 
 
-def in_its_own_process(source: str, path: Path) -> dict[str, float]:
+def in_its_own_process(source: str, path: Path) -> dict[str, Any]:
     command = [sys.executable, __file__, "--convert", source, str(path)]
-    found: dict[str, float] = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout)
+    output = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout
+    found: dict[str, Any] = json.loads(output.splitlines()[-1])
     return found
 
 
@@ -162,14 +194,15 @@ def main() -> None:
     result = json.loads(RESULTS.read_text())["sources"] if RESULTS.exists() else {}
     with tempfile.TemporaryDirectory() as folder:
         for source in arguments.sources:
-            paths = {times: Path(folder) / f"{source}{times}.h5" for times in (2, 20)}
+            paths = {times: Path(folder) / f"{times}.h5" for times in (2, 20)}
             for times, path in paths.items():
                 WRITERS[source](path, events, times)
             few, many = (in_its_own_process(source, path) for path in paths.values())
             result[source] = many | {"peak_mb_of_a_tenth": few["peak_mb"]}
             print(
-                f"{source:12} {many['events_per_cpu_second']:8.0f} events/s, {many['voxels_per_event']:.0f} voxels,"
-                f" {many['peak_mb']:.0f} MB; {few['peak_mb']:.0f} MB for a tenth of the events"
+                f"{source:32} {many['events_per_cpu_second']:8.0f} events/s of {many['units_per_event']:.0f} "
+                f"{many['unit']}, {many['million_units_per_cpu_second']:.2f} million/s; {many['peak_mb']:.0f} MB, "
+                f"{few['peak_mb']:.0f} MB for a tenth of the events"
             )
     head = {"machine": f"{platform.machine()}, {os.cpu_count()} cores", "python": platform.python_version()}
     RESULTS.write_text(json.dumps(head | {"numpy": np.__version__, "sources": result}, indent=1) + "\n")

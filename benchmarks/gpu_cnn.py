@@ -1,7 +1,7 @@
-"""Training the Siamese CNN and classifying with it on one GPU, at full width and 2 x 512 x 512 pixels.
+"""Training a CNN and classifying with it on one GPU, at full width and 2 x 512 x 512 pixels.
 
-    python benchmarks/gpu_cnn.py [--run results/demo] [--modes tf32 bf16] [--batches 16 64 128 256] [--workers 4]
-                                 [--device cpu] [--tiny] [--out FILE]
+    python benchmarks/gpu_cnn.py [--network published] [--run results/demo] [--modes tf32 bf16]
+                                 [--batches 16 64 128 256] [--workers 4] [--device cpu] [--tiny] [--out FILE]
 
 Calls `train_cnn` and `classify_cnn` as the workflow does and reports what they record, on random maps with 1 % lit
 pixels or on those of a run (its size and views). For each mode (`fp32`, `tf32`, the default, `bf16`, and compiled) and
@@ -15,8 +15,8 @@ batch size:
   three times both.
 
 A failed measurement is recorded and the others continue. Results, with machine, versions and commit, are written to
-results/gpu_cnn_{device}.json beside this file after each mode. --tiny runs a tiny network through the same code, also
-without a GPU, and only traces the compilation; its numbers have no meaning and are only printed.
+results/gpu_cnn_{network}_{device}.json beside this file after each mode. --tiny runs a tiny network through the same
+code, also without a GPU, and only traces the compilation; its numbers have no meaning and are only printed.
 """
 
 import argparse
@@ -44,16 +44,17 @@ from gpu import attempt, free, logger
 from torch import Tensor, nn
 from torch.utils.flop_counter import FlopCounterMode
 
+import nuvlm.models.classifier.trainer as trainer_module
 import nuvlm.models.cnn.classify as classify_module
-import nuvlm.models.cnn.trainer as trainer_module
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.files import write_json
 from nuvlm.base.stores import create_store
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
+from nuvlm.models.classifier.network import count_parameters
 from nuvlm.models.cnn.classify import classify_cnn
-from nuvlm.models.cnn.network import SiameseCnn, count_parameters, load_cnn
-from nuvlm.models.cnn.settings import Recipe, TrainSettings
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
+from nuvlm.models.cnn.settings import NetworkName, Recipe, TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from nuvlm.models.devices import choose_device, device_name
 from nuvlm.models.vlm.arithmetic import matmul_rate
@@ -91,6 +92,7 @@ MODES = {
 class Scale:
     """What is measured: a network, and how much of it."""
 
+    network: NetworkName
     width: float
     views: int
     size: int
@@ -106,14 +108,14 @@ class Scale:
     """Of the compiler."""
 
 
-def full(batches: Sequence[int], workers: int) -> Scale:
-    """The published network and size."""
-    return Scale(1.0, 2, 512, batches, (1, *batches), 20, workers, threads=os.cpu_count() or 1)
+def full(network: NetworkName, batches: Sequence[int], workers: int) -> Scale:
+    """The published size."""
+    return Scale(network, 1.0, 2, 512, batches, (1, *batches), 20, workers, threads=os.cpu_count() or 1)
 
 
-def tiny() -> Scale:
+def tiny(network: NetworkName = "published") -> Scale:
     """The same code in seconds."""
-    return Scale(0.25, 2, 32, (4,), (1, 4), 2, epochs=2, backend="eager")
+    return Scale(network, 0.25, 2, 32, (4,), (1, 4), 2, epochs=2, backend="eager")
 
 
 @dataclass(frozen=True)
@@ -257,7 +259,7 @@ def train(maps: Maps, folder: Path, scale: Scale, mode: Mode, batch: int, floor:
         bf16=mode.bf16,
         compile=mode.compile,
         workers=scale.workers,
-        recipe=Recipe(batch_size=batch, max_epochs=scale.epochs, patience=scale.epochs),
+        recipe=Recipe(network=scale.network, batch_size=batch, max_epochs=scale.epochs, patience=scale.epochs),
     )
 
     def run(name: str) -> dict[str, Any]:
@@ -332,17 +334,18 @@ def measure(
     device = choose_device()
     images = image_settings(maps.stores)
     shape = (len(images["views"]), images["size"], images["size"])
-    network = SiameseCnn(shape[0], width=scale.width)
+    network = NETWORKS[scale.network](shape[0], width=scale.width)
+    recipe = Recipe(network=scale.network, max_epochs=1)
     operations, values = count(network, shape)
     bandwidth = copy_rate(device)
     model = folder / "model"
     train_cnn(
         maps.table(folder / "events.parquet", 2 * min(scale.train), 0), maps.stores, model, folder / "checkpoint.pt",
-        folder / "tensorboard", settings=TrainSettings(width=scale.width, recipe=Recipe(max_epochs=1)),
-        threads=scale.threads,
+        folder / "tensorboard", settings=TrainSettings(width=scale.width, recipe=recipe), threads=scale.threads,
     )  # fmt: skip
     result: dict[str, Any] = {
         "images": " x ".join(map(str, shape)),
+        "network": scale.network,
         "width": scale.width,
         "parameters": count_parameters(network),
         "forward_gflop_per_event": operations / 1e9,
@@ -431,6 +434,7 @@ def machine() -> dict[str, Any]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--network", choices=list(NETWORKS), default="published")
     parser.add_argument("--run", type=Path, help="folder of a run whose maps are taken; without one, maps made here")
     parser.add_argument("--modes", nargs="+", choices=list(MODES), default=list(MODES))
     parser.add_argument("--batches", type=int, nargs="+", default=[16, 64, 128, 256])
@@ -445,11 +449,12 @@ def main() -> None:
         os.environ["CUDA_VISIBLE_DEVICES"] = ""  # before torch looks for GPUs
     elif not torch.cuda.is_available():
         parser.error("no GPU is there. --device cpu goes without one, and with --tiny is quick.")
-    scale = tiny() if arguments.tiny else full(arguments.batches, arguments.workers)
+    network, batches = arguments.network, arguments.batches
+    scale = tiny(network) if arguments.tiny else full(network, batches, arguments.workers)
     out = arguments.out
     if out is None and not arguments.tiny:
         name = re.sub(r"[^a-z0-9]+", "_", device_name(choose_device()).lower())
-        out = Path(__file__).parent / "results" / f"gpu_cnn_{name}.json"
+        out = Path(__file__).parent / "results" / f"gpu_cnn_{network}_{name}.json"
     head = machine() | {"tiny": arguments.tiny, "maps": str(arguments.run or f"{LIT:.0%} lit at random")}
 
     def write(result: dict[str, Any]) -> None:

@@ -64,7 +64,7 @@ from nuvlm.models.devices import choose_device, device_name
 from nuvlm.models.vlm.arithmetic import count_arithmetic, matmul_rate
 from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
 from nuvlm.models.vlm.dataset import conversations, to_pictures
-from nuvlm.models.vlm.families import FAMILIES
+from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import _train_tokenizer
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
@@ -200,7 +200,7 @@ def train(job: Job, inputs: Mapping[str, torch.Tensor], flop_per_second: float) 
     names = ("events_per_second", "tokens_per_second", "peak_memory_mb", "device_batch_size")
     arithmetic = count_arithmetic(
         AutoConfig.from_pretrained(job.base), inputs, job.settings.lora,
-        vision_tower=FAMILIES["mllama"].vision_tower, checkpointing=job.settings.gradient_checkpointing,
+        vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
     )  # fmt: skip
     return {name: summary[name] for name in names} | {
         "tflop_per_event": arithmetic.training / 1e12,
@@ -284,16 +284,16 @@ def measure(
     table = pd.read_parquet(events)
     largest = max(scale.batches)
     _, images = next(read_blocks(stores, table[table["part"] == 0], largest))
-    pictures = [to_pictures(views) for views in images]
+    pictures = [to_pictures(views, "black") for views in images]
     encode(pictures[:1])
     start = time.perf_counter()
     inputs = encode(pictures)
     processing = 1e3 * (time.perf_counter() - start) / largest
     one = {name: value[:1] for name, value in inputs.items()}
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
-    trained = collate([conversations(table[table["split"] == "train"], stores, texts)[0]])
+    trained = collate([conversations(table[table["split"] == "train"], stores, texts, background="black")[0]])
     arithmetic = count_arithmetic(
-        AutoConfig.from_pretrained(base), one, LoraSettings(), vision_tower=FAMILIES["mllama"].vision_tower,
+        AutoConfig.from_pretrained(base), one, LoraSettings(), vision_tower=family_of(base).vision_tower,
         checkpointing=False,
     )  # fmt: skip
     rate = matmul_rate(device, dtype)

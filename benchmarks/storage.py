@@ -3,7 +3,7 @@
     python benchmarks/storage.py results/demo/voxels/sim00000.h5 results/demo/events.parquet
 
 Display and pixel-map stores are made from the shard's events by the stages themselves, at several sizes of pixels and
-windows; what training holds of the pixel maps is the sparse form of `nuvlm.models.cnn.data`. Writes
+windows; what training holds of the pixel maps is the sparse form of `nuvlm.models.classifier.data`. Writes
 results/storage.json beside this file: `make plan` is reckoned with these numbers.
 """
 
@@ -18,7 +18,7 @@ from nuvlm.detector.crop import crop_displays
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import open_shard
-from nuvlm.models.cnn.data import StoredImages, read_sparse
+from nuvlm.models.classifier.data import StoredImages, read_sparse
 
 CROP = {"centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 CASES = ((50, 112), (50, 512), (5, 512))  # pixel side (mm), window (pixels)

@@ -2,22 +2,20 @@
 
     python benchmarks/vertex.py measure results/demo        # errors and times -> results/vertex.json beside this file
     python benchmarks/vertex.py fit results/demo            # the weights of the score, from training events
-    python benchmarks/vertex.py strip results/demo folder   # the test events as voxel shards without vertices
-    python benchmarks/vertex.py compare demo stripped       # predictions of a run, and of its models for those shards
+    python benchmarks/vertex.py without_truth results/demo  # its models on its test events without truth
 
 `measure` uses the events of a finished run that the weights were not fitted to, those of the validation and test
 splits: distance of the pixel found from the true vertex, by class and energy, with the displays of the run and with
 pixels of 5 mm; for comparison the centroid, and the pixel of the true vertex itself, which is the limit. Times are CPU
-times on one core. For `compare`, classify the stripped shards with the models of the run first:
-
-    snakemake --profile profiles/local predictions --config run=stripped models_from=demo 'conditions=[nominal]' \
-      'input={source: voxels, files: ["folder/*.h5"]}'
+times on one core. `without_truth` writes the test events as voxel shards without any truth, classifies them in a run
+of its own, results/without_truth, and compares accuracies, with McNemar's test -> results/without_truth.json.
 """
 
 import argparse
 import json
 import os
 import platform
+import subprocess
 import tempfile
 import time
 from collections.abc import Iterator
@@ -181,54 +179,61 @@ def fit(run: Path) -> None:
 
 
 def strip(run: Path, folder: Path) -> None:
-    """Write the test events of a run as voxel shards of the same names, with their truth but without vertices."""
+    """Write the test events of a run as voxel shards of the same names, without any truth."""
     table = events_of(run, ("test",))
-    folder.mkdir(parents=True, exist_ok=True)
     for shard, group in table.groupby("shard"):
         with open_shard(run / "voxels" / f"{shard}.h5", DETECTOR) as source:
-            write_shard(folder / f"{shard}.h5", DETECTOR, without_vertices(source, set(group["event_id"])))
+            write_shard(folder / f"{shard}.h5", DETECTOR, without_truth(source, set(group["event_id"])))
 
 
-def without_vertices(source: VoxelShard, wanted: set[int]) -> Iterator[Event]:
+def without_truth(source: VoxelShard, wanted: set[int]) -> Iterator[Event]:
     for rows, block, begins in source.blocks():
         for i, row in enumerate(rows):
-            event, span = source.events[row], slice(begins[i], begins[i + 1])
-            if int(event["event_id"]) in wanted:
-                voxels = Voxels(block.x[span], block.y[span], block.z[span], block.energy[span])
-                known = {name: event[name].item() for name in ("nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode")}
-                yield Event(int(event["event_id"]), voxels, **known)
+            event_id, span = int(source.events["event_id"][row]), slice(begins[i], begins[i + 1])
+            if event_id in wanted:
+                yield Event(event_id, Voxels(block.x[span], block.y[span], block.z[span], block.energy[span]))
 
 
-def compare_runs(run: Path, stripped: Path) -> None:
-    """Paired comparison of predictions of the same events, with and without vertices."""
+def compare_without_truth(run: Path, out: Path) -> None:
+    """Classify the test events of `run` again, as files without truth, and compare the predictions event by event."""
+    stripped = run.parent / "without_truth"
+    with tempfile.TemporaryDirectory() as folder:
+        strip(run, Path(folder))
+        config = [f"run={stripped.name}", f"models_from={run.name}", "conditions=[nominal]"]
+        config.append(f'input={{source: voxels, files: ["{folder}/*.h5"]}}')
+        subprocess.run(["snakemake", "--profile", "profiles/local", "predictions", "--config", *config], check=True)
     table = events_of(run, ("test",))
-    known = read_events(stripped / "events.parquet")["vertex_x_mm"].notna().sum()
-    print(f"{len(table)} test events; without vertices, {known} have one")
+    known = int(read_events(stripped / "events.parquet")["vertex_x_mm"].notna().sum())
+    models = {}
     for folder in sorted((stripped / "predictions").iterdir()):
         samples = [
             read_sample(table, sorted((of / "predictions" / folder.name / "nominal").glob("*.parquet")))
             for of in (run, stripped)
         ]
-        accuracy = [float(sample.correct.mean()) for sample in samples]
-        difference = compare(samples[0].correct, samples[1].correct, seed=7)
-        same = np.array_equal(samples[0].log_probabilities, samples[1].log_probabilities)
-        print(folder.name, *(f"{value:.4f}" for value in accuracy), f"identical: {same}", difference)
+        with_truth, without = (float(sample.correct.mean()) for sample in samples)
+        models[folder.name] = {
+            "accuracy": with_truth,
+            "accuracy_without_truth": without,
+            "identical": bool(np.array_equal(samples[0].log_probabilities, samples[1].log_probabilities)),
+            **compare(samples[0].correct, samples[1].correct, seed=7),
+        }
+        print(folder.name, models[folder.name])
+    result = {"events": len(table), "vertices_without_truth": known, "models": models}
+    out.write_text(json.dumps(result, indent=1) + "\n")
 
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("what", choices=("measure", "fit", "strip", "compare"))
+    parser.add_argument("what", choices=("measure", "fit", "without_truth"))
     parser.add_argument("run", type=Path, help="folder of a finished run")
-    parser.add_argument("other", type=Path, nargs="?", help="folder of the shards, or of the other run")
     arguments = parser.parse_args()
+    results = Path(__file__).parent / "results"
     if arguments.what == "measure":
-        measure(arguments.run, Path(__file__).parent / "results" / "vertex.json")
+        measure(arguments.run, results / "vertex.json")
     elif arguments.what == "fit":
         fit(arguments.run)
-    elif arguments.what == "strip":
-        strip(arguments.run, arguments.other)
     else:
-        compare_runs(arguments.run, arguments.other)
+        compare_without_truth(arguments.run, results / "without_truth.json")
 
 
 if __name__ == "__main__":

@@ -17,7 +17,7 @@ import torch
 from transformers import AutoConfig, MllamaConfig
 
 from nuvlm.models.vlm.arithmetic import count_arithmetic, weight_bytes
-from nuvlm.models.vlm.families import family
+from nuvlm.models.vlm.families import tower_pattern
 from nuvlm.models.vlm.footprint import GIB, count_footprint
 from nuvlm.models.vlm.model import meta_model
 from nuvlm.models.vlm.settings import FinetuneSettings, LoraSettings
@@ -66,7 +66,7 @@ def one_event(config: MllamaConfig, tokens: int, views: int) -> dict[str, torch.
 
 def measure(config: MllamaConfig, tokens: int, views: int) -> dict[str, list[dict[str, float | str | bool]]]:
     """Rows of the two tables, `arithmetic` and `weights`."""
-    tower = family(config.model_type, "config").vision_tower
+    tower = tower_pattern(meta_model(config))
     rows = []
     for tiles in (1, 4):
         shape = with_tiles(config, tiles)

@@ -117,3 +117,14 @@ def test_only_the_arrays_that_are_asked_for_are_checked(tmp_path):
     (tmp_path / "a/corner_mm/zarr.json").unlink()
     with pytest.raises(InputError, match=r"corner_mm/zarr\.json: missing"):
         open_store(tmp_path / "a", "f", ["event_id", "corner_mm"])
+
+
+def test_the_users_defaults_of_zarr_change_neither_what_is_written_nor_what_is_read(tmp_path):
+    """As ZARR_DEFAULT_ZARR_FORMAT=2 in the environment sets them."""
+    write_store(tmp_path / "usual", ARRAYS, {"format": "f"})
+    with zarr.config.set({"default_zarr_format": 2, "array.order": "F", "array.write_empty_chunks": True}):
+        write_store(tmp_path / "other", ARRAYS, {"format": "f"})
+        assert files_in(tmp_path / "other") == files_in(tmp_path / "usual")
+        store = open_store(tmp_path / "usual", "f")
+        for name, values in ARRAYS.items():
+            np.testing.assert_array_equal(store[name][:], values)

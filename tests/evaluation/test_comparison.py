@@ -2,8 +2,9 @@
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from nuvlm.evaluation.comparison import agreement, compare, compare_all
+from nuvlm.evaluation.comparison import agreement, compare, compare_all, detectable_difference
 from nuvlm.evaluation.dependence import Axis
 from nuvlm.evaluation.intervals import binomial_interval
 
@@ -68,3 +69,19 @@ def test_where_two_models_disagree_by_hand() -> None:
         "neither": [1, 0],
     }
     assert agreement(truth, first, second, None)["by_energy"] is None
+
+
+def test_a_detectable_difference_is_found_in_four_of_five_samples() -> None:
+    n, discordant = 1000, 100
+    difference = detectable_difference(discordant, n)
+    assert difference == pytest.approx(0.028, abs=1e-3)
+    rng = np.random.default_rng(4)
+    shares = (discordant / n + difference) / 2, (discordant / n - difference) / 2
+    drawn = rng.multinomial(n, [*shares, 1 - sum(shares)], size=1000)
+    p_values = [stats.binomtest(first, first + second).pvalue for first, second, _ in drawn.tolist()]
+    # The exact test is a little more cautious than the normal approximation.
+    assert 0.72 < np.mean(np.array(p_values) < 0.05) < 0.84
+
+
+def test_without_events_no_difference_can_be_found() -> None:
+    assert detectable_difference(0, 0) is None

@@ -36,8 +36,9 @@ def make_report(
     for cnn in [model for model in run.predictions if model.startswith("cnn")] if rationales else []:
         saliency[cnn], maps = write_saliency(run, folder, cnn)
     evaluate(
-        run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, saliency=saliency
-    )
+        run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, saliency=saliency,
+        repeats=run.repeats,
+    )  # fmt: skip
     _draw_once(folder / "scores.json", run.training, folder / "figures")
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
     shown = {"explanations": rationales, "saliency": saliency, "pixel_maps": maps}

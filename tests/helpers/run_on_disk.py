@@ -1,7 +1,7 @@
 """A small run as the stages before the evaluation write it, in the real formats."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from types import MappingProxyType
 
@@ -14,6 +14,7 @@ from nuvlm.base.stores import write_store
 from nuvlm.evaluation.samples import Sample
 from nuvlm.models.predictions import Cost, write_predictions
 from nuvlm.models.table import conditions_of
+from nuvlm.models.trainings import split_training
 
 CONDITIONS = ("nominal", "half_resolution", "blank", "labels_permuted")
 SHAPE = (40, 40, 140)
@@ -31,6 +32,8 @@ class Run:
     predictions: dict[str, dict[str, list[Path]]]
     displays: dict[str, Path]
     training: dict[str, Path]
+    repeats: dict[str, list[dict[str, list[Path]]]] = field(default_factory=dict)
+    """Model -> predictions of its further trainings."""
 
     def tables(self) -> list[Path]:
         return [path for conditions in self.predictions.values() for parts in conditions.values() for path in parts]
@@ -57,7 +60,8 @@ def write_run(
         labelled: fraction of them with known truth.
         seed: random seed.
         parts: number of prediction tables per condition.
-        models: separation of the classes for each model, in units of the spread of its answers.
+        models: separation of the classes for each model, in units of the spread of its answers; ``cnn.2`` is a further
+            training of ``cnn``.
     """
     rng = np.random.default_rng(seed)
     events = _events(rng, n, labelled)
@@ -85,13 +89,17 @@ def write_run(
                 seconds = np.full(len(rows), 0.004)
                 write_predictions(path, events.iloc[rows], logits[rows], 1.0, seconds, {}, cost)
                 predictions[model][condition].append(path)
+    repeats: dict[str, list[dict[str, list[Path]]]] = {}
+    for name in [name for name in predictions if split_training(name)[1] > 1]:
+        repeats.setdefault(split_training(name)[0], []).append(predictions.pop(name))
     training = {model: folder / "models" / model / "training.json" for model in predictions}
     measured = {"seconds": 61.5, "parameters": 170_000, "device": "cpu"}
     history = [{"train_loss": 1.1 / epoch, "validation_loss": 1.2 / epoch} for epoch in range(1, 6)]
     losses = [[step, 2.0 / step] for step in range(10, 60, 10)]
     for model, path in training.items():
-        write_json(path, measured | ({"losses": losses} if model == "vlm" else {"history": history}))
-    return Run(folder / "events.parquet", predictions, displays, training)
+        network = {"network": "mobilenet" if model == "cnn_tuned" else "published"} if model.startswith("cnn") else {}
+        write_json(path, measured | network | ({"losses": losses} if model == "vlm" else {"history": history}))
+    return Run(folder / "events.parquet", predictions, displays, training, repeats)
 
 
 def _events(rng: np.random.Generator, n: int, labelled: float) -> pd.DataFrame:

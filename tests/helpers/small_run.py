@@ -22,12 +22,13 @@ from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import Event, open_shard, voxelize, write_shard
 from nuvlm.evaluation.faithfulness import read_explanations
 from nuvlm.evaluation.metrics import evaluate
-from nuvlm.models.cnn.checkpoint import read_checkpoint
+from nuvlm.models.classifier.checkpoint import read_checkpoint
 from nuvlm.models.cnn.classify import classify_cnn
 from nuvlm.models.cnn.network import load_cnn
-from nuvlm.models.cnn.saliency import explain_cnn
+from nuvlm.models.cnn.saliency import run as explain_cnn
 from nuvlm.models.cnn.settings import TrainSettings
 from nuvlm.models.cnn.training import train_cnn
+from nuvlm.models.jobs import ExplanationJob
 from nuvlm.models.predictions import read_costs, read_predictions
 from nuvlm.models.vlm.callbacks import FINGERPRINT
 from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
@@ -132,7 +133,12 @@ def make_small_run(folder: Path) -> SmallRun:
         vocabulary=VOCABULARY, settings=ExplainSettings(max_new_tokens=4), merge_adapter=False, quantization="nf4",
         bf16=False, **chosen,
     )  # fmt: skip
-    explain_cnn(cnn, run.events, run.stores, explained, looks, name="cnn", threads=1, **chosen)
+    explain_cnn(
+        ExplanationJob(
+            model="cnn", events=run.events, stores=run.stores, inputs={}, settings={}, threads=1, folder=cnn,
+            out=looks, predictions=explained, condition="nominal", **chosen,
+        )
+    )  # fmt: skip
     scores, browser = folder / "scores.json", folder / "events.json"
     evaluate(run.events, predictions, scores, resamples=20)
     training = {"cnn": cnn / "training.json", "vlm": vlm / "training.json"}

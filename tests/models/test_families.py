@@ -32,6 +32,21 @@ def test_the_models_of_a_family_are_named_after_it(name):
 
 
 @pytest.mark.parametrize("name", FAMILIES)
+def test_trainings_differ_in_the_seed_only(name):
+    section = CONFIG.families[name]
+    model = section.model_names(name)[0]
+    several = section.model_copy(update={"seeds": 3})
+    assert several.trainings_of(model) == (model, f"{model}.2", f"{model}.3")
+    requests = [several.training(training) for training in several.trainings_of(model)]
+    assert requests[0] == section.training(model), "the first is that of one seed"
+    assert [request.settings["seed"] for request in requests] == [7, 8, 9]
+    assert len({str(request.settings | {"seed": 0}) for request in requests}) == 1
+    assert section.model_copy(update={"seeds": (7, 70)}).training(f"{model}.2").settings["seed"] == 70
+    assert family_name(f"{model}.2") == name
+    assert title(f"{model}.2") == f"{title(model)}, training 2"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
 def test_a_family_is_documented(name):
     assert f"| `{name}" in (REPOSITORY / "README.md").read_text()
 

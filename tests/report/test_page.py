@@ -5,6 +5,7 @@ import re
 from html.parser import HTMLParser
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 import pytest
 import yaml
@@ -151,6 +152,43 @@ def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
     assert f"the VLM for {test['only_second']} and the CNN for {test['only_first']}" in numbers["summary"][0]
 
 
+def test_several_trainings_have_a_spread_an_ensemble_and_a_part_in_the_verdict(tmp_path: Path) -> None:
+    models = {"cnn": 1.6, "cnn.2": 1.5, "cnn.3": 1.7, "vlm": 0.9, "vlm.2": 0.8, "bdt": 0.9}
+    html, numbers = make_report(write_run(tmp_path, models=models), tmp_path)
+    trained = numbers["trainings"]
+    assert {model: of_model["n"] for model, of_model in trained.items()} == {"cnn": 3, "vlm": 2, "bdt": 1}
+    assert trained["bdt"]["conditions"] == {}
+    nominal = trained["cnn"]["conditions"]["nominal"]
+    accuracy = nominal["scores"]["accuracy"]
+    assert accuracy["values"][0] == numbers["scores"]["cnn"]["nominal"]["accuracy"]
+    assert accuracy["mean"] == pytest.approx(np.mean(accuracy["values"]))
+    assert nominal["ensemble"]["accuracy"] > accuracy["mean"], "independent mistakes average out"
+    summary, text = " ".join(numbers["summary"]), " ".join(" ".join(Page(html).text).split())
+    assert (
+        f"mean of 3 trainings with a standard deviation of {100 * accuracy['deviation']:.1f} points"
+        in numbers["headline"]
+    )
+    assert "BDT was trained once: " in summary
+    assert "mean of 3 trainings" in text
+    assert "ensemble of 2" in text
+    found = {(test["first"], test["second"]): test for test in numbers["comparisons"] if test["condition"] == "nominal"}
+    assert found["cnn", "vlm"]["trainings"] == [3, 2]
+    assert found["cnn", "vlm"]["training_interval"] is not None
+    assert found["cnn", "bdt"]["training_interval"] is None
+    low, high = found["cnn", "vlm"]["training_interval"]
+    assert f"from the spread between trainings {100 * low:.1f} to {100 * high:.1f}" in summary.replace(
+        "\N{MINUS SIGN}", "-"
+    )
+    tables = (tmp_path / "report" / "tables.tex").read_text()
+    assert f"{accuracy['mean']:.3f} $\\pm$ {accuracy['deviation']:.3f}" in tables
+
+
+def test_one_training_of_each_is_said_to_leave_the_training_out(report: tuple[str, dict]) -> None:
+    html, numbers = report
+    assert any(line.startswith("Every model was trained once: intervals") for line in numbers["summary"])
+    assert "which leave the training out where a model was trained once" in " ".join(" ".join(Page(html).text).split())
+
+
 def test_three_models_are_all_compared(tmp_path: Path) -> None:
     run = write_run(tmp_path, models={"cnn": 1.6, "vlm": 0.5, "bdt": 2.4})
     html, numbers = make_report(run, tmp_path)
@@ -179,13 +217,16 @@ def test_the_four_models_of_a_run_read_well(tmp_path: Path) -> None:
     assert numbers["headline"].startswith("The CNN tuned is the best classifier")
     behind = [line.split(" is right")[0] for line in summary if "points behind the CNN tuned" in line]
     assert behind == ["The BDT", "The CNN published"]
-    assert "CNN published and CNN tuned are the same network, trained with different recipes" in " ".join(summary)
+    assert "The CNNs differ in network (CNN published: published, CNN tuned: mobilenet) and" in " ".join(summary)
     (changed,) = [line for line in summary if line.startswith("From nominal to half resolution, in points")]
     assert [changed.count(f"the {name} ") for name in ("CNN published", "CNN tuned", "BDT", "VLM")] == [1] * 4
     assert len(numbers["comparisons"]) == 6 * 3, "every two, under each condition that both have"
     table = html.split("<h3>Table 1")[1].split("</table>")[0]
-    rows = re.findall(r'<tr class="published"><th scope="row"><span class="hidden">(.*?)</span>', table)
-    assert rows == ["CNN published", "VLM"], "the other CNN is not the published one"
+    rows = re.findall(r'<tr class="published"><th scope="row"><span.*?>(.*?)</span></th><td>published, (v\d)', table)
+    each = [("CNN published", "v2"), ("CNN published", "v4"), ("VLM", "v2"), ("VLM", "v4"), ("ViT", "v4")]
+    assert rows == each, "the other CNN is not the published one, and there is no ViT here"
+    assert "v4: version 4" in text
+    assert "in version 2 cannot all hold" in text
     for cnn in ("cnn_published", "cnn_tuned"):
         assert numbers["saliency"][cnn]["n"] > 0
     for cnn in ("CNN published", "CNN tuned"):

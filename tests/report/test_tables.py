@@ -31,6 +31,7 @@ NUMBERS: dict[str, Any] = {
         "vlm": {"nominal": SCORE, "labels_permuted": SCORE},
     },
     "cost": {model: {"peak_memory_mb": 1234, "ms_per_sample": 2.2656} for model in ("cnn_published", "bdt", "vlm")},
+    "trainings": {model: {"n": 1, "conditions": {}} for model in ("cnn_published", "bdt", "vlm")},
     "published": yaml.safe_load((REPOSITORY / "resources" / "published.yaml").read_text()),
 }
 
@@ -44,19 +45,23 @@ def rows(tex: str) -> list[list[str]]:
 def test_every_model_stands_beside_its_published_row() -> None:
     tex = latex_tables(NUMBERS)
     first, second = tex.split(r"\begin{table}")[1:]
-    header, cnn, published, tree, vlm, of_vlm = rows(first)
+    header, cnn, published, later, tree, vlm, of_vlm, _, vit = rows(first)
     assert header == ["Model", "", *SCORES.values(), "Memory (MB)", "Time (ms)"]
     assert [*cnn[:6], *cnn[-2:]] == [
         "CNN published", "this run", "0.746 [0.706, 0.786]", "0.730 [0.690, 0.770]", "0.733 [0.693, 0.773]",
         "0.896 [0.856, 0.936]", "1,234", "2.27",
     ]  # fmt: skip
-    assert published[:3] == ["", "published", "0.68"]
+    assert published[:3] == ["", "published, v2", "0.68"]
     assert published[-2:] == ["1,001", "20.0"]
+    assert later[:3] == ["", "published, v4", "0.80"]
+    assert later[-2:] == ["--", "--"]
+    assert vit[:3] == ["ViT", "published, v4", "0.86"]
+    assert "v4: version 4 (12 May 2026" in first
     assert tree[:2] == ["BDT", "this run"]
     assert tree[3] == "0.730", "no interval where there is none"
     assert vlm[0] == "VLM"
     assert of_vlm[2] == "0.87"
-    assert [row[0] for row in rows(second)] == ["Model", "CNN published", "", "BDT"]
+    assert [row[0] for row in rows(second)] == ["Model", "CNN published", "", "", "BDT", "VLM", "", "ViT"]
     assert all(len(row) == 2 + len(SCORES) for row in rows(second)), "costs are those of the first condition"
     assert "1,527 test events" in first
 

@@ -80,7 +80,7 @@ def test_interactions_whose_particles_are_in_no_column_are_defects(tmp_path):
     assert "neither charged nor neutral current, or both" in defects[1]
     assert defects[2] == defects[1]
     assert "do not hold the number of particles" in defects[3]
-    assert "scattering (em)" in defects[4]
+    assert "no incoming neutrino" in defects[4]
 
 
 def test_other_units_and_missing_branches_are_errors(tmp_path):

@@ -152,6 +152,9 @@ class Cluster:
             arguments, env=self.environment, check=True, stdout=subprocess.PIPE, text=True
         ).stdout  # fmt: skip
 
+    def state(self, job: str) -> str:
+        return next(found["JobState"] for found in self.jobs() if found["JobId"] == job)
+
     def idle(self) -> set[str]:
         """The nodes that wait for work."""
         return set(self.command("sinfo", "--noheader", "--Node", "--states=idle", "--format=%N").split())

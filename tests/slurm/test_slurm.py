@@ -1,5 +1,7 @@
 """The whole workflow on a real Slurm, and faults of clusters: each run ends with the results of an undisturbed one.
 
+Tests are in an order in which waits overlap: what Slurm counts in minutes is started first and looked at later.
+
 Needs root and Slurm's programs (``make slurm-test``), so plain pytest leaves it out.
 """
 
@@ -10,12 +12,14 @@ import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from cluster import PROGRAMS, Cluster, processes_of, step_daemons, wait_for
+import yaml
+from cluster import PROGRAMS, Cluster, processes_of, wait_for
 
 from paths import REPOSITORY, copy_workflow
 
@@ -25,6 +29,8 @@ SNAKEMAKE = Path(__file__).with_name("snakemake_polling.py")
 RESULTS = Path("results") / "tiny"
 TIMED = {"training.json", "pretraining.json", "manifest.json", "report.json", "index.html", "tables.tex"}
 """Files of models and the report that hold seconds, or the checksum of one that does."""
+COLLEAGUE = 65534
+"""User id of somebody else in the group: nobody."""
 
 
 @pytest.fixture(scope="module")
@@ -34,8 +40,11 @@ def cluster(tmp_path_factory) -> Iterator[Cluster]:
     missing = [program for program in PROGRAMS if not shutil.which(program)]
     if missing:
         pytest.skip(f"{', '.join(missing)} missing: make slurm-test installs them")
-    with Cluster(tmp_path_factory.mktemp("slurm")) as running:
-        yield running
+    # Not below pytest's folders, which are closed to the colleague.
+    with tempfile.TemporaryDirectory(prefix="slurm") as folder:
+        Path(folder).chmod(0o755)
+        with Cluster(Path(folder)) as running:
+            yield running
 
 
 class Run:
@@ -45,24 +54,26 @@ class Run:
         self.cluster, self.folder = cluster, folder
         self.process: subprocess.Popen | None = None
 
-    def start(self, *arguments: str) -> None:
-        """Start Snakemake in the background; what it says goes to snakemake.out."""
+    def start(self, *arguments: str, user: int | None = None) -> None:
+        """Start Snakemake with a umask that lets the group in; what it says goes to snakemake.out."""
         # Ctrl-C must reach it also where this process ignores it, as background jobs of shells do.
         command = ["env", "--default-signal=INT", sys.executable, str(SNAKEMAKE), "--profile", "profiles/slurm"]
         command += ["--slurm-init-seconds-before-status-checks", "1", *arguments]
         command += ["--configfile", "config/config.yaml", *OVERLAYS]
+        environment = self.cluster.environment | ({} if user is None else {"HOME": str(self.folder / "home")})
         with (self.folder / "snakemake.out").open("a") as out:
             self.process = subprocess.Popen(
-                command, cwd=self.folder, env=self.cluster.environment, stdout=out, stderr=out, start_new_session=True
-            )
+                command, cwd=self.folder, env=environment, stdout=out, stderr=out, start_new_session=True,
+                umask=0o002, user=user, extra_groups=None if user is None else [],
+            )  # fmt: skip
 
-    def finish(self, seconds: float = 300) -> int:
+    def finish(self, seconds: float = 900) -> int:
         """Wait for Snakemake's end and return its exit status."""
         return self.process.wait(seconds)
 
     def run(self, *arguments: str) -> None:
         self.start(*arguments)
-        assert self.finish(900) == 0, self.output()
+        assert self.finish(1800) == 0, self.output()
 
     def output(self) -> str:
         return (self.folder / "snakemake.out").read_text()
@@ -102,12 +113,12 @@ class Run:
                     held.append(pid)
             return len(held) == processes
 
-        wait_for(found, 120, f"{processes} processes of {rule}")
+        wait_for(found, 400, f"{processes} processes of {rule}")
         return self.jobs(rule)[-1], held
 
     def wait_for_checkpoint(self, step: int) -> None:
         whole = self.folder / RESULTS / f"checkpoints/vlm/checkpoint-{step}/fingerprint.json"
-        wait_for(whole.exists, 180, str(whole))
+        wait_for(whole.exists, 400, str(whole))
 
     def remove(self, *outputs: str) -> None:
         """Remove outputs, files or folders."""
@@ -150,13 +161,13 @@ def undisturbed(cluster, tmp_path_factory) -> Run:
     return run
 
 
-@pytest.fixture
-def fork(undisturbed, tmp_path) -> Iterator[Callable[[], Run]]:
+@pytest.fixture(scope="module")
+def fork(undisturbed, tmp_path_factory) -> Iterator[Callable[[], Run]]:
     """Make a copy of the finished run in another folder."""
     copies: list[Run] = []
 
     def make() -> Run:
-        folder = tmp_path / f"copy{len(copies)}"
+        folder = tmp_path_factory.mktemp("copy") / "run"
         shutil.copytree(undisturbed.folder, folder)
         (folder / "snakemake.out").unlink()
         copies.append(Run(undisturbed.cluster, folder))
@@ -167,7 +178,9 @@ def fork(undisturbed, tmp_path) -> Iterator[Callable[[], Run]]:
         if copy.process is not None and copy.process.poll() is None:
             copy.process.kill()
             copy.process.wait()
-            copy.cluster.command("scancel", "--user=root")
+        for job in copy.jobs():
+            if job["JobState"] in ("RUNNING", "PENDING"):
+                copy.cluster.command("scancel", job["JobId"])
 
 
 @pytest.fixture
@@ -176,14 +189,14 @@ def run(fork) -> Run:
 
 
 def assert_as_undisturbed(run: Run, undisturbed: Run) -> None:
-    # without it, the newer times of identical files would rerun what follows from them
-    run.run("--touch")
     found, expected = run.contents(), undisturbed.contents()
     assert found.keys() == expected.keys()
     assert not [name for name in found if found[name] != expected[name]]
-    run.start("--dry-run")
-    assert run.finish() == 0
-    assert "Nothing to be done" in run.output()
+
+
+def resources(job: dict[str, str]) -> tuple[str, str]:
+    """Memory and time limit of a job."""
+    return re.search(r"mem=(\w+)", job["TRES"])[1], job["TimeLimit"]
 
 
 def test_every_job_ran_once_where_it_should(undisturbed):
@@ -220,16 +233,112 @@ def test_jobs_of_a_stage_run_side_by_side(undisturbed, rule):
     assert max(job["StartTime"] for job in jobs[:2]) < min(job["EndTime"] for job in jobs[:2])
 
 
-def test_a_cancelled_job_is_tried_again(run, undisturbed):
+@pytest.fixture(scope="module")
+def limited(fork) -> tuple[Run, Run, str]:
+    """Two runs whose jobs are about to reach their time limits, and the id of the second one's job.
+
+    The limits are shortened while the jobs run, as Slurm counts in minutes.
+    """
+    listing = fork()
+    listing.remove("events.parquet")
+    listing.start(str(RESULTS / "events.parquet"))
+    job, _ = listing.hold("list_events")
+    listing.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
+
+    training = fork()
+    training.set_site(gpus="gres", gpu_model="a100")
+    training.remove("models/vlm")
+    training.start(str(RESULTS / "models/vlm/training.json"))
+    training.wait_for_checkpoint(3)
+    # held until Slurm, which looks every 30 s, sends SIGTERM, and SIGCONT with it
+    job, _ = training.hold("finetune_vlm", "nuvlm.models.vlm.training", 4)
+    assert job["TresPerNode"] == "gres:gpu:a100:4"
+    training.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=5")
+    return listing, training, job["JobId"]
+
+
+def test_a_cancelled_job_is_tried_again(limited, run, undisturbed):
+    """With more of everything, but for a training, which resumes: twice 12 hours would be beyond the partition."""
     run.set_site(gpu_model="a100")
-    run.remove("predictions/vlm/nominal/0.parquet")
-    run.start(str(RESULTS / "predictions/vlm/nominal/0.parquet"))
-    job, _ = run.hold("classify_vlm")
-    assert job["TresPerJob"] == "gres:gpu:a100:1"
-    run.cluster.command("scancel", job["JobId"])
+    run.remove("predictions/vlm/nominal/0.parquet", "models/cnn_tuned")
+    targets = ("predictions/vlm/nominal/0.parquet", "models/cnn_tuned/training.json")
+    run.start(*(str(RESULTS / target) for target in targets))
+    for rule in ("classify_vlm", "train_cnn"):
+        job, _ = run.hold(rule)
+        assert job["TresPerJob"] == "gres:gpu:a100:1"
+        run.cluster.command("scancel", job["JobId"])
     assert run.finish() == 0, run.output()
-    assert run.states("classify_vlm") == ["CANCELLED", "COMPLETED"]
+    assert run.states("classify_vlm") == run.states("train_cnn") == ["CANCELLED", "COMPLETED"]
+    assert [resources(job) for job in run.jobs("classify_vlm")] == [("40000M", "08:00:00"), ("80000M", "16:00:00")]
+    assert [resources(job) for job in run.jobs("train_cnn")] == 2 * [("24000M", "12:00:00")]
     assert_as_undisturbed(run, undisturbed)
+
+
+def test_what_changes_during_a_run_waits_for_the_next_start(cluster, undisturbed, tmp_path):
+    """Settings that are edited, and a file that arrives that a pattern matches."""
+    run = Run(cluster, copy_workflow(tmp_path / "run"))
+    data = run.folder / "data"
+    data.mkdir()
+    for shard, name in enumerate("ab"):
+        shutil.copy(undisturbed.folder / RESULTS / f"voxels/sim0000{shard}.h5", data / f"{name}.h5")
+    settings = run.folder / "config" / "config.yaml"
+    original = settings.read_text()
+    arguments = [str(RESULTS / "events.parquet"), "--config", "input={source: voxels, files: ['data/*.h5']}"]
+    run.start(*arguments)
+    _, held = run.hold("smear_and_downsample")
+    shutil.copy(data / "a.h5", data / "c.h5")
+    edited = yaml.safe_load(original)
+    edited["pixelmap"]["centre"] = "centroid"
+    settings.write_text(yaml.safe_dump(edited))
+    for pid in held:
+        os.kill(pid, signal.SIGCONT)
+    assert run.finish() == 0, run.output()
+    assert {*pd.read_parquet(run.folder / RESULTS / "events.parquet")["shard"]} == {"a", "b"}
+    attributes = json.loads((run.folder / RESULTS / "pixelmaps/a.zarr/zarr.json").read_text())["attributes"]
+    assert attributes["centre"] == yaml.safe_load(original)["pixelmap"]["centre"]
+    run.start("--dry-run", *arguments)
+    assert run.finish() == 0
+    again = run.output().rpartition("Job stats:")[2]
+    assert [int(re.search(rf"{rule} +(\d)", again)[1]) for rule in ("smear_and_downsample", "crop_displays")] == [1, 3]
+    # As it was planned, all is there.
+    settings.write_text(original)
+    (data / "c.h5").unlink()
+    run.start("--dry-run", *arguments)
+    assert run.finish() == 0
+    assert "Nothing to be done" in run.output()
+
+
+def test_a_group_of_jobs_asks_for_one_node(run, undisturbed):
+    run.remove("displays", "pixelmaps")
+    targets = [str(RESULTS / f"pixelmaps/sim0000{shard}.zarr/manifest.json") for shard in "01"]
+    groups = ["smear_and_downsample=both", "crop_displays=both"]
+    run.run(*targets, "--groups", *groups, "--group-components", "both=2")
+    (job,) = [job for job in run.cluster.jobs() if job["WorkDir"] == str(run.folder)]
+    assert (job["NumNodes"], job["JobState"]) == ("1", "COMPLETED")
+    assert_as_undisturbed(run, undisturbed)
+
+
+def test_a_colleague_reads_the_models_and_continues_the_run(undisturbed):
+    """Another user of the same group, with the umask of shared folders."""
+    with tempfile.TemporaryDirectory(prefix="shared") as shared:
+        folder = Path(shared) / "run"
+        Path(shared).chmod(0o775)
+        shutil.copytree(undisturbed.folder, folder)
+        (folder / "snakemake.out").unlink()
+        (folder / "home").mkdir()
+        (folder / "home").chmod(0o775)
+        run = Run(undisturbed.cluster, folder)
+        somebody = {"user": COLLEAGUE, "extra_groups": []}
+        if subprocess.run([sys.executable, "-c", ""], **somebody).returncode:
+            pytest.skip("other users cannot use this Python")
+        find = ["find", ".", "!", "-readable", "-o", "-type", "d", "!", "-writable"]
+        closed = subprocess.run(find, cwd=folder / RESULTS, capture_output=True, text=True, check=True, **somebody)
+        assert closed.stdout + closed.stderr == ""
+        run.remove("predictions/cnn_tuned/nominal/0.parquet")
+        run.start(str(RESULTS / "predictions/cnn_tuned/nominal/0.parquet"), user=COLLEAGUE)
+        assert run.finish() == 0, run.output()
+        assert "nobody" in run.jobs("classify_cnn")[-1]["UserId"]
+        assert_as_undisturbed(run, undisturbed)
 
 
 def test_a_job_over_its_memory_is_given_more(run, undisturbed):
@@ -249,42 +358,6 @@ def test_a_job_over_its_memory_is_given_more(run, undisturbed):
     assert_as_undisturbed(run, undisturbed)
 
 
-def test_jobs_that_reach_their_time_limit(fork, undisturbed):
-    """A hanging job is killed at its limit; a training gets SIGTERM before the limit and resumes from its checkpoint.
-
-    The limits are shortened while the jobs run, as Slurm counts in minutes.
-    """
-    listing = fork()
-    listing.remove("events.parquet")
-    listing.start(str(RESULTS / "events.parquet"))
-    job, _ = listing.hold("list_events")
-    listing.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=1")
-
-    training = fork()
-    training.set_site(gpus="gres", gpu_model="a100")
-    training.remove("models/vlm")
-    training.start(str(RESULTS / "models/vlm/training.json"))
-    training.wait_for_checkpoint(3)
-    # held until Slurm, which looks every 30 s, sends SIGTERM, and SIGCONT with it
-    job, _ = training.hold("finetune_vlm", "nuvlm.models.vlm.training", 4)
-    assert job["TresPerNode"] == "gres:gpu:a100:4"
-    training.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "TimeLimit=5")
-
-    assert training.finish() == 0, training.output()
-    assert training.states("finetune_vlm") == ["FAILED", "COMPLETED"]
-    log = training.folder / f"results/slurm-logs/rule_finetune_vlm/vlm/{job['JobId']}.log"
-    assert log.read_text().count("by SIGTERM, checkpoint written") == 4
-    summary = json.loads((training.folder / RESULTS / "models/vlm/training.json").read_text())
-    assert summary["resumed_from_step"] >= 3
-    assert summary["steps"] == len(summary["losses"])
-    assert_as_undisturbed(training, undisturbed)
-
-    assert listing.finish() == 0, listing.output()
-    assert listing.states("list_events") == ["TIMEOUT", "COMPLETED"]
-    assert [job["TimeLimit"] for job in listing.jobs("list_events")] == ["00:01:00", "02:00:00"]
-    assert_as_undisturbed(listing, undisturbed)
-
-
 def test_an_interrupted_snakemake_takes_its_jobs_along(run, undisturbed):
     run.remove("displays", "pixelmaps")
     run.start("pixelmaps")
@@ -292,7 +365,7 @@ def test_an_interrupted_snakemake_takes_its_jobs_along(run, undisturbed):
     assert run.process is not None
     run.process.send_signal(signal.SIGINT)
     assert run.finish() != 0
-    wait_for(lambda: not {"RUNNING", "COMPLETING"} & {*run.states()}, 30, "the jobs' end")
+    wait_for(lambda: not {"RUNNING", "COMPLETING"} & {*run.states()}, 120, "the jobs' end")
     assert "CANCELLED" in run.states("smear_and_downsample")
     run.run("pixelmaps")
     assert_as_undisturbed(run, undisturbed)
@@ -314,7 +387,7 @@ def test_a_killed_snakemake_leaves_a_job_that_harms_nobody(run, undisturbed):
     assert "--unlock" in run.output()
     run.run("--unlock")
     run.start(target)
-    wait_for(lambda: len(run.jobs("finetune_vlm")) == 2, 60, "a second job")
+    wait_for(lambda: len(run.jobs("finetune_vlm")) == 2, 200, "a second job")
     for pid in ranks:
         os.kill(pid, signal.SIGCONT)
     assert run.finish() == 0, run.output()
@@ -322,29 +395,55 @@ def test_a_killed_snakemake_leaves_a_job_that_harms_nobody(run, undisturbed):
     orphan, *others = run.jobs("finetune_vlm")
     assert orphan["EndTime"] > others[0]["StartTime"]
     assert_as_undisturbed(run, undisturbed)
+    # Without it, the newer times of identical files would rerun what follows from them.
+    run.run("--touch")
+    run.start("--dry-run")
+    assert run.finish() == 0
+    assert "Nothing to be done" in run.output()
 
 
-@pytest.mark.parametrize("fault", ["set down", "dies"])
-def test_a_job_on_a_node_that_fails_starts_again(run, undisturbed, fault):
-    """Slurm requeues it until the node is back."""
+def test_jobs_that_reach_their_time_limit(limited, undisturbed):
+    """A hanging job is killed; a training gets SIGTERM before its limit and resumes from its checkpoint."""
+    listing, training, job = limited
+    assert training.finish() == 0, training.output()
+    assert training.states("finetune_vlm") == ["FAILED", "COMPLETED"]
+    log = training.folder / f"results/slurm-logs/rule_finetune_vlm/vlm/{job}.log"
+    assert log.read_text().count("by SIGTERM, checkpoint written") == 4
+    summary = json.loads((training.folder / RESULTS / "models/vlm/training.json").read_text())
+    assert summary["resumed_from_step"] >= 3
+    assert summary["steps"] == len(summary["losses"])
+    assert [resources(job)[0] for job in training.jobs("finetune_vlm")] == 2 * ["144000M"]
+    assert training.jobs("finetune_vlm")[1]["TimeLimit"] == "1-00:00:00"
+    assert_as_undisturbed(training, undisturbed)
+
+    assert listing.finish() == 0, listing.output()
+    assert listing.states("list_events") == ["TIMEOUT", "COMPLETED"]
+    assert [job["TimeLimit"] for job in listing.jobs("list_events")] == ["00:01:00", "02:00:00"]
+    assert_as_undisturbed(listing, undisturbed)
+
+
+def test_a_job_that_is_preempted_and_one_whose_node_dies_start_again(run, undisturbed):
+    """Slurm queues it again, and Snakemake waits."""
     run.remove("voxels/sim00000.h5")
     run.start(str(RESULTS / "voxels/sim00000.h5"))
     job, _ = run.hold("simulate_events")
-    if fault == "set down":
-        run.cluster.command("scontrol", "update", "NodeName=cpu01", "State=DOWN", "Reason=test")
-        wait_for(lambda: not step_daemons(job["JobId"]), 60, "the job's end on the node")
-    else:
-        run.cluster.kill_node("cpu01")
+    everything = ["--nodes=1", "--cpus-per-task=64", "--mem=0", "--output=/dev/null"]
+    urgent = run.cluster.command("sbatch", "--parsable", "--partition=urgent", *everything, "--wrap=true").strip()
     wait_for(lambda: run.states("simulate_events") == ["PENDING"], 120, "Slurm to take the job away")
-    if fault == "dies":
-        run.cluster.start_node("cpu01")
-    run.cluster.command("scontrol", "update", "NodeName=cpu01", "State=RESUME")
+    wait_for(lambda: run.cluster.state(urgent) == "COMPLETED", 200, "the urgent job")
     # Slurm would wait two minutes, and at once is too soon: the node still has to forget the first start
-    run.cluster.command("scontrol", "update", f"JobId={job['JobId']}", "StartTime=now+15")
+    start = ["scontrol", "update", f"JobId={job['JobId']}", "StartTime=now+10"]
+    run.cluster.command(*start)
+    run.hold("simulate_events")
+    run.cluster.kill_node("cpu01")
+    wait_for(lambda: run.states("simulate_events") == ["PENDING"], 120, "Slurm to take the job away")
+    run.cluster.start_node("cpu01")
+    run.cluster.command("scontrol", "update", "NodeName=cpu01", "State=RESUME")
+    run.cluster.command(*start)
     assert run.finish() == 0, run.output()
     # the controller's late order to end what was on the node may hit the new start: then Snakemake tries again
     first, *others = run.jobs("simulate_events")
-    assert first["Restarts"] == "1"
+    assert first["Restarts"] == "2"
     assert [first, *others][-1]["JobState"] == "COMPLETED"
     assert_as_undisturbed(run, undisturbed)
 

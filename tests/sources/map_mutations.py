@@ -36,9 +36,11 @@ def _images(seed: int, views: int) -> np.ndarray:
     return images
 
 
-def _converted(reader: Callable[[Path, PixelMapWriter], None], path: Path) -> tuple[list[dict[str, Any]], Counter[str]]:
+def converted(
+    reader: Callable[[Path, PixelMapWriter], None], path: Path, **settings: Any
+) -> tuple[list[dict[str, Any]], Counter[str]]:
     out = path.parent / "out"
-    reader(path, PixelMapWriter(store=out / "maps.zarr", truth=out / "maps.parquet"))
+    reader(path, PixelMapWriter(store=out / "maps.zarr", truth=out / "maps.parquet", **settings))
     store, truth = open_pixel_maps(out / "maps.zarr"), pd.read_parquet(out / "maps.parquet")
     columns = truth[["nu_pdg", "is_cc", "nu_energy", "inelasticity", "mode"]].to_numpy(np.float64)
     kinds = truth["class"].fillna("none").map({"nue_cc": 0, "numu_cc": 1, "nc": 2, "none": 3}).to_numpy(np.float64)
@@ -70,7 +72,7 @@ def convert_cvn_content(folder: Path) -> Callable[[CvnTables], tuple[list[dict[s
         with h5py.File(folder / "a.h5", "w") as file:
             for name, values in content.items():
                 file[name] = values
-        return _converted(convert_cvn, folder / "a.h5")
+        return converted(convert_cvn, folder / "a.h5")
 
     return convert
 
@@ -233,7 +235,7 @@ def convert_png_content(folder: Path) -> Callable[[Files], tuple[list[dict[str, 
             file.unlink()
         for name, text in content.items():
             (maps / name).write_bytes(text)
-        return _converted(convert_png, maps)
+        return converted(convert_png, maps)
 
     return convert
 

@@ -2,7 +2,7 @@
 
 *Identical*: the same events with the same charge and truth; their numbers and order may differ if those were changed.
 *Refused*: an InputError. *Marked*: a conclusion that the unchanged file does not have, in the log and in the attributes
-of what was written (:mod:`nuvlm.sources.conclusions`), which is a doubt or says which truth is unknown. Everything else
+of what was written (:mod:`nuvlm.base.conclusions`), which is a doubt or says which truth is unknown. Everything else
 is *silent*.
 """
 

@@ -7,7 +7,10 @@ import numpy as np
 import pytest
 
 from nuvlm.base.errors import InputError
-from nuvlm.detector.geometry import Detector
+from nuvlm.base.stores import open_store
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import open_shard
 from nuvlm.sources.edepsim import convert_edepsim
 from nuvlm.sources.larndsim import convert_larndsim
@@ -59,6 +62,19 @@ def test_spills_keep_their_ids_and_count_the_rock(tmp_path):
     assert len(events) == 20
     assert 2**64 - 2 in events["event_id"].tolist()
     assert doubts == ["vertices outside", "events left out"]
+
+
+def test_rock_events_are_seen_where_their_charge_is(tmp_path):
+    convert(tmp_path, "c4_spill_with_rock.h5", (0, 0, 0))
+    shard, displays, maps = tmp_path / "c4_spill_with_rock.h5.voxels.h5", tmp_path / "a.zarr", tmp_path / "b.zarr"
+    smear_and_downsample(shard, displays, detector=Detector(), diffusion=Diffusion(), pixel_mm=50)
+    crop_displays(displays, maps, size=112, centre="charge", transfer="log", white_mev=100, knee_mev=1)
+    store = open_store(maps, "nuvlm-pixelmaps")
+    images, share = store["images"][:], store["window_share"][:]
+    assert len(images) == 20
+    assert images.any(axis=(2, 3)).all(), "no view is black"
+    # A muon of 6 m that enters at the middle of a window of 5.6 m.
+    assert share.min() > 0.45
 
 
 def test_merged_files_and_impossible_truth(tmp_path):

@@ -6,6 +6,7 @@ import h5py
 import numpy as np
 import pytest
 
+from flipped_bytes import any_flipped_byte_is_harmless_or_named
 from nuvlm.base.errors import InputError
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import open_shard
@@ -409,15 +410,5 @@ def test_a_file_without_any_vertex_keeps_its_hits(tmp_path, detector):
 
 
 def test_any_flipped_byte_is_either_harmless_or_told(tmp_path, detector):
-    whole = write_edepsim(tmp_path / "a.root", [event(1), event(2)], baskets=2).read_bytes()
-    path = tmp_path / "b.root"
-    for at in range(0, len(whole), 997):
-        content = bytearray(whole)
-        content[at] ^= 255
-        path.write_bytes(content)
-        message = str(path)
-        try:
-            convert(path, detector, on_bad_event="skip")
-        except InputError as error:
-            message = str(error)
-        assert str(path) in message
+    whole = write_edepsim(tmp_path / "a.root", [event(1), event(2)], baskets=2)
+    any_flipped_byte_is_harmless_or_named(whole, lambda path: convert(path, detector, on_bad_event="skip"), 60)

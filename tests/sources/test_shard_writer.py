@@ -7,7 +7,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import open_shard
 from nuvlm.sources.interactions import DriftedEvent, Interaction, Truth, event_ids, particle_rows
-from nuvlm.sources.shard_writer import DriftedShardWriter, VoxelShardWriter
+from nuvlm.sources.shard_writer import DriftedShardWriter, VoxelShardWriter, _survey
 
 
 def interaction(number, at=(0, 0, 3000), energy=(1.0, 2.0), **changes):
@@ -130,3 +130,16 @@ def test_deposits_are_not_marked_as_drifted(tmp_path, detector):
     write(tmp_path, detector, [interaction(1)])
     with open_shard(tmp_path / "out.h5", detector) as shard:
         assert not shard.drifted
+
+
+@pytest.mark.parametrize(("value", "found"), [(1.0, (True, False, True)), (np.nan, (False, False, True)),
+                                              (-1.0, (True, True, True)), (np.inf, (False, False, True))])  # fmt: skip
+def test_the_survey_of_deposits_agrees_with_numpy(rng, value, found):
+    start, end, energy = rng.normal(0, 100, (50, 3)), rng.normal(0, 100, (50, 3)), rng.gamma(2, 1, 50)
+    energy[7] = value
+    low, high = np.full(3, np.inf), np.full(3, -np.inf)
+    assert _survey(start, end, energy, low, high) == found
+    np.testing.assert_array_equal(low, np.minimum(start, end).min(axis=0))
+    np.testing.assert_array_equal(high, np.maximum(start, end).max(axis=0))
+    start[3, 1] = np.nan
+    assert not _survey(start, end, energy, low, high)[0]

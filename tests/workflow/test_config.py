@@ -1,6 +1,7 @@
 """The configuration: strict, complete, and in step with its schema."""
 
 import json
+import re
 import subprocess
 import sys
 from datetime import date
@@ -53,6 +54,25 @@ def test_defaults_of_the_models_are_the_published_ones_that_the_paper_overlay_se
     assert (paper.vlm.base, paper.pixelmap.size) == ("hub", 512)
 
 
+def test_the_third_column_of_reproduction_is_the_paper_overlay():
+    """Every `key: value` of the tables, a fact a line."""
+    paper = parse_config(merge(load("config.yaml"), load("paper.yaml"))).model_dump(mode="json")
+    page = (REPOSITORY / "docs" / "reproduction.md").read_text()
+    stated = [
+        pair
+        for row in page.splitlines()
+        if row.startswith("| ") and row.count("|") == 5
+        for pair in re.findall(r"`([a-z0-9_.]+): ([^`]+)`", row.split("|")[4])
+    ]
+    for key, value in stated:
+        found = paper
+        for part in key.split("."):
+            found = found[part]
+        assert found == yaml.safe_load(value), key
+    for fact in ("learning_rate", "batch_size", "max_epochs", "background", "decision", "temperature", "quantization"):
+        assert any(key.endswith(fact) for key, _ in stated), fact
+
+
 def test_schema_is_in_step():
     assert (CONFIG / "schema.json").read_text() == json_schema(), "run 'make schema'"
     jsonschema.validate(load("config.yaml"), json.loads(json_schema()))
@@ -67,16 +87,27 @@ def test_a_renamed_key_names_its_successor():
 
 MISTAKES = {
     "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: .*run,"),
-    "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: width"),
+    "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: seeds, width"),
     "unknown key in a recipe": (
         {"cnn": {"recipes": {"tuned": {"rate": 1}}}},
-        r"cnn.recipes.tuned.rate: unknown key; known here: optimizer, learning_rate",
+        r"cnn.recipes.tuned.rate: unknown key; known here: network, optimizer, learning_rate",
     ),
     "key from before recipes": (
         {"cnn": {"learning_rate": 0.01, "flip": True}},
         r"cnn: learning_rate, flip: moved to cnn.recipes.<name>.*recipes: {tuned: {learning_rate: 0.01}}",
     ),
     "weights from before recipes": ({"cnn": {"class_weights": True}}, "cnn: class_weights .*: set balanced in"),
+    "seeds that repeat": ({"bdt": {"seeds": [7, 8, 7]}}, r"bdt: seeds \[7, 8, 7\]: one repeats"),
+    "seeds without the first": ({"cnn": {"seeds": [1, 2]}}, r"cnn: seeds \[1, 2\]: the first must be .*, 7"),
+    "no training": ({"vlm": {"seeds": 0}}, "vlm.seeds"),
+    "stored weights of another kind": (
+        {"vlm": {"base": "random", "classify": {"quantization": "none"}}},
+        r"classify.quantization \(none\) must be that of finetune \(nf4\) or null with base: random",
+    ),
+    "unknown network": (
+        {"cnn": {"recipes": {"tuned": {"network": "vgg"}}}},
+        "cnn.recipes.tuned.network: .*'published'",
+    ),
     "decay of Adam": (
         {"cnn": {"recipes": {"tuned": {"optimizer": "adam", "weight_decay": 0.1}}}},
         "weight_decay has no effect with optimizer 'adam'",

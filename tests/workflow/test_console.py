@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+from paths import REPOSITORY
+
 pytestmark = pytest.mark.workflow
 SNAKEFILE = """
 rule all:
@@ -52,6 +54,27 @@ def folder(tmp_path: Path) -> Path:
     (tmp_path / "Snakefile").write_text(SNAKEFILE)
     (tmp_path / "job.py").write_text(JOB)
     return tmp_path
+
+
+def test_jobs_with_gpus_wait_for_one_another(tmp_path: Path) -> None:
+    """With the local profile: each takes the first GPU, whatever others do."""
+    (tmp_path / "Snakefile").write_text(
+        """
+rule all:
+    input: "a", "b"
+
+rule one:
+    output: "{x}"
+    resources: gpu=1
+    shell: "date +%s%N > {output}; sleep 2; date +%s%N >> {output}"
+"""
+    )
+    profile = REPOSITORY / "profiles" / "local"
+    subprocess.run(
+        [sys.executable, "-m", "snakemake", "--profile", str(profile), "--cores", "2"], cwd=tmp_path, check=True
+    )
+    spans = sorted([*map(int, (tmp_path / name).read_text().split())] for name in "ab")
+    assert spans[0][1] <= spans[1][0]
 
 
 def command(*arguments: str) -> list[str]:

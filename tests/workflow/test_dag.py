@@ -4,6 +4,7 @@ import ast
 import logging
 import os
 import re
+import shutil
 import subprocess
 import time
 from collections import Counter
@@ -241,6 +242,11 @@ def test_a_recipe_left_out_or_added_concerns_no_other_cnn(finished):
     assert planned(finished, *TINY, "cnn={recipes: {wide: {batch_size: 8}}}") == explain | new
 
 
+def test_a_further_training_repeats_no_other(finished):
+    new = {"train_cnn": CNNS, "export_cnn": CNNS, "classify_cnn": CNNS * PARTS}
+    assert planned(finished, *TINY, "cnn={seeds: 2}") == after("evaluate") | new
+
+
 PACKAGE = Path("workflow/src/nuvlm")
 
 
@@ -276,6 +282,19 @@ def test_a_comment_or_a_touched_file_reruns_nothing(finished):
     for file in (*(finished / PACKAGE).rglob("*.py"), *(finished / "workflow/scripts").glob("*.py")):
         edit(file)
     assert planned(finished, *TINY) == {}
+
+
+def test_a_fresh_clone_with_copied_results_reruns_nothing(finished):
+    """All that comes with the workflow is newer than the results, with Snakemake's records of them and without."""
+    for file in (file for name in ("workflow", "resources", "config") for file in (finished / name).rglob("*")):
+        file.touch()
+    assert planned(finished, *TINY) == {}
+    records = (finished / ".snakemake").rename(finished / "records")
+    try:
+        assert planned(finished, *TINY) == {}
+    finally:
+        shutil.rmtree(finished / ".snakemake")
+        records.rename(finished / ".snakemake")
 
 
 @pytest.mark.parametrize(
@@ -402,6 +421,24 @@ SITES = {
 
 
 FOUR_GPUS = [*TINY, "run=four", "vlm={finetune: {gpus: 4}}"]
+
+
+def test_the_last_attempt_fits_an_ordinary_cluster(checkout):
+    """24 hours and 256 GB: Slurm refuses what is more, or lets it wait for ever. Jobs that resume ask for the same."""
+    arguments = ["--dry-run", "--cores", "64", *FOUR_GPUS, "vlm={finetune: {gpus: 4}, classify: {gpus: 1}}"]
+    asked = []
+    for attempt in ("1", "3"):
+        plan = snakemake(checkout, "all", "rehearse", *arguments, "--attempt", attempt)
+        jobs = re.findall(r"(?ms)^(?:local)?rule (\w+):$.*?^    resources: ([^\n]*)$", plan)
+        asked.append(
+            {rule: [int(re.search(rf"{name}=(\d+)", line)[1]) for name in ("mem_mb", "runtime")]
+             for rule, line in jobs if "runtime=" in line}
+        )  # fmt: skip
+    first, last = asked
+    assert {"train_cnn", "finetune_vlm", "rehearse", "classify_vlm", "list_events"} <= last.keys()
+    assert all(memory <= 256_000 and minutes <= 1440 for memory, minutes in last.values()), last
+    for rule in ("train_cnn", "finetune_vlm"):
+        assert first[rule] == last[rule]
 
 
 @pytest.mark.parametrize("site", SITES)

@@ -1,5 +1,6 @@
 """The workflow away from its own folder, beside another installed checkout, and as the job of a cluster parses it."""
 
+import json
 import os
 import re
 import shutil
@@ -10,11 +11,13 @@ from pathlib import Path
 import pytest
 import yaml
 
+from nuvlm.report.provenance import provenance
 from nuvlm.workflow.config import Config
 from nuvlm.workflow.frozen import VARIABLE, Frozen, freeze, read_frozen
 from paths import REPOSITORY, copy_workflow
 
 pytestmark = pytest.mark.workflow
+STANDARD = REPOSITORY / "workflow" / "Snakefile"
 SMALL = ["--config", "run=20240115", "input={simulate: {events: 20, events_per_shard: 10}}"]
 
 
@@ -31,6 +34,16 @@ def snakemake(folder: Path, *arguments: str, check: bool = True, **environment: 
 @pytest.fixture(scope="module")
 def checkout(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return copy_workflow(tmp_path_factory.mktemp("checkout"))
+
+
+@pytest.fixture(scope="module")
+def repository(checkout: Path) -> tuple[Path, str]:
+    """The copy as a git repository, and its commit."""
+    git = ["git", "-C", str(checkout), "-c", "user.name=a", "-c", "user.email=a@b.c"]
+    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=all"], ["tag", "v1"]):
+        subprocess.run([*git, *command], check=True)
+    commit = subprocess.check_output([*git, "rev-parse", "HEAD"], text=True).strip()
+    return checkout, commit
 
 
 @pytest.fixture
@@ -70,7 +83,34 @@ use rule * from nuvlm as nuvlm_*
     # For real, where the broken package would be found.
     snakemake(elsewhere, target, PYTHONPATH=str(elsewhere / "installed"))
     assert (elsewhere / target).is_file()
+    assert (elsewhere / "results/mine/frozen.json").is_file()
     assert "nuvlm_write_report" in snakemake(elsewhere, "--dry-run", "nuvlm_all")
+    module = elsewhere / "Snakefile"
+    module.write_text(module.read_text().replace("    config:", '    prefix: "here"\n    config:'))
+    assert "module NuVLM: prefix" in snakemake(elsewhere, "--dry-run", "nuvlm_all", check=False)
+
+
+@pytest.mark.skipif(not STANDARD.exists(), reason="Snakemake finds no files of a git repository from its top folder")
+def test_a_module_in_a_git_repository_comes_with_its_package(repository: tuple[Path, str], elsewhere: Path) -> None:
+    """As snakedeploy writes it; Snakemake itself fetches the rules alone."""
+    checkout, commit = repository
+    (elsewhere / "Snakefile").write_text(
+        f"""
+module nuvlm:
+    snakefile: "git+file://{checkout}/workflow/Snakefile@v1"
+    config: {{"input": {{"simulate": {{"events": 20, "events_per_shard": 10}}}}}}
+
+use rule * from nuvlm
+"""
+    )
+    target = "results/demo/voxels/sim00001.h5"
+    snakemake(elsewhere, target, PYTHONPATH=str(elsewhere / "installed"))
+    assert (elsewhere / target).is_file()
+    unpacked = elsewhere / ".snakemake" / "nuvlm" / commit
+    assert provenance({}, unpacked)["commit"] == commit
+    assert provenance({}, checkout)["commit"] == commit
+    # A folder within the user's own repository is no checkout.
+    assert provenance({}, checkout / "workflow")["commit"] is None
 
 
 def test_a_release_in_a_git_repository_is_used_as_snakedeploy_does(checkout: Path, elsewhere: Path) -> None:
@@ -126,7 +166,7 @@ def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
     arguments = ["--config", "run=planned", "input={source: voxels, files: ['data/*.h5']}"]
     # The start of a run, which ends with its first job: these are no shards.
     listed = "results/planned/events.parquet"
-    snakemake(folder, *arguments, "--", listed, check=False)
+    snakemake(folder, "--no-hooks", *arguments, "--", listed, check=False)
     frozen = folder / "results/planned/frozen.json"
     shutil.copy(folder / "data/a.h5", folder / "data/c.h5")
     settings = folder / "config/config.yaml"
@@ -140,7 +180,7 @@ def test_a_job_of_a_cluster_does_what_was_planned(tmp_path: Path) -> None:
     # A new start sees both.
     assert "parsed: a b c 96\n" in snakemake(folder, *arguments)
     # With another file than the one that the job was planned with, it says so.
-    variable = {VARIABLE: f"{'0' * 64} {frozen}"}
+    variable = {VARIABLE: json.dumps({"planned": ["0" * 64, str(frozen)]})}
     output = snakemake(folder, *job, *arguments, check=False, **variable)
     assert "frozen.json: not what this job was planned with" in output
 
@@ -155,5 +195,10 @@ def test_the_frozen_configuration_is_that_of_the_run(tmp_path: Path, monkeypatch
     freeze(planned)
     # The job finds it though the edited configuration names another run.
     assert read_frozen({"run": "two"}) == planned
+    # Of several runs, each job finds its own.
+    other = Frozen(Config(run="two"), {"b": "b.h5"}, [], {})
+    freeze(other)
+    assert read_frozen({"run": "one"}) == planned
+    assert read_frozen({"run": "two"}) == other
     monkeypatch.delenv(VARIABLE)
     assert read_frozen({"run": "one"}) == planned

@@ -5,7 +5,7 @@ import pytest
 from nuvlm.base.errors import InputError
 from nuvlm.models.table import FAMILIES, family_name, family_of
 from nuvlm.models.vlm.settings import VlmSettings
-from nuvlm.workflow.config import Config
+from nuvlm.workflow.config import Config, parse_config
 from nuvlm.workflow.paths import check_models, store_files
 from nuvlm.workflow.shards import list_shards, simulated_events
 
@@ -91,8 +91,10 @@ def test_home_and_variables_are_replaced_in_paths(tmp_path, monkeypatch):
     monkeypatch.setenv("DATA", str(tmp_path))
     for pattern in ("~/a.h5", "$HOME/*.h5", "${DATA}/a.h5"):
         assert list_shards(configured(pattern)) == {"a": str(tmp_path / "a.h5")}
-    with pytest.raises(InputError, match=r"no variable \$NOWHERE"):
-        list_shards(configured("$NOWHERE/a.h5"))
+    for section in ({"vlm": {"prompts": "~/a.h5"}}, {"report": {"spectrum": "${DATA}/a.h5"}}):
+        assert str(tmp_path / "a.h5") in str(parse_config(section))
+    with pytest.raises(InputError, match=r"input.files.0: .*no variable \$NOWHERE"):
+        parse_config({"input": {"source": "voxels", "files": ["$NOWHERE/a.h5"]}})
 
 
 def test_a_folder_is_named_with_its_dots(tmp_path):

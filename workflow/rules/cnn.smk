@@ -1,4 +1,5 @@
 # What only the Siamese CNN has: its export to ONNX, for classification on CPU cores.
+import re
 
 if CONFIG.models_from is None:
 
@@ -15,7 +16,7 @@ if CONFIG.models_from is None:
         benchmark:
             "<results>/benchmarks/export_cnn/{model}.tsv"
         wildcard_constraints:
-            model="|".join(CONFIG.cnn.model_names("cnn")),
+            model="|".join(map(re.escape, CONFIG.cnn.training_names("cnn"))),
         conda:
             "../envs/gpu.yaml"
         container:

@@ -1,4 +1,5 @@
 # The checked configuration, and what several rules ask for.
+import gc
 import io
 import os
 import subprocess
@@ -9,6 +10,10 @@ from pathlib import Path
 
 from snakemake.exceptions import WorkflowError
 from snakemake.logging import logger
+from snakemake_interface_logger_plugins.common import LogEvent
+
+# Snakemake makes millions of objects that stay: fewer searches for cycles among them take a sixth off the planning.
+gc.set_threshold(200_000, 20, 100)
 
 
 def find_checkout(rules):
@@ -42,6 +47,11 @@ def find_checkout(rules):
     return folder
 
 
+if workflow.modifier.path_modifier.replace_prefix("results/") != "results/":
+    raise WorkflowError(
+        "module NuVLM: prefix and replace_prefix move the files of its rules, and not those that its parameters name. "
+        "Leave them out: `run` in its configuration names the folder, results/{run}."
+    )
 # Not workflow.basedir, which is another workflow's folder where this one is used as a module.
 CHECKOUT = find_checkout(workflow.current_basedir)
 SOURCE = CHECKOUT / "workflow" / "src"
@@ -63,6 +73,7 @@ from nuvlm.models.table import FAMILIES, conditions_of, family_name, family_of, 
 from nuvlm.workflow.config import parse_config
 from nuvlm.workflow.plan import RATES, expected_seconds
 from nuvlm.base.errors import InputError
+from nuvlm.base.files import sha256
 from nuvlm.report.names import figure_name, words
 from nuvlm.evaluation.spectrum import read_spectrum
 
@@ -84,12 +95,25 @@ except InputError as error:
     raise WorkflowError(str(error)) from None
 
 
+def at_start(record):
+    """Freeze what is planned when Snakemake logs what it is going to run; it has locked the working directory then.
+
+    A filter of its logger, as the handlers of a module and with --no-hooks are not called.
+    """
+    planned = getattr(record, "event", None) == LogEvent.RUN_INFO
+    if planned and workflow.is_main_process and not workflow.dryrun:
+        try:
+            paths.check_writable(CONFIG)
+            frozen.freeze(PLANNED)
+        except InputError as error:
+            raise WorkflowError(str(error)) from None
+    return True
+
+
+logger.addFilter(at_start)
+
+
 onstart:
-    try:
-        paths.check_writable(CONFIG)
-        frozen.freeze(PLANNED)
-    except InputError as error:
-        raise WorkflowError(str(error)) from None
     # For the console (profiles/local), which gives the time left.
     targets = dict.fromkeys(["all", "pixelmaps", "predictions", "explanations"], 0)
     seconds = expected_seconds(CONFIG, len(SHARDS), own(RATES)) | targets
@@ -98,6 +122,7 @@ onstart:
 
 MODELS = CONFIG.models
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
+TRAININGS = CONFIG.trainings
 PARTS = range(CONFIG.dataset.parts)
 # Of each part.
 EXPLAINED = -(-CONFIG.report.explain // CONFIG.dataset.parts)
@@ -107,9 +132,14 @@ PREDICTION = (
 )
 
 
+MODELS_FOLDER = f"results/{CONFIG.models_from or CONFIG.run}/models"
+BASE = CONFIG.vlm.base_folder.replace("<models>", MODELS_FOLDER)
+
+
 pathvars:
     results=f"results/{CONFIG.run}",
-    models=f"results/{CONFIG.models_from or CONFIG.run}/models",
+    models=MODELS_FOLDER,
+    base=BASE,
 
 
 wildcard_constraints:
@@ -124,12 +154,42 @@ def own(path):
     return str(elsewhere if elsewhere.exists() and not Path(path).exists() else path)
 
 
-def code(script, *entries):
-    """Digest of the code that a rule computes with; `entries` are definitions that its script looks up by name."""
-    key = " ".join([script, *entries])
+def untimed(path):
+    """An input that comes with the workflow, a text say: its content is in the digest of the code, its time is ignored.
+
+    The files of a fresh clone are newer than results that are copied to it.
+    """
+    return ancient(own(path))
+
+
+def code(script, *entries, files=()):
+    """Digest of what a rule computes with.
+
+    `entries` are definitions that its script looks up by name, `files` those that it reads and that are `untimed`.
+    """
+    key = " ".join([script, *entries, *files])
     if key not in PLANNED.code:
-        PLANNED.code[key] = code_digest(SCRIPTS / script, *entries)
+        existing = [path for path in map(own, files) if Path(path).is_file()]
+        digests = [code_digest(SCRIPTS / script, *entries), *map(sha256, existing)]
+        PLANNED.code[key] = " ".join(digests)
     return PLANNED.code[key]
+
+
+def texts(request):
+    """Inputs of a model's job that come with the workflow."""
+    return [
+        path
+        for path in request.inputs.values()
+        if not path.startswith(("<models>", "<base>", "results/"))
+    ]
+
+
+def further_inputs(request):
+    """All of them, as a rule's inputs."""
+    own_texts = texts(request)
+    return [
+        untimed(path) if path in own_texts else path for path in request.inputs.values()
+    ]
 
 
 def image(environment):
@@ -193,27 +253,40 @@ def trained_models():
         return []
     return [
         *(
-            f"<models>/{model}/{file}"
-            for model in MODELS
+            f"<models>/{training}/{file}"
+            for model, trainings in TRAININGS.items()
+            for training in trainings
             for file in (family_of(model).weights, "manifest.json", "training.json")
         ),
-        f"{CONFIG.vlm.base_folder}/manifest.json",
+        f"{BASE}/manifest.json",
     ]
 
 
-def prediction_tables():
-    tables = "<results>/predictions/{model}/{condition}/{part}.{kind}"
+def prediction_tables(further=True):
+    """Of all trainings, or of the first of each model."""
+    tables = "<results>/predictions/{training}/{condition}/{part}.{kind}"
     return [
         path
         for model, conditions in CONDITIONS.items()
         for path in expand(
             tables,
-            model=model,
+            training=TRAININGS[model] if further else model,
             condition=conditions,
             part=PARTS,
             kind=["parquet", "json"],
         )
     ]
+
+
+def predictions_of(training):
+    """Condition -> prediction tables of a training."""
+    return {
+        condition: [
+            f"results/{CONFIG.run}/predictions/{training}/{condition}/{part}.parquet"
+            for part in PARTS
+        ]
+        for condition in conditions_of(training, CONFIG.conditions)
+    }
 
 
 def explained_predictions(part):
@@ -237,9 +310,12 @@ def of_request(kind, what):
 
 def request_inputs(kind):
     """The further inputs of a model's job: name -> path."""
-    models = f"results/{CONFIG.models_from or CONFIG.run}/models"
     return lambda wildcards: {
-        name: own(path.replace("<models>", models).format(model=wildcards.model))
+        name: own(
+            path.replace("<base>", BASE)
+            .replace("<models>", MODELS_FOLDER)
+            .format(model=wildcards.model)
+        )
         for name, path in of_request(kind, "inputs")(wildcards).items()
     }
 

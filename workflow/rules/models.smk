@@ -1,8 +1,11 @@
 # Every family of models in the table (workflow/src/nuvlm/models/table.py): training, classification, explanation.
+# {model} is a training of a model, of which explanations have the first (workflow/src/nuvlm/models/trainings.py).
+import re
 
 for family, section in CONFIG.families.items():
     row = FAMILIES[family]
     names = "|".join(section.model_names(family))
+    trainings = "|".join(map(re.escape, section.training_names(family)))
     training = section.training(section.model_names(family)[0])
     classification = section.classification()
     explanation = section.explanation()
@@ -11,11 +14,11 @@ for family, section in CONFIG.families.items():
     if CONFIG.models_from is None:
 
         rule:
-            """Train one model of the family."""
+            """Train one model of the family, once."""
             name:
                 row.training_rule
             input:
-                list(map(own, training.inputs.values())),
+                further_inputs(training),
                 events="<results>/events.parquet",
                 pixelmaps="<results>/pixelmaps.json",
             output:
@@ -27,7 +30,7 @@ for family, section in CONFIG.families.items():
             benchmark:
                 f"<results>/benchmarks/{row.training_rule}/{{model}}.tsv"
             wildcard_constraints:
-                model=names,
+                model=trainings,
             conda:
                 f"../envs/{training.environment}.yaml"
             container:
@@ -39,7 +42,7 @@ for family, section in CONFIG.families.items():
                 gpu=training.gpus,
                 nodes=training.nodes,
             params:
-                code=code("train.py", training.run),
+                code=code("train.py", training.run, files=texts(training)),
                 run=training.run,
                 settings=of_request("training", "settings"),
                 # A function of resources is not tracked: these options change no result.
@@ -58,7 +61,7 @@ for family, section in CONFIG.families.items():
         name:
             f"classify_{family}"
         input:
-            list(map(own, classification.inputs.values())),
+            further_inputs(classification),
             model="<models>/{model}/training.json",
             weights=f"<models>/{{model}}/{row.weights}",
             events="<results>/events.parquet",
@@ -78,7 +81,7 @@ for family, section in CONFIG.families.items():
         benchmark:
             f"<results>/benchmarks/classify_{family}/{PREDICTION}.tsv"
         wildcard_constraints:
-            model=names,
+            model=trainings,
             condition="|".join(conditions),
         conda:
             f"../envs/{classification.environment}.yaml"
@@ -90,7 +93,7 @@ for family, section in CONFIG.families.items():
             runtime=scaled(classification.minutes),
             gpu=classification.gpus,
         params:
-            code=code("classify.py", classification.run),
+            code=code("classify.py", classification.run, files=texts(classification)),
             run=classification.run,
             settings=of_request("classification", "settings"),
             inputs=request_inputs("classification"),
@@ -105,7 +108,7 @@ for family, section in CONFIG.families.items():
                 f"explain_{family}"
             input:
                 list(explained_predictions("{part}").values()),
-                list(map(own, explanation.inputs.values())),
+                further_inputs(explanation),
                 model="<models>/{model}/training.json",
                 weights=f"<models>/{{model}}/{row.weights}",
                 events="<results>/events.parquet",
@@ -130,7 +133,7 @@ for family, section in CONFIG.families.items():
                 runtime=scaled(explanation.minutes),
                 gpu=explanation.gpus,
             params:
-                code=code("explain.py", explanation.run),
+                code=code("explain.py", explanation.run, files=texts(explanation)),
                 run=explanation.run,
                 settings=of_request("explanation", "settings"),
                 inputs=request_inputs("explanation"),

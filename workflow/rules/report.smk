@@ -1,15 +1,11 @@
 # From predictions to the report.
 from nuvlm.report.names import figures_of
 
-PREDICTIONS = {
-    model: {
-        condition: [
-            f"results/{CONFIG.run}/predictions/{model}/{condition}/{part}.parquet"
-            for part in PARTS
-        ]
-        for condition in conditions
-    }
-    for model, conditions in CONDITIONS.items()
+PREDICTIONS = {model: predictions_of(model) for model in MODELS}
+# Model -> those of its further trainings.
+REPEATS = {
+    model: [predictions_of(training) for training in trainings[1:]]
+    for model, trainings in TRAININGS.items()
 }
 TRAINING = {
     model: f"results/{CONFIG.models_from or CONFIG.run}/models/{model}/training.json"
@@ -17,6 +13,20 @@ TRAINING = {
 }
 RATIONALES = explanations("rationales")
 SALIENCY = explanations("saliency")
+PUBLISHED = "resources/published.yaml"
+TEMPLATE = [
+    f"workflow/src/nuvlm/report/{name}"
+    for name in (
+        "page.html.j2",
+        "page.css",
+        "elements.js",
+        "state.js",
+        "tables.js",
+        "choices.js",
+        "display.js",
+        "event_browser.js",
+    )
+]
 FIGURES = figures_of(MODELS, CONFIG.conditions, RATIONALES)
 
 
@@ -45,6 +55,7 @@ rule evaluate:
     params:
         code=code("evaluate.py"),
         predictions=PREDICTIONS,
+        repeats=REPEATS,
         explanations=RATIONALES,
         saliency=SALIENCY,
     script:
@@ -81,7 +92,7 @@ rule draw_figures:
 rule collect_events:
     """Collect the events of the event browser: displays, or pixel maps made elsewhere."""
     input:
-        prediction_tables(),
+        prediction_tables(further=False),
         list(RATIONALES.values()),
         [explanation_files(*stores) for stores in SALIENCY.values()],
         display_files,
@@ -120,25 +131,13 @@ rule collect_events:
 rule write_report:
     """Write the report: one self-contained page, its numbers as JSON, and LaTeX tables."""
     input:
-        prediction_tables(),
+        prediction_tables(further=False),
         list(TRAINING.values()),
         figure_files(FIGURES, ".svg"),
         scores="<results>/evaluation/scores.json",
         browser="<results>/figures/events.json",
-        published=own("resources/published.yaml"),
-        template=[
-            own(f"workflow/src/nuvlm/report/{name}")
-            for name in (
-                "page.html.j2",
-                "page.css",
-                "elements.js",
-                "state.js",
-                "tables.js",
-                "choices.js",
-                "display.js",
-                "event_browser.js",
-            )
-        ],
+        published=untimed(PUBLISHED),
+        template=list(map(untimed, TEMPLATE)),
     output:
         page=report(
             "<results>/report/index.html",
@@ -171,7 +170,7 @@ rule write_report:
         mem_mb=scaled(2000),
         runtime=scaled(30),
     params:
-        code=code("write_report.py"),
+        code=code("write_report.py", files=[PUBLISHED, *TEMPLATE]),
         predictions=PREDICTIONS,
         training=TRAINING,
         config=CONFIG.model_dump(mode="json"),

@@ -8,6 +8,7 @@ evaluate(
     Path(snakemake.input.events),
     snakemake.params.predictions,
     Path(snakemake.output[0]),
+    repeats=snakemake.params.repeats,
     explanations=snakemake.params.explanations,
     saliency=snakemake.params.saliency,
     spectrum=Path(snakemake.input.spectrum) if snakemake.input.spectrum else None,

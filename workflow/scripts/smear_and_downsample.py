@@ -7,12 +7,13 @@ from nuvlm.base.logs import setup_logging
 from nuvlm.sources.voxel_shards import check_voxel_shard
 
 setup_logging(snakemake.log[0])
-if snakemake.params.foreign:
-    check_voxel_shard(Path(snakemake.input.shard), Detector(**snakemake.params.detector), snakemake.params.on_bad_event)
+shard, detector = Path(snakemake.input.shard), Detector(**snakemake.params.detector)
+foreign = snakemake.params.foreign
 smear_and_downsample(
-    Path(snakemake.input.shard),
+    shard,
     Path(snakemake.output[0]).parent,
-    detector=Detector(**snakemake.params.detector),
+    detector=detector,
+    conclusions=check_voxel_shard(shard, detector, snakemake.params.on_bad_event) if foreign else None,
     diffusion=Diffusion(**snakemake.params.display["diffusion"]),
     readout=Readout(**snakemake.params.display["readout"]),
     on_bad_event=snakemake.params.on_bad_event,

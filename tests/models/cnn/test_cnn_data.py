@@ -15,7 +15,7 @@ import pytest
 import torch
 
 from nuvlm.base.errors import InputError
-from nuvlm.models.cnn.data import LONGEST, SparseImages, StoredImages, batches, open_images, sparse_bytes
+from nuvlm.models.classifier.data import LONGEST, SparseImages, StoredImages, batches, open_images, sparse_bytes
 from stores import read_pixel_maps, write_pixel_maps
 
 MEMORY, DISK = 1000, 0  # MB
@@ -238,7 +238,7 @@ def test_a_worker_that_is_killed_ends_the_training(two_shards):
 def test_sigterm_ends_the_workers_too():
     program = """
 import multiprocessing, numpy as np, time
-from nuvlm.models.cnn.data import SparseImages, batches
+from nuvlm.models.classifier.data import SparseImages, batches
 images = SparseImages((1, 8, 8), np.zeros((4, 2), np.int64), np.empty(0, np.uint16), np.empty(0, np.uint8))
 for _ in batches(images, [np.arange(4)] * 100, 2):
     print(*(child.pid for child in multiprocessing.active_children()), flush=True)
@@ -287,7 +287,7 @@ def test_a_process_that_has_decoded_with_zarrs_may_fork_readers(two_shards):
 
 
 def test_more_stores_than_files_may_be_open(tmp_path, rng, monkeypatch):
-    monkeypatch.setattr("nuvlm.models.cnn.data.OPEN_FILES", 2)
+    monkeypatch.setattr("nuvlm.models.classifier.data.OPEN_FILES", 2)
     images = few_lit(rng, (4, 2, 32, 32))
     stores = {f"s{i}": tmp_path / f"s{i}.zarr" for i in range(4)}
     for i, store in enumerate(stores.values()):

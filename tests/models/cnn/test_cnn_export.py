@@ -10,33 +10,37 @@ import pytest
 import torch
 
 from nuvlm.base.errors import InputError
+from nuvlm.models.classifier.network import to_float
 from nuvlm.models.cnn import export
 from nuvlm.models.cnn.classify import classify_cnn
 from nuvlm.models.cnn.export import export_cnn, largest_difference, write_onnx
-from nuvlm.models.cnn.network import SiameseCnn, load_cnn, to_float
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
 from nuvlm.models.cnn.runtime import open_session
+from nuvlm.models.cnn.siamese import SiameseCnn
 from nuvlm.models.predictions import read_costs, read_predictions
 from tiny_cnn import train
 
 pytestmark = pytest.mark.slow
 
 
-def lively(views: int, width: float) -> SiameseCnn:
+def lively(name: str, views: int, width: float) -> SiameseCnn:
     """A network whose logits hang on its input: one fresh from its initialisation gives nearly constants."""
     torch.manual_seed(2)
-    network = SiameseCnn(views=views, width=width, dropout=0).train()
+    network = NETWORKS[name](views=views, width=width, dropout=0).train()
     for layer in network.modules():
         if isinstance(layer, torch.nn.BatchNorm2d):
             layer.momentum = 1.0  # means and variances are those of the last images seen
     with torch.inference_mode():
         network(torch.rand(8, views, 64, 64) * (torch.rand(8, views, 64, 64) < 0.2))
-        network.classify[1].weight *= 0.05  # to logits as trained networks have them
+        # To logits as trained networks have them.
+        network.classify[-1].weight *= {"published": 1.0, "mobilenet": 0.05}[name]
     return network.eval()
 
 
+@pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize(("views", "width"), [pytest.param(2, 1.0, marks=pytest.mark.long), (3, 0.25)])
-def test_onnxruntime_and_torch_agree_at_every_size_and_batch(tmp_path, views, width):
-    network = lively(views, width)
+def test_onnxruntime_and_torch_agree_at_every_size_and_batch(tmp_path, name, views, width):
+    network = lively(name, views, width)
     write_onnx(network, tmp_path / "model.onnx", views, {})
     session = open_session(tmp_path / "model.onnx", threads=1)
     rng = np.random.default_rng(0)
@@ -90,7 +94,7 @@ def test_a_difference_is_seen_and_such_an_export_is_not_written(own, monkeypatch
     network, path = load_cnn(own / "cnn", torch.device("cpu")), own / "cnn_onnx/model.onnx"
     assert largest_difference(network, path, 2, 64) < 1e-4
     with torch.inference_mode():
-        network.classify[1].bias += 0.01
+        network.classify[-1].bias += 0.01
     assert largest_difference(network, path, 2, 64) == pytest.approx(0.01, rel=0.05)
     # An exporter that writes the network of a moment ago.
     monkeypatch.setattr(export, "load_cnn", lambda *_: network)

@@ -12,7 +12,7 @@ import pytest
 import torch
 
 from benchmark_scripts import BENCHMARKS, load_benchmark, numbers
-from nuvlm.models.cnn.network import SiameseCnn
+from nuvlm.models.cnn.network import NETWORKS
 from tiny_cnn import train, write_data
 
 SCRIPT = BENCHMARKS / "gpu_cnn.py"
@@ -25,12 +25,13 @@ def benchmark(monkeypatch: pytest.MonkeyPatch) -> ModuleType:
 
 
 @pytest.mark.long
-def test_everything_is_measured_in_every_mode(benchmark: ModuleType) -> None:
-    command = [sys.executable, SCRIPT, "--device", "cpu", "--tiny"]
+@pytest.mark.parametrize("network", NETWORKS)
+def test_everything_is_measured_in_every_mode(benchmark: ModuleType, network: str) -> None:
+    command = [sys.executable, SCRIPT, "--device", "cpu", "--tiny", "--network", network]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     result = json.loads(done.stdout)
     assert "failed" not in done.stdout
-    assert (result["device"], result["images"]) == ("CPU", "2 x 32 x 32")
+    assert (result["device"], result["network"], result["images"]) == ("CPU", network, "2 x 32 x 32")
     assert set(result["modes"]) == set(benchmark.MODES)
     for name, found in result["modes"].items():
         assert set(found["classifying"]) == {"1", "4"}
@@ -56,8 +57,9 @@ def test_maps_of_a_run_are_taken_as_they_are(benchmark: ModuleType, tmp_path: Pa
         assert found["ms_per_event"] > 0
 
 
-def test_operations_and_traffic_are_those_of_the_layers(benchmark: ModuleType) -> None:
-    network = SiameseCnn(width=0.25)
+@pytest.mark.parametrize("name", NETWORKS)
+def test_operations_and_traffic_are_those_of_the_layers(benchmark: ModuleType, name: str) -> None:
+    network = NETWORKS[name](width=0.25)
     operations = values = 0
 
     def add(layer: torch.nn.Conv2d, inputs: tuple[torch.Tensor, ...], output: torch.Tensor) -> None:
@@ -71,8 +73,8 @@ def test_operations_and_traffic_are_those_of_the_layers(benchmark: ModuleType) -
             layer.register_forward_hook(add)  # type: ignore[arg-type]
     with torch.inference_mode():
         network.eval()(torch.zeros(1, 2, 64, 64))
-    last = network.classify[1]
-    assert benchmark.count(SiameseCnn(width=0.25), (2, 64, 64)) == (operations + 2 * last.weight.numel(), values)
+    weights = sum(layer.weight.numel() for layer in network.modules() if isinstance(layer, torch.nn.Linear))
+    assert benchmark.count(NETWORKS[name](width=0.25), (2, 64, 64)) == (operations + 2 * weights, values)
 
 
 def test_the_floor_is_the_slower_of_arithmetic_and_traffic(benchmark: ModuleType) -> None:

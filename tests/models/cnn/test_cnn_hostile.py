@@ -19,9 +19,11 @@ from nuvlm.base.files import read_json, sha256, write_json
 from nuvlm.base.manifest import write_manifest
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import SMALLEST, open_pixel_maps
+from nuvlm.models.classifier.network import to_float
 from nuvlm.models.cnn.classify import classify_cnn
 from nuvlm.models.cnn.export import export_cnn
-from nuvlm.models.cnn.network import SiameseCnn, load_cnn, to_float
+from nuvlm.models.cnn.mobilenet import InvertedResidual
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
 from nuvlm.models.cnn.settings import TrainSettings
 from nuvlm.models.cnn.training import train_cnn
 from nuvlm.models.predictions import PROBABILITIES, read_predictions
@@ -166,9 +168,10 @@ def test_black_maps_all_get_the_same_answer(own):
         assert (found[2] != black[0]).any()
 
 
-def test_a_batch_of_black_maps_gives_a_finite_loss_and_finite_gradients():
+@pytest.mark.parametrize("name", NETWORKS)
+def test_a_batch_of_black_maps_gives_a_finite_loss_and_finite_gradients(name):
     torch.manual_seed(0)
-    network = SiameseCnn(width=0.25).train()
+    network = NETWORKS[name](width=0.25).train()
     for size in (SMALLEST, 64):
         images = to_float(torch.zeros(4, 2, size, size, dtype=torch.uint8), CPU)
         loss = torch.nn.functional.cross_entropy(network(images), torch.tensor([0, 1, 2, 0]))
@@ -201,10 +204,12 @@ def test_trained_on_black_maps_it_learns_how_frequent_the_classes_are(own):
         (lambda card: card["settings"].pop("width"), r"no usable value of settings\.width"),
         (
             lambda card: card["settings"].update(width=-1),
-            "does not fit the network in training.json, which has width -1",
+            "does not fit the network in training.json, which is 'published' and has width -1",
         ),
         (lambda card: card["settings"].update(dropout=7), "not the settings of a network"),
         (lambda card: card.update(views=-2), "not the settings of a network"),
+        (lambda card: card.update(network="alexnet"), "the network is 'alexnet'; known are published, mobilenet"),
+        (lambda card: card.update(network=["published"]), r"the network is \['published'\]"),
         (lambda card: card.update(classes=["nue_cc", "numu_cc", "nutau_cc"]), "the classes are .*'nutau_cc'"),
     ],
 )
@@ -243,9 +248,20 @@ def test_weights_of_another_width_are_refused_with_both(own):
         classify(own, onnx=True)
 
 
+def test_weights_of_the_other_network_are_refused_by_name(own):
+    train(own, "other", max_epochs=1, network="mobilenet")
+    shutil.copy(own / "other/model.safetensors", own / "cnn")
+    renew(own / "cnn")
+    with pytest.raises(InputError, match=r"which is 'published' .*: the weights are those of 'mobilenet'.*Remove "):
+        load_cnn(own / "cnn", CPU)
+    # Versions with this network only did not name it.
+    rewrite(own / "cnn", lambda card: card.pop("network"))
+    assert isinstance(load_cnn(own / "cnn", CPU).branch[0], InvertedResidual)
+
+
 def test_weights_of_a_network_for_other_views_or_of_none_are_refused(own):
     rewrite(own / "cnn", lambda card: card.update(views=3))
-    with pytest.raises(InputError, match=r"3 views: the weights have width 0\.25, and trunk\.0.* is \("):
+    with pytest.raises(InputError, match=r"3 views: the weights have width 0\.25, and trunk\.1.* is \("):
         load_cnn(own / "cnn", CPU)
     reweigh(own / "cnn", lambda weights: (weights.clear(), weights.update(hello=torch.zeros(2))))
     with pytest.raises(InputError, match=r"model\.safetensors: does not fit the network"):
@@ -258,8 +274,8 @@ def test_weights_of_a_network_for_other_views_or_of_none_are_refused(own):
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
 def test_weights_that_are_no_numbers_are_refused(own, value):
-    reweigh(own / "cnn", lambda weights: weights["head.0.weight"][3].fill_(value))
-    message = r"model\.safetensors: 1 of \d+ weight arrays \(first: head\.0\.weight\).*lower learning rate"
+    reweigh(own / "cnn", lambda weights: weights["stem.0.weight"][3].fill_(value))
+    message = r"model\.safetensors: 1 of \d+ weight arrays \(first: stem\.0\.weight\).*lower learning rate"
     with pytest.raises(InputError, match=message):
         classify(own)
     with pytest.raises(InputError, match=message):
@@ -279,7 +295,7 @@ def test_weights_in_half_precision_classify_as_they_would_in_full(own):
 
 
 def test_an_onnx_file_of_other_weights_or_of_none_is_refused(own):
-    reweigh(own / "cnn", lambda weights: weights["head.0.weight"].mul_(1.01))
+    reweigh(own / "cnn", lambda weights: weights["stem.0.weight"].mul_(1.01))
     with pytest.raises(InputError, match=r"model\.onnx: was not exported from .*rerun export_cnn"):
         classify(own, onnx=True)
     (own / "cnn_onnx/model.onnx").write_bytes(b"no ONNX")

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch.nn.functional import cross_entropy
 
-from nuvlm.models.cnn.network import SiameseCnn
-from nuvlm.models.cnn.processes import ProcessGroup, join
+from nuvlm.models.classifier.processes import ProcessGroup, join
+from nuvlm.models.cnn.network import NETWORKS
 
 EVENTS = 7
 
@@ -22,7 +22,7 @@ def gradient(group: ProcessGroup) -> dict[str, Any]:
     Batch normalisation uses its running statistics: on CPUs each process would normalise by its own share.
     """
     torch.manual_seed(0)
-    network = SiameseCnn(width=0.25, dropout=0.0)
+    network = NETWORKS["published"](width=0.25, dropout=0.0)
     model = group.wrap(network)
     images, labels = torch.rand(EVENTS, 2, 64, 64), torch.arange(EVENTS) % 3
     mine = torch.from_numpy(group.share(np.arange(EVENTS)))
@@ -39,7 +39,7 @@ def gradient(group: ProcessGroup) -> dict[str, Any]:
 def statistics(group: ProcessGroup) -> torch.Tensor:
     """Running means after a forward pass of other images in each process, then synchronised."""
     torch.manual_seed(group.rank)
-    network = SiameseCnn(width=0.25).train()
+    network = NETWORKS["published"](width=0.25).train()
     network(torch.rand(2, 2, 64, 64))
     group.sync_buffers(network)
     return torch.cat([buffer.flatten().double() for buffer in network.buffers()])

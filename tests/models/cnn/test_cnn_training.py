@@ -17,9 +17,9 @@ import torch
 from safetensors.torch import load_file
 
 from nuvlm.base.errors import InputError
-from nuvlm.models.cnn import trainer
-from nuvlm.models.cnn.network import SiameseCnn
-from nuvlm.models.cnn.recipes import draw_epoch, flip, halve, learning_rate, make_optimizer, peak_rate
+from nuvlm.models.classifier import trainer
+from nuvlm.models.classifier.recipes import draw_epoch, flip, halve, learning_rate, make_optimizer, peak_rate
+from nuvlm.models.cnn.network import NETWORKS
 from nuvlm.models.cnn.settings import Recipe
 from nuvlm.models.cnn.training import check_shares
 from nuvlm.models.degradations import degrade
@@ -127,7 +127,7 @@ def test_the_rate_rises_and_falls_as_a_cosine_or_stays() -> None:
 
 
 def test_neither_biases_nor_normalisations_decay() -> None:
-    network = SiameseCnn(width=0.25)
+    network = NETWORKS["published"](width=0.25)
     optimizer = make_optimizer(network, Recipe(optimizer="adamw", learning_rate=0.1, weight_decay=0.5))
     before = {name: value.clone() for name, value in network.named_parameters()}
     for parameter in network.parameters():
@@ -179,7 +179,7 @@ def test_the_full_recipe_is_validated_as_events_are_classified(data: Path) -> No
 def test_clipped_gradients_move_nothing_where_the_norm_is_tiny(data: Path) -> None:
     """Adam divides by the gradient's size, up to an epsilon of 1e-8, far above these."""
     torch.manual_seed(7)
-    begin = SiameseCnn(width=0.25, dropout=0.1).state_dict()
+    begin = NETWORKS["published"](width=0.25, dropout=0.1).state_dict()
     moved = {}
     for norm in (None, 1e-13):
         train(data, max_epochs=1, max_grad_norm=norm)
@@ -236,19 +236,20 @@ def stop_at(monkeypatch: pytest.MonkeyPatch, *steps: int) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("bf16", [False, True])
+@pytest.mark.parametrize(("bf16", "network"), [(False, "published"), (False, "mobilenet"), (True, "published")])
 def test_a_stopped_training_ends_as_an_uninterrupted_one(
-    data: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool
+    data: Path, monkeypatch: pytest.MonkeyPatch, bf16: bool, network: str
 ) -> None:
     """In the midst of an epoch, twice in another, and after an epoch's last step."""
-    whole = train(data, "whole", **FULL, bf16=bf16)
+    changes = {**FULL, "bf16": bf16, "network": network}
+    whole = train(data, "whole", **changes)
     stop_at(monkeypatch, 4, STEPS + 2, STEPS + 5, 3 * STEPS)
     for _ in range(4):
         with pytest.raises(SystemExit) as stopped:
-            train(data, "stopped", **FULL, bf16=bf16)
+            train(data, "stopped", **changes)
         assert stopped.value.code == 128 + signal.SIGTERM
         assert not (data / "stopped").exists()
-    resumed = train(data, "stopped", **FULL, bf16=bf16)
+    resumed = train(data, "stopped", **changes)
     assert losses(resumed) == losses(whole)
     assert len(losses(resumed)) == 3
     assert weights(data, "stopped") == weights(data, "whole")
@@ -345,8 +346,12 @@ def test_a_checkpoint_of_other_settings_or_data_is_refused(data: Path, monkeypat
     stop_at(monkeypatch, 3)
     with pytest.raises(SystemExit):
         train(data)
-    with pytest.raises(InputError, match=r"other settings or data \(dropout, recipe.flip\)"):
+    with pytest.raises(
+        InputError, match=r"other settings or data \(dropout 0\.1, now 0\.3; recipe\.flip True, now False\)"
+    ):
         train(data, dropout=0.3, flip=False)
+    with pytest.raises(InputError, match=r"\(recipe\.network published, now mobilenet\)"):
+        train(data, network="mobilenet")
     checkpoint = data / "checkpoints" / "checkpoint.pt"
     checkpoint.write_bytes(checkpoint.read_bytes()[:1000])
     with pytest.raises(InputError, match="no readable checkpoint"):
@@ -403,8 +408,19 @@ def test_no_validation_event_is_refused(data: Path) -> None:
         train(data)
 
 
-@pytest.mark.parametrize(("events", "batch_size", "processes"), [(8, 2, 3), (3, 2, 1), (9, 8, 5)])
-def test_batches_too_small_to_be_shared_are_refused(events: int, batch_size: int, processes: int) -> None:
-    with pytest.raises(InputError, match=r"too few for cnn\.processes \d"):
-        check_shares(events, settings(batch_size=batch_size, processes=processes))
-    check_shares(events, settings(batch_size=events, processes=processes))
+@pytest.mark.parametrize(
+    ("events", "batch_size", "processes", "size"),
+    [(8, 2, 3, 64), (9, 8, 5, 64), (3, 2, 1, 32), (4, 2, 2, 32)],
+)
+def test_batches_too_small_to_be_shared_are_refused(events: int, batch_size: int, processes: int, size: int) -> None:
+    few = settings(batch_size=batch_size, processes=processes, network="mobilenet")
+    with pytest.raises(InputError, match=rf"smallest batch of \d, too few for cnn\.processes {processes}"):
+        check_shares(events, few, 2, size)
+    check_shares(events, settings(batch_size=2 * events, processes=processes, network="mobilenet"), 2, size + 1)
+
+
+def test_batches_of_one_event_train_where_its_last_layers_have_several_pixels(data: Path) -> None:
+    check_shares(3, settings(batch_size=1, network="published"), 2, 16)
+    with pytest.raises(InputError, match="'mobilenet' at 32 pixels"):
+        check_shares(3, settings(batch_size=1, network="mobilenet", half_resolution=0.1), 2, 64)
+    assert train(data, batch_size=1, max_epochs=1, learning_rate=1e-4)["steps"] == 72

@@ -10,11 +10,16 @@ import torch
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.stores import open_store
+from nuvlm.models.classifier.network import ImageClassifier, to_float
+from nuvlm.models.classifier.saliency import probability_drop
 from nuvlm.models.cnn.classify import classify_cnn
-from nuvlm.models.cnn.network import SiameseCnn, SqueezeExcitation, load_cnn, to_float
-from nuvlm.models.cnn.saliency import cell_pixels, explain_cnn, hires_cam, probability_drop
+from nuvlm.models.cnn.mobilenet import SqueezeExcitation
+from nuvlm.models.cnn.network import NETWORKS, load_cnn
+from nuvlm.models.cnn.saliency import cell_pixels, hires_cam
+from nuvlm.models.cnn.saliency import run as explain_cnn
 from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.training import train_cnn
+from nuvlm.models.jobs import ExplanationJob
 from stores import write_pixel_maps
 
 pytestmark = pytest.mark.slow
@@ -62,9 +67,14 @@ def run(tmp_path_factory):
 
 
 def explain(folder: Path, name: str, predictions: str = "0.parquet", **changes) -> Path:
-    keywords = {"name": "cnn", "part": 0, "count": 30, "seed": 7, "threads": 1} | changes
-    tables, stores = {"cnn": folder / predictions}, {"a": folder / "a.zarr"}
-    explain_cnn(folder / "cnn", folder / "events.parquet", stores, tables, folder / name, **keywords)
+    keywords = {"part": 0, "count": 30} | changes
+    explain_cnn(
+        ExplanationJob(
+            model="cnn", events=folder / "events.parquet", stores={"a": folder / "a.zarr"}, inputs={}, settings={},
+            threads=1, folder=folder / "cnn", out=folder / name, predictions={"cnn": folder / predictions},
+            condition="nominal", seed=7, **keywords,
+        )
+    )  # fmt: skip
     return folder / name
 
 
@@ -100,22 +110,26 @@ def test_the_store_says_what_is_explained(run):
     assert (store["maps"][:].max(axis=(1, 2, 3)) == np.where(store["peak"][:] > 0, 255, 0)).all()
 
 
-def test_maps_are_their_definition():
+@pytest.mark.parametrize(("name", "first", "pitch", "side"), [("published", 1, 4, 19), ("mobilenet", 0, 16, 5)])
+def test_maps_are_their_definition(name, first, pitch, side):
     torch.manual_seed(1)
-    network = SiameseCnn(width=0.25).eval()
+    network = NETWORKS[name](width=0.25).eval()
     images, classes = torch.rand(3, 2, 75, 75), torch.tensor([2, 0, 1])
-    assert cell_pixels(network) == 16
-    cells = network.branch(network.stem(images.reshape(6, 1, 75, 75))).detach().requires_grad_()  # (6, c, 5, 5)
-    logits = network.classify(network.head(network.trunk(cells.reshape(3, -1, 5, 5))).mean(dim=(2, 3)))
+    assert cell_pixels(network) == (first, pitch)
+    views = network.white * images.reshape(6, 1, 75, 75)
+    cells = network.branch(network.stem(views)).detach().requires_grad_()  # (6, c, side, side)
+    logits = network.classify(network.head(network.trunk(cells.reshape(3, -1, side, side))).mean(dim=(2, 3)))
     (gradient,) = torch.autograd.grad(logits.gather(1, classes[:, None]).sum(), cells)
-    expected = (gradient * cells).sum(dim=1).clamp(min=0).detach().reshape(3, 2, 5, 5)
+    expected = (gradient * cells).sum(dim=1).clamp(min=0).detach().reshape(3, 2, side, side)
     found = hires_cam(network, images, classes)
     assert found.shape == images.shape
-    torch.testing.assert_close(found[:, :, ::16, ::16], expected)
+    torch.testing.assert_close(found[:, :, first::pitch, first::pitch][:, :, :side, :side], expected)
+    assert (found.flatten(2).amin(dim=2) >= 0).all()
 
 
-def test_cells_are_centred_where_the_map_has_them():
-    network = SiameseCnn(width=0.25).eval()
+@pytest.mark.parametrize("name", NETWORKS)
+def test_cells_are_centred_where_the_map_has_them(name):
+    network = NETWORKS[name](width=0.25).eval()
     with torch.no_grad():
         for parameter in network.parameters():
             parameter.abs_()  # so that nothing is cut off, and every pixel that can be seen counts
@@ -128,25 +142,27 @@ def test_cells_are_centred_where_the_map_has_them():
     cells[0, :, 12, 13].sum().backward()
     seen = image.grad[0, 0].nonzero().float()
     centre = (seen.amin(dim=0) + seen.amax(dim=0)) / 2
-    assert centre.tolist() == [12 * cell_pixels(network), 13 * cell_pixels(network)]
+    first, pitch = cell_pixels(network)
+    assert centre.tolist() == pytest.approx([first + 12 * pitch, first + 13 * pitch], abs=0.5)
 
 
 def test_what_is_blackened_is_what_is_foremost():
-    class Brightness(torch.nn.Module):
+    class Brightness(ImageClassifier):
         """The logit of class 0 is the sum of the pixels."""
 
         def forward(self, images):
             total = images.sum(dim=(1, 2, 3))
             return torch.stack([total, torch.zeros_like(total)], dim=1)
 
-    images = torch.zeros(1, 1, 4, 4)
-    images.view(-1)[3:13] = torch.linspace(0.1, 1, 10)
-    classes = torch.tensor([0])
-    before, after = torch.tensor(5.5).sigmoid(), torch.tensor(5.5 - 1.9).sigmoid()
-    lost = probability_drop(Brightness(), images, classes, images)
+    grey = torch.zeros(1, 1, 4, 4, dtype=torch.uint8)
+    grey.view(-1)[3:13] = 25 * torch.arange(1, 11)
+    classes, order = torch.tensor([0]), grey.float()
+    whole = 25 * 55 / 255
+    before, after = torch.tensor(whole).sigmoid(), torch.tensor(whole - 25 * 19 / 255).sigmoid()
+    lost = probability_drop(Brightness(), grey, classes, order)
     torch.testing.assert_close(lost, (before - after)[None])  # a fifth of ten pixels, the brightest
-    after = torch.tensor(5.5 - 0.3).sigmoid()
-    torch.testing.assert_close(probability_drop(Brightness(), images, classes, -images), (before - after)[None])
+    after = torch.tensor(whole - 25 * 3 / 255).sigmoid()
+    torch.testing.assert_close(probability_drop(Brightness(), grey, classes, -order), (before - after)[None])
 
 
 @pytest.mark.parametrize("changes", [{"count": 0}, {"part": 9}])

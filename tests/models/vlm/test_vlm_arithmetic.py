@@ -24,7 +24,8 @@ from nuvlm.models.vlm.training import Job
 @pytest.fixture
 def event(job: Job) -> dict[str, torch.Tensor]:
     """One event, as the trainer gives it to the model."""
-    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
+    texts = prompts_for(job.prompts, image_settings(job.stores), job.settings.background)
+    rows = conversations(read_events(job.events), job.stores, texts, background=job.settings.background)
     return dict(DataCollatorForVisionLanguageModeling(load_processor(job.base), assistant_only_loss=True)([rows[0]]))
 
 
@@ -43,7 +44,7 @@ def test_a_real_pass_does_what_was_counted(job: Job, event: dict[str, torch.Tens
     with torch.no_grad(), FlopCounterMode(display=False) as forward:
         model(**inputs, use_cache=False, logits_to_keep=1)
     assert counted.forward == forward.get_total_flops()
-    model = get_peft_model(model, lora_config(lora, tower)).train()
+    model = get_peft_model(model, lora_config(model, lora, tower)).train()
     with FlopCounterMode(display=False) as training:
         model(**inputs, use_cache=False).logits.sum().backward()
     assert counted.training == training.get_total_flops()

@@ -11,6 +11,8 @@ from torch.nn.modules.module import register_module_forward_pre_hook
 from memory import MB, at_most
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_json, write_json
+from nuvlm.base.manifest import write_manifest
 from nuvlm.models.predictions import read_costs, read_predictions
 from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.settings import ClassifySettings
@@ -41,7 +43,9 @@ def test_table_has_every_event_of_the_part_and_its_scores(tuned: Job, tmp_path: 
     np.testing.assert_allclose(p.sum(axis=1), 1)
     joint = table[[f"logp_joint_{name}" for name in CLASSES]].to_numpy()
     first = table[[f"logp_first_{name}" for name in CLASSES]].to_numpy()
-    assert (joint <= first + 1e-6).all()
+    two = table[[f"logp_two_{name}" for name in CLASSES]].to_numpy()
+    assert (joint <= two + 1e-6).all()
+    assert (two <= first + 1e-6).all()
     assert (first < 0).all()
     # published Eq. 1 with T = 5
     weights = np.exp(5 * (joint - joint.max(axis=1, keepdims=True)))
@@ -62,9 +66,33 @@ def test_beam_first_token_and_merged_weights_say_the_same(tuned: Job, tmp_path: 
     merged = classify(tuned, tmp_path / "merged.parquet", merge_adapter=True)
     np.testing.assert_allclose(merged[columns], plain[columns], atol=1e-3)
     assert (merged["predicted"] == plain["predicted"]).all()
-    first = classify(tuned, tmp_path / "first.parquet", decision="first_token")
-    found = first[[f"logp_first_{name}" for name in CLASSES]].to_numpy()
-    assert (first["predicted"] == np.array(CLASSES)[found.argmax(axis=1)]).all()
+    for score, decision in (("first", "first_token"), ("two", "two_tokens")):
+        table = classify(tuned, tmp_path / f"{score}.parquet", decision=decision)
+        found = table[[f"logp_{score}_{name}" for name in CLASSES]].to_numpy()
+        assert (table["predicted"] == np.array(CLASSES)[found.argmax(axis=1)]).all()
+
+
+def test_the_adapter_says_which_background_its_pictures_have(tuned: Job, tmp_path: Path) -> None:
+    """Whatever the configuration of the run that classifies."""
+    path = tuned.out / "training.json"
+    assert read_json(path)["background"] == tuned.settings.background == "white"
+    white = classify(tuned, tmp_path / "white.parquet")
+
+    def say(background: str | None) -> None:
+        card = read_json(path)
+        card.pop("background", None)
+        write_json(path, card | ({"background": background} if background else {}), sealed=True)
+        (tuned.out / "manifest.json").unlink()
+        write_manifest(tuned.out)
+
+    say("black")
+    black = classify(tuned, tmp_path / "black.parquet")
+    assert (black["logp_joint_nc"] - white["logp_joint_nc"]).abs().max() > 1e-4
+    say(None)  # by an earlier version
+    assert classify(tuned, tmp_path / "earlier.parquet")["logp_joint_nc"].equals(black["logp_joint_nc"])
+    say("grey")
+    with pytest.raises(InputError, match="the background is 'grey', not black or white"):
+        classify(tuned, tmp_path / "grey.parquet")
 
 
 def test_batches_that_do_not_fit_in_memory_are_cut_and_say_the_same(tuned: Job, tmp_path: Path) -> None:
@@ -119,7 +147,7 @@ def test_damaged_adapter_is_named(tuned: Job, tmp_path: Path) -> None:
 
 def test_first_token_decision_refuses_labels_that_begin_alike(tuned: Job, tmp_path: Path) -> None:
     prompts = tmp_path / "prompts.yaml"
-    prompts.write_text(tuned.prompts.read_text().replace('" nue CC"', '" NC none"'))
+    prompts.write_text(tuned.prompts.read_text().replace('" NuE CC"', '" Neutral none"'))
     job = tuned.model_copy(update={"prompts": prompts})
     with pytest.raises(InputError, match="begin with the same token"):
         classify(job, tmp_path / "p.parquet", decision="first_token")

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_models import make_idefics3
+from tiny_models import make_tiny
 
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.predictions import read_predictions
@@ -20,7 +20,6 @@ from nuvlm.models.vlm.prompts import conversation, prompts_for
 from nuvlm.models.vlm.rationales import CLAIM_TYPES, load_rationales
 from nuvlm.models.vlm.settings import ClassifySettings, ExplainSettings, FinetuneSettings
 from nuvlm.models.vlm.training import Job, finetune
-from paths import REPOSITORY
 from stores import read_pixel_maps
 
 COLUMNS = ["event_id", "shard", "row", "class", "predicted", "chosen", "picture", "rationale"]
@@ -103,14 +102,20 @@ def test_a_rationale_is_what_the_model_would_say_token_by_token(tuned: Job, tmp_
     table = explain(tuned, tmp_path / "0.parquet", max_new_tokens=12)
     table = table[table["picture"] == "nominal"].reset_index(drop=True)
     model = load_finetuned(tuned.base, tuned.out, "nf4", bf16=False, device=torch.device("cpu"), merge=False)
-    processor, prompts = load_processor(tuned.base), prompts_for(tuned.prompts, image_settings(tuned.stores))
+    processor, prompts = (
+        load_processor(tuned.base),
+        prompts_for(tuned.prompts, image_settings(tuned.stores), tuned.settings.background),
+    )
     maps = read_pixel_maps(tuned.stores, table)
     for i in (0, 5, 11):
         opening = processor.apply_chat_template(conversation(prompts, 2), add_generation_prompt=True, tokenize=False)
         text = opening + prompts.answer(table["predicted"][i]) + "."
         for _ in range(12):
             inputs = processor(
-                images=[to_pictures(maps[i])], text=[text], add_special_tokens=False, return_tensors="pt"
+                images=[to_pictures(maps[i], tuned.settings.background)],
+                text=[text],
+                add_special_tokens=False,
+                return_tensors="pt",
             )
             with torch.inference_mode():
                 token = int(model(**inputs, use_cache=False).logits[0, -1].argmax())
@@ -149,8 +154,7 @@ def test_a_model_that_ends_with_the_label_is_asked_why(
 ) -> None:
     """As published, and of another family: whatever it says is kept, what can be read of it is read."""
     base = tmp_path / "idefics3"
-    base.mkdir()
-    make_idefics3(base, prompts_file, REPOSITORY / "resources" / "chat_templates" / "idefics3.jinja")
+    make_tiny("idefics3", base)
     settings = FinetuneSettings.model_validate(job.settings.model_dump() | {"epochs": 1.0})
     job = job.model_copy(update={"base": base, "settings": settings})
     finetune(job)

@@ -59,10 +59,7 @@ def allocated(work: Callable[[], Any]) -> int:
 @pytest.mark.parametrize(
     ("tiles", "changes"),
     [
-        # Within 3 % when it was written; in later runs the recomputation took 22 % more. Not understood.
-        pytest.param(
-            4, {}, marks=pytest.mark.xfail(reason="recomputed layers took 22 % more in some runs", strict=False)
-        ),
+        (4, {}),
         (4, {"gradient_checkpointing": False}),
         (4, {"gradient_checkpointing": False, "bf16": False}),
         (4, {"gradient_checkpointing": False, "lora": LoraSettings(vision=False)}),
@@ -72,8 +69,9 @@ def allocated(work: Callable[[], Any]) -> int:
     ids=["published", "all kept", "float32", "tower frozen", "no dropout", "unquantised"],
 )
 def test_a_training_allocates_what_is_reckoned(tmp_path: Path, tiles: Any, changes: dict[str, Any]) -> None:
+    # Batches that loader processes make ahead are no memory of a device: without them.
     settings = FinetuneSettings(
-        strategy="single", processes=1, gpus=0, global_batch_size=BATCH, device_batch_size=BATCH, **changes
+        strategy="single", processes=1, gpus=0, workers=0, global_batch_size=BATCH, device_batch_size=BATCH, **changes
     )
     name = make_tiny_shape(tmp_path / "shapes", TEXT, VISION)
     build_random_base(
@@ -86,12 +84,13 @@ def test_a_training_allocates_what_is_reckoned(tmp_path: Path, tiles: Any, chang
         base=tmp_path / "base", events=events, stores=stores, out=tmp_path / "adapter", settings=settings,
         checkpoints=tmp_path / "checkpoints", tensorboard=tmp_path / "tensorboard", prompts=RESOURCES / "prompts.yaml",
     )  # fmt: skip
-    rows = conversations(read_events(events), stores, prompts_for(job.prompts, image_settings(stores)))
+    texts = prompts_for(job.prompts, image_settings(stores), job.settings.background)
+    rows = conversations(read_events(events), stores, texts, background=job.settings.background)
     collate = DataCollatorForVisionLanguageModeling(load_processor(job.base), assistant_only_loss=True)
     inputs = collate([rows[i] for i in range(BATCH)])
     reckoned = count_footprint(AutoConfig.from_pretrained(job.base), inputs, settings, "cpu")
     assert reckoned.tower + reckoned.text + reckoned.passing > 0.8 * reckoned.allocated
-    assert reckoned.allocated == pytest.approx(allocated(lambda: finetune(job)), rel=0.15)
+    assert reckoned.allocated == pytest.approx(allocated(lambda: finetune(job)), rel=0.05)
 
 
 @pytest.fixture

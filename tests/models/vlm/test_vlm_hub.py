@@ -17,7 +17,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_idefics3, make_mllama
+from tiny_models import make_mllama, make_tiny
 
 from disk import full_disk
 from nuvlm.base.errors import InputError
@@ -216,12 +216,10 @@ def test_a_cache_that_cannot_lock_files_is_named(
     ("config", "message"),
     [
         (
-            {"model_type": "llava"},
-            r"lab/tiny \(revision main\): .*'llava' are not supported.*mllama",
+            {"model_type": "bert"},
+            r"lab/tiny \(revision main\): this model cannot be used\. family: 'bert' is no model.*such as Qwen",
         ),
         ({}, r"not the config of a model"),
-        ({"model_type": "mllama", "vision_config": {"max_num_tiles": 2}}, r"made for 2 tiles, not 4.*max_tiles"),
-        ({"model_type": "idefics3"}, r"made for a varying number of tiles, not 4.*max_tiles to 1, or to null"),
     ],
 )
 def test_unusable_models_are_refused_before_the_weights(
@@ -233,8 +231,33 @@ def test_unusable_models_are_refused_before_the_weights(
     (hub.folder / "model.safetensors").write_bytes(bytes(1000))
     with pytest.raises(InputError, match=message):
         fetch(tmp_path, max_tiles=4)
-    assert hub.asked == ["config.json"]
+    assert "model.safetensors" not in hub.asked
     assert not (tmp_path / "base").exists()
+
+
+@pytest.mark.parametrize(
+    ("kind", "message"),
+    [
+        ("mllama", r"made for 2 tiles, not 4.*max_tiles"),
+        ("mistral3", r"lab/tiny \(revision main\): .*processor: .*PixtralProcessor requires the Torchvision"),
+        ("idefics3", r"made for a varying number of tiles, not 4.*max_tiles to 1, or to null"),
+        ("qwen3_vl", r"made for 1 tiles, not 4.*max_tiles to 1, or to null"),
+    ],
+)
+def test_processor_and_tiles_are_checked_before_the_weights(
+    hub: Hub, tmp_path: Path, base: Path, kind: str, message: str
+) -> None:
+    hub.folder = tmp_path / "hub"
+    if kind == "mllama":
+        make_mllama(hub.folder, base)
+        config = json.loads((hub.folder / "config.json").read_text())
+        config["vision_config"] |= {"max_num_tiles": 2, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]}
+        (hub.folder / "config.json").write_text(json.dumps(config))
+    else:
+        make_tiny(kind, hub.folder)
+    with pytest.raises(InputError, match=message):
+        fetch(tmp_path, max_tiles=4)
+    assert "model.safetensors" not in hub.asked
 
 
 def test_model_without_safetensors_is_refused(hub: Hub, tmp_path: Path, base: Path) -> None:
@@ -263,13 +286,12 @@ def test_another_family_is_fetched_with_its_own_template(
 ) -> None:
     """One tile: the whole picture, and no pieces of it."""
     hub.folder = tmp_path / "hub"
-    hub.folder.mkdir()
-    make_idefics3(hub.folder, prompts_file, CHAT_TEMPLATES / "mllama.jinja")
+    make_tiny("idefics3", hub.folder)
     out = fetch(tmp_path, max_tiles=max_tiles)
-    processor = load_processor(out)
-    assert processor.chat_template == (CHAT_TEMPLATES / "idefics3.jinja").read_text()
-    picture = to_pictures(np.zeros((2, 56, 56), np.uint8))
-    inputs = encode(processor, load_prompts(prompts_file), [picture], torch.device("cpu"))
+    template = "chat_template.jinja"
+    assert (out / template).read_text() == (hub.folder / template).read_text()
+    picture = to_pictures(np.zeros((2, 56, 56), np.uint8), "black")
+    inputs = encode(load_processor(out), load_prompts(prompts_file), [picture], torch.device("cpu"))
     assert inputs["pixel_values"].shape == ((1, 2, 3, 28, 28) if max_tiles else (1, 10, 3, 28, 28))
 
 

@@ -52,7 +52,7 @@ def make(base: Path, shape: dict[str, Any], tiles: int) -> MllamaForConditionalG
 @pytest.fixture(scope="module")
 def pictures() -> list[Any]:
     rng = np.random.default_rng(11)
-    return [to_pictures(draw_scene(rng, 56)[0]) for _ in range(3)]
+    return [to_pictures(draw_scene(rng, 56)[0], "black") for _ in range(3)]
 
 
 def own_pass(model: Any, answers: Any) -> Scorer:
@@ -72,7 +72,7 @@ def test_scores_are_those_of_the_model_s_own_pass(
     inputs = Encoder(processor, prompts)(pictures)
     assert inputs["pixel_values"].shape[2] == tiles
     expected = own_pass(model, answers)(inputs)
-    assert np.ptp(expected[0], axis=0).max() > 1e-3, "the events differ"
+    assert np.ptp(expected.joint, axis=0).max() > 1e-3, "the events differ"
     scorer = Scorer(model, answers)
     for found in (scorer(inputs), scorer(inputs)):  # the second time with what the first has kept
         np.testing.assert_allclose(found, expected, atol=2e-5)
@@ -83,15 +83,15 @@ def test_an_adapter_is_part_of_the_pass(base: Path, prompts_file: Path, pictures
     prompts = load_prompts(prompts_file)
     answers = answer_tokens(processor.tokenizer, prompts)
     inputs = Encoder(processor, prompts)(pictures)
-    without, _ = Scorer(model, answers)(inputs)
-    tuned = get_peft_model(model, lora_config(LoraSettings(), r".*vision_model.*")).eval()
+    without = Scorer(model, answers)(inputs).joint
+    tuned = get_peft_model(model, lora_config(model, LoraSettings(), r".*vision_model.*")).eval()
     with torch.no_grad():
         for name, parameter in tuned.named_parameters():
             if "lora_B" in name:
                 parameter.normal_(std=0.1)
     found = Scorer(tuned, answers)(inputs)
     np.testing.assert_allclose(found, own_pass(tuned, answers)(inputs), atol=2e-5)
-    assert np.abs(found[0] - without).max() > 1e-2
+    assert np.abs(found.joint - without).max() > 1e-2
 
 
 def test_another_text_is_read_anew_and_two_at_once_are_refused(

@@ -65,7 +65,7 @@ def test_stopped_job_goes_on_as_if_it_had_not_been(
     grounded: Job, processes: int, workers: int, kill: Kill, tmp_path: Path
 ) -> None:
     job = grounded
-    values = {"processes": processes, "device_batch_size": 6 // processes, "workers": workers}
+    values = {"processes": processes, "device_batch_size": 6 // processes, "workers": workers, "eval_steps": 5}
     settings = job.settings.model_copy(update=values)
     job = job.model_copy(update={"settings": settings})
     unbroken = elsewhere(job, tmp_path / "unbroken")
@@ -81,7 +81,9 @@ def test_stopped_job_goes_on_as_if_it_had_not_been(
     # Bit for bit: the sum over two processes does not depend on their order either.
     assert summary["losses"] == expected["losses"]
     assert summary["train_loss"] == expected["train_loss"]
-    assert summary["validation_loss"] == expected["validation_loss"]
+    assert len(summary["evaluations"]) == 5
+    for key in ("evaluations", "best_step", "validation_loss", "validation_accuracy"):
+        assert summary[key] == expected[key]
     for name, value in weights.items():
         torch.testing.assert_close(value, expected_weights[name], rtol=0, atol=0, msg=name)
 

@@ -25,7 +25,7 @@ GLOBAL_BATCH = 12
 
 def training_with(job: Job, folder: Path, **values: object) -> Job:
     """The job with folders of its own, for two epochs without dropout: its masks are drawn by each process."""
-    common = {"epochs": 2, "global_batch_size": GLOBAL_BATCH, "lora": {"dropout": 0.0}}
+    common = {"epochs": 2, "global_batch_size": GLOBAL_BATCH, "lora": {"dropout": 0.0}, "eval_steps": 2}
     settings = FinetuneSettings.model_validate(job.settings.model_dump() | common | values)
     return job.model_copy(
         update={"settings": settings, "out": folder / "out", "checkpoints": folder / "c", "tensorboard": folder / "t"}
@@ -33,7 +33,10 @@ def training_with(job: Job, folder: Path, **values: object) -> Job:
 
 
 def losses(job: Job) -> np.ndarray:
-    return np.array(json.loads((job.out / "training.json").read_text())["losses"])
+    """Steps and losses, of training and then of the evaluations, and that of all validation events."""
+    summary = json.loads((job.out / "training.json").read_text())
+    evaluated = [row[:2] for row in summary["evaluations"]]
+    return np.array([*summary["losses"], *evaluated, [summary["steps"], summary["validation_loss"]]])
 
 
 @pytest.fixture

@@ -4,18 +4,20 @@ from pathlib import Path
 
 import pytest
 import yaml
+from pydantic import ValidationError
 from transformers import PreTrainedTokenizerBase
 
 from nuvlm.base.errors import InputError
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import (
+    AnswerTokens,
     Prompts,
     answer_tokens,
     check_views,
     conversation,
     load_prompts,
     permuted,
-    require_distinct_first_tokens,
+    require_distinct_labels,
 )
 
 
@@ -33,11 +35,11 @@ def test_answer_tokens_spell_the_answers(prompts: Prompts, tokenizer: PreTrained
     answers = answer_tokens(tokenizer, prompts)
     said = [tokenizer.decode([*answers.prefix, *label]) for label in answers.labels]
     assert said == [
-        "I classify the pixel maps as nue CC<|eot_id|>",
-        "I classify the pixel maps as numu CC<|eot_id|>",
-        "I classify the pixel maps as NC<|eot_id|>",
+        "I classify the pixel maps as NuE CC<|eot_id|>",
+        "I classify the pixel maps as NuMu CC<|eot_id|>",
+        "I classify the pixel maps as Neutral Current<|eot_id|>",
     ]
-    require_distinct_first_tokens(answers, prompts.labels)
+    require_distinct_labels(answers, prompts.labels, "two_tokens")
 
 
 def test_a_separator_ends_the_labels_where_rationales_follow(
@@ -61,8 +63,32 @@ def test_labels_that_begin_alike_are_refused(
 ) -> None:
     alike = prompts.model_copy(update={"labels": dict(zip(prompts.labels, labels, strict=True))})
     answers = answer_tokens(tokenizer, alike)
-    with pytest.raises(InputError, match=f"{labels[0]}.*{labels[1]}.*decision: joint"):
-        require_distinct_first_tokens(answers, alike.labels)
+    with pytest.raises(InputError, match=f"{labels[0]}.*{labels[1]}.*decision: two_tokens or joint"):
+        require_distinct_labels(answers, alike.labels, "first_token")
+    require_distinct_labels(answers, alike.labels, "joint")
+
+
+def test_two_tokens_tell_labels_apart_that_one_does_not(prompts: Prompts) -> None:
+    answers = AnswerTokens(prefix=(1,), labels=((5, 6, 9), (5, 7, 9), (8, 9)))
+    require_distinct_labels(answers, prompts.labels, "two_tokens")
+    alike = AnswerTokens(prefix=(1,), labels=((5, 6, 7, 9), (5, 6, 8, 9), (8, 9)))
+    with pytest.raises(InputError, match=r"begin with the same tokens, so decision: two_tokens .* or decision: joint"):
+        require_distinct_labels(alike, prompts.labels, "two_tokens")
+
+
+def test_texts_of_the_background_are_inserted_and_checked(prompts: Prompts) -> None:
+    values = prompts.model_dump(by_alias=True) | {"system": "{features} {background}", "centre": {}}
+    values["background"] = {"black": "Charge is bright.", "white": "Charge is dark."}
+    both = Prompts.model_validate(values)
+    assert both.about(None, "white").system.endswith("Charge is dark.")
+    assert both.about(None, "black").system.endswith("Charge is bright.")
+    for change, message in (
+        ({"background": {"black": "Charge is bright."}}, r"background names \['black'\]: give one for each of"),
+        ({"system": "{features}"}, "must contain {background} once"),
+        ({"background": {}}, "contains {background}, but there are no texts"),
+    ):
+        with pytest.raises(ValidationError, match=message):
+            Prompts.model_validate(values | change)
 
 
 def test_images_stand_side_by_side_ahead_of_the_question(prompts: Prompts, base: Path) -> None:

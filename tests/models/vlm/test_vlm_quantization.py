@@ -12,10 +12,10 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.models.predictions import read_predictions
 from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.dataset import to_pictures
-from nuvlm.models.vlm.model import Quantization, count_parameters, load_model, load_processor
+from nuvlm.models.vlm.model import count_parameters, load_model, load_processor
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
 from nuvlm.models.vlm.scoring import encode, score
-from nuvlm.models.vlm.settings import ClassifySettings, FinetuneSettings
+from nuvlm.models.vlm.settings import ClassifySettings, FinetuneSettings, Quantization
 from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.training import Job, finetune
 
@@ -58,10 +58,11 @@ def test_scores_come_nearer_with_more_bits(base: Path, prompts_file: Path) -> No
     prompts, processor = load_prompts(prompts_file), load_processor(base)
     answers = answer_tokens(processor.tokenizer, prompts)
     rng = np.random.default_rng(11)
-    inputs = encode(processor, prompts, [to_pictures(draw_scene(rng, 56)[0]) for _ in range(8)], torch.device("cpu"))
+    pictures = [to_pictures(draw_scene(rng, 56)[0], "black") for _ in range(8)]
+    inputs = encode(processor, prompts, pictures, torch.device("cpu"))
     joint = {}
     for kind in KINDS:
         model = load_model(base, kind, bf16=False, device_map={"": "cpu"}).eval()
-        joint[kind], _ = score(model, inputs, answers)
+        joint[kind] = score(model, inputs, answers).joint
     rounding = {kind: np.abs(joint[kind] - joint["none"]).mean() for kind in KINDS}
     assert 0 < rounding["int8"] < 0.2 * rounding["nf4"]

@@ -13,8 +13,9 @@ from transformers import AutoConfig, BitsAndBytesConfig
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
 from nuvlm.models.vlm.model import load_model, load_processor, meta_model
+from nuvlm.models.vlm.processors import read_processor
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
-from nuvlm.models.vlm.random_base import build_random_base, shape_folder
+from nuvlm.models.vlm.random_base import build_random_base, shape_folder, write_shape
 from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import HubSettings
 from paths import REPOSITORY
@@ -120,3 +121,26 @@ def test_tiles(tmp_path: Path) -> None:
             vocabulary=RESOURCES / "rationales.yaml", quantization="nf4", bf16=True,
         )  # fmt: skip
     assert not (tmp_path / "refused").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    ("name", "tiles", "parameters", "tokens"),
+    [("Qwen/Qwen3-VL-2B-Instruct", None, 2.13e9, 256), ("HuggingFaceTB/SmolVLM2-2.2B-Instruct", 1, 2.25e9, 81)],
+)
+def test_shapes_of_open_models(tmp_path: Path, name: str, tiles: int | None, parameters: float, tokens: int) -> None:
+    """Their published size, the tokens of a picture of 512 x 512, and the texts of a conversation."""
+    write_shape(
+        tmp_path / "base", HubSettings(model=name, max_tiles=tiles), shapes=SHAPES,
+        chat_templates=RESOURCES / "chat_templates", prompts=RESOURCES / "prompts.yaml",
+        vocabulary=RESOURCES / "rationales.yaml",
+    )  # fmt: skip
+    model = meta_model(AutoConfig.from_pretrained(tmp_path / "base"))
+    assert sum(p.numel() for p in model.parameters()) == pytest.approx(parameters, rel=0.01)
+    processor, texts = read_processor(tmp_path / "base"), load_prompts(RESOURCES / "prompts.yaml")
+    ids = Encoder(processor, texts)([[Image.new("L", (512, 512))] * 2])["input_ids"][0]
+    assert (ids == model.config.image_token_id).sum() == 2 * tokens
+    text = processor.tokenizer.decode(ids)
+    assert texts.system in text
+    assert text.endswith(texts.prefix)
+    assert answer_tokens(processor.tokenizer, texts).end < model.config.text_config.vocab_size

@@ -11,11 +11,11 @@ from transformers import MllamaConfig, MllamaForConditionalGeneration
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
-from nuvlm.models.vlm.families import FAMILIES
+from nuvlm.models.vlm.families import tower_pattern
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import LoraSettings
 
-TOWER = FAMILIES["mllama"].vision_tower
+TOWER = r".*vision_model.*"
 MLP = 136
 """Width of the tower's MLP, which no other tensor of the model has."""
 
@@ -42,7 +42,8 @@ def make_model() -> Callable[[], nn.Module]:
             for name, parameter in whole.named_parameters():
                 if "gate" in name and parameter.numel() == 1:
                     parameter.fill_(0.7)
-        model = get_peft_model(whole, lora_config(LoraSettings(dropout=0.2), TOWER))
+        assert tower_pattern(whole) == r"(.*\.)?model\.vision_model(\..*)?"
+        model = get_peft_model(whole, lora_config(whole, LoraSettings(dropout=0.2), TOWER))
         with torch.no_grad():
             for name, parameter in model.named_parameters():
                 if "lora_B" in name:

@@ -11,12 +11,12 @@ from transformers import MllamaForConditionalGeneration, MllamaProcessor
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import load_model, load_processor
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation, load_prompts
-from nuvlm.models.vlm.scoring import Encoder, beam, encode, score
+from nuvlm.models.vlm.scoring import Encoder, LabelScores, beam, encode, score
 from nuvlm.models.vlm.shapes import draw_scene
 
 CPU = torch.device("cpu")
 LABELS = {
-    "published": (" nue CC", " numu CC", " NC"),
+    "published": (" NuE CC", " NuMu CC", " Neutral Current"),
     "of one first token, and of different lengths": (" NC nue", " NC numu CC with a long track", " NC"),
 }
 
@@ -34,7 +34,7 @@ def processor(base: Path) -> MllamaProcessor:
 @pytest.fixture(scope="module")
 def pictures() -> list[Any]:
     rng = np.random.default_rng(11)
-    return [to_pictures(draw_scene(rng, 56)[0]) for _ in range(5)]
+    return [to_pictures(draw_scene(rng, 56)[0], "black") for _ in range(5)]
 
 
 @pytest.fixture(params=list(LABELS))
@@ -45,12 +45,12 @@ def prompts(request: pytest.FixtureRequest, prompts_file: Path) -> Prompts:
 
 def by_hand(
     model: Any, processor: Any, prompts: Prompts, answers: AnswerTokens, pictures: list[Any], rationale: str | None
-) -> tuple[np.ndarray, np.ndarray]:
+) -> LabelScores:
     """The slow reference: each event with each whole answer, one at a time, as training reads it, without a cache.
 
     With a `rationale` the answer goes on with it, and what counts ends before.
     """
-    joint, first = np.zeros((2, len(pictures), 3))
+    joint, first, two = np.zeros((3, len(pictures), 3))
     for i, views in enumerate(pictures):
         for k, name in enumerate(prompts.labels):
             text = processor.apply_chat_template(
@@ -65,8 +65,8 @@ def by_hand(
             with torch.inference_mode():
                 logp = model(**inputs, use_cache=False).logits[0].log_softmax(-1)
             result = [logp[begin - 1 + j, token].item() for j, token in enumerate(label)]
-            joint[i, k], first[i, k] = sum(result), result[0]
-    return joint, first
+            joint[i, k], first[i, k], two[i, k] = sum(result), result[0], sum(result[:2])
+    return LabelScores(joint, first, two)
 
 
 @pytest.mark.parametrize("rationale", [None, "The longest track is 120 cm long. It has 3 ends."])
@@ -77,17 +77,16 @@ def test_teacher_forcing_and_beams_agree_with_the_plain_pass(
     expected = by_hand(model, processor, prompts, answers, pictures, rationale)
     inputs = encode(processor, prompts, pictures, CPU)
     for method in (score, beam):
-        joint, first = method(model, dict(inputs), answers)
-        np.testing.assert_allclose(joint, expected[0], atol=2e-4)
-        np.testing.assert_allclose(first, expected[1], atol=2e-4)
-        assert np.array_equal(joint.argmax(axis=1), expected[0].argmax(axis=1))
+        found = method(model, dict(inputs), answers)
+        np.testing.assert_allclose(found, expected, atol=2e-4)
+        assert np.array_equal(found.joint.argmax(axis=1), expected.joint.argmax(axis=1))
 
 
 def test_scores_do_not_depend_on_the_batch(model: Any, processor: Any, prompts_file: Path, pictures: list[Any]) -> None:
     prompts = load_prompts(prompts_file)
     answers = answer_tokens(processor.tokenizer, prompts)
-    together, _ = score(model, encode(processor, prompts, pictures, CPU), answers)
-    alone = np.concatenate([score(model, encode(processor, prompts, [p], CPU), answers)[0] for p in pictures])
+    together = score(model, encode(processor, prompts, pictures, CPU), answers).joint
+    alone = np.concatenate([score(model, encode(processor, prompts, [p], CPU), answers).joint for p in pictures])
     np.testing.assert_allclose(together, alone, atol=2e-4)
 
 
@@ -96,7 +95,7 @@ def test_both_views_reach_the_answer(model: Any, processor: Any, prompts_file: P
     prompts = load_prompts(prompts_file)
     answers = answer_tokens(processor.tokenizer, prompts)
     (xz, yz), (other, _) = pictures[0], pictures[1]
-    scores, _ = score(model, encode(processor, prompts, [[xz, yz], [other, yz], [xz, other]], CPU), answers)
+    scores = score(model, encode(processor, prompts, [[xz, yz], [other, yz], [xz, other]], CPU), answers).joint
     assert np.abs(scores[1] - scores[0]).max() > 1e-3
     assert np.abs(scores[2] - scores[0]).max() > 1e-3
 

@@ -7,16 +7,17 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_mllama
+from tiny_models import make_mllama, make_tiny
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import write_manifest
 from nuvlm.models.vlm.dataset import to_pictures
-from nuvlm.models.vlm.families import FAMILIES, TILE_EMBEDDINGS
 from nuvlm.models.vlm.model import load_model, load_processor
+from nuvlm.models.vlm.probe import probe
 from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
 from nuvlm.models.vlm.scoring import beam, encode, score
 from nuvlm.models.vlm.shapes import draw_scene
+from nuvlm.models.vlm.tiles import TILE_EMBEDDINGS, published_tiles, set_one_tile
 
 
 @pytest.fixture
@@ -30,7 +31,7 @@ def run(folder: Path, prompts_file: Path) -> tuple[Any, dict[str, torch.Tensor],
     processor, prompts = load_processor(folder), load_prompts(prompts_file)
     model = load_model(folder, "none", bf16=False, device_map={"": "cpu"}).eval()
     rng = np.random.default_rng(11)
-    pictures = [to_pictures(draw_scene(rng, 56)[0]) for _ in range(2)]
+    pictures = [to_pictures(draw_scene(rng, 56)[0], "black") for _ in range(2)]
     inputs = encode(processor, prompts, pictures, torch.device("cpu"))
     answers = answer_tokens(processor.tokenizer, prompts)
     return model, inputs, {method.__name__: method(model, dict(inputs), answers)[0] for method in (score, beam)}
@@ -95,8 +96,42 @@ def test_what_has_no_tile_embeddings_is_refused(four: Path) -> None:
 
 
 def slice_tiles(folder: Path) -> None:
-    one_tile = FAMILIES["mllama"].one_tile
-    assert one_tile is not None
     (folder / "manifest.json").unlink()
-    one_tile(folder)
+    set_one_tile(folder)
     write_manifest(folder)
+
+
+@pytest.mark.parametrize(
+    ("kind", "cut", "whole"),
+    [
+        ("idefics3", (1, 10, 3, 28, 28), (1, 2, 3, 28, 28)),
+        ("internvl", (10, 3, 28, 28), (2, 3, 28, 28)),
+        ("llava_next", (2, 5, 3, 28, 28), (2, 2, 3, 28, 28)),  # the whole picture, and one tile
+    ],
+)
+def test_one_tile_in_families_that_cut_pictures(
+    kind: str, cut: tuple[int, ...], whole: tuple[int, ...], tmp_path: Path, prompts_file: Path
+) -> None:
+    make_tiny(kind, tmp_path)
+    assert published_tiles(tmp_path) is None
+    picture = to_pictures(draw_scene(np.random.default_rng(11), 56)[0], "black")
+
+    def shape() -> tuple[int, ...]:
+        inputs = encode(load_processor(tmp_path), load_prompts(prompts_file), [picture], torch.device("cpu"))
+        return tuple(inputs["pixel_values"].shape)
+
+    assert shape() == cut
+    slice_tiles(tmp_path)
+    assert shape() == whole
+    assert published_tiles(tmp_path) == 1
+    model = load_model(tmp_path, "none", bf16=False, device_map={"": "cpu"})
+    probe(model, load_processor(tmp_path), load_prompts(prompts_file), 2, 56)
+
+
+@pytest.mark.parametrize("kind", ["qwen3_vl", "gemma3"])
+def test_families_without_tiles_are_left_as_they_are(kind: str, tmp_path: Path) -> None:
+    make_tiny(kind, tmp_path)
+    assert published_tiles(tmp_path) == 1
+    before = {path.name: path.read_bytes() for path in tmp_path.iterdir()}
+    slice_tiles(tmp_path)
+    assert {path.name: path.read_bytes() for path in tmp_path.iterdir()} == before

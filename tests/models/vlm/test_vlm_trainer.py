@@ -44,11 +44,12 @@ def test_the_loss_is_the_weighted_mean_over_tokens(grounded: Job) -> None:
     job = grounded.model_copy(update={"settings": settings})
     finetune(job)
     found = json.loads((job.out / "training.json").read_text())["validation_loss"]
-    processor, prompts = load_processor(job.base), prompts_for(job.prompts, image_settings(job.stores))
+    processor, background = load_processor(job.base), job.settings.background
+    prompts = prompts_for(job.prompts, image_settings(job.stores), background)
     events = read_events(job.events)
     events = events[events["split"] == "validation"]
     assert job.vocabulary is not None
-    rows = conversations(events, job.stores, prompts, load_rationales(job.vocabulary))
+    rows = conversations(events, job.stores, prompts, load_rationales(job.vocabulary), background=background)
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
     model = load_model(job.base, "none", bf16=False, device_map={"": "cpu"}).eval()
     dot = answer_tokens(processor.tokenizer, prompts, separated=True).end
@@ -69,10 +70,10 @@ def test_the_loss_is_the_weighted_mean_over_tokens(grounded: Job) -> None:
 
 
 def test_answers_go_on_with_the_truth(grounded: Job, base: Path) -> None:
-    processor, prompts = load_processor(base), prompts_for(grounded.prompts, image_settings(grounded.stores))
+    processor, prompts = load_processor(base), prompts_for(grounded.prompts, image_settings(grounded.stores), "black")
     assert grounded.vocabulary is not None
     words, events = load_rationales(grounded.vocabulary), read_events(grounded.events)
-    rows = conversations(events, grounded.stores, prompts, words)
+    rows = conversations(events, grounded.stores, prompts, words, background="black")
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[i] for i in range(6)])
     found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     rationales = grounded_rationales(events[:6], words)

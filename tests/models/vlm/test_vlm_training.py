@@ -9,12 +9,16 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
+from disk import full_disk
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
+from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
+from nuvlm.models.vlm.classify import load_finetuned
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.model import load_processor
-from nuvlm.models.vlm.settings import FinetuneSettings
+from nuvlm.models.vlm.prompts import prompts_for
+from nuvlm.models.vlm.settings import FinetuneSettings, LoraSettings
 from nuvlm.models.vlm.training import Job, _fingerprint, finetune, finetune_vlm
 from stores import write_pixel_maps
 
@@ -80,16 +84,14 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
     """The labels that TRL makes of a row: the whole answer with its end token, and nothing of the prompt."""
     from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
-    from nuvlm.dataset.event_table import read_events
-    from nuvlm.models.vlm.prompts import prompts_for
-
     processor = load_processor(job.base)
-    rows = conversations(read_events(job.events), job.stores, prompts_for(job.prompts, image_settings(job.stores)))
+    texts = prompts_for(job.prompts, image_settings(job.stores), job.settings.background)
+    rows = conversations(read_events(job.events), job.stores, texts, background=job.settings.background)
     batch = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)([rows[0], rows[1]])
     found = [processor.tokenizer.decode(row[row != -100]) for row in batch["labels"]]
     assert found == [
-        "I classify the pixel maps as nue CC<|eot_id|>",
-        "I classify the pixel maps as numu CC<|eot_id|>",
+        "I classify the pixel maps as NuE CC<|eot_id|>",
+        "I classify the pixel maps as NuMu CC<|eot_id|>",
     ]
     # both images are in sight of every token of the answer
     seen = batch["cross_attention_mask"][batch["labels"] != -100]
@@ -117,10 +119,28 @@ def test_a_base_model_or_texts_for_other_views_are_refused(job: Job, tmp_path: P
         finetune(other.model_copy(update={"prompts": prompts}))
 
 
-def test_frozen_tower_has_no_adapter(job: Job) -> None:
-    job = with_settings(job, epochs=1 / 6, lora={"vision": False})
+@pytest.mark.parametrize(
+    "lora",
+    [
+        {"vision": False},
+        {"language": False, "projector": True},
+        {"vision": False, "language": False, "projector": True},
+    ],
+)
+def test_frozen_parts_have_no_adapter(job: Job, lora: dict[str, bool]) -> None:
+    job = with_settings(job, epochs=1 / 6, warmup_ratio=0, lora=lora)
     finetune(job)
-    assert not [name for name in weights(job.out) if "vision_model" in name]
+    wanted = LoraSettings(**lora)
+    found = {
+        part: [name for name in weights(job.out) if f".{module}." in name]
+        for part, module in (
+            ("vision", "vision_model"), ("projector", "multi_modal_projector"), ("language", "language_model")
+        )
+    }  # fmt: skip
+    assert {part: bool(names) for part, names in found.items()} == {part: getattr(wanted, part) for part in found}
+    assert sum(map(len, found.values())) == len(weights(job.out))
+    for name, value in weights(job.out).items():
+        assert "lora_B" not in name or value.any(), f"{name}: not trained"
 
 
 @pytest.mark.parametrize(
@@ -128,6 +148,8 @@ def test_frozen_tower_has_no_adapter(job: Job) -> None:
     [
         ({"strategy": "single", "processes": 2}, "needs strategy: ddp or deepspeed"),
         ({"processes": 2, "nodes": 3}, "must be a multiple of nodes"),
+        ({"lora": {"vision": False, "language": False}}, "nothing would be trained"),
+        ({"eval_steps": None}, "load_best_model_at_end: true needs evaluations: set eval_steps"),
     ],
 )
 def test_impossible_settings_are_refused_before_the_job(values: dict[str, object], message: str) -> None:
@@ -140,6 +162,7 @@ def test_impossible_settings_are_refused_before_the_job(values: dict[str, object
     [
         ({"target_modules": ["q_proj", "qproj"]}, "no linear layer named qproj. Name some of .*down_proj, .*q_proj"),
         ({"target_modules": ["fc1"], "vision": False}, "named fc1 outside of its vision tower. Name some of "),
+        ({"target_modules": ["gate_proj"], "language": False}, "named gate_proj in its vision tower. Name some of "),
         ({"target_modules": []}, "Name some of .*q_proj"),
     ],
 )
@@ -160,5 +183,52 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(grounded: Job, tmp_path: 
     words.write_text(grounded.vocabulary.read_text() + "\n")
     with pytest.raises(InputError, match=r"checkpoint-4: .*other settings or data \(vocabulary\)"):
         finetune(grounded.model_copy(update={"vocabulary": words}))
-    with pytest.raises(InputError, match=r"\(settings\.rationale_loss, settings\.rationales, vocabulary\)"):
+    with pytest.raises(
+        InputError,
+        match=r'\(settings\.rationale_loss 0\.2, now 0\.1; settings\.rationales "grounded", now "none"; vocabulary\)',
+    ):
         finetune(with_settings(grounded, rationales="none", rationale_loss=0.1))
+
+
+def test_the_best_evaluation_is_kept(job: Job) -> None:
+    """The adapter that is written is that of the best evaluation, also when later steps spoil it."""
+    # The rate grows during the whole training, beyond what is good.
+    job = with_settings(job, learning_rate=0.1, warmup_ratio=0.9, eval_steps=4, eval_events=12)
+    finetune(job)
+    summary = json.loads((job.out / "training.json").read_text())
+    losses = {step: loss for step, loss, _ in summary["evaluations"]}
+    assert list(losses) == [4, 8, 12, 16, 20, 24]
+    assert losses[24] > 1.2 * min(losses.values())
+    assert summary["best_step"] == min(losses, key=lambda step: losses[step])
+    assert summary["validation_loss"] == pytest.approx(losses[summary["best_step"]], rel=1e-6)
+    found = {step: accuracy for step, _, accuracy in summary["evaluations"]}
+    assert summary["validation_accuracy"] == found[summary["best_step"]]
+    assert summary["validation_accuracy"] == pytest.approx(greedy_accuracy(job))
+
+
+def greedy_accuracy(job: Job) -> float:
+    """Share of the validation events whose whole answer is generated token by token, by transformers alone."""
+    background = job.settings.background
+    prompts = prompts_for(job.prompts, image_settings(job.stores), background)
+    processor = load_processor(job.base)
+    model = load_finetuned(job.base, job.out, "nf4", bf16=False, device=torch.device("cpu"), merge=False)
+    events = read_events(job.events)
+    events = events[events["split"] == "validation"]
+    right = 0
+    for row in conversations(events, job.stores, prompts, background=background):
+        *question, answer = row["messages"]
+        text = processor.apply_chat_template(question, add_generation_prompt=True, tokenize=False)
+        inputs = processor(images=[row["images"]], text=[text], add_special_tokens=False, return_tensors="pt")
+        out = model.generate(**inputs, max_new_tokens=24, do_sample=False)
+        said = processor.tokenizer.decode(out[0, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
+        right += said == answer["content"][0]["text"]
+    return right / len(events)
+
+
+def test_a_checkpoint_that_cannot_be_written_ends_the_job_at_its_first_step(job: Job) -> None:
+    with (
+        full_disk(),
+        pytest.raises(InputError, match=r"checkpoints: the checkpoint of step 1 cannot be written .*space"),
+    ):
+        finetune(job)
+    assert not list(job.checkpoints.glob("*/fingerprint.json"))

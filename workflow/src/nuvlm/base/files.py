@@ -49,7 +49,6 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
             if file.name.startswith(prefix) and not _is_alive(file.name.removeprefix(prefix)):
                 _remove(file)
         yield partial
-        _apply_umask(partial)
         sync(partial)
         # Snakemake creates the folders of an output before the job; rename() cannot replace a folder that has files.
         if partial.is_dir() and path.is_dir():
@@ -67,7 +66,8 @@ def atomic_path(path: str | Path) -> Iterator[Path]:
 
 
 def sync(path: str | Path) -> None:
-    """Flush a file, or a folder with all its content, to the disk."""
+    """Flush a file, or a folder with all its content, to the disk, with the permissions of new files."""
+    _apply_umask(Path(path))
     for written in (Path(path), *Path(path).rglob("*")):
         _sync(written)
 

@@ -1,6 +1,29 @@
-"""Base class of all settings models."""
+"""Base class of all settings models, and paths in settings."""
 
-from pydantic import BaseModel, ConfigDict
+import os
+import re
+from pathlib import Path
+from typing import Annotated
+
+from pydantic import AfterValidator, BaseModel, ConfigDict
+
+
+def _expand(path: str) -> str:
+    """Replace ``~`` and environment variables, as a shell does.
+
+    Raises:
+        ValueError: a variable is not set.
+    """
+    expanded = os.path.expandvars(os.path.expanduser(path))
+    # expandvars leaves unknown variables as they are.
+    unknown = None if Path(expanded).exists() else re.search(r"\$(\w+|\{\w+\})", expanded)
+    if unknown:
+        raise ValueError(f"'{path}': the environment has no variable {unknown[0]}. Set it, or write the path")
+    return expanded
+
+
+FilePath = Annotated[str, AfterValidator(_expand)]
+"""Path of a file, or a pattern of paths."""
 
 
 class Settings(BaseModel):

@@ -15,6 +15,7 @@ from typing import Any, NamedTuple
 
 import numpy as np
 
+from nuvlm.base.conclusions import Conclusions
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
@@ -258,12 +259,13 @@ def smear_and_downsample(
     pixel_mm: float,
     readout: Readout = Readout(),  # noqa: B008  (settings are frozen)
     on_bad_event: OnBadEvent = "error",
+    conclusions: Conclusions | None = None,
 ) -> None:
     """Make the display store `out` (docs/formats.md) from a voxel shard.
 
     Charge that has drifted already (:attr:`nuvlm.detector.voxels.VoxelShard.drifted`) is only summed to pixels:
     `diffusion` has no effect. With `on_bad_event` ``skip`` the events that cannot be used are left out and counted in
-    the log.
+    the log. `conclusions` about a shard of another program, which cannot be written to, are kept in the store.
 
     Raises:
         InputError: see :func:`nuvlm.detector.voxels.open_shard`; or `readout` has effects, but the charge was read out.
@@ -277,7 +279,7 @@ def smear_and_downsample(
         "version": 1,
         "pixel_mm": pixel_mm,
         "origin_mm": list(detector.origin_mm),
-    }
+    } | ({} if conclusions is None else {"conclusions": conclusions.to_json()})
     with ExitStack() as stack:
         voxels = stack.enter_context(open_shard(shard, detector, on_bad_event))
         if voxels.drifted and electronics is not None:

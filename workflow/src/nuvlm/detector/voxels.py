@@ -121,9 +121,11 @@ def voxelize_boxes(
     size = np.array(detector.voxel_mm, dtype=np.float64)
     shape = np.array(detector.shape, dtype=np.int64)
     key, share, outside = _overlap(
-        (np.asarray(centre_mm, dtype=np.float64) - low) / size,
+        np.ascontiguousarray(centre_mm, dtype=np.float64),
         np.array(size_mm, dtype=np.float64) / size,
         np.ascontiguousarray(energy_mev, dtype=np.float64),
+        low,
+        size,
         shape,
     )
     return Voxels(*_merge(key, share, shape)), outside
@@ -134,21 +136,25 @@ ROUNDING = 1e-9
 
 
 @cached_njit()
-def _overlap(centre, size, energy, shape):  # type: ignore[no-untyped-def]
-    """Key (see _traverse) and energy of every voxel that a box overlaps; and the energy outside. Lengths in voxels."""
+def _overlap(centre_mm, size, energy, low, voxel, shape):  # type: ignore[no-untyped-def]
+    """Key (see _traverse) and energy of every voxel that a box overlaps; and the energy outside. `size` in voxels."""
     shift_y = _bits(shape[2])
     shift_x = shift_y + _bits(shape[1])
     key = np.empty(max(16, len(energy)), dtype=np.int64)
     share = np.empty(len(key), dtype=np.float64)
-    first, last, part = np.empty(3, dtype=np.int64), np.empty(3, dtype=np.int64), np.empty(3)
+    first, last, centre = np.empty(3, dtype=np.int64), np.empty(3, dtype=np.int64), np.empty(3)
+    # Shares of the cells along y and z, which do not depend on those along the other axes.
+    most = int(np.ceil(size.max())) + 2
+    part_y, part_z = np.empty(most), np.empty(most)
     n = 0
     outside = 0.0
     for b in range(len(energy)):
         cells = 1
         for a in range(3):
             # Far outside, so that the conversion to an integer is defined.
-            begin = min(max(centre[b, a] - size[a] / 2, -1.0), shape[a] + 1.0)
-            end = min(max(centre[b, a] + size[a] / 2, -1.0), shape[a] + 1.0)
+            centre[a] = (centre_mm[b, a] - low[a]) / voxel[a]
+            begin = min(max(centre[a] - size[a] / 2, -1.0), shape[a] + 1.0)
+            end = min(max(centre[a] + size[a] / 2, -1.0), shape[a] + 1.0)
             first[a] = max(int(np.floor(begin)), 0)
             last[a] = min(first[a] + 1 if size[a] == 0 else int(np.ceil(end)), shape[a])
             if size[a] == 0 and begin < 0:
@@ -158,16 +164,21 @@ def _overlap(centre, size, energy, shape):  # type: ignore[no-untyped-def]
             key = np.concatenate((key, np.empty(len(key) + cells, dtype=np.int64)))
             share = np.concatenate((share, np.empty(len(key) - len(share), dtype=np.float64)))
         inside = 0.0
+        for j in range(first[1], last[1]):
+            part_y[j - first[1]] = _common(j, centre[1], size[1])
+        for k in range(first[2], last[2]):
+            part_z[k - first[2]] = _common(k, centre[2], size[2])
         for i in range(first[0], last[0]):
-            part[0] = _common(i, centre[b, 0], size[0])
+            part_x = _common(i, centre[0], size[0])
             for j in range(first[1], last[1]):
-                part[1] = part[0] * _common(j, centre[b, 1], size[1])
+                part_xy = part_x * part_y[j - first[1]]
+                here = (i << shift_x) | (j << shift_y)
                 for k in range(first[2], last[2]):
-                    part[2] = part[1] * _common(k, centre[b, 2], size[2])
-                    if part[2] > ROUNDING:
-                        key[n], share[n] = (i << shift_x) | (j << shift_y) | k, part[2] * energy[b]
+                    part = part_xy * part_z[k - first[2]]
+                    if part > ROUNDING:
+                        key[n], share[n] = here | k, part * energy[b]
                         n += 1
-                        inside += part[2]
+                        inside += part
         outside += energy[b] * (1.0 - inside)
     return key[:n], share[:n], max(outside, 0.0)
 
@@ -287,16 +298,20 @@ def _merge(key, share, shape):  # type: ignore[no-untyped-def]
     bits = shift_x + _bits(shape[0])
     n = len(key)
     other_key, other_share = np.empty(n, dtype=np.int64), np.empty(n, dtype=np.float64)
-    for shift in range(0, bits, 11):
-        position = np.zeros(2049, dtype=np.int64)
-        for i in range(n):
-            position[((key[i] >> shift) & 2047) + 1] += 1
+    passes = (bits + 10) // 11
+    counts = np.zeros((passes, 2049), dtype=np.int64)
+    for i in range(n):
+        for p in range(passes):
+            counts[p, ((key[i] >> (11 * p)) & 2047) + 1] += 1
+    for p in range(passes):
+        position, shift = counts[p], 11 * p
         for d in range(2048):
             position[d + 1] += position[d]
         for i in range(n):
             digit = (key[i] >> shift) & 2047
-            other_key[position[digit]], other_share[position[digit]] = key[i], share[i]
-            position[digit] += 1
+            at = position[digit]
+            other_key[at], other_share[at] = key[i], share[i]
+            position[digit] = at + 1
         key, other_key = other_key, key
         share, other_share = other_share, share
     x, y, z = np.empty(n, dtype=np.uint16), np.empty(n, dtype=np.uint16), np.empty(n, dtype=np.uint16)

@@ -8,7 +8,10 @@ from scipy import stats
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.evaluation.dependence import Axis
-from nuvlm.evaluation.intervals import RESAMPLES, bootstrap_means
+from nuvlm.evaluation.intervals import LEVEL, RESAMPLES, bootstrap_means
+
+POWER = 0.8
+"""Probability with which a difference of the size `detectable` is found."""
 
 
 def compare(correct: np.ndarray, other: np.ndarray, seed: int, resamples: int = RESAMPLES) -> dict[str, Any]:
@@ -23,7 +26,7 @@ def compare(correct: np.ndarray, other: np.ndarray, seed: int, resamples: int = 
 
     Returns:
         Counts `both`, `only_first`, `only_second`, `neither`; `difference` in accuracy, first minus second, with
-        `difference_interval`; `p_value` (None without events).
+        `difference_interval`; `p_value`; `detectable`, see :func:`detectable_difference` (None without events).
     """
     return compare_all([(correct, other)], seed, resamples)[0]
 
@@ -61,13 +64,34 @@ def agreement(truth: np.ndarray, correct: np.ndarray, other: np.ndarray, energy:
     }
 
 
+def detectable_difference(discordant: int, n: int) -> float | None:
+    """Smallest difference in accuracy that McNemar's test finds with the probability :data:`POWER`.
+
+    The normal approximation for small differences (Connor, Biometrics 43, 207 (1987)), at the level of the intervals.
+
+    Args:
+        discordant: events that exactly one of the two classifiers classifies correctly.
+        n: events.
+    """
+    if not n:
+        return None
+    quantiles = stats.norm.ppf((1 + LEVEL) / 2) + stats.norm.ppf(POWER)
+    return float(quantiles * np.sqrt(discordant) / n)
+
+
 def _test(correct: np.ndarray, other: np.ndarray) -> dict[str, Any]:
     n = len(correct)
     counts = {which: int(mask.sum()) for which, mask in _shares(correct, other).items()}
     discordant = counts["only_first"] + counts["only_second"]
     p_value = None if n == 0 else float(stats.binomtest(counts["only_first"], discordant).pvalue) if discordant else 1.0
     difference = (counts["only_first"] - counts["only_second"]) / n if n else None
-    return {"n": n, **counts, "difference": difference, "p_value": p_value}
+    return {
+        "n": n,
+        **counts,
+        "difference": difference,
+        "p_value": p_value,
+        "detectable": detectable_difference(discordant, n),
+    }
 
 
 def _shares(correct: np.ndarray, other: np.ndarray) -> dict[str, np.ndarray]:

@@ -33,6 +33,7 @@ from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, me
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, ratio
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, labelled_events, read_sample
 from nuvlm.evaluation.spectrum import read_spectrum, weigh
+from nuvlm.evaluation.trainings import compare_trainings, ensemble, mean_interval, spread
 from nuvlm.models.conditions import KINDS, NOMINAL, degradation, shown_in_full
 
 SEED = 20250908
@@ -54,6 +55,7 @@ def evaluate(
     explanations: Explanations = MappingProxyType({}),
     saliency: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
     spectrum: Path | None = None,
+    repeats: Mapping[str, Sequence[Mapping[str, Sequence[str | Path]]]] = MappingProxyType({}),
 ) -> None:
     """Score every model under every condition, compare the models, and write all numbers to `out` (JSON).
 
@@ -68,6 +70,7 @@ def evaluate(
         explanations: tables of rationales of each model that writes them.
         saliency: stores of saliency maps of each CNN, one per part.
         spectrum: CSV file of the beam spectrum for `cuts`; None: unweighted.
+        repeats: Parquet files of the further trainings of each model; those of `predictions` are of its first.
 
     Raises:
         InputError: an input is unusable; names the file and the event.
@@ -81,6 +84,13 @@ def evaluate(
     samples = {
         model: {condition: read_sample(scored, parts) for condition, parts in conditions.items()}
         for model, conditions in predictions.items()
+    }
+    trained = {
+        model: {
+            condition: [sample, *(read_sample(scored, parts[condition]) for parts in repeats.get(model, ()))]
+            for condition, sample in of_model.items()
+        }
+        for model, of_model in samples.items()
     }
     axes = truth_axes(scored)
     pions = pion_axis(scored), scored["pi0_energy"].to_numpy(np.float64)
@@ -118,7 +128,8 @@ def evaluate(
         "calibration": calibration,
         "spectrum": beam,
         "cuts": cuts,
-        "comparisons": _comparisons(samples, axes["energy"], resamples),
+        "comparisons": _comparisons(trained, axes["energy"], resamples),
+        "trainings": _trainings(trained, resamples),
         "changes": _changes(samples, resamples),
         "explanations": faithfulness,
         "saliency": {model: measure_saliency(table, parts, SEED, resamples) for model, parts in saliency.items()},
@@ -339,10 +350,31 @@ def _curves(scores: Mapping[str, Mapping[str, Any]]) -> dict[str, dict[str, Any]
     return curves
 
 
+def _trainings(trained: Mapping[str, Mapping[str, Sequence[Sample]]], resamples: int) -> dict[str, dict[str, Any]]:
+    """Number of trainings of each model and, if there are several, their scores and their ensemble by condition."""
+    found: dict[str, dict[str, Any]] = {}
+    for model, of_model in trained.items():
+        n = len(next(iter(of_model.values())))
+        found[model] = {"n": n, "conditions": {}}
+        for condition, samples in of_model.items() if n > 1 and len(next(iter(of_model.values()))[0]) else ():
+            once = [weighted_scores(sample, np.ones((1, len(sample)))) for sample in samples]
+            together = score_sample(ensemble(samples), resamples)
+            names = [name for name in once[0] if f"{name}_interval" in together]
+            found[model]["conditions"][condition] = {
+                "scores": {name: spread([_number(values[name][0]) for values in once]) for name in names},
+                "accuracy_interval": mean_interval([sample.correct for sample in samples], SEED, resamples),
+                "ensemble": {key: together[key] for name in names for key in (name, f"{name}_interval")},
+            }
+    return found
+
+
 def _comparisons(
-    samples: Mapping[str, Mapping[str, Sample]], energy: Axis | None, resamples: int
+    trained: Mapping[str, Mapping[str, Sequence[Sample]]], energy: Axis | None, resamples: int
 ) -> list[dict[str, Any]]:
     """All pairs of models under each condition; with disagreement if the condition is shown in full."""
+    samples = {
+        model: {condition: several[0] for condition, several in of_model.items()} for model, of_model in trained.items()
+    }
     cases = [
         (first, second, condition)
         for first, second in combinations(samples, 2)
@@ -351,10 +383,17 @@ def _comparisons(
     ]
     pairs = [(samples[first][condition], samples[second][condition]) for first, second, condition in cases]
     tests = compare_all([(a.correct, b.correct) for a, b in pairs], SEED, resamples)
+    right = {
+        (model, condition): [sample.correct for sample in several]
+        for model, of_model in trained.items()
+        for condition, several in of_model.items()
+    }
+    repeated = [(right[first, condition], right[second, condition]) for first, second, condition in cases]
+    beyond = compare_trainings(repeated, tests, SEED, resamples)
     return [
-        {"first": first, "second": second, "condition": condition, **test}
+        {"first": first, "second": second, "condition": condition, **test, **of_trainings}
         | (agreement(a.truth, a.correct, b.correct, energy) if condition in shown_in_full(samples[first]) else {})
-        for (first, second, condition), (a, b), test in zip(cases, pairs, tests, strict=True)
+        for (first, second, condition), (a, b), test, of_trainings in zip(cases, pairs, tests, beyond, strict=True)
     ]
 
 

@@ -1,4 +1,5 @@
 """The classifiers and what they share: conditions, degradations, prediction tables, the choice of explained events.
 
-One subpackage a family: cnn, bdt and vlm, which do not import each other. May import dataset and all below it.
+One subpackage a family: cnn, bdt, vit and vlm. Of these only vit imports another: it classifies with the vision tower
+of vlm. May import dataset and all below it.
 """

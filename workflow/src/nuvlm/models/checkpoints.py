@@ -11,6 +11,9 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import sha256
 from nuvlm.base.manifest import MANIFEST
 
+LONGEST_VALUE = 40
+"""Of a text in a message; digests are longer."""
+
 
 class SigtermFlag:
     """Records SIGTERM instead of ending the process, within its ``with`` block."""
@@ -53,11 +56,21 @@ def check_fingerprint(checkpoint: Path, found: Mapping[str, Any], expected: Mapp
         remove: file or folder to remove to start again.
 
     Raises:
-        InputError: the fingerprints differ; the message names the keys.
+        InputError: the fingerprints differ; the message names the keys, and both values where they are no digests.
     """
-    differ = sorted(key for key in {*found, *expected} if found.get(key) != expected.get(key))
+    differ = [
+        _difference(key, found.get(key), expected.get(key))
+        for key in sorted({*found, *expected})
+        if found.get(key) != expected.get(key)
+    ]
     if differ:
         raise InputError(
-            f"{checkpoint}: the checkpoint was made with other settings or data ({', '.join(differ)}). Remove "
+            f"{checkpoint}: the checkpoint was made with other settings or data ({'; '.join(differ)}). Remove "
             f"{remove} to start again, or restore the configuration that it was made with."
         )
+
+
+def _difference(key: str, found: object, expected: object) -> str:
+    if all(isinstance(value, bool | int | float) or len(str(value)) < LONGEST_VALUE for value in (found, expected)):
+        return f"{key} {found}, now {expected}"
+    return key

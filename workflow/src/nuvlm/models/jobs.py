@@ -8,9 +8,12 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any, Self
+
+from pydantic import Field, model_validator
 
 from nuvlm.base.settings import Settings
+from nuvlm.models.trainings import split_training, training_name
 
 
 @dataclass(frozen=True)
@@ -24,7 +27,8 @@ class Request:
     untracked: Mapping[str, Any] = field(default_factory=dict)
     """Options that cannot change a result; a change runs nothing again."""
     inputs: Mapping[str, str] = field(default_factory=dict)
-    """Further input files by name; ``<models>`` and ``{model}`` stand for the folder of models and the model."""
+    """Further input files by name. ``<models>``, ``<base>`` and ``{model}`` stand for the folder of models, the base
+    model's folder and the model."""
     environment: str = "gpu"
     """File in workflow/envs."""
     gpus: int = 0
@@ -46,13 +50,51 @@ class Request:
 class FamilySettings(Settings, ABC):
     """A family's section of the configuration: its models and their jobs."""
 
+    seeds: Annotated[int, Field(ge=1)] | tuple[int, ...] = 1
+    """Trainings of each model: their number, with seeds that follow `seed`, or their seeds, of which `seed` is the
+    first. The spread between them is part of the report's uncertainties."""
+
     def model_names(self, family: str) -> tuple[str, ...]:
         """The family's models in a run: one, unless settings say otherwise."""
         return (family,)
 
+    def training_names(self, family: str) -> tuple[str, ...]:
+        """All trainings of the family's models, see :mod:`nuvlm.models.trainings`."""
+        return tuple(name for model in self.model_names(family) for name in self.trainings_of(model))
+
+    def trainings_of(self, model: str) -> tuple[str, ...]:
+        """The trainings of one of the family's models."""
+        return tuple(training_name(model, number + 1) for number in range(len(self.all_seeds)))
+
+    @property
     @abstractmethod
-    def training(self, model: str) -> Request:
-        """The job that trains `model`."""
+    def first_seed(self) -> int:
+        """The seed of the first training."""
+
+    @property
+    def all_seeds(self) -> tuple[int, ...]:
+        """The seed of each training of a model."""
+        if isinstance(self.seeds, tuple):
+            return self.seeds
+        return tuple(range(self.first_seed, self.first_seed + self.seeds))
+
+    def seed_of(self, training: str) -> int:
+        """The seed of a training."""
+        return self.all_seeds[split_training(training)[1] - 1]
+
+    @model_validator(mode="after")
+    def _check_seeds(self) -> Self:
+        if len({*self.all_seeds}) != len(self.all_seeds):
+            raise ValueError(f"seeds {list(self.all_seeds)}: one repeats, which would train the same model again")
+        if self.all_seeds[:1] != (self.first_seed,):
+            raise ValueError(
+                f"seeds {list(self.all_seeds)}: the first must be the seed of the section, {self.first_seed}"
+            )
+        return self
+
+    @abstractmethod
+    def training(self, training: str) -> Request:
+        """The job of a training."""
 
     @abstractmethod
     def classification(self) -> Request:
@@ -66,7 +108,7 @@ class FamilySettings(Settings, ABC):
 @dataclass(frozen=True)
 class _Job:
     model: str
-    """Name of the model."""
+    """Name of the training."""
     events: Path
     """The event table."""
     stores: Mapping[str, Path]

@@ -16,6 +16,15 @@ def process_peak_mb() -> float:
     return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * (1 if sys.platform == "darwin" else 1024) / 1e6
 
 
+def process_mb() -> float:
+    """Memory of this process now, MB (10^6 bytes); its peak where there is no /proc."""
+    try:
+        resident = int(Path("/proc/self/statm").read_text().split()[1])  # pages, proc(5)
+    except OSError:
+        return process_peak_mb()
+    return resident * resource.getpagesize() / 1e6
+
+
 def forget_peak() -> None:
     """Start the peak anew from what is in use now; without effect where there is no /proc."""
     # 5 resets the high-water mark of resident memory (proc(5)).

@@ -1,6 +1,7 @@
 """The table of model families: a new one is a row here (CONTRIBUTING.md has the list of what else it needs).
 
-A family has one model, called like the family, or several: ``cnn_tuned`` is of the family ``cnn``.
+A family has one model, called like the family, or several: ``cnn_tuned`` is of the family ``cnn``. The functions here
+take names of trainings, too.
 """
 
 from collections.abc import Iterable
@@ -10,6 +11,8 @@ from nuvlm.models.bdt.settings import BdtSettings
 from nuvlm.models.cnn.settings import CnnSettings
 from nuvlm.models.conditions import PROMPT_CONDITIONS
 from nuvlm.models.jobs import FamilySettings
+from nuvlm.models.trainings import split_training
+from nuvlm.models.vit.settings import VitSettings
 from nuvlm.models.vlm.settings import VlmSettings
 
 
@@ -32,6 +35,7 @@ class Family(NamedTuple):
 FAMILIES = {
     "cnn": Family("CNN", CnnSettings, "train_cnn", "model.safetensors", explains="saliency"),
     "bdt": Family("BDT", BdtSettings, "train_bdt", "model.safetensors"),
+    "vit": Family("ViT", VitSettings, "train_vit", "model.safetensors", explains="saliency"),
     "vlm": Family(
         "VLM", VlmSettings, "finetune_vlm", "adapter_model.safetensors", prompted=True, explains="rationales"
     ),
@@ -41,7 +45,7 @@ FAMILIES = {
 
 def family_name(model: str) -> str:
     """The family of a model: ``cnn_tuned`` -> ``cnn``."""
-    return model.partition("_")[0]
+    return split_training(model)[0].partition("_")[0]
 
 
 def family_of(model: str) -> Family:
@@ -55,9 +59,11 @@ def family_of(model: str) -> Family:
 
 def title(model: str) -> str:
     """A model's name in running text: ``vlm`` -> VLM, ``cnn_tuned`` -> CNN tuned."""
+    model, number = split_training(model)
     name, _, variant = model.partition("_")
     family = FAMILIES.get(name)
-    return " ".join(filter(None, [family.title if family else name.upper(), variant.replace("_", " ")]))
+    words = " ".join(filter(None, [family.title if family else name.upper(), variant.replace("_", " ")]))
+    return words if number == 1 else f"{words}, training {number}"
 
 
 def conditions_of(model: str, conditions: Iterable[str]) -> list[str]:

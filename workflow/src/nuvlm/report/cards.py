@@ -14,6 +14,7 @@ from nuvlm.report.wording import MISSING, PLAIN, interval, number, percent, perc
 ARCHITECTURES = {
     "cnn": "A Siamese convolutional network; one branch per view, with shared weights",
     "bdt": "Gradient-boosted decision trees on hand-made quantities of each view",
+    "vit": "The vision tower of a vision-language model with a linear head, trained with low-rank adapters",
     "vlm": "A vision-language model, fine-tuned with low-rank adapters; it answers a prompt about the pixel maps",
 }
 """By family; others are called by their title."""

@@ -7,7 +7,9 @@ from typing import Any
 from nuvlm.base.files import read_json
 from nuvlm.models.predictions import read_costs
 
-TRAINING_KEYS = ("seconds", "events", "epochs", "parameters", "trainable_parameters", "peak_memory_mb", "device")
+TRAINING_KEYS = (
+    "network", "seconds", "events", "epochs", "parameters", "trainable_parameters", "peak_memory_mb", "device",
+)  # fmt: skip
 
 
 def summarise_cost(parts: Sequence[str | Path], training: Path) -> dict[str, Any]:

@@ -22,6 +22,7 @@ from nuvlm.report.alt import describe
 from nuvlm.report.browser_data import as_script, page_data
 from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
+from nuvlm.report.language import compare_language
 from nuvlm.report.names import figure_name, words
 from nuvlm.report.provenance import provenance
 from nuvlm.report.schema import SCORES, VERSION, check_report
@@ -141,6 +142,7 @@ def report_numbers(
         **results,
         "windows": _windows(results["windows"], images.get("centre")),
         "controls": conclude(results),
+        "language": compare_language(results, cost, main),
         "cost": cost,
         "departures": departures(reference["setup"], with_image_settings(config, images)),
         "published": reference,

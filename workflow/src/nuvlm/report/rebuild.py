@@ -33,16 +33,17 @@ def rebuild(bundle: Path, out: Path) -> None:
     """
     inputs = read_json(bundle / INPUTS)
     spectrum = inputs["spectrum"]
-    predictions = {
-        model: {condition: [bundle / part for part in parts] for condition, parts in conditions.items()}
-        for model, conditions in inputs["predictions"].items()
-    }
+    predictions = {model: _within(bundle, conditions) for model, conditions in inputs["predictions"].items()}
     with tempfile.TemporaryDirectory() as folder:
         scores = Path(folder, "scores.json")
         evaluate(
             bundle / inputs["events"],
             predictions,
             scores,
+            repeats={
+                model: [_within(bundle, conditions) for conditions in trainings]
+                for model, trainings in inputs["repeats"].items()
+            },
             explanations=_within(bundle, inputs["explanations"]),
             saliency=_within(bundle, inputs["saliency"]),
             spectrum=bundle / spectrum["copy"] if spectrum else None,
@@ -99,6 +100,7 @@ def check(bundle: Path) -> None:
 
 
 def _within(bundle: Path, files: Mapping[str, list[str]]) -> dict[str, list[str | Path]]:
+    """Name -> files, in the bundle."""
     return {name: [bundle / path for path in paths] for name, paths in files.items()}
 
 

@@ -147,6 +147,29 @@ class Difference(Part):
     difference_interval: Interval
     """Paired bootstrap."""
     p_value: Fraction | None
+    detectable: float | None
+    """Difference in accuracy that this test finds with a probability of 80 %."""
+
+
+class Language(Part):
+    """The language model against the vision tower of its base with a linear head."""
+
+    first: str
+    second: str
+    difference: float
+    """Of the mean accuracies of all trainings; intervals from test events and from the spread between trainings."""
+    difference_interval: Interval
+    training_interval: Interval
+    trainings: list[Count]
+    better: str | None
+    """The model that is better beyond both intervals."""
+    p_value: Fraction
+    detectable: float
+    events: dict[str, Count]
+    """Training events seen, over all epochs, by model."""
+    seconds: dict[str, float | None]
+    """Training time by model, s."""
+    conclusion: str
 
 
 class Agreement(Part):
@@ -175,9 +198,43 @@ class Comparison(Difference):
     first: str
     second: str
     condition: str
+    trainings: tuple[Count, Count]
+    """Numbers of trainings. The counts, `difference` and `p_value` are of the first of each."""
+    mean_difference: float | None
+    """Of the mean accuracies of all trainings, with its interval from test events."""
+    mean_difference_interval: Interval
+    training_interval: Interval
+    """Interval of `mean_difference` from the spread between trainings; null if a model has one."""
+    better: Literal["first", "second"] | None
+    """The model that is better beyond both intervals, or by McNemar's test between single trainings."""
     by_class: dict[str, Agreement] | None = None
     """This and by_energy: only for conditions shown in full."""
     by_energy: AgreementByEnergy | None = None
+
+
+class Spread(Part):
+    """A score of each training."""
+
+    values: list[Fraction | None]
+    mean: Fraction | None
+    deviation: float | None
+    """Standard deviation of one training."""
+
+
+class TrainingsUnderCondition(Part):
+    scores: dict[str, Spread]
+    accuracy_interval: Interval
+    """Of the mean accuracy, from test events."""
+    ensemble: dict[str, Fraction | Interval]
+    """Scores of the mean probability, with intervals."""
+
+
+class Trainings(Part):
+    """Trainings of a model with different seeds."""
+
+    n: Count
+    conditions: dict[str, TrainingsUnderCondition]
+    """Empty for one training, or without truth."""
 
 
 class CurvePoint(Part):
@@ -366,6 +423,8 @@ class Saliency(Part):
 class Training(Part):
     """From training.json; missing values are null."""
 
+    network: str | None
+    """Of a CNN: its name in the recipe."""
     seconds: float | None
     events: Count | None
     epochs: float | None
@@ -405,13 +464,28 @@ class Source(Part):
     authors: str
     reference: str
     url: str
+    versions: dict[str, str]
+    """Version -> where its numbers come from."""
+
+
+class PublishedRow(Part):
+    """Results of a model in a version of the paper."""
+
+    version: str
+    accuracy: Fraction | None = None
+    precision: Fraction | None = None
+    recall: Fraction | None = None
+    auc: Fraction | None = None
+    peak_memory_mb: float | None = None
+    ms_per_sample: float | None = None
 
 
 class PublishedTable(Part):
     number: Count
     title: str
     condition: str
-    rows: dict[str, dict[str, float]]
+    rows: dict[str, list[PublishedRow]]
+    """Model -> its rows, in the order of the versions."""
     note: str | None = None
 
 
@@ -517,6 +591,8 @@ class Report(Part):
     cuts: dict[str, dict[str, Cuts]]
     """By model and class, under the first condition."""
     comparisons: list[Comparison]
+    trainings: dict[str, Trainings]
+    """By model."""
     changes: dict[str, dict[str, Change]]
     """By model and condition."""
     explanations: dict[str, Explanation]
@@ -524,6 +600,8 @@ class Report(Part):
     saliency: dict[str, Saliency | None]
     """By model."""
     controls: list[Control]
+    language: list[Language]
+    """Does language help? Empty without both models or without truth."""
     cost: dict[str, Cost]
     departures: list[Departure]
     """Settings that differ from the published setup."""

@@ -22,12 +22,16 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
     scores = {model: by_condition[condition] for model, by_condition in results["scores"].items()}
     if not all(score["n"] for score in scores.values()):
         return _without_truth(scores)
-    ranked = sorted(scores, key=lambda model: -scores[model]["accuracy"])
+    for model, of_model in results["trainings"].items():
+        if condition in of_model["conditions"]:
+            scores[model] = scores[model] | {"trainings": of_model["n"], **of_model["conditions"][condition]}
+    ranked = sorted(scores, key=lambda model: -_accuracy(scores[model]))
     sentences = []
     if len(ranked) > 1:
         headline, sentence = _verdict(ranked, scores, results["comparisons"], condition)
         sentences.append(sentence)
         sentences += [_behind(model, ranked[0], scores, results["comparisons"], condition) for model in ranked[2:]]
+        sentences.append(_left_out(results["trainings"]))
     else:
         score = scores[ranked[0]]
         headline = f"On {score['n']:,} test events, the {title(ranked[0])} is {_right(score)}."
@@ -43,11 +47,19 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
     explained = {model: measures for model, measures in results["explanations"].items() if measures["with_truth"]}
     sentences += [_rationales(model, measures["right"]) for model, measures in explained.items()]
     sentences.append(_speed(cost))
-    cnns = [title(model) for model in scores if family_name(model) == "cnn"]
-    if len(cnns) > 1:
+    cnns = {model: title(model) for model in scores if family_name(model) == "cnn"}
+    networks = {model: cost[model]["training"]["network"] for model in cnns}
+    if len(cnns) > 1 and len({*networks.values()}) == 1:
+        *first, last = cnns.values()
         sentences.append(
-            f"{', '.join(cnns[:-1])} and {cnns[-1]} are the same network, trained with different recipes: their "
-            "differences are due to the training."
+            f"{', '.join(first)} and {last} are the same network, trained with different recipes: their differences "
+            "are due to the training."
+        )
+    elif len(cnns) > 1:
+        each = ", ".join(f"{name}: {networks[model] or 'not known'}" for model, name in cnns.items())
+        sentences.append(
+            f"The CNNs differ in network ({each}) and training: their differences are due to both. The network "
+            "'published' is that of the paper, layer for layer, with cnn.width times its channels."
         )
     bdts = [model for model in scores if family_name(model) == "bdt"]
     if bdts and len(scores) > 1:
@@ -67,23 +79,23 @@ def _verdict(
 ) -> tuple[str, str]:
     best, second = ranked[:2]
     test, sign = _comparison(best, second, comparisons, condition)
-    low, high = sorted(100 * sign * end for end in test["difference_interval"])
+    low, high = sorted(100 * sign * end for end in test["mean_difference_interval"])
     only_best, only_second = (test["only_first"], test["only_second"])[::sign]
     score_best, score_second = _right(scores[best]), _right(scores[second]).removeprefix("right ")
-    if test["p_value"] < SIGNIFICANT:
+    if test["better"]:
         rank = "better" if len(scores) == 2 else "best"
         headline = f"The {title(best)} is the {rank} classifier of {test['n']:,} test events: it is {score_best}, "
-        significance = "the difference is statistically significant"
+        significance = "the difference is significant"
     else:
         headline = f"The {title(best)} and the {title(second)} do not differ significantly on {test['n']:,} test "
         headline += f"events: the {title(best)} is {score_best}, "
-        significance = "the difference is not statistically significant"
+        significance = "the difference is not significant"
     sentence = (
-        f"The difference in accuracy is {100 * abs(test['difference']):.1f} points "
-        f"(95 % interval {number(low, 1)} to {number(high, 1)}). "
+        f"The difference in accuracy is {100 * abs(test['mean_difference']):.1f} points "
+        f"(95 % interval from test events {number(low, 1)} to {number(high, 1)}{_of_trainings(test, sign)}). "
         f"Exactly one of the two is right for {only_best + only_second} events, the {title(best)} for {only_best} and "
-        f"the {title(second)} for {only_second}: {significance} "
-        f"(McNemar's exact test, {p_value(test['p_value'])})."
+        f"the {title(second)} for {only_second} (McNemar's exact test, {p_value(test['p_value'])}"
+        f"{'' if test['trainings'] == [1, 1] else ', first training of each'}): {significance}."
     )
     return f"{headline}the {title(second)} {score_second}.", sentence
 
@@ -98,17 +110,48 @@ def _comparison(
 
 def _behind(model: str, best: str, scores: Mapping[str, Any], comparisons: list[dict[str, Any]], condition: str) -> str:
     test, sign = _comparison(best, model, comparisons, condition)
-    low, high = sorted(100 * sign * end for end in test["difference_interval"])
-    sure = "" if test["p_value"] < SIGNIFICANT else ", no significant difference"
+    low, high = sorted(100 * sign * end for end in test["mean_difference_interval"])
+    sure = "" if test["better"] else ", no significant difference"
     return (
-        f"The {title(model)} is {_right(scores[model])}, {100 * abs(test['difference']):.1f} points behind the "
-        f"{title(best)} (95 % interval {number(low, 1)} to {number(high, 1)}; {p_value(test['p_value'])}{sure})."
+        f"The {title(model)} is {_right(scores[model])}, {100 * abs(test['mean_difference']):.1f} points behind the "
+        f"{title(best)} (95 % interval {number(low, 1)} to {number(high, 1)}{_of_trainings(test, sign)}; "
+        f"{p_value(test['p_value'])}{sure})."
     )
+
+
+def _accuracy(score: Mapping[str, Any]) -> float:
+    """The mean of all trainings."""
+    mean: float = score["scores"]["accuracy"]["mean"] if "trainings" in score else score["accuracy"]
+    return mean
 
 
 def _right(score: Mapping[str, Any]) -> str:
     low, high = score["accuracy_interval"]
-    return f"right for {percent(score['accuracy'])} (95 % interval {100 * low:.1f} to {100 * high:.1f})"
+    several = ""
+    if "trainings" in score:
+        deviation = 100 * score["scores"]["accuracy"]["deviation"]
+        several = f"mean of {score['trainings']} trainings with a standard deviation of {deviation:.1f} points, "
+    return f"right for {percent(_accuracy(score))} ({several}95 % interval {100 * low:.1f} to {100 * high:.1f})"
+
+
+def _of_trainings(test: Mapping[str, Any], sign: int) -> str:
+    """The interval from the spread between trainings, if there is one."""
+    if test["training_interval"] is None:
+        return ""
+    low, high = sorted(100 * sign * end for end in test["training_interval"])
+    return f", from the spread between trainings {number(low, 1)} to {number(high, 1)}"
+
+
+def _left_out(trainings: Mapping[str, Mapping[str, Any]]) -> str:
+    """What the comparisons allow for."""
+    once = [title(model) for model, of_model in trainings.items() if of_model["n"] == 1]
+    if not once:
+        return "A model is called better only where the difference is beyond both intervals."
+    models = "Every model" if len(once) == len(trainings) else " and ".join(once)
+    return (
+        f"{models} was trained once: intervals and tests of its differences come from the test events and leave the "
+        "training out. Another seed can change an accuracy by some points."
+    )
 
 
 def _habits(model: str, score: Mapping[str, Any]) -> str:

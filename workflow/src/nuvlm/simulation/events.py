@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Literal
 
 import numpy as np
 
+from nuvlm.base.conclusions import Conclusions
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.logs import track
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
-from nuvlm.detector.voxels import PARTICLE_DTYPE, Event, voxelize, write_shard
+from nuvlm.detector.voxels import Event, voxelize, write_shard
 from nuvlm.simulation.final_states import FinalState, Particle, sample_final_state
+from nuvlm.simulation.generator_evidence import GeneratorEvidence, particle_rows
 from nuvlm.simulation.genie import GenieEvent, read_genie
 
 if TYPE_CHECKING:
@@ -93,14 +95,16 @@ def simulate_shard(
             or events that cannot be used, or a shard that cannot be written.
     """
     fiducial = fiducial_box_mm(detector, margin_mm, margin_downstream_mm)
+    conclusions = Conclusions()
     if files:
-        entries = read_genie(files, first_event, n_events)
-        where = None if vertices == "file" else fiducial
-        interactions = from_genie(entries, detector, first_event, seed, where, np.array(offset_mm, dtype=np.float64))
+        offset, where = np.array(offset_mm, dtype=np.float64), None if vertices == "file" else fiducial
+        evidence = GeneratorEvidence(detector, offset, uses_vertices=vertices == "file")
+        entries = evidence.watch(read_genie(files, first_event, n_events), Path(files[0]), conclusions.add)
+        interactions = from_genie(entries, detector, first_event, seed, where, offset)
     else:
         interactions = sampled(range(first_event, first_event + n_events), seed, fiducial)
     events = simulate(detector, track(interactions, "events", n_events), recombination, on_bad_event)
-    write_shard(Path(path), detector, events)
+    write_shard(Path(path), detector, events, lambda: {"conclusions": conclusions.to_json()} if files else {})
 
 
 def sampled(event_ids: range, seed: int, fiducial: FiducialBox) -> Iterator[Interaction]:
@@ -240,12 +244,6 @@ class _Account:
                 ", ..." if len(self._left_out) > 5 else "",
                 self._left_out_mev,
             )
-
-
-def particle_rows(event_id: int, particles: Sequence[Particle]) -> np.ndarray:
-    """The rows of an event in the table /truth/particles."""
-    rows = [(event_id, p.pdg, p.kinetic, (p.px, p.py, p.pz)) for p in particles]
-    return np.array(rows, dtype=PARTICLE_DTYPE)
 
 
 def deposit_rows(event_id: int, particles: Sequence[Particle], deposits: "Deposits") -> np.ndarray:

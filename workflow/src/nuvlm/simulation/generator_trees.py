@@ -52,6 +52,8 @@ class FinalStateTree(ABC):
 
     branches: tuple[str, ...]
     """Those that must be there."""
+    generator: str
+    """Whose interactions they are."""
     program: str
     """What writes such a tree."""
     may_be_mev = False
@@ -125,12 +127,15 @@ class GRooTracker(FinalStateTree):
     """GENIE's arrays of particles."""
 
     branches: tuple[str, ...] = ("StdHepN", "StdHepPdg", "StdHepStatus", "StdHepP4", "EvtVtx")
+    generator = "GENIE"
     program = "gntpc -f rootracker"
 
     def __init__(self, path: Path, tree: Any, columns: set[str]) -> None:
         super().__init__(path, tree, columns)
         # A branch with sub-branches holds no data.
         self._code = next((name for name in CODE_BRANCHES if name in columns and not tree[name].branches), None)
+        # Arrays of a fixed length have rests of other events beyond the last particle, others end with it.
+        self._exact = isinstance(tree["StdHepPdg"].interpretation, uproot.AsJagged)
 
     def entries(self, start: int, stop: int) -> list[Entry]:
         n, pdg, status, p4 = self._arrays(GRooTracker.branches[:4], start, stop, "ak")
@@ -141,6 +146,8 @@ class GRooTracker(FinalStateTree):
             vertices = [UNKNOWN] * (stop - start)
         return [
             _entry(int(count), process_of_code(str(code)), *arrays)
+            if not self._exact or len(arrays[0]) == count
+            else Entry(None)
             for count, code, *arrays in zip(n, codes, pdg, status, p4, vertices, strict=True)
         ]
 
@@ -149,6 +156,7 @@ class NRooTracker(GRooTracker):
     """The same arrays from NEUT and NuWro."""
 
     branches = GRooTracker.branches[:4]
+    generator = "NEUT or NuWro"
     program = "NEUT's or NuWro's converter"
     may_be_mev = True
 
@@ -160,6 +168,7 @@ class Gst(FinalStateTree):
         "neu", "fspl", "cc", "nc", *GST_MODES, "Ev", "pxv", "pyv", "pzv", "El", "pxl", "pyl", "pzl",
         "nf", "pdgf", "Ef", "pxf", "pyf", "pzf",
     )  # fmt: skip
+    generator = "GENIE"
     program = "gntpc -f gst of GENIE 2.8 or later"
     # Scatterings whose other particles, such as the struck electron, are in no column.
     incomplete = ("nuel", "amnugamma", "em")

@@ -6,7 +6,7 @@ beam is along z.
 
 import logging
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -38,6 +38,8 @@ class GenieEvent:
     """(3,), in the file's coordinates."""
     defect: str | None = None
     """Reason why the entry cannot be used, such as "has ..."; `state` is None then."""
+    direction: np.ndarray = field(default_factory=lambda: np.full(3, np.nan))
+    """(3,), unit vector along the neutrino's momentum."""
 
 
 def read_genie(files: Sequence[str | Path], first: int, n: int) -> Iterator[GenieEvent]:
@@ -112,7 +114,7 @@ def _event(name: str, entry: Entry, gev: float) -> GenieEvent:
     particles = StdHep(entry.particles.pdg, entry.particles.status, gev * entry.particles.p4)
     vertex_mm = METRE * np.array(entry.vertex_m)
     neutrino = particles.neutrino
-    defect = entry.defect or _defect(particles, neutrino)
+    defect = (entry.defect if neutrino is not None else None) or _defect(particles, neutrino)
     if defect or neutrino is None:
         return GenieEvent(name, None, vertex_mm, defect)
     nu_pdg, energy = int(particles.pdg[neutrino]), float(particles.p4[neutrino, 3])
@@ -130,7 +132,9 @@ def _event(name: str, entry: Entry, gev: float) -> GenieEvent:
             particles.pdg[particles.final].tolist(), (GEV * particles.p4[particles.final]).tolist(), strict=True
         )
     )
-    return GenieEvent(name, FinalState(nu_pdg, is_cc, energy, y, process.mode, final), vertex_mm)
+    momentum = particles.p4[neutrino, :3]
+    state = FinalState(nu_pdg, is_cc, energy, y, process.mode, final)
+    return GenieEvent(name, state, vertex_mm, direction=momentum / np.linalg.norm(momentum))
 
 
 def _defect(entry: StdHep, neutrino: int | None) -> str | None:

@@ -20,16 +20,18 @@ NEUTRINOS = frozenset({12, 14, 16})
 SCATTERING = {"QES": "QE", "MEC": "MEC", "RES": "RES", "DIS": "DIS"} | dict.fromkeys(("COH", "COHPi", "COHEl"), "COH")
 """GENIE's names of scattering types -> :data:`nuvlm.detector.voxels.MODES`, others (IMD, NuEEL, ...) are
 unknown."""
-# NEUT modes, negative for antineutrinos (arXiv 2106.15809). In the resonance region the
-# final states with a pion, a photon, an eta or a kaon have their own; 15 and 35, diffractive, have no mode here.
+# NEUT modes, negative for antineutrinos, as NEUT's nemodsel.F lists them (copied in nuisance.hepforge.org/tutorials/
+# interaction_modes.html; 53 only in InteractionModes.h of NUISANCEMC/nuisance). In the resonance region the final
+# states with a pion, a photon, an eta or a kaon have their own; 15 and 35, diffractive, and 18 to 20, single kaons
+# without a resonance, have no mode here.
 NEUT_MODES = (
     dict.fromkeys((1, 51, 52), "QE")
-    | {2: "MEC"}
+    | {2: "MEC", 53: "MEC"}
     | dict.fromkeys((11, 12, 13, 17, 22, 23, 31, 32, 33, 34, 38, 39, 42, 43, 44, 45), "RES")
     | dict.fromkeys((21, 26, 41, 46), "DIS")
     | dict.fromkeys((16, 36), "COH")
 )
-NEUT_CC, NEUT_NC = range(1, 31), range(31, 60)
+NEUT_CC, NEUT_NC = range(1, 31), range(31, 54)
 EITHER_CURRENT = 2
 """NuWro's converter gives this mode to neutral currents too."""
 

@@ -4,7 +4,7 @@ Names, attributes and unit labels of files are sometimes wrong. What cannot be w
 vertex, argon takes about 2.1 MeV/cm from a minimum-ionising particle in every direction, no neutrino deposits more than
 its energy, and the products of a beam along z go along z. :class:`Consistency` collects this evidence interaction by
 interaction, in the file's coordinates, and refuses a file with evidence against its own words. Weaker evidence is
-recorded as a doubt (:mod:`nuvlm.sources.conclusions`).
+recorded as a doubt (:mod:`nuvlm.base.conclusions`).
 """
 
 import itertools
@@ -14,11 +14,11 @@ from pathlib import Path
 
 import numpy as np
 
+from nuvlm.base.conclusions import Record
 from nuvlm.base.errors import InputError
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import PARTICLE_DTYPE
-from nuvlm.sources.agreement import Agreement
-from nuvlm.sources.conclusions import Record
+from nuvlm.simulation.agreement import Agreement
 
 CM = 10.0  # mm
 NEAR_MM = 50.0
@@ -48,6 +48,10 @@ MOST_ROWS = 10**6
 LENGTHS_MM = {"mm": 1.0, "cm": 10.0, "m": 1000.0, "um": 1e-3}
 ENERGIES_MEV = {"MeV": 1.0, "GeV": 1000.0, "keV": 1e-3, "eV": 1e-6}
 """Units that files may have."""
+USUAL_Y, MANY = (0.1, 0.8), 10
+"""Mean inelasticity of charged currents, if there are many: 0.3 to 0.5 in the beams of accelerators."""
+LEAST_VISIBLE = 0.1
+"""Share of the neutrino's energy that the best contained tenth of many events deposits at least."""
 ALONG = 0.5
 """Mean component of the unit vectors from vertex to charge above which a file has a direction."""
 Axes = tuple[int, int, int]
@@ -110,15 +114,22 @@ class Consistency:
         self._direction = Direction()
         self._agreement = Agreement()
         self._n_with_energy = 0
+        self._shares: list[float] = []
         self._too_much: list[str] = []
+        self._inelasticity: list[float] = []
+        self._seen: set[tuple[object, ...]] = set()
+        self._n, self._repeated = 0, list[str]()
 
     def add(self, event: Observed) -> None:
         """Add an interaction with segments."""
         if self._loss and event.has_paths:
             self._has_paths = True
             self._loss.add(event.start_mm, event.end_mm, event.energy_mev)
+        self._add_repeated(event)
         self._add_vertex(event)
-        away = self._direction.add(event)
+        # The first of several voxels is the one with the lowest index, not where the event begins.
+        known = bool(np.isfinite(event.vertex_mm).all())
+        away = self._direction.add(event) if known or (self._loss and event.has_paths) else None
         self._agreement.add(
             event.name,
             event.nu_pdg,
@@ -126,12 +137,16 @@ class Consistency:
             event.nu_energy,
             event.inelasticity,
             event.particles,
-            away if np.isfinite(event.vertex_mm).all() else None,
+            away if known else None,
         )
         if np.isfinite(event.nu_energy) and event.nu_energy > 0:
+            if not known or self._is_inside(event.vertex_mm):
+                self._shares.append(float(event.energy_mev.sum()) / (1000 * event.nu_energy))
             self._n_with_energy += 1
             if event.energy_mev.sum() > 1200 * event.nu_energy + 100:
                 self._too_much.append(event.name)
+        if event.is_cc and np.isfinite(event.inelasticity):
+            self._inelasticity.append(event.inelasticity)
 
     def conclude(self, path: Path, record: Record, axes_given: bool = False) -> None:
         """Log and record what follows.
@@ -149,6 +164,7 @@ class Consistency:
         self._conclude_vertices(path, record)
         self._direction.conclude(path, record, axes_given)
         self._agreement.conclude(path, record)
+        self._conclude_numbers(path, record)
         if self._too_much:
             n, of = len(self._too_much), self._n_with_energy
             what = f"{n} of {of} neutrinos deposit more than their energy (first: {self._too_much[0]})"
@@ -158,6 +174,27 @@ class Consistency:
                     "and truth do not belong together: correct the file."
                 )
             record(path, "neutrino energy", what, "deposits and neutrino energies", doubt=True)
+
+    def _add_repeated(self, event: Observed) -> None:
+        self._n += 1
+        some = slice(None, 100)
+        key = len(event.energy_mev), event.energy_mev[some].tobytes(), event.start_mm[some].tobytes()
+        if key in self._seen:
+            self._repeated.append(event.name)
+        self._seen.add(key)
+
+    def _conclude_numbers(self, path: Path, record: Record) -> None:
+        """Record what the numbers of many events show together."""
+        if self._repeated:
+            value = f"{len(self._repeated)} of {self._n} have the deposits of another one"
+            record(path, "repeated events", value, f"the first is {self._repeated[0]}", doubt=True)
+        low, high = USUAL_Y
+        if len(self._inelasticity) >= MANY and not low <= (mean := float(np.mean(self._inelasticity))) <= high:
+            value = f"mean of {mean:.2g} in {len(self._inelasticity)} charged currents"
+            record(path, "inelasticity", value, f"{low:g} to {high:g} is usual", doubt=True)
+        if len(self._shares) >= MANY and (best := float(np.quantile(self._shares, 0.9))) < LEAST_VISIBLE:
+            value = f"90 % of the events deposit less than {best:.2g} of it"
+            record(path, "neutrino energy", value, "of contained events half is visible", doubt=True)
 
     def _add_vertex(self, event: Observed) -> None:
         if not np.isfinite(event.vertex_mm).all():

@@ -31,12 +31,21 @@ def explained(path: Path, what: str) -> Iterator[None]:
 class Rows:
     """A dataset of which spans of rows are read."""
 
-    def __init__(self, path: Path, group: Any, name: str, columns: tuple[str, ...] = (), width: int = 0) -> None:
+    def __init__(
+        self,
+        path: Path,
+        group: Any,
+        name: str,
+        columns: tuple[str, ...] = (),
+        width: int = 0,
+        whole: tuple[str, ...] = (),
+    ) -> None:
         """Find `name` in `group`.
 
         Args:
-            columns: that the dataset must have.
+            columns: that the dataset must have, numbers.
             width: its second dimension; 0 for none.
+            whole: those of `columns` that hold integers.
 
         Raises:
             InputError: there is no such dataset, or it is unsafe.
@@ -54,6 +63,10 @@ class Rows:
         missing = [column for column in columns if column not in (dtype.names or ())]
         if missing:
             raise InputError(f"{path}: {self.name} has no column {', '.join(missing)}: another version, not read.")
+        wrong = [column or name for column in columns or ("",) if not _is_numbers(dtype[column] if column else dtype)]
+        wrong += [column for column in whole if dtype[column].kind not in "iu"]
+        if wrong:
+            raise InputError(f"{path}: {self.name} has no numbers in {', '.join(wrong)}. Create the file again.")
         check_dataset(path, dataset)
         self._dataset = dataset
         self.columns = dtype.names or ()
@@ -101,6 +114,13 @@ class Rows:
     def _read(self, low: int, high: int) -> np.ndarray:
         with explained(self._path, f"rows {low} to {high} of {self.name}"):
             return self._dataset[low:high]
+
+
+def _is_numbers(dtype: np.dtype) -> bool:
+    """Whether a column holds numbers, or a table or list of them."""
+    if dtype.names:
+        return all(_is_numbers(dtype[name]) for name in dtype.names if dtype[name].kind != "S")
+    return dtype.base.kind in "iufb"
 
 
 def blocks(count: np.ndarray, events: int = 1000) -> Iterator[slice]:

@@ -23,6 +23,10 @@ NUANCE_MODES = dict.fromkeys(range(1003, 1091), "RES") | {
     1001: "QE", 1002: "QE", 1091: "DIS", 1092: "DIS", 1096: "COH", 1097: "COH", 1100: "MEC"
 }  # fmt: skip
 """LArSoft's interaction types (simb::int_type_), which larcv::Particle has in place of a mode."""
+LEPTONS = range(11, 17)
+SAME_ENERGY = 1.001
+UNSET = np.iinfo(np.uint32).max
+"""A track id that is not set."""
 FARTHEST_CM, LARGEST_ENERGY = 1e6, 1e7
 """Beyond these, values are the programs' marks for unknown."""
 
@@ -64,16 +68,21 @@ def neutrino_truth(
 ) -> tuple[Truth, str | None]:
     """The truth of an event, energies in the file's unit, and its defect.
 
-    It is unknown with several neutrinos: an image of all of them is of no class.
+    It is unknown with several neutrinos: an image of all of them is of no class. Without a neutrino, as of single
+    particles, there is only the final state.
     """
     rows = [row for row in rows if abs(row.pdg) in NEUTRINOS]
+    final = np.zeros(0, dtype=PARTICLE_DTYPE) if particles is None else particles
     if len(rows) != 1:
-        return Truth(), None
+        return Truth() if rows else Truth(particles=final), None
     row = rows[0]
     named = CURRENTS.get(row.current)
     by_lepton = None
-    if abs(row.lepton_pdg) in (abs(row.pdg), abs(row.pdg) - 1):
-        by_lepton = abs(row.lepton_pdg) != abs(row.pdg)
+    if abs(row.lepton_pdg) in LEPTONS:
+        charged = int(np.sign(row.pdg)) * (abs(row.pdg) - 1)
+        if row.lepton_pdg not in (row.pdg, charged):
+            return Truth(), f"has a neutrino of PDG code {row.pdg} and a lepton of {row.lepton_pdg}: they contradict"
+        by_lepton = row.lepton_pdg == charged
     if named is not None and by_lepton is not None and named != by_lepton:
         return Truth(), f"has current type {row.current} and a lepton of PDG code {row.lepton_pdg}: they contradict"
     is_cc = by_lepton if named is None else named
@@ -89,16 +98,29 @@ def neutrino_truth(
         inelasticity=row.inelasticity if 0 <= row.inelasticity <= 1 else np.nan,
         vertex_mm=(x, y, z),
         mode=MODES[names.get(row.mode, "unknown")],
-        particles=np.zeros(0, dtype=PARTICLE_DTYPE) if particles is None else particles,
+        particles=final,
     )
     return truth, None
 
 
-def primaries(track: np.ndarray, ancestor: np.ndarray) -> np.ndarray:
-    """Which particles are primary, (particles,) bool: those that are their own ancestor; none if ids are not set."""
-    primary: np.ndarray = (track == ancestor) & (track < np.iinfo(np.uint32).max)
+def primaries(track: np.ndarray, ancestor: np.ndarray, energy: np.ndarray) -> np.ndarray:
+    """Which particles are primary, (particles,) bool: those that are their own ancestor.
+
+    None if ids are not set, or if an ancestor is not among the particles or has less energy than its descendant: the
+    final state is not complete then.
+
+    Args:
+        track, ancestor: (particles,), ids.
+        energy: (particles,), total.
+    """
+    known = (track < UNSET) & (ancestor < UNSET)
+    primary: np.ndarray = (track == ancestor) & known
     unique = len(np.unique(track[primary])) == primary.sum()
-    return primary if unique else np.zeros(len(track), dtype=bool)
+    most = {int(i): float(e) for i, e in zip(track[primary], energy[primary], strict=True)}
+    complete = all(
+        e <= SAME_ENERGY * most.get(int(i), -1.0) for i, e in zip(ancestor[known], energy[known], strict=True)
+    )
+    return primary if unique and complete else np.zeros(len(track), dtype=bool)
 
 
 def final_state(pdg: np.ndarray, momentum: np.ndarray, energy: np.ndarray, primary: np.ndarray) -> np.ndarray:

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 
+from nuvlm.base.conclusions import Record
 from nuvlm.detector.voxels import PARTICLE_DTYPE
-from nuvlm.sources.conclusions import Record
 from nuvlm.sources.consistency import Axes
 
 UNKNOWN = (float("nan"),) * 3

@@ -84,7 +84,7 @@ class _Images:
         self._projections = Rows(path, group, "projection_extents" if clusters else "voxel_extents", SPAN)
         self._clusters = Rows(path, group, "cluster_extents", SPAN) if clusters else None
         self._metas = Rows(path, group, "image_meta", ("image_sizes", "number_of_voxels", "origin"))
-        self.voxels = Rows(path, group, "voxels", ("id", "value"))
+        self.voxels = Rows(path, group, "voxels", ("id", "value"), whole=("id",))
 
     def voxels_of_events(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
         """First voxel and number of voxels of each event, and the description of its image.
@@ -94,7 +94,12 @@ class _Images:
         """
         extents, projections, metas = self.extents.all(), self._projections.all(), self._metas.all()
         n, at = extents["n"].astype(np.int64), extents["first"].astype(np.int64)
-        if (n > 1).any() or (at[n > 0] >= min(len(projections), len(metas))).any() or not len(metas):
+        if (
+            (n > 1).any()
+            or (at[n > 0] < 0).any()
+            or (at[n > 0] >= min(len(projections), len(metas))).any()
+            or not len(metas)
+        ):
             raise InputError(
                 f"{self._path}: {self._product} has events with several images, or without the one they name: not read."
             )
@@ -149,7 +154,7 @@ def _truth(rows: np.ndarray) -> tuple[Truth, str | None]:
         )
         for row in rows[is_neutrino]
     ]
-    primary = primaries(rows["trackid"], rows["ancestor_trackid"])
+    primary = primaries(rows["trackid"], rows["ancestor_trackid"], rows["energy_init"])
     momentum = np.column_stack([rows[name] for name in ("px", "py", "pz")])
     particles = final_state(rows["pdg"], momentum, rows["energy_init"], primary & ~is_neutrino)
     return neutrino_truth(neutrinos, NUANCE_MODES, particles)

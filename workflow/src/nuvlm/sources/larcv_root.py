@@ -191,12 +191,9 @@ class _Truth(_Product):
                     f"{name[1:]}). Remove the truth, or create the file again."
                 )
 
-    def conclusions(self) -> tuple[tuple[str, str, str], ...]:
-        return (
-            (("scattering modes", ", ".join(sorted(set(self._modes.values()))), self._evidence),)
-            if self._evidence
-            else ()
-        )
+    def conclusions(self) -> tuple[tuple[str, str, str, bool], ...]:
+        modes = ", ".join(sorted(set(self._modes.values())))
+        return (("scattering modes", modes, self._evidence, False),) if self._evidence else ()
 
     def read(self, start: int, stop: int) -> list[tuple[Truth, str | None]]:
         """The truth of each entry, and its defect."""
@@ -250,7 +247,7 @@ def _final_state(rows: dict[str, np.ndarray]) -> np.ndarray | None:
     if "px" not in rows:
         return None
     momentum = np.column_stack([rows[name] for name in ("px", "py", "pz")])
-    primary = primaries(rows["trackid"], rows["ancestor_trackid"]) & ~_interacting(rows)
+    primary = primaries(rows["trackid"], rows["ancestor_trackid"], rows["energy_init"]) & ~_interacting(rows)
     return final_state(rows["pdg"], momentum, rows["energy_init"], primary)
 
 

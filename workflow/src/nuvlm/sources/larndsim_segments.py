@@ -10,10 +10,10 @@ from pathlib import Path
 import h5py
 import numpy as np
 
+from nuvlm.base.conclusions import Record
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MOST_EVENTS
-from nuvlm.sources.conclusions import Record
 from nuvlm.sources.consistency import ENERGIES_MEV, LENGTHS_MM, Axes, EnergyLoss, Observed
 from nuvlm.sources.interactions import passes
 from nuvlm.sources.larndsim_keys import EVENT, VERTEX, Key, column, find_table, integers

@@ -9,12 +9,12 @@ from typing import Any
 import h5py
 import numpy as np
 
+from nuvlm.base.conclusions import Record
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MODES, PARTICLE_DTYPE
 from nuvlm.simulation.final_states import MASS_MEV
 from nuvlm.simulation.stdhep import NEUTRINOS
-from nuvlm.sources.conclusions import Record
 from nuvlm.sources.consistency import EXACT_MM, LENGTHS_MM, NEAR_MM, Axes, Observed, distance_mm
 from nuvlm.sources.interactions import Truth, particle_rows, passes
 from nuvlm.sources.larndsim_keys import EVENT, VERTEX, Key, column, find_table, integers, meetings

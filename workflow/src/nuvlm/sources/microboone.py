@@ -5,7 +5,6 @@ and geometry: github.com/uboone/OpenSamples (file-content-hdf5.md, microboone_ut
 (HDF5Maker_module.cc); docs/formats.md.
 """
 
-import logging
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -16,9 +15,8 @@ from nuvlm.base.errors import InputError
 from nuvlm.sources.microboone_truth import FEW, PITCH_CM, Truth, optional, read_truth
 from nuvlm.sources.numl import Places, Table, find_rows, open_numl, read_keys
 from nuvlm.sources.ready_maps import WIRES_AND_TIME, BadEvent, MapAxes, PixelMap, PixelMapWriter
+from nuvlm.sources.shapes import count_cells
 from nuvlm.sources.wire_maps import REASONS, Planes, WireMaps
-
-logger = logging.getLogger(__name__)
 
 PLANES = Planes(views=("u", "v", "y"), wires=(2400, 2400, 3456), ticks=6400)
 """Two planes of induction, wires at +60 and -60 degrees to the vertical, and the collection plane, vertical wires. The
@@ -32,6 +30,10 @@ MOST_LEFT_OUT = 0.01
 NEAR_CM, TOUCHING_CM, TRIED = 5.0, 50.0, 50
 """Distance of a vertex to the nearest hit that is unusual, and beyond which they cannot be of one event; number of
 events that are tried."""
+SHAPES = 16
+"""Events whose shapes are judged."""
+CELL_WIRES, CELL_TICKS, LEAST_CONNECTED = 8, 64, 0.7
+"""Hits within some wires and ticks are one group; part of the groups that have another one beside them."""
 USUAL_ADC = (40.0, 600.0)
 """Median integral of the hits of plane y: most are of cosmic muons, 100 to 200 (OpenSamples, "WireImage.ipynb")."""
 
@@ -83,7 +85,7 @@ def convert_microboone(path: Path, out: PixelMapWriter) -> None:
         pixels = out.wires
         out.write(
             path,
-            _read(path, hits, places, keys, ids, truth, WireMaps(PLANES, chosen, pixels)),
+            _read(out, hits, places, keys, ids, truth, WireMaps(PLANES, chosen, pixels)),
             len(keys),
             source="microboone",
             views=chosen,
@@ -106,13 +108,19 @@ def _event_ids(path: Path, keys: np.ndarray, out: PixelMapWriter) -> np.ndarray:
         reason = "run, subrun and event occur more than once, as in merged files"
     else:
         reason = "run, subrun or event are too large for one number"
-    logger.warning("%s: %s: events are numbered by their row; the file's numbers are in the names", path, reason)
-    out.conclude(path, "event ids", "row of the event", reason)
+    what = "events are numbered by their row; the file's numbers are in the names"
+    out.conclude(path, "event ids", what, reason, doubt=True)
     return np.arange(len(keys))
 
 
 def _read(
-    path: Path, hits: Table, places: Places, keys: np.ndarray, ids: np.ndarray, truth: Truth, maps: WireMaps
+    out: PixelMapWriter,
+    hits: Table,
+    places: Places,
+    keys: np.ndarray,
+    ids: np.ndarray,
+    truth: Truth,
+    maps: WireMaps,
 ) -> Iterator[PixelMap | BadEvent]:
     """The events in the order of their hits, then those without any."""
     left_out, total = np.zeros(len(REASONS), dtype=np.int64), 0
@@ -146,7 +154,9 @@ def _read(
         yield BadEvent("/".join(map(str, keys[row].tolist())), f"has no hits in '{hits.name}'")
     for count, reason in zip(left_out.tolist(), REASONS, strict=True):
         if count:
-            logger.warning("%s: %d of %d hits %s were left out", path, count, total, reason)
+            out.conclude(
+                hits.path, "hits left out", f"{count} of {total} hits {reason}", "values that cannot be", doubt=True
+            )
 
 
 def _columns(hits: Table, begin: int, end: int) -> dict[str, np.ndarray]:
@@ -209,26 +219,28 @@ def _check_hits(events: Table, hits: Table, places: Places, truth: Truth, out: P
     placed = charged & np.isfinite(wire).all(axis=1) & np.isfinite(ticks).any(axis=0)
     tried = np.flatnonzero((placed if placed.any() else True) & (places.count > 0))[:TRIED]
     charges, distances = [], np.full((len(tried), len(PLANES.views)), np.nan)
+    cells, on_plane = np.zeros(3, dtype=np.int64), np.zeros(len(PLANES.views), dtype=np.int64)
     for i, row in enumerate(tried):
         columns = _columns(hits, int(places.begin[row]), int(places.begin[row] + places.count[row]))
         plane, wires, times, charge = (columns[name] for name in (*INTEGERS, *NUMBERS))
         charges.append(charge[plane == len(PLANES.views) - 1])
+        if i < SHAPES:
+            cells += count_cells(np.column_stack([3 * plane, wires // CELL_WIRES, times // CELL_TICKS]))
+        on_plane += [(plane == p).sum() for p in range(len(PLANES.views))]
         for p in range(len(PLANES.views)):
             on = plane == p
             if on.any() and placed[row]:
                 across, along = PITCH_CM * (wires[on] - wire[row, p]), TICK_CM * (times[on] - ticks[:, row, None])
                 distances[i, p] = np.fmin.reduce(np.hypot(across, along), axis=None)
+    _check_shapes(hits.path, cells, on_plane, out)
     charge = np.concatenate(charges) if charges else np.zeros(0)
     if len(charge):
         median = float(np.median(charge))
         evidence = f"median {median:.3g} ADC x tick on plane y in the first events"
-        out.conclude(hits.path, "charge unit", "ADC x tick", evidence)
-        if not USUAL_ADC[0] <= median <= USUAL_ADC[1]:
-            logger.warning(
-                "%s: hits of plane y have a median integral of %.3g ADC x tick, in MicroBooNE it is about 150: the "
-                "maps are darker or brighter than those of other files. Check the unit, or set input.wires.white_adc",
-                hits.path, median,
-            )  # fmt: skip
+        unusual = not USUAL_ADC[0] <= median <= USUAL_ADC[1]
+        if unusual:
+            evidence += "; in MicroBooNE about 150: check the unit, or set input.wires.white_adc"
+        out.conclude(hits.path, "charge unit", "ADC x tick", evidence, doubt=unusual)
     near = np.array([np.median(of[np.isfinite(of)]) for of in distances.T if np.isfinite(of).sum() >= FEW])
     if not len(near):
         return
@@ -240,7 +252,23 @@ def _check_hits(events: Table, hits: Table, places: Places, truth: Truth, out: P
             f"other events than the hits of '{hits.name}', or local_time is not in ticks of 0.5 us, or local_wire not "
             "the number of the wire."
         )
-    if worst > NEAR_CM:
-        logger.warning("%s: %s: planes, wires or times may be exchanged or shifted, or the truth be of other events",
-                       hits.path, evidence)  # fmt: skip
-    out.conclude(hits.path, "hits", "wire numbers and ticks of 0.5 us", evidence)
+    far = worst > NEAR_CM
+    if far:
+        evidence += ": planes, wires or times may be exchanged or shifted, or the truth be of other events"
+    out.conclude(hits.path, "hits", "wire numbers and ticks of 0.5 us", evidence, doubt=far)
+
+
+def _check_shapes(path: Path, cells: np.ndarray, on_plane: np.ndarray, out: PixelMapWriter) -> None:
+    """Record planes without hits, and hits that do not form tracks.
+
+    Args:
+        cells: see :class:`nuvlm.sources.shapes.Cells`.
+        on_plane: (planes,), number of hits.
+    """
+    n, _, connected = cells.tolist()
+    if not n:
+        return
+    for view in np.array(PLANES.views)[on_plane == 0]:
+        out.conclude(path, "planes", f"plane {view} has no hits", "the first events", doubt=True)
+    value = f"{connected / n:.0%} of {n} groups of hits have another one beside them"
+    out.conclude(path, "shapes", value, "the first events", doubt=connected < LEAST_CONNECTED * n)

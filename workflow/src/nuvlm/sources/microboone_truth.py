@@ -4,7 +4,6 @@ Sources: github.com/uboone/OpenSamples (file-content-hdf5.md, microboone_utils.p
 github.com/uboone/hdf5maker (HDF5Maker_module.cc), and R. Acciarri et al., JINST 12 (2017) P02017, arXiv 1612.05824.
 """
 
-import logging
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -14,8 +13,6 @@ from nuvlm.base.errors import InputError
 from nuvlm.simulation.stdhep import NEUTRINOS
 from nuvlm.sources.numl import Table
 from nuvlm.sources.ready_maps import PixelMapWriter
-
-logger = logging.getLogger(__name__)
 
 ACTIVE_CM = ((0.0, 256.35), (-116.5, 116.5), (0.0, 1036.8))
 """Active volume of the time projection chamber: drift (x, from the anode), y, z along the beam."""
@@ -129,24 +126,26 @@ def _energies(
             f"the Booster have {BOOSTER_GEV:g} GeV. Convert nu_energy and lep_energy to GeV."
         )
     impossible = known & ~((energy > np.where(muon, MUON_GEV, 0)) & (energy <= BEAM_GEV))
-    _count(path, impossible, "neutrino energies are unknown or cannot be", energy)
+    _count(path, out, impossible, "neutrino energies are unknown or cannot be", energy)
     energy = np.where(impossible, np.nan, energy)
     with np.errstate(invalid="ignore"):
         inelasticity = 1 - lepton / energy
         fine = (inelasticity >= 0) & (inelasticity <= 1) & (lepton > np.where(muon, MUON_GEV, 0))
     wrong = known & ~impossible & ~fine
-    _count(path, wrong, "lepton energies are unknown, above the neutrino's or below the muon's mass", lepton)
+    _count(path, out, wrong, "lepton energies are unknown, above the neutrino's or below the muon's mass", lepton)
     inelasticity[wrong] = np.nan
     charged = inelasticity[known & (cc == 1) & np.isfinite(inelasticity)]
     if len(of_neutrinos):
         mean = f", mean inelasticity of charged currents {charged.mean():.2g}" if len(charged) else ""
         out.conclude(path, "energy unit", "GeV", f"median neutrino energy {median:.2g}{mean}")
     if len(charged) >= FEW and not USUAL_Y[0] <= charged.mean() <= USUAL_Y[1]:
-        logger.warning(
-            "%s: the mean inelasticity of the charged currents is %.2g, about 0.35 is usual: nu_energy and lep_energy "
-            "of '%s' may have different units. The inelasticity is taken as unknown",
-            path, charged.mean(), events.name,
-        )  # fmt: skip
+        out.conclude(
+            path,
+            "inelasticity",
+            f"unknown: nu_energy and lep_energy of '{events.name}' may have different units",
+            f"the mean inelasticity of the charged currents is {charged.mean():.2g}, about 0.35 is usual",
+            doubt=True,
+        )
         inelasticity[:] = np.nan
     return energy, inelasticity
 
@@ -158,7 +157,7 @@ def _vertices(events: Table, out: PixelMapWriter, known: np.ndarray) -> np.ndarr
     wire = optional(events, "nu_vtx_wire_pos", 3)[:, 2]
     with np.errstate(invalid="ignore"):
         impossible = known & ~(np.abs(vertex) < LARGEST_CM).all(axis=1)
-    _count(path, impossible, "vertices are unknown or cannot be", vertex[:, 2])
+    _count(path, out, impossible, "vertices are unknown or cannot be", vertex[:, 2])
     vertex = np.where(impossible[:, None], np.nan, vertex)
     # Both are the position after the correction for space charge, one as z and one as a wire.
     on_wire = np.abs(corrected[:, 2] - (FIRST_WIRE_CM + PITCH_CM * wire))
@@ -171,12 +170,8 @@ def _vertices(events: Table, out: PixelMapWriter, known: np.ndarray) -> np.ndarr
             continue
         evidence = f"nu_vtx_corr is {np.median(off_cm):.2g} cm from {name} (median of {len(off_cm)} events)"
         if np.median(off_cm) > most:
-            logger.warning(
-                "%s: %s: are they in cm, and of the same file? All vertices are taken as unknown, and events outside "
-                "the detector are scored too",
-                path, evidence,
-            )  # fmt: skip
-            out.conclude(path, "vertices", "unknown", evidence)
+            what = "unknown, and events outside the detector are scored too"
+            out.conclude(path, "vertices", what, f"{evidence}: are they in cm, and of the same file?", doubt=True)
             return np.full(vertex.shape, np.nan)
         out.conclude(path, "vertices", "cm", evidence)
     return vertex
@@ -190,8 +185,8 @@ def _outside(vertex_cm: np.ndarray) -> np.ndarray:
     return outside
 
 
-def _count(path: Path, which: np.ndarray, what: str, values: np.ndarray) -> None:
+def _count(path: Path, out: PixelMapWriter, which: np.ndarray, what: str, values: np.ndarray) -> None:
     if which.any():
         row = int(which.argmax())
-        logger.warning("%s: %d of %d %s, and are left out (first: %g in row %d)",
-                       path, which.sum(), len(which), what, values[row], row)  # fmt: skip
+        first = f"first: {values[row]:g} in row {row}"
+        out.conclude(path, "unknown truth", f"{which.sum()} of {len(which)} {what}", first, doubt=True)

@@ -13,10 +13,10 @@ from typing import Any
 import h5py
 import numpy as np
 
+from nuvlm.base.conclusions import Record
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset, hdf5_file, open_hdf5
 from nuvlm.detector.ionisation import mev_per_electron
-from nuvlm.sources.conclusions import Record
 from nuvlm.sources.h5flow import References, damage_named, find_table
 from nuvlm.sources.hit_frame import HitFrame, decide_frame
 from nuvlm.sources.interactions import DriftedEvent

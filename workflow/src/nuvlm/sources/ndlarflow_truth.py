@@ -14,12 +14,16 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import check_dataset
 from nuvlm.detector.voxels import MODES, MOST_EVENTS
+from nuvlm.simulation.stdhep import FINAL
 from nuvlm.sources.h5flow import find_references, find_table
+from nuvlm.sources.image_truth import final_state
 from nuvlm.sources.interactions import UNKNOWN, Truth
 
-INTERACTIONS, RAW_EVENTS = "mc_truth/interactions", "charge/raw_events"
+INTERACTIONS, STACK, RAW_EVENTS = "mc_truth/interactions", "mc_truth/stack", "charge/raw_events"
+KEYS, STACK_COLUMNS = ("event_id", "vertex_id"), ("part_pdg", "part_status", "part_4mom")
 MODE_COLUMNS = {"QE": "isQES", "MEC": "isMEC", "RES": "isRES", "DIS": "isDIS", "COH": "isCOH"}
 VERTEX = ("x_vert", "y_vert", "z_vert")
+USED = ("nu_pdg", "isCC", "Enu", "y", "nu_4mom", *VERTEX, *MODE_COLUMNS.values())
 NEAR_MM = 50.0
 """Charge within this distance of the vertex touches it: more than the walls between modules."""
 FEW = 3
@@ -52,6 +56,7 @@ class EventTruth:
             InputError: a table cannot be read, or a reference leads to a row that is not there.
         """
         self._row = np.full(n_events, -1, dtype=np.int64)
+        self._particles: dict[int, np.ndarray] = {}
         self._table: np.ndarray | None = None
         self._path = path
         self._mm, self._gev = 10.0, np.nan
@@ -66,7 +71,11 @@ class EventTruth:
             check_dataset(path, dataset, at_once=True)
         if len(table) > MOST_EVENTS:
             raise InputError(f"{path}: more than {MOST_EVENTS} rows in {INTERACTIONS}. Split the file.")
+        wrong = [name for name in USED if name in table.dtype.names and table.dtype[name].base.kind not in "iufb"]
+        if wrong:
+            raise InputError(f"{path}: {INTERACTIONS} has no numbers in {', '.join(wrong)}. Make the file again.")
         self._table = table[:]
+        self._particles = _final_states(path, file, self._table)
         unique = np.unique(pairs[:].astype(np.int64), axis=0)
         event, interaction = unique[:, column], unique[:, 1 - column]
         if len(unique) and (event.max() >= n_events or interaction.max() >= len(table)):
@@ -147,14 +156,16 @@ class EventTruth:
         vertex = self._vertex(row)
         modes = [mode for mode, name in MODE_COLUMNS.items() if name in names and interaction[name]]
         inelasticity = float(interaction["y"]) if "y" in names else np.nan
-        return Truth(
+        truth = Truth(
             nu_pdg=int(interaction["nu_pdg"]),
             is_cc=bool(interaction["isCC"]),
             nu_energy=float(interaction["Enu"]) * self._gev if "Enu" in names else np.nan,
             inelasticity=inelasticity if 0 <= inelasticity <= 1 else np.nan,  # uninitialised in some files
-            vertex_mm=UNKNOWN if vertex is None else tuple((self._mm * vertex[list(self._columns)]).tolist()),
+            vertex_mm=UNKNOWN if vertex is None else tuple((self._mm * vertex).tolist()),
             mode=MODES[modes[0]] if modes else MODES["unknown"],
+            particles=self._particles.get(int(self._row[row]), Truth().particles),
         )
+        return truth.permuted(self._columns)
 
     def _vertex(self, row: int) -> np.ndarray | None:
         """(3,), in the file's unit and columns."""
@@ -162,6 +173,31 @@ class EventTruth:
             return None
         interaction = self._table[self._row[row]]
         return np.array([interaction[name] for name in VERTEX], dtype=np.float64)
+
+
+def _final_states(path: Path, file: h5py.File, interactions: np.ndarray) -> dict[int, np.ndarray]:
+    """Row of an interaction -> its final state, from larnd-sim's ``mc_stack``; empty without that table.
+
+    Raises:
+        InputError: the table cannot be read.
+    """
+    table, names = find_table(file, STACK), set(interactions.dtype.names or ())
+    if table is None or not {*STACK_COLUMNS, *KEYS} <= set(table.dtype.names or ()) or not set(KEYS) <= names:
+        return {}
+    check_dataset(path, table, at_once=True)
+    rows = table[:]
+    rows = rows[rows["part_status"] == FINAL]
+    keys, owners = (np.stack([part[key].astype(np.int64) for key in KEYS], axis=1) for part in (rows, interactions))
+    order = np.lexsort(keys.T)
+    rows, keys = rows[order], keys[order]
+    begins = np.flatnonzero(np.r_[True, (np.diff(keys, axis=0) != 0).any(axis=1)][: len(keys)])
+    found = dict(zip(map(tuple, keys[begins].tolist()), np.split(rows, begins[1:]), strict=False)) if len(rows) else {}
+    states = {}
+    for row, key in enumerate(map(tuple, owners.tolist())):
+        if key in found:
+            four, every = found[key]["part_4mom"].astype(np.float64), np.ones(len(found[key]), dtype=bool)
+            states[row] = final_state(found[key]["part_pdg"], four[:, :3], four[:, 3], every)
+    return states
 
 
 def _distance(positions: np.ndarray, point: np.ndarray) -> float:

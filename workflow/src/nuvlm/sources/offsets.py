@@ -20,10 +20,10 @@ class Extents:
         self._offset = np.array(offset_mm, dtype=np.float64)
         self._boxes = array("d")
 
-    def add(self, start_mm: np.ndarray, end_mm: np.ndarray) -> None:
-        """Add the segments of an event, (segments, 3) each."""
-        self._boxes.extend(np.minimum(start_mm.min(axis=0), end_mm.min(axis=0)).tolist())
-        self._boxes.extend(np.maximum(start_mm.max(axis=0), end_mm.max(axis=0)).tolist())
+    def add(self, low_mm: np.ndarray, high_mm: np.ndarray) -> None:
+        """Add the low and high corner of an event, (3,) each."""
+        self._boxes.extend(low_mm.tolist())
+        self._boxes.extend(high_mm.tolist())
 
     def span(self) -> tuple[np.ndarray, np.ndarray]:
         """Low and high corner of all events, (3,) each, with the present offset."""

@@ -15,12 +15,12 @@ import pandas as pd
 from pydantic import PrivateAttr
 
 from nuvlm.base.classes import CLASSES
+from nuvlm.base.conclusions import Conclusions, Record
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.files import write_table
 from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
 from nuvlm.base.stores import create_store
-from nuvlm.sources.conclusions import Conclusions, Record
 from nuvlm.sources.wire_pixels import WirePixels
 
 logger = logging.getLogger(__name__)
@@ -205,17 +205,17 @@ class _Look:
         self._n = self._bright = 0
         self._same_views: list[str] = []
         self._repeated: list[str] = []
-        self._seen: set[bytes] = set()
+        self._seen: set[int] = set()
 
     def add(self, event: PixelMap) -> None:
         """Add the images of an event."""
         self._n += 1
-        self._bright += bool(np.median(event.images) > BRIGHT)
+        self._bright += bool(2 * np.count_nonzero(event.images > BRIGHT) > event.images.size)
         if not event.images.any():
             return
         if len(event.images) > 1 and (event.images[1:] == event.images[0]).all():
             self._same_views.append(event.name)
-        digest = hashlib.sha256(event.images.tobytes()).digest()
+        digest = hash(event.images.tobytes())
         if digest in self._seen:
             self._repeated.append(event.name)
         self._seen.add(digest)

@@ -18,14 +18,13 @@ import hdf5plugin  # noqa: F401  registers filters that such files may use
 import numpy as np
 
 from nuvlm.base.hdf5 import hdf5_file
+from nuvlm.simulation.generator_trees import TREES
 
 logger = logging.getLogger(__name__)
 
 HDF5, ROOT, ZLIB, GZIP = b"\x89HDF\r\n\x1a\n", b"root", b"\x78", b"\x1f\x8b"
 TABLE = "nuvlm.sources.table", "SOURCES"
 UNREAD_TREES = {
-    "nRooTracker": "nRooTracker ROOT (NEUT, NuWro): final states before a detector simulation, without energy deposits",
-    "gst": "GENIE gst ROOT: summaries of interactions, without energy deposits",
     "cafTree": "CAF ROOT: reconstructed quantities, without energy deposits",
     "Events": "art or NOvA ROOT (tree Events)",
 }
@@ -112,12 +111,12 @@ def recognise_edepsim(path: Path) -> str | None:
 
 
 def recognise_genie(path: Path) -> str | None:
-    """GENIE's gRooTracker tree, outside of an edep-sim file."""
+    """A generator's tree of final states, outside of an edep-sim file."""
     trees = _trees(path)
-    entries = trees.get("gRooTracker")
-    return (
-        None if entries is None or "EDepSimEvents" in trees else f"GENIE gRooTracker ROOT with {entries} interactions"
-    )
+    name = next((name for name in TREES if name in trees), None)
+    if name is None or "EDepSimEvents" in trees:
+        return None
+    return f"{TREES[name].generator} {name} ROOT with {trees[name]} interactions: final states, without energy deposits"
 
 
 def _unread(path: Path) -> str | None:

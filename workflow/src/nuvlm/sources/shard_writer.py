@@ -10,14 +10,15 @@ from typing import Annotated, ClassVar, Literal
 import numpy as np
 from pydantic import Field, PrivateAttr
 
+from nuvlm.base.conclusions import Conclusions, Record
 from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
 from nuvlm.base.settings import Settings
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Event, Voxels, voxelize, voxelize_boxes, write_shard
 from nuvlm.simulation.stdhep import NEUTRINOS
-from nuvlm.sources.conclusions import Conclusions, Record
 from nuvlm.sources.consistency import Axes, Consistency, Observed
 from nuvlm.sources.interactions import DriftedEvent, Interaction
 from nuvlm.sources.offsets import Extents
@@ -117,7 +118,8 @@ class VoxelShardWriter(Settings):
             if not len(interaction.energy_mev) and not interaction.defect:
                 account.n_empty += 1
                 continue
-            defect = interaction.defect or _defect(interaction)
+            low, high = np.full(3, np.inf), np.full(3, -np.inf)
+            defect = interaction.defect or _defect(interaction, low, high)
             if defect:
                 account.refuse(interaction, defect)
                 continue
@@ -140,14 +142,14 @@ class VoxelShardWriter(Settings):
             )
             if account.first_outside:
                 left -= 1
-                account.extents.add(interaction.start_mm, interaction.end_mm)
+                account.extents.add(low, high)
                 if not left:
                     break
                 continue
             energy, voxels, outside = self._voxelize(interaction)
-            account.extents.add(interaction.start_mm, interaction.end_mm)
+            account.extents.add(low, high)
             if not len(voxels):
-                account.refuse_outside(interaction, interaction.start_mm + self.offset_mm, energy)
+                account.refuse_outside(interaction, low + self.offset_mm, high + self.offset_mm, energy)
                 continue
             account.use(interaction, energy, outside)
             yield _event(interaction, voxels, self.offset_mm)
@@ -208,18 +210,38 @@ class DriftedShardWriter(VoxelShardWriter):
         )
 
 
-def _defect(interaction: AnyEvent) -> str | None:
+def _defect(interaction: AnyEvent, low: np.ndarray, high: np.ndarray) -> str | None:
+    """Reason why an event cannot be used. `low` and `high` become the corners of its deposits, mm."""
     pdg = interaction.truth.nu_pdg
     if pdg and abs(pdg) not in NEUTRINOS:
         return f"has PDG code {pdg} for its neutrino"
-    coordinates = np.isfinite(interaction.start_mm).all() and np.isfinite(interaction.end_mm).all()
-    if not coordinates or not np.isfinite(interaction.energy_mev).all():
+    finite, negative, positive = _survey(interaction.start_mm, interaction.end_mm, interaction.energy_mev, low, high)
+    if not finite:
         return "has a coordinate or deposit that is not a number"
-    if (interaction.energy_mev < 0).any():
+    if negative:
         return "has a negative deposit"
-    if not (interaction.energy_mev > 0).any():
+    if not positive:
         return "has segments but no energy in them"
     return None
+
+
+@cached_njit()
+def _survey(start, end, energy, low, high):  # type: ignore[no-untyped-def]
+    """Whether all numbers are finite, whether an energy is negative, whether one is positive; and the corners.
+
+    In one pass: NumPy reduces (segments, 3) along the first axis slowly.
+    """
+    finite, negative, positive = True, False, False
+    for i in range(len(energy)):
+        finite = finite and np.isfinite(energy[i])
+        negative = negative or energy[i] < 0
+        positive = positive or energy[i] > 0
+        for a in range(3):
+            one, other = np.float64(start[i, a]), np.float64(end[i, a])
+            finite = finite and np.isfinite(one) and np.isfinite(other)
+            low[a] = min(low[a], one, other)
+            high[a] = max(high[a], one, other)
+    return finite, negative, positive
 
 
 def _event(interaction: AnyEvent, voxels: Voxels, offset_mm: tuple[float, float, float]) -> Event:
@@ -289,12 +311,12 @@ class _Account:
             )
         self._bad.setdefault(defect, []).append(interaction.name)
 
-    def refuse_outside(self, interaction: AnyEvent, start: np.ndarray, energy: np.ndarray) -> None:
+    def refuse_outside(self, interaction: AnyEvent, low: np.ndarray, high: np.ndarray, energy: np.ndarray) -> None:
         self._n_outside += 1
         self._refused_outside += float(energy.sum())
         where = "lies outside the detector"
         if self._on_bad_event == "error":
-            self.first_outside = f"{interaction.name} {where}: {self._span(start.min(axis=0), start.max(axis=0))}"
+            self.first_outside = f"{interaction.name} {where}: {self._span(low, high)}"
         else:
             self._bad.setdefault(where, []).append(interaction.name)
 

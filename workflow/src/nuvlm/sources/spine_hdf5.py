@@ -25,6 +25,8 @@ SCHEMES = {0: LARSOFT_MODES, 1: GENIE_MODES}
 ON_GRID = 0.02
 """Distance from a voxel's centre, in voxels, up to which a point lies on the grid."""
 INSIDE = 0.99
+"""Part of the points that lie in the image, and on its grid."""
+SAME_SIZE = 0.01
 
 
 def is_spine(file: h5py.File) -> bool:
@@ -57,15 +59,16 @@ def read_spine(path: Path, file: h5py.File, wanted: str | None, drifted: bool) -
     if "meta" not in names:
         raise InputError(f"{path}: {name} without meta, the voxels of its images. Write it with the key meta.")
     values, points = _Product(path, file, product), _Product(path, file, POINTS[product], width=3)
-    metas = _Product(path, file, "meta", ("lower", "size", "count")).one_an_event()
+    metas = _Product(path, file, "meta", ("lower", "upper", "size", "count")).one_an_event()
+    _check_metas(path, metas)
     if (values.count != points.count).any() or len(metas) != len(values.count):
         raise InputError(f"{path}: {product}, {POINTS[product]} and meta differ in length. Create the file again.")
     numbers = None
     if "run_info" in names:
         numbers = _Product(path, file, "run_info", ("event",)).one_an_event()["event"].tolist()
     neutrinos, found = (None, ()) if "neutrinos" not in names else _neutrinos(path, file, len(metas))
-    in_cm, evidence = _positions_in_cm(path, points, metas)
-    found = (("positions", "cm" if in_cm else "voxels", evidence), *found)
+    in_cm, on_grid, evidence = _positions_in_cm(path, points, metas)
+    found = (("positions", "cm" if in_cm else "voxels", evidence, on_grid < INSIDE), *found)
     events = _events(values, points, metas, in_cm, neutrinos, numbers)
     return ImageFile(name, product, numbers, len(metas), events, "neutrinos" if neutrinos is not None else "", found)
 
@@ -155,15 +158,34 @@ def _bounds(reference: Any, file: h5py.File) -> tuple[int, int]:
     return int(low[0]), int(high[0] - low[0] + 1)
 
 
-def _positions_in_cm(path: Path, points: _Product, metas: np.ndarray) -> tuple[bool, str]:
-    """Whether positions are in cm, not in voxels, and the evidence: where the points of an event lie in its image.
+def _check_metas(path: Path, metas: np.ndarray) -> None:
+    """Check that images are as large as their voxels together.
+
+    Raises:
+        InputError: they are not.
+    """
+    with np.errstate(all="ignore"):
+        side, voxels = metas["upper"] - metas["lower"], metas["size"] * metas["count"]
+        wrong = (np.abs(side - voxels) > SAME_SIZE * np.abs(side)).any(axis=1)
+    if wrong.any():
+        i = int(wrong.argmax())
+        raise InputError(
+            f"{path}: the image of event {i} is {side[i].tolist()} long, but its {metas['count'][i].tolist()} voxels "
+            f"of {metas['size'][i].tolist()} are {voxels[i].tolist()}. Create the file again."
+        )
+
+
+def _positions_in_cm(path: Path, points: _Product, metas: np.ndarray) -> tuple[bool, float, str]:
+    """Whether positions are in cm, not in voxels; the part on the grid of the image; and the evidence.
+
+    That is where the points of the largest event lie in its image.
 
     Raises:
         InputError: they lie in it in neither unit.
     """
     most = int(np.argmax(np.minimum(points.count, MOST_VOXELS))) if len(points.count) else 0
     if not len(points.count) or not points.count[most]:
-        return True, "no event has points"
+        return True, 1.0, "no event has points"
     count = min(int(points.count[most]), MOST_VOXELS)
     (rows,) = points.rows.spans(points.first[most : most + 1], np.array([count]))
     position, meta = rows.astype(np.float64), metas[most]
@@ -177,12 +199,13 @@ def _positions_in_cm(path: Path, points: _Product, metas: np.ndarray) -> tuple[b
     good = {unit: grid for unit, (inside, grid) in shares.items() if inside >= INSIDE}
     if not good:
         raise InputError(f"{path}: points of the largest event lie outside its image in cm and in voxels ({found}).")
-    return max(good, key=lambda unit: (good[unit], unit == "cm")) == "cm", found
+    unit = max(good, key=lambda unit: (good[unit], unit == "cm"))
+    return unit == "cm", float(good[unit]), found
 
 
 def _neutrinos(
     path: Path, file: h5py.File, n_events: int
-) -> tuple[list[tuple[Truth, str | None]], tuple[tuple[str, str, str], ...]]:
+) -> tuple[list[tuple[Truth, str | None]], tuple[tuple[str, str, str, bool], ...]]:
     """The truth of each event and its defect, and what was concluded about modes."""
     columns = ("pdg_code", "current_type", "interaction_mode", "interaction_type", "energy_init", "position")
     product = _Product(path, file, "neutrinos", columns)
@@ -200,9 +223,8 @@ def _neutrinos(
         neutrino_truth([_neutrino(row, product.rows.columns) for row in rows[first : first + count]], names)
         for first, count in zip(product.first.tolist(), product.count.tolist(), strict=True)
     ]
-    return truths, (("scattering modes", ", ".join(sorted(set(names.values()))) or "unknown", evidence),) if len(
-        rows
-    ) else ()
+    modes = ", ".join(sorted(set(names.values()))) or "unknown"
+    return truths, (("scattering modes", modes, evidence, False),) if len(rows) else ()
 
 
 def _neutrino(row: np.void, columns: tuple[str, ...]) -> NeutrinoRow:

@@ -15,6 +15,7 @@ import numpy as np
 from nuvlm.base.errors import InputError
 from nuvlm.detector.voxels import MOST_EVENTS, MOST_VOXELS
 from nuvlm.sources.interactions import DriftedEvent, Interaction, Truth
+from nuvlm.sources.shapes import count_cells
 from nuvlm.sources.shard_writer import VoxelShardWriter
 
 logger = logging.getLogger(__name__)
@@ -26,7 +27,14 @@ SAMPLE_EVENTS, SAMPLE_VOXELS = 100, 1_000_000
 DENSITY_MEV_CM = (0.3, 60.0)
 """Limits on the energy-weighted median of a voxel's energy over its side. Minimum-ionising particles have 2.1 MeV/cm;
 electrons, ADC counts or GeV lie orders of magnitude outside."""
+USUAL_MEV_CM = (0.6, 12.0)
+"""Outside of these, units may be wrong by a factor of ten."""
 TYPICAL_MEV_CM = 2.5
+FEWEST_SHAPES = 16
+"""Events whose shapes are judged."""
+MOST_REPEATED, LEAST_CONNECTED = 0.05, 0.4
+"""Part of the voxels of an image that may occur twice, and that have another one beside them at least: tracks and
+showers are connected, in images of deposits more than nine tenths."""
 NEAR_MM = 50.0
 """A vertex within this distance of a voxel touches the charge. One from which only neutral particles come does not."""
 FEWEST_VERTICES, SHARE_NEAR = 10, 0.3
@@ -107,8 +115,8 @@ class ImageFile:
     images: Iterator[VoxelImage]
     truth: str = ""
     """Where the truth comes from; empty without truth."""
-    found: tuple[tuple[str, str, str], ...] = ()
-    """What the reader of the layout concluded: subject, value, evidence."""
+    found: tuple[tuple[str, str, str, bool], ...] = ()
+    """What the reader of the layout concluded: subject, value, evidence, and whether it is a doubt."""
 
 
 def choose_product(path: Path, layout: str, found: Sequence[str], wanted: str | None, drifted: bool) -> str:
@@ -135,9 +143,10 @@ def choose_product(path: Path, layout: str, found: Sequence[str], wanted: str | 
     ranked = sorted(fitting, key=lambda name: (_rank(name), not name.startswith("sparse3d")))
     if not ranked:
         what, other = ("charge that was read out", "larcv") if drifted else ("energy deposits", "larcv_charge")
+        remedy = f"Set input.source to {other}, or input.product to the product that holds them."
         raise InputError(
-            f"{path}: {layout} without a product of {what}; it has {names}. Set input.source to {other}, or "
-            "input.product to the product that holds them."
+            f"{path}: {layout} without a product of {what}; it has {names}. "
+            f"{remedy if found else 'Only sparse 3D images are read.'}"
         )
     if len(ranked) > 1 and _rank(ranked[0]) == len(PREFERRED):
         raise InputError(f"{path}: {layout} with {', '.join(ranked)}. Set input.product to one of these.")
@@ -178,6 +187,7 @@ def write_images(path: Path, out: VoxelShardWriter, file: ImageFile) -> None:
         sides = " x ".join(f"{side:g}" for side in image.voxel_mm)
         out.conclude(path, "voxels", f"{sides} mm, each spread over its box", file.layout)
     _check_values(path, out, file, good)
+    _check_shapes(path, out, good[:FEWEST_SHAPES])
     _check_vertices(path, out, good)
     gev = _neutrino_unit(path, out, good)
     if file.truth:
@@ -245,7 +255,33 @@ def _check_values(path: Path, out: VoxelShardWriter, file: ImageFile, sample: li
             f"about {TYPICAL_MEV_CM / median:.2g}."
         )
     unit = "MeV" if out.mev_per_unit == 1 else f"{out.mev_per_unit:g} MeV (input.mev_per_unit)"
-    out.conclude(path, "energy unit", unit, found)
+    usual = USUAL_MEV_CM[0] <= median * out.mev_per_unit <= USUAL_MEV_CM[1]
+    evidence = found if usual else f"{found}; {USUAL_MEV_CM[0]:g} to {USUAL_MEV_CM[1]:g} are usual"
+    out.conclude(path, "energy unit", unit, evidence, doubt=not usual)
+    for what, strange in (
+        (
+            "all are whole numbers, as those of counts or labels are",
+            [(i.value == np.rint(i.value)).all() for i in sample],
+        ),
+        ("all are the same", [(i.value == sample[0].value[0]).all() for i in sample]),
+    ):
+        if all(strange):
+            out.conclude(path, "values", what, f"the first {len(sample)} events", doubt=True)
+
+
+def _check_shapes(path: Path, out: VoxelShardWriter, sample: list[VoxelImage]) -> None:
+    """Record voxels that occur twice, and voxels that are not connected, whose coordinates cannot be right."""
+    with np.errstate(all="ignore"):
+        counts = [count_cells(np.round((image.centre_mm - image.centre_mm[0]) / image.voxel_mm)) for image in sample]
+    n, n_repeated, n_connected = np.array([(0, 0, 0), *map(tuple, counts)]).sum(axis=0).tolist()
+    if not n:
+        return
+    repeated, connected = n_repeated / (n + n_repeated), n_connected / n
+    evidence = f"the first {len(sample)} events"
+    if repeated > MOST_REPEATED:
+        out.conclude(path, "voxels", f"{repeated:.0%} occur more than once in an event", evidence, doubt=True)
+    value = f"{connected:.0%} of the voxels have another one beside them"
+    out.conclude(path, "shapes", value, evidence, doubt=connected < LEAST_CONNECTED)
 
 
 def _check_vertices(path: Path, out: VoxelShardWriter, sample: list[VoxelImage]) -> None:

@@ -9,10 +9,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nuvlm.base.conclusions import Conclusions, Record
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import PARTICLE_DTYPE, open_shard
-from nuvlm.sources.conclusions import Conclusions, Record
 from nuvlm.sources.consistency import CM, MIP_MEV_CM, Consistency, Observed
 
 PLAUSIBLE_CHORDS = (0.2, 5.0)

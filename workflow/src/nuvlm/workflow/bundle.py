@@ -93,6 +93,13 @@ def rebuild_inputs(run: Run) -> dict[str, Any]:
         assert kind is not None
         suffix = {"saliency": ".zarr", "rationales": ".parquet"}[kind]
         explained[kind][model] = [f"{run.folder}/explanations/{model}/{part}{suffix}" for part in parts]
+
+    def predictions(model: str, training: str) -> dict[str, list[str]]:
+        return {
+            condition: [f"{run.folder}/predictions/{training}/{condition}/{part}.parquet" for part in parts]
+            for condition in run.report["scores"][model]
+        }
+
     spectrum = run.config.report.spectrum
     return {
         "report": f"{run.folder}/report/report.json",
@@ -100,12 +107,10 @@ def rebuild_inputs(run: Run) -> dict[str, Any]:
         "browser": f"{run.folder}/figures/events.json",
         "published": "code/resources/published.yaml",
         "spectrum": spectrum and {"file": str(spectrum), "copy": "inputs/spectrum.csv"},
-        "predictions": {
-            model: {
-                condition: [f"{run.folder}/predictions/{model}/{condition}/{part}.parquet" for part in parts]
-                for condition in conditions
-            }
-            for model, conditions in run.report["scores"].items()
+        "predictions": {model: predictions(model, model) for model in run.report["scores"]},
+        "repeats": {
+            model: [predictions(model, training) for training in run.config.trainings[model][1:]]
+            for model in run.report["scores"]
         },
         "training": {model: f"{run.models}/{model}/training.json" for model in run.report["scores"]},
         "explanations": explained["rationales"],
@@ -174,7 +179,8 @@ def _files(run: Run, inputs: Mapping[str, Any]) -> Iterator[Path]:
     """Files of the run that belong in its bundle."""
     for name in ("report", "events", "browser"):
         yield Path(inputs[name])
-    for conditions in inputs["predictions"].values():
+    repeated = [conditions for trainings in inputs["repeats"].values() for conditions in trainings]
+    for conditions in (*inputs["predictions"].values(), *repeated):
         for parts in conditions.values():
             for part in parts:
                 yield Path(part)
@@ -189,10 +195,11 @@ def _files(run: Run, inputs: Mapping[str, Any]) -> Iterator[Path]:
         for store in map(Path, stores):
             yield from sorted(file for file in store.rglob("*") if file.is_file()) if store.is_dir() else [store]
     for model in run.report["scores"]:
-        yield from sorted(file for file in (run.models / model).rglob("*") if file.is_file())
+        for training in run.config.trainings[model]:
+            yield from sorted(file for file in (run.models / training).rglob("*") if file.is_file())
     # The model that adapters belong to, if it was made here and not fetched.
     base = Path(run.config.vlm.base_folder.replace("<models>", str(run.models)))
-    if run.config.vlm.base == "scratch" and "vlm" in run.report["scores"]:
+    if run.config.vlm.base != "hub" and {"vlm", "vit"} & {*run.report["scores"]}:
         yield from sorted(file for file in base.rglob("*") if file.is_file())
 
 

@@ -23,7 +23,7 @@ from pydantic import (
 )
 
 from nuvlm.base.errors import InputError, OnBadEvent
-from nuvlm.base.settings import Settings
+from nuvlm.base.settings import FilePath, Settings
 from nuvlm.detector.geometry import Centre, Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Readout, Recombination
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
@@ -35,13 +35,19 @@ from nuvlm.sources.wire_pixels import WirePixels
 if TYPE_CHECKING:
     from nuvlm.models.bdt.settings import BdtSettings
     from nuvlm.models.cnn.settings import CnnSettings
+    from nuvlm.models.vit.settings import VitSettings
     from nuvlm.models.vlm.settings import VlmSettings
 
 
 def _text(value: Any) -> Any:
-    """A name that YAML and Snakemake's command line read as a number or a date, such as 20240115."""
-    whole = isinstance(value, int) and not isinstance(value, bool)
-    return str(value) if whole or isinstance(value, date) else value
+    """A name that YAML and Snakemake's command line read as a number or a date, such as 20240115.
+
+    Raises:
+        ValueError: how it was written cannot be known.
+    """
+    if isinstance(value, bool | float):
+        raise ValueError(f"read as {value}, not as a name: put it in quotes, on the command line as '\"1.10\"'")
+    return str(value) if isinstance(value, int | date) else value
 
 
 Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9][A-Za-z0-9_.-]*$", max_length=100), BeforeValidator(_text)]
@@ -85,7 +91,7 @@ class SimulateSettings(Settings):
 
 class InputSettings(Settings):
     source: SourceName = "simulate"
-    files: tuple[str, ...] = ()
+    files: tuple[FilePath, ...] = ()
     """Paths or glob patterns; one file is one shard, named after it. Empty for sampled final states."""
     offset_mm: tuple[float, float, float] = (0, 0, 0)
     """Added to the coordinates of a file whose origin is not the detector's, mm."""
@@ -192,7 +198,7 @@ class ReportSettings(Settings):
     """Events that can be browsed; of more, half are the worst mistakes, the others drawn at random."""
     explain: Annotated[int, Field(ge=0)] = 600
     """Events that are explained: half of them the worst mistakes, the others drawn at random (docs/vlm.md)."""
-    spectrum: str | None = None
+    spectrum: FilePath | None = None
     """CSV file of a beam's spectrum that cuts are weighted by (docs/report.md); null: the sample as it is."""
 
 
@@ -201,6 +207,7 @@ if TYPE_CHECKING:
     class _Families(Settings):
         cnn: CnnSettings
         bdt: BdtSettings
+        vit: VitSettings
         vlm: VlmSettings
 else:
     _Families = create_model(
@@ -250,13 +257,23 @@ class Config(_Families):
 
     @property
     def families(self) -> dict[str, FamilySettings]:
-        """Family -> its section, in the order of the report."""
-        return {name: getattr(self, name) for name in FAMILIES}
+        """Family -> its section, for the families with models, in the order of the report."""
+        sections: dict[str, FamilySettings] = {name: getattr(self, name) for name in FAMILIES}
+        return {name: section for name, section in sections.items() if section.model_names(name)}
 
     @property
     def models(self) -> tuple[str, ...]:
         """All models of a run, in the order of the report."""
         return tuple(model for name, section in self.families.items() for model in section.model_names(name))
+
+    @property
+    def trainings(self) -> dict[str, tuple[str, ...]]:
+        """Model -> its trainings, the first of which is called like the model."""
+        return {
+            model: section.trainings_of(model)
+            for name, section in self.families.items()
+            for model in section.model_names(name)
+        }
 
     @property
     def explained_models(self) -> tuple[str, ...]:

@@ -5,6 +5,7 @@ process of its own: it takes all this from the file. Settings that are edited an
 for the next start.
 """
 
+import json
 import os
 from collections.abc import Mapping
 from dataclasses import dataclass
@@ -15,7 +16,7 @@ from nuvlm.base.files import read_json, sha256, write_json
 from nuvlm.workflow.config import Config, parse_config
 
 VARIABLE = "NUVLM_FROZEN"
-"""Environment variable of the jobs: SHA-256 and path of the file."""
+"""Environment variable of the jobs, JSON: run -> SHA-256 and path of the file. A workflow may import several runs."""
 RESTART = "The job's run was started with another one. Start Snakemake again."
 
 
@@ -28,7 +29,7 @@ class Frozen:
     """Shard name -> input file."""
     genie_files: list[str]
     code: dict[str, str]
-    """Script and entries, separated by spaces -> digest (nuvlm.workflow.code_digest)."""
+    """Script, entries and files, separated by spaces -> digests (nuvlm.workflow.code_digest)."""
 
 
 def freeze(frozen: Frozen) -> None:
@@ -44,7 +45,8 @@ def freeze(frozen: Frozen) -> None:
         },
         sealed=True,
     )
-    os.environ[VARIABLE] = f"{sha256(path)} {path.resolve()}"
+    files = json.loads(os.environ.get(VARIABLE, "{}"))
+    os.environ[VARIABLE] = json.dumps(files | {frozen.config.run: [sha256(path), str(path.resolve())]})
 
 
 def read_frozen(config: Mapping[str, object]) -> Frozen | None:
@@ -57,10 +59,13 @@ def read_frozen(config: Mapping[str, object]) -> Frozen | None:
     Raises:
         InputError: the file is damaged, or it is that of another start of the run.
     """
-    digest, _, name = os.environ.get(VARIABLE, "").partition(" ")
-    path = Path(name) if name else _path(config.get("run", Config.model_fields["run"].default))
+    run = str(config.get("run", Config.model_fields["run"].default))
+    files = json.loads(os.environ.get(VARIABLE, "{}"))
+    # The name of the only run may have been edited.
+    digest, name = files.get(run) or (next(iter(files.values())) if len(files) == 1 else (None, _path(run)))
+    path = Path(name)
     if not path.is_file():
-        if name:
+        if digest:
             raise InputError(f"{path}: missing. {RESTART}")
         return None
     if digest and sha256(path) != digest:
@@ -72,5 +77,5 @@ def read_frozen(config: Mapping[str, object]) -> Frozen | None:
         raise InputError(f"{path}: has no {error}. {RESTART}") from error
 
 
-def _path(run: object) -> Path:
-    return Path("results", str(run), "frozen.json")
+def _path(run: str) -> Path:
+    return Path("results", run, "frozen.json")

@@ -25,6 +25,7 @@ import uproot
 from pydantic import PrivateAttr
 
 from nuvlm.base.classes import CLASSES, classify_truth
+from nuvlm.base.conclusions import Conclusion, Conclusions
 from nuvlm.base.errors import InputError
 from nuvlm.base.hdf5 import hdf5_file
 from nuvlm.base.stores import open_store
@@ -32,10 +33,13 @@ from nuvlm.detector.crop import crop_displays
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.voxels import open_shard
 from nuvlm.report.pictures import charged_region, draw_events, terminal_picture
-from nuvlm.sources.conclusions import Conclusion
+from nuvlm.simulation.generator_evidence import GeneratorEvidence
+from nuvlm.simulation.generator_trees import open_final_states
+from nuvlm.simulation.genie import read_genie
 from nuvlm.sources.ready_maps import BadEvent, MapAxes, PixelMap, PixelMapWriter
 from nuvlm.sources.shard_writer import AnyEvent, DriftedShardWriter, VoxelShardWriter
 from nuvlm.sources.table import SOURCES
+from nuvlm.sources.voxel_shards import check_voxel_shard
 from nuvlm.workflow.config import Config, parse_config, read_overlays
 
 SAMPLE = 100
@@ -140,6 +144,11 @@ class Inspection:
     views: tuple[str, ...] = ()
     names: list[str] = field(default_factory=list)
     """Event ids of `images`."""
+
+    @property
+    def is_usable(self) -> bool:
+        """Whether a run can use the file. Final states of a generator are not simulated here and have no images."""
+        return not self.refused and (self.images is not None or (self.source == "simulate" and self.seen.n > 0))
 
 
 def recognise(path: Path) -> dict[str, str]:
@@ -250,7 +259,9 @@ def inspect_file(
         try:
             if row.kind == "maps":
                 _read_maps(found, config, folder, events)
-            elif row.reader is not None or found.source == "voxels":
+            elif found.source == "simulate":
+                _read_final_states(found, config, events)
+            else:
                 _read_steps(found, config, folder, events)
         except InputError as error:
             found.refused = str(error)
@@ -266,6 +277,28 @@ def _config(values: Mapping[str, Any], path: Path, source: str, offset_mm: Seque
     elif any(offset_mm):
         section["offset_mm"] = list(offset_mm)
     return parse_config({**values, "input": section})
+
+
+def _read_final_states(found: Inspection, config: Config, events: int) -> None:
+    """The interactions of a generator, which are not simulated here."""
+    with open_final_states(found.path) as tree:
+        found.seen.total = len(tree)
+    evidence = GeneratorEvidence(config.detector, np.array(found.offset_mm, dtype=np.float64), uses_vertices=True)
+    conclusions, defects = Conclusions(), []
+    try:
+        for entry in read_genie([found.path], 0, min(events, found.seen.total)):
+            evidence.add(entry)
+            if entry.state is None:
+                defects.append(f"{entry.name} {entry.defect}")
+                continue
+            found.seen.add(_class_of(entry.state.nu_pdg, entry.state.is_cc), bool(np.isfinite(entry.vertex_mm).all()))
+        if defects:
+            conclusions.add(found.path, "events left out", f"{len(defects)}", f"the first: {defects[0]}", doubt=True)
+        if not found.seen.n:
+            raise InputError(f"{found.path}: no interaction can be used; the first: {defects[0]}.")
+        evidence.conclude(found.path, conclusions.add)
+    finally:
+        found.conclusions = list(conclusions)
 
 
 def _read_maps(found: Inspection, config: Config, folder: Path, events: int) -> None:
@@ -289,6 +322,7 @@ def _read_steps(found: Inspection, config: Config, folder: Path, events: int) ->
     row, shard = SOURCES[found.source], folder / "voxels.h5"
     if row.reader is None:
         shutil.copy(found.path, shard)
+        found.conclusions = list(check_voxel_shard(shard, config.detector, "skip"))
     else:
         settings = {name: getattr(config.input, name) for name in row.settings}
         kind = _DriftedSample if row.kind == "drifted" else _StepSample
@@ -371,7 +405,7 @@ def render(found: Inspection, pictures: Path | None) -> str:
         lines.append(f"  refused   {found.refused}")
     if pictures is not None:
         lines.append(f"  drawn     {pictures}")
-    if found.images is not None and not found.refused:
+    if found.is_usable:
         lines += ["", *_commands(found)]
     return "\n".join(lines)
 
@@ -431,7 +465,7 @@ def main(arguments: list[str] | None = None) -> None:
         rows, columns = charged_region(found.images[0])
         print(f"\n{found.names[0]}, view {found.views[0]}:")
         print(terminal_picture(found.images[0, 0, rows, columns], shutil.get_terminal_size().columns - 1))
-    if found.refused or found.images is None:
+    if not found.is_usable:
         sys.exit(1)
 
 

@@ -28,18 +28,19 @@ def check_models(config: Config) -> None:
     if config.models_from is None:
         return
     folder = f"results/{config.models_from}/models"
-    missing = [model for model in config.models if not Path(folder, model, "training.json").is_file()]
+    trainings = [name for names in config.trainings.values() for name in names]
+    missing = [name for name in trainings if not Path(folder, name, "training.json").is_file()]
     if missing:
         raise InputError(
             f"models_from: there is no finished model in {folder} ({', '.join(missing)} missing). Finish that run "
             "first, name another one, or leave models_from out to train. A CNN that the other run lacks is left "
-            "out with cnn.recipes.<name>: null."
+            "out with cnn.recipes.<name>: null, and seeds may be fewer."
         )
     needed = [
-        path.replace("<models>", folder).format(model=model)
-        for model in config.models
+        path.replace("<base>", config.vlm.base_folder).replace("<models>", folder).format(model=model)
+        for model in trainings
         for path in config.families[family_name(model)].classification().inputs.values()
-        if path.startswith("<models>")
+        if path.startswith(("<models>", "<base>"))
     ]
     lacking = list(dict.fromkeys(path for path in needed if not Path(path).is_file()))
     if lacking:

@@ -29,6 +29,11 @@ RATES = RESOURCES / "throughput.yaml"
 CORES_PER_NODE, GPUS_PER_NODE = 64, 4
 """Of the nodes that node-hours are counted in, if all of a node is in use."""
 
+BUILDERS = {"scratch": "build_base_model", "smollm": "build_grafted_base", "random": "build_random_base"}
+"""vlm.base -> rule that makes the base model."""
+OWN_BASES = ("scratch", "smollm")
+"""Base models that are small and made here."""
+
 
 class Rate(Settings):
     """What an event, a step or a job costs, as measured once."""
@@ -116,9 +121,9 @@ def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     if config.vlm.base == "hub":
         jobs["fetch_base_model"] = 1
     elif config.models_from is None:
-        jobs["build_base_model" if config.vlm.base == "scratch" else "build_random_base"] = 1
+        jobs[BUILDERS[config.vlm.base]] = 1
     for name, section in config.families.items():
-        models = section.model_names(name)
+        models = section.training_names(name)
         if config.models_from is None:
             jobs[FAMILIES[name].training_rule] = len(models)
             if name == "cnn" and config.cnn.classify_backend == "onnx":
@@ -156,7 +161,9 @@ def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -
     for rule, jobs in jobs_by_rule(config, shards).items():
         gpus = asked[rule].gpus if rule in asked else 0
         work = _work(config, rule, events, jobs)
-        rate = _nearest(table, rule, config, gpus=_on_gpus(config, rule))
+        # The tiny model's rates do not hold for one a hundred times larger.
+        measured = not (rule.endswith("_vlm") and config.vlm.base == "smollm")
+        rate = _nearest(table, rule, config, gpus=_on_gpus(config, rule)) if measured else None
         hours = None
         if work == 0 or rate is not None:
             seconds = 0.0 if rate is None else work * rate.value / max(gpus, 1)
@@ -180,8 +187,8 @@ def expected_seconds(config: Config, shards: int, rates: str | Path = RATES) -> 
 
 def _on_gpus(config: Config, rule: str) -> bool:
     """Whether a rule's model is of the size that was measured on GPUs alone."""
-    if rule.endswith("_vlm"):
-        return config.vlm.base != "scratch"
+    if rule.endswith(("_vlm", "_vit")):
+        return config.vlm.base not in OWN_BASES
     return rule.endswith("_cnn") and config.cnn.gpus > 0
 
 
@@ -216,6 +223,7 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
     return {
         "list_events": float(events),
         "build_base_model": float(config.vlm.scratch.steps),
+        "build_grafted_base": float(config.vlm.smollm.steps),
         "build_random_base": 1.0,
         **dict.fromkeys(("export_cnn", "evaluate", "draw_figures", "collect_events"), 1.0),
     }.get(rule, 0.0)
@@ -229,7 +237,8 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
     train = events * (1 - config.dataset.validation - config.dataset.test)
     classified = events if config.models_from else events - train
     jobs = jobs_by_rule(config, shards)
-    tables = sum(len(conditions_of(model, config.conditions)) for model in config.models) * config.dataset.parts
+    trained = [name for names in config.trainings.values() for name in names]
+    tables = sum(len(conditions_of(name, config.conditions)) for name in trained) * config.dataset.parts
     maps = len(paths.store_files("", paths.PIXEL_MAP_ARRAYS))
     disk: dict[str, tuple[float, int]] = {}
     if config.input.has_voxels:
@@ -326,7 +335,7 @@ def gpu_memory(config: Config) -> str:
         InputError: it does not fit the card that vlm.gpu_memory_gib states; the message says what would.
     """
     vlm = config.vlm
-    if vlm.base == "scratch" or not vlm.finetune.gpus:
+    if vlm.base in OWN_BASES or not vlm.finetune.gpus:
         return ""
     # Heavy: only where it is asked for.
     import nuvlm.models.vlm.jobs  # noqa: F401

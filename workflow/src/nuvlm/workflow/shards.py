@@ -1,8 +1,6 @@
 """The shards of a run: one per input file, or per block of simulated events."""
 
 import glob
-import os
-import re
 from pathlib import Path
 
 from nuvlm.base.errors import InputError
@@ -40,29 +38,13 @@ def genie_files(config: Config) -> list[str]:
 
 def _input_files(config: Config) -> list[str]:
     files: list[str] = []
-    for pattern in map(expand_home, config.input.files):
+    for pattern in config.input.files:
         # A path may hold characters that a glob pattern would interpret.
         found = [pattern] if Path(pattern).exists() else sorted(glob.glob(pattern, recursive=True))
         if not found:
             raise InputError(f"input.files: '{pattern}' matches no file. Check the path.")
         files += found
     return files
-
-
-def expand_home(path: str) -> str:
-    """`path` with ``~`` and environment variables, as a shell replaces them.
-
-    Raises:
-        InputError: a variable is not set.
-    """
-    expanded = os.path.expandvars(os.path.expanduser(path))
-    # expandvars leaves unknown variables as they are.
-    unknown = None if Path(expanded).exists() else re.search(r"\$(\w+|\{\w+\})", expanded)
-    if unknown:
-        raise InputError(
-            f"input.files: '{path}': the environment has no variable {unknown[0]}. Set it, or write the path."
-        )
-    return expanded
 
 
 def shard_name(file: str) -> str:

@@ -7,7 +7,7 @@ from pathlib import Path
 from nuvlm.dataset.pixelmaps import check_images
 from nuvlm.models.bdt.features import Scale, features
 from nuvlm.models.bdt.model import load_trees
-from nuvlm.models.classification import classify_images
+from nuvlm.models.classifier.classification import classify_images
 from nuvlm.models.jobs import ClassificationJob
 from nuvlm.models.memory import process_peak_mb
 from nuvlm.models.power import EnergyMeter

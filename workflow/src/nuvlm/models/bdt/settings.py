@@ -23,10 +23,15 @@ class BdtSettings(FamilySettings):
     """Batch size for classification."""
     seed: int = 7
 
-    def training(self, model: str) -> Request:
+    @property
+    def first_seed(self) -> int:
+        return self.seed
+
+    def training(self, training: str) -> Request:
+        settings = self.model_dump(mode="json", exclude={"classify_batch_size", "seeds"})
         return Request(
             run="nuvlm.models.bdt.training:run",
-            settings=self.model_dump(mode="json", exclude={"classify_batch_size"}),
+            settings=settings | {"seed": self.seed_of(training)},
             environment="report",
             minutes=120,
         )

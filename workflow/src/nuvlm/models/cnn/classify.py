@@ -9,8 +9,9 @@ import numpy as np
 import torch
 
 from nuvlm.dataset.pixelmaps import check_images
-from nuvlm.models.classification import Network, classify_images
-from nuvlm.models.cnn.network import load_cnn, read_card, to_float
+from nuvlm.models.classifier.classification import Network, classify_images
+from nuvlm.models.classifier.network import to_float
+from nuvlm.models.cnn.network import load_cnn, read_card
 from nuvlm.models.cnn.runtime import load_exported
 from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
 from nuvlm.models.jobs import ClassificationJob

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 
 from nuvlm.base.files import atomic_path, sha256
 from nuvlm.base.manifest import write_manifest
-from nuvlm.models.cnn.network import SiameseCnn, load_cnn, read_card, to_float
+from nuvlm.models.classifier.network import to_float
+from nuvlm.models.cnn.network import load_cnn, read_card
 from nuvlm.models.cnn.runtime import INPUT, MODEL, OUTPUT, WEIGHTS_DIGEST, open_session
+from nuvlm.models.cnn.siamese import SiameseCnn
 
 logger = logging.getLogger(__name__)
 

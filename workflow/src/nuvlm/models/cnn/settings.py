@@ -1,52 +1,26 @@
 """Settings of the CNN; the defaults are the published ones (arXiv 2509.08461)."""
 
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nuvlm.base.settings import Settings
+from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
+from nuvlm.models.trainings import split_training
 
-HOW_DATA_ARE_READ = {"memory_mb", "workers"}
-"""Settings that change no result."""
+NetworkName = Literal["published", "mobilenet"]
 
 
-class Recipe(Settings):
-    """How the network is trained. The recipes of a run share everything else."""
+class Recipe(TrainingRecipe):
+    """Which network is trained, and how. The recipes of a run share everything else."""
 
-    optimizer: Literal["adam", "adamw"] = "adam"
-    learning_rate: Annotated[float, Field(gt=0, lt=1)] = 1e-6
-    """Constant, or the peak of the schedule."""
-    weight_decay: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    """For adamw only; biases and normalisation parameters do not decay."""
-    schedule: Literal["constant", "cosine"] = "constant"
-    """After the warm-up. The cosine ends at zero after max_epochs."""
-    warmup_epochs: Annotated[float, Field(ge=0)] = 0.0
-    """Epochs in which the learning rate rises from zero."""
-    batch_size: Annotated[int, Field(ge=2)] = 16
-    """Events per optimiser step, summed over all processes."""
-    max_epochs: Annotated[int, Field(ge=1)] = 300
-    patience: Annotated[int, Field(ge=1)] = 10
-    """Stop after this many epochs without a lower validation loss."""
-    max_grad_norm: Annotated[float, Field(gt=0)] | None = None
-    """Clip the gradient to this norm; null: no clipping."""
-    label_smoothing: Annotated[float, Field(ge=0, lt=1)] = 0.0
-    flip: bool = False
-    """Mirror training images in x and in y at random (the detector and the beam are symmetric in both)."""
-    balanced: bool = False
-    """Sample training events so that all classes are equally frequent in an epoch."""
-    half_resolution: Annotated[float, Field(ge=0, le=1)] = 0.0
-    """Fraction of the training batches shown at half the resolution."""
-
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.weight_decay and self.optimizer == "adam":
-            raise ValueError("weight_decay has no effect with optimizer 'adam': set it to 0, or use 'adamw'")
-        return self
+    network: NetworkName = "published"
+    """`published`: that of the paper, layer for layer; `mobilenet`: of the same size, with blocks as in MobileNetV3."""
 
 
 TUNED = Recipe(
+    network="mobilenet",
     optimizer="adamw",
     learning_rate=1e-3,
     weight_decay=0.05,
@@ -61,36 +35,28 @@ TUNED = Recipe(
     balanced=True,
     half_resolution=0.3,
 )
-"""The published network with current training methods."""
+"""A current network of the published size, with current training methods."""
 
 
-class _Common(Settings):
+class _Common(CommonSettings):
     """Settings shared by all recipes of a run."""
 
     width: Annotated[float, Field(gt=0, le=4)] = 1.0
-    """Multiplies the channels of every layer; 1 gives the published 3.4 M parameters."""
-    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.2
-    seed: int = 7
-    bf16: bool = False
-    """Automatic mixed precision: bfloat16 where it is safe, float32 weights."""
-    compile: bool = False
-    """Compile the network (torch.compile)."""
-    processes: Annotated[int, Field(ge=1)] = 1
-    """Processes that share each batch (DistributedDataParallel); one per GPU."""
-    memory_mb: Annotated[int, Field(ge=1)] = 16000
-    """Memory limit of the training pixel maps, MB; beyond it they are read from disk for each batch."""
-    workers: Annotated[int, Field(ge=0)] = 0
-    """Processes that prepare batches in advance, per training process; 0: no extra processes."""
+    """Multiplies the channels of every layer; 1 gives the 3.4 M parameters of the published network."""
+    dropout: Annotated[float, Field(ge=0, lt=1)] = 0.3
+    """Before the last layer."""
 
 
-class TrainSettings(_Common):
+class TrainSettings(_Common, TrainingSettings):
     """Settings of one training job."""
 
+    section: ClassVar[str] = "cnn"
+    recipe_key: ClassVar[str] = "cnn.recipes"
     recipe: Recipe = Recipe()
 
 
 class CnnSettings(_Common, FamilySettings):
-    """One network, trained with each recipe: one model per recipe."""
+    """One model per recipe."""
 
     recipes: Mapping[Annotated[str, Field(pattern="^[a-z0-9_]+$")], Recipe | None] = Field(
         default_factory=lambda: {"published": Recipe(), "tuned": TUNED}
@@ -108,8 +74,13 @@ class CnnSettings(_Common, FamilySettings):
     def model_names(self, family: str) -> tuple[str, ...]:
         return tuple(f"{family}_{recipe}" for recipe in self.recipe_names)
 
-    def training(self, model: str) -> Request:
-        settings = self.recipe_settings(model.partition("_")[2])
+    @property
+    def first_seed(self) -> int:
+        return self.seed
+
+    def training(self, training: str) -> Request:
+        recipe = split_training(training)[0].partition("_")[2]
+        settings = self.recipe_settings(recipe).model_copy(update={"seed": self.seed_of(training)})
         return Request(
             run="nuvlm.models.cnn.training:run",
             settings=settings.model_dump(mode="json", exclude=HOW_DATA_ARE_READ),

@@ -16,6 +16,7 @@ from torch.utils.flop_counter import FlopCounterMode
 from transformers import PreTrainedConfig
 
 from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
+from nuvlm.models.vlm.known_values import KnownValues, placed
 from nuvlm.models.vlm.model import meta_model
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import LoraSettings
@@ -54,21 +55,17 @@ def count_arithmetic(
     """
     model = meta_model(config)
     parameters = sum(p.numel() for p in model.parameters())
-    inputs = {
-        name: value.to("meta", model.dtype if value.is_floating_point() else value.dtype)
-        for name, value in inputs.items()
-        if name != "labels"
-    }
-    with torch.no_grad(), FlopCounterMode(display=False) as forward:
+    inputs = {name: value for name, value in placed(inputs, config, model.dtype).items() if name != "labels"}
+    with torch.no_grad(), FlopCounterMode(display=False) as forward, KnownValues():
         model(**inputs, use_cache=False, logits_to_keep=1)
     model.train()
-    model = get_peft_model(model, lora_config(lora, vision_tower))
+    model = get_peft_model(model, lora_config(model, lora, vision_tower))
     if checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         if lora.vision:
             recompute_tower(model, vision_tower, use_reentrant=False)
         stop_gradients_at_inputs(model)
-    with FlopCounterMode(display=False) as training:
+    with FlopCounterMode(display=False) as training, KnownValues():
         model(**inputs, use_cache=False).logits.sum().backward()
     return Arithmetic(
         forward=forward.get_total_flops(),

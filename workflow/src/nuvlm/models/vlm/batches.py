@@ -1,7 +1,7 @@
 """Batches that shrink until they fit in memory, and are prepared while the previous one is computed."""
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
@@ -38,6 +38,15 @@ def prepared(work: Callable[[Item], Result], items: Iterable[Item], *, ahead: bo
         while (done := following.result()) is not None:
             following = thread.submit(advance)
             yield done[0]
+
+
+def take(inputs: Mapping[str, torch.Tensor], events: slice, count: int) -> dict[str, torch.Tensor]:
+    """The inputs of some of `count` events, whose pictures have the same sizes.
+
+    Some processors give a row for each event, others for each picture, tile or patch: as many for each event.
+    """
+    rows = {name: len(value) // count for name, value in inputs.items()}
+    return {name: value[events.start * rows[name] : events.stop * rows[name]] for name, value in inputs.items()}
 
 
 def out_of_memory(error: BaseException) -> bool:

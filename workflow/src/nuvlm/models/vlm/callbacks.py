@@ -1,4 +1,4 @@
-"""Callbacks of the fine-tuning: complete checkpoints, stop on SIGTERM, stop at NaN, progress in the log."""
+"""Callbacks of the fine-tuning: which checkpoints, complete ones, stop on SIGTERM or NaN, progress in the log."""
 
 import logging
 import math
@@ -15,6 +15,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import sync, write_json
 from nuvlm.base.manifest import write_manifest
 from nuvlm.models.checkpoints import SigtermFlag
+from nuvlm.models.devices import memory_in_words
 from nuvlm.models.vlm.adapter import stop_gradients_at_inputs
 
 logger = logging.getLogger(__name__)
@@ -37,6 +38,22 @@ class MarkComplete(TrainerCallback):  # type: ignore[misc]
             write_manifest(folder)
             sync(folder)
             write_json(folder / FINGERPRINT, self.fingerprint, sealed=True)
+
+
+class SaveEarlyAndBest(TrainerCallback):  # type: ignore[misc]
+    """Asks for a checkpoint after the first step, and after each evaluation with the lowest loss so far.
+
+    The first one shows that saving works, before hours of work depend on it. transformers keeps the best checkpoint but
+    writes none for it, unless `save_steps` is a multiple of `eval_steps`.
+    """
+
+    def on_step_end(self, args: TrainingArguments, state: TrainerState, control: TrainerControl, **_: Any) -> None:
+        control.should_save |= state.global_step == 1
+
+    def on_evaluate(
+        self, args: TrainingArguments, state: TrainerState, control: TrainerControl, metrics: dict[str, float], **_: Any
+    ) -> None:
+        control.should_save |= metrics["eval_loss"] < (math.inf if state.best_metric is None else state.best_metric)
 
 
 class StopAtNan(TrainerCallback):  # type: ignore[misc]
@@ -92,7 +109,7 @@ class StopOnSigterm(TrainerCallback):  # type: ignore[misc]
 
 
 class Progress(TrainerCallback):  # type: ignore[misc]
-    """Logs loss, rate and remaining time every `every` steps."""
+    """Logs loss, rate, memory and remaining time every `every` steps, and every evaluation."""
 
     def __init__(self, events_per_step: int, every: int) -> None:
         self.events_per_step = events_per_step
@@ -100,7 +117,7 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.seconds = 0.0
         """Duration of the steps, without the trainer's set-up before the first."""
         self.step_seconds: list[float] = []
-        """Duration of each step, with its data and without checkpoints."""
+        """Duration of each step, with its data and without evaluations and checkpoints."""
 
     def on_train_begin(self, args: TrainingArguments, state: TrainerState, *_: Any, **__: Any) -> None:
         self._start, self._begun = time.monotonic(), state.global_step
@@ -111,6 +128,9 @@ class Progress(TrainerCallback):  # type: ignore[misc]
         self.step_seconds.append(now - self._mark)
         self._mark = now
 
+    def on_evaluate(self, *_: Any, **__: Any) -> None:
+        self._mark = time.monotonic()
+
     def on_save(self, *_: Any, **__: Any) -> None:
         self._mark = time.monotonic()
 
@@ -120,13 +140,20 @@ class Progress(TrainerCallback):  # type: ignore[misc]
     def on_log(
         self, args: TrainingArguments, state: TrainerState, control: TrainerControl, logs: dict[str, float], **_: Any
     ) -> None:
-        if "loss" not in logs or state.global_step % self.every or not state.is_world_process_zero:
+        if not state.is_world_process_zero:
+            return
+        if "eval_loss" in logs:
+            logger.info(
+                "validation after step %d: loss %.3f, accuracy %.3f",
+                state.global_step, logs["eval_loss"], logs["eval_accuracy"],
+            )  # fmt: skip
+        if "loss" not in logs or state.global_step % self.every:
             return
         seconds = max(time.monotonic() - self._start, 1e-9)
         rate = (state.global_step - self._begun) / seconds
         logger.info(
-            "step %d/%d, loss %.3f, token accuracy %.3f, %.3g events/s, %.3g tokens/s, %.0f s left",
+            "step %d/%d, loss %.3f, token accuracy %.3f, %.3g events/s, %.3g tokens/s, %.0f s left; %s",
             state.global_step, state.max_steps, logs["loss"], logs.get("mean_token_accuracy", float("nan")),
             rate * self.events_per_step, logs.get("num_tokens", float("nan")) / seconds,
-            (state.max_steps - state.global_step) / rate,
+            (state.max_steps - state.global_step) / rate, memory_in_words(),
         )  # fmt: skip

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
+from typing import cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -14,6 +15,7 @@ from peft import PeftModel
 from transformers import PreTrainedModel
 
 from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json
 from nuvlm.base.logs import track
 from nuvlm.base.manifest import verify_manifest
@@ -22,23 +24,26 @@ from nuvlm.dataset.pixelmaps import check_images, image_settings, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb, pinned
 from nuvlm.models.predictions import Cost, write_predictions
-from nuvlm.models.vlm.batches import FittingBatches, prepared
+from nuvlm.models.vlm.batches import FittingBatches, prepared, take
 from nuvlm.models.vlm.dataset import to_pictures
-from nuvlm.models.vlm.model import Quantization, load_model, load_processor
+from nuvlm.models.vlm.model import load_model, load_processor
+from nuvlm.models.vlm.probe import probe
 from nuvlm.models.vlm.prompts import (
     AnswerTokens,
     answer_tokens,
     permuted,
     prompts_for,
-    require_distinct_first_tokens,
+    require_distinct_labels,
 )
-from nuvlm.models.vlm.scoring import Encoder, Scorer, beam
-from nuvlm.models.vlm.settings import ClassifySettings
+from nuvlm.models.vlm.scoring import Encoder, LabelScores, Scorer, beam
+from nuvlm.models.vlm.settings import Background, ClassifySettings, Quantization
 
 logger = logging.getLogger(__name__)
 
-Method = Callable[[dict[str, torch.Tensor]], tuple[np.ndarray, np.ndarray]]
-"""From model inputs to the log-probabilities (events, classes) of whole answers, and of their first tokens."""
+Method = Callable[[dict[str, torch.Tensor]], LabelScores]
+"""From model inputs to the scores of some events."""
+COLUMNS = {"joint": "joint", "first": "first_token", "two": "two_tokens"}
+"""Score, as in the columns of a prediction table -> the decision that it is of."""
 
 
 def classify_vlm(
@@ -56,8 +61,9 @@ def classify_vlm(
 ) -> None:
     """Write the predictions for the events of `part`, and their cost, under each condition of `outputs`.
 
-    Besides what every prediction table has, the columns ``logp_joint_{class}`` and ``logp_first_{class}`` hold the
-    log-probability of each whole answer and of the first token of each label.
+    Besides what every prediction table has, the columns ``logp_joint_{class}``, ``logp_first_{class}`` and
+    ``logp_two_{class}`` hold the log-probability of each whole answer and of the first token and the first two tokens
+    of each label.
 
     Where ``settings.batch_size`` events do not fit in memory, batches are halved until they do; the cost says how
     many fitted.
@@ -67,25 +73,28 @@ def classify_vlm(
         events: the event table.
         stores: shard name -> pixel-map store.
         outputs: condition -> prediction table. Under ``labels_permuted`` the prompt names the classes in another order.
-        quantization, bf16: as in the fine-tuning, so that the adapter is used with the weights it was trained on.
+        quantization, bf16: of the base model's weights; those that the adapter was trained on are those of the
+            fine-tuning.
 
     Raises:
         InputError: a damaged model or store, texts for other views than the pixel maps have, or labels that
-            `decision: first_token` cannot tell apart.
+            ``settings.decision`` cannot tell apart.
     """
-    published = prompts_for(prompts, check_images(stores, adapter / "training.json"))
+    background = background_of(adapter)
+    images = check_images(stores, adapter / "training.json")
+    published = prompts_for(prompts, images, background)
     processor = load_processor(base)
     texts = {name: permuted(published) if name == "labels_permuted" else published for name in outputs}
     grounded = is_grounded(adapter)
     answers = {name: answer_tokens(processor.tokenizer, texts[name], separated=grounded) for name in outputs}
-    if settings.decision == "first_token":
-        for name, tokens in answers.items():
-            require_distinct_first_tokens(tokens, texts[name].labels)
+    for name, tokens in answers.items():
+        require_distinct_labels(tokens, texts[name].labels, settings.decision)
     device = choose_device()
     start = time.perf_counter()
     model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=settings.merge_adapter)
+    probe(model, processor, published, len(images["views"]), images["size"], beams=settings.method == "beam")
     load_seconds = time.perf_counter() - start
-    classifier = _Classifier(model, read_part(events, part), stores, settings, device, load_seconds)
+    classifier = _Classifier(model, read_part(events, part), stores, settings, background, device, load_seconds)
     for condition, out in outputs.items():
         encoder = Encoder(processor, texts[condition], torch.bfloat16 if bf16 else torch.float32)
         classifier.classify(condition, encoder, answers[condition], out)
@@ -100,6 +109,7 @@ class _Classifier:
         table: pd.DataFrame,
         stores: Mapping[str, Path],
         settings: ClassifySettings,
+        background: Background,
         device: torch.device,
         load_seconds: float,
     ) -> None:
@@ -108,6 +118,7 @@ class _Classifier:
         self._stores = stores
         self._maps = image_settings(stores)
         self._settings = settings
+        self._background: Background = background
         self._device = device
         self._load_seconds = load_seconds
         self._batches = FittingBatches(settings.batch_size)
@@ -128,19 +139,19 @@ class _Classifier:
             # Beside an accelerator this is done while that is metered.
             with nullcontext() if on_accelerator else meter:
                 degraded = degrade(condition, images, table.iloc[rows], self._maps)
-                inputs = encode([to_pictures(views) for views in degraded])
+                inputs = encode([to_pictures(views, self._background) for views in degraded])
             if on_accelerator:
                 inputs = pinned(inputs)
             return rows, inputs, time.perf_counter() - start
 
-        def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[np.ndarray, np.ndarray, float]:
+        def classify(inputs: dict[str, torch.Tensor], events: Sequence[int]) -> tuple[LabelScores, float]:
             start = time.perf_counter()
-            rows = slice(events[0], events[-1] + 1)
+            chosen = take(inputs, slice(events[0], events[-1] + 1), len(inputs["input_ids"]))
             # Scores come back as arrays, so the device has finished when the clock is read.
-            scores = method({name: value[rows].to(device, non_blocking=True) for name, value in inputs.items()})
-            return *scores, time.perf_counter() - start
+            scores = method({name: value.to(device, non_blocking=True) for name, value in chosen.items()})
+            return scores, time.perf_counter() - start
 
-        joint, first = np.zeros((2, len(table), len(CLASSES)))
+        logp = LabelScores(*np.zeros((3, len(table), len(CLASSES))))
         seconds = np.zeros(len(table))
         warm = False
         # The image processor runs on the CPU: beside a GPU, while that is busy.
@@ -155,12 +166,14 @@ class _Classifier:
                 # The first pass allocates and tunes, which is no event's time.
                 warm = bool(list(self._batches.run(work, range(len(rows)))))
             with meter:
-                for where, (joint_part, first_part, took) in self._batches.run(work, range(len(rows))):
-                    joint[rows[where]], first[rows[where]] = joint_part, first_part
-                    seconds[rows[where]] += took / len(joint_part)
+                for where, (found, took) in self._batches.run(work, range(len(rows))):
+                    for values, of_some in zip(logp, found, strict=True):
+                        values[rows[where]] = of_some
+                    seconds[rows[where]] += took / len(found.joint)
             start = time.perf_counter()
-        extra = {f"logp_joint_{name}": joint[:, i] for i, name in enumerate(CLASSES)}
-        extra |= {f"logp_first_{name}": first[:, i] for i, name in enumerate(CLASSES)}
+        extra = {
+            f"logp_{score}_{name}": getattr(logp, score)[:, i] for score in COLUMNS for i, name in enumerate(CLASSES)
+        }
         cost = Cost(
             device=device_name(device),
             batch_size=self._batches.size,
@@ -171,13 +184,25 @@ class _Classifier:
         )
         each = 1e3 * cost.seconds / max(len(table), 1)
         logger.info("%d events, %.1f ms each, peak memory %.0f MB", len(table), each, cost.peak_memory_mb)
-        decisive = joint if settings.decision == "joint" else first
+        decisive = next(getattr(logp, score) for score, decision in COLUMNS.items() if decision == settings.decision)
         write_predictions(out, table, decisive, settings.temperature, seconds, extra, cost.with_energy(meter.energy))
 
 
 def is_grounded(adapter: Path) -> bool:
     """Whether the adapter has learnt to go on with a rationale behind its label."""
     return bool(read_json(adapter / "training.json").get("rationales", "none") == "grounded")
+
+
+def background_of(adapter: Path) -> Background:
+    """The background of the pictures that the adapter was trained on; black where an earlier version does not say."""
+    path = adapter / "training.json"
+    background = read_json(path).get("background", "black")
+    if background not in get_args(Background):
+        raise InputError(
+            f"{path}: the background is {background!r}, not {' or '.join(get_args(Background))}. Remove {adapter} and "
+            "rerun: the workflow trains it again."
+        )
+    return cast(Background, background)
 
 
 def load_finetuned(

@@ -1,5 +1,6 @@
 """Training conversations about pixel maps, read from the stores on access."""
 
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -12,36 +13,50 @@ from PIL import Image
 from nuvlm.dataset.pixelmaps import open_rows
 from nuvlm.models.vlm.prompts import Prompts, conversation
 from nuvlm.models.vlm.rationales import Rationales, grounded_rationales
+from nuvlm.models.vlm.settings import Background
+
+IN_MEMORY = 2**29
+"""Bytes of pixel maps that are read at once and kept."""
 
 
-def to_pictures(views: np.ndarray) -> list[Image.Image]:
+def to_pictures(views: np.ndarray, background: Background) -> list[Image.Image]:
     """Convert the views of one event, uint8 (views, size, size), to grayscale images; the processor makes them RGB."""
-    return [Image.fromarray(view) for view in views]
+    return [Image.fromarray(view if background == "black" else 255 - view) for view in views]
 
 
 def conversations(
-    events: pd.DataFrame, stores: Mapping[str, Path], prompts: Prompts, vocabulary: Rationales | None = None
+    events: pd.DataFrame,
+    stores: Mapping[str, Path],
+    prompts: Prompts,
+    vocabulary: Rationales | None = None,
+    *,
+    background: Background,
 ) -> Dataset:
     """Rows ``{"images": [...], "messages": [...]}`` in TRL's format: all views, and the true answer.
 
-    Rows are read from disk on access: the pixel maps of a full production do not fit in memory.
+    More than :data:`IN_MEMORY` are read from disk on access: the pixel maps of a full production do not fit in memory.
 
     Args:
         events: rows of the event table, all of a known class.
         stores: shard name -> pixel-map store.
         prompts: texts of the conversation.
         vocabulary: phrasings of the rationale after each label; without it, answers end with the label.
+        background: of the pictures.
 
     Raises:
         InputError: a store is damaged or does not hold the events.
     """
-    images = {}
-    for shard, group in events.groupby("shard", sort=False):
-        images[shard], _ = open_rows(stores[str(shard)], group)
+    opened = {str(shard): open_rows(stores[str(shard)], group) for shard, group in events.groupby("shard", sort=False)}
+    in_memory = sum(len(rows) * math.prod(array.shape[1:]) for array, rows in opened.values()) <= IN_MEMORY
+    images: dict[str, Any] = {
+        shard: dict(zip(rows.tolist(), array.oindex[rows], strict=True)) if in_memory else array
+        for shard, (array, rows) in opened.items()
+    }
 
     def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         pictures = [
-            to_pictures(np.asarray(images[shard][row])) for shard, row in zip(batch["shard"], batch["row"], strict=True)
+            to_pictures(np.asarray(images[shard][row]), background)
+            for shard, row in zip(batch["shard"], batch["row"], strict=True)
         ]
         answers = [
             prompts.answer(name, rationale) for name, rationale in zip(batch["class"], batch["rationale"], strict=True)

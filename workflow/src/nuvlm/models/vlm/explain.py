@@ -21,13 +21,13 @@ from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, peak_memory_mb
 from nuvlm.models.explained_events import read_explained
 from nuvlm.models.vlm.batches import FittingBatches
-from nuvlm.models.vlm.classify import is_grounded, load_finetuned
+from nuvlm.models.vlm.classify import background_of, is_grounded, load_finetuned
 from nuvlm.models.vlm.dataset import to_pictures
-from nuvlm.models.vlm.model import Quantization, load_processor
+from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.occlusion import occlude
 from nuvlm.models.vlm.prompts import Prompts, conversation, prompts_for, user_turn
 from nuvlm.models.vlm.rationales import Rationales, claims_table, load_rationales
-from nuvlm.models.vlm.settings import ExplainSettings
+from nuvlm.models.vlm.settings import Background, ExplainSettings, Quantization
 
 logger = logging.getLogger(__name__)
 
@@ -77,12 +77,13 @@ def explain_vlm(
         InputError: as for classifying, or an unusable vocabulary.
     """
     images = check_images(stores, adapter / "training.json")
-    texts, words = prompts_for(prompts, images), load_rationales(vocabulary)
+    background = background_of(adapter)
+    texts, words = prompts_for(prompts, images, background), load_rationales(vocabulary)
     chosen = read_explained(events, predictions, "vlm", part=part, count=count, seed=seed)
     rows: list[dict[str, Any]] = []
     if len(chosen):
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=choose_device(), merge=merge_adapter)
-        explainer = _Explainer(model, load_processor(base), texts, settings, grounded=is_grounded(adapter))
+        explainer = _Explainer(model, load_processor(base), texts, settings, background, grounded=is_grounded(adapter))
         answers = _explain_events(explainer, chosen, stores, condition, images)
         rows = [row for found in track(answers, "events", len(chosen)) for row in found]
         logger.info("peak memory %.0f MB", peak_memory_mb())
@@ -98,12 +99,14 @@ class _Explainer:
         processor: ProcessorMixin,
         texts: Prompts,
         settings: ExplainSettings,
+        background: Background,
         *,
         grounded: bool,
     ) -> None:
         self._model = model
         self._processor = processor
         self._texts = texts
+        self._background: Background = background
         self._grounded = grounded
         self._tokens = settings.max_new_tokens
         self.batches = FittingBatches(settings.batch_size)
@@ -111,7 +114,8 @@ class _Explainer:
     def explain(self, label: str, pictures: Sequence[np.ndarray]) -> list[tuple[str, float]]:
         """The rationale after `label` for each of `pictures` (views, size, size), and the seconds that it took."""
         rationales: list[tuple[str, float]] = []
-        for _, answers in self.batches.run(partial(self._explain, label), [to_pictures(views) for views in pictures]):
+        shown = [to_pictures(views, self._background) for views in pictures]
+        for _, answers in self.batches.run(partial(self._explain, label), shown):
             rationales += answers
         return rationales
 
@@ -121,7 +125,7 @@ class _Explainer:
         inputs = self._processor(
             images=[list(views) for views in pictures], text=[opening] * len(pictures), add_special_tokens=False,
             return_tensors="pt",
-        ).to(self._model.device)  # fmt: skip
+        ).to(self._model.device, self._model.dtype)  # fmt: skip
         tokenizer = self._processor.tokenizer
         end = tokenizer.eos_token_id
         with torch.inference_mode():

@@ -29,11 +29,13 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 from transformers import AutoModelForImageTextToText, PreTrainedConfig
+from trl.trainer import utils as trl_utils
 from trl.trainer.utils import add_fused_lm_head
 
 from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.arithmetic import weight_bytes
-from nuvlm.models.vlm.families import family
+from nuvlm.models.vlm.families import tower_pattern
+from nuvlm.models.vlm.known_values import KnownValues, placed
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
 
@@ -93,22 +95,22 @@ def count_footprint(
     Args:
         config: of the base model.
         inputs: a batch of ``settings.device_batch_size`` events as the collator gives it to the model, with labels, on
-            any device; only its shapes matter.
+            any device; only its shapes matter, and how many tokens have labels (if on the meta device, all).
         settings: quantisation, adapter, precision, checkpointing, and how many processes share what.
         device: whose mixed precision is imitated.
 
     Raises:
         RuntimeError: from torch, for models whose control flow depends on the values of their inputs.
     """
-    tower = family(config.model_type, "model").vision_tower
     dtype = torch.bfloat16 if settings.bf16 else torch.float32
     with torch.device("meta"):
         model: Any = AutoModelForImageTextToText.from_config(config, dtype=dtype, attn_implementation="sdpa")
+    tower = tower_pattern(model)
     weights = stored_bytes(model, settings.quantization, bf16=settings.bf16)
     if settings.quantization != "none":
         _pack(model, settings.quantization, dtype)
     add_fused_lm_head(model, outputs=OUTPUTS)
-    model = get_peft_model(model.requires_grad_(False), lora_config(settings.lora, tower)).train()
+    model = get_peft_model(model.requires_grad_(False), lora_config(model, settings.lora, tower)).train()
     if settings.gradient_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
         if settings.lora.vision:
@@ -120,12 +122,14 @@ def count_footprint(
             parameter.data = parameter.data.float()
             parameter.grad = torch.zeros_like(parameter)
             trained += parameter.numel()
-    batch = {
-        name: value.to("meta", dtype if value.is_floating_point() else value.dtype) for name, value in inputs.items()
-    }
-    # The mask of the attention itself: from the usual one, transformers makes it by looking at values.
-    n, length = batch["input_ids"].shape
-    batch["attention_mask"] = torch.empty(n, 1, length, length, dtype=torch.bool, device="meta")
+    batch = placed(inputs, config, dtype)
+    if batch["input_ids"].is_meta:
+        # The mask of the attention itself: from the usual one, transformers makes it by looking at values.
+        n, length = batch["input_ids"].shape
+        batch["attention_mask"] = torch.empty(n, 1, length, length, dtype=torch.bool, device="meta")
+    # TRL's loss keeps the supervised tokens only, by their values.
+    labels = inputs["labels"][:, 1:]
+    supervised = labels.numel() if labels.is_meta else int((labels != -100).sum())
     live = _Live()
     marks: dict[str, int] = {}
     base = model.get_base_model()
@@ -133,7 +137,12 @@ def count_footprint(
         base.get_submodule(name).register_forward_hook(lambda *_, what=what: marks.update({what: live.bytes}))
         for name, what in ((_tower_of(base, tower), "tower"), (base.base_model_prefix, "text"))
     ]
-    with _precision(dtype, device == "cuda"), live:
+    with (
+        _precision(dtype, device == "cuda"),
+        patch.object(trl_utils, "_ChunkedLogProbFunction", _Loss(supervised)),
+        live,
+        KnownValues(),
+    ):
         output = model(**batch, fused_lm_head=True)
         (-output.log_probs.sum()).backward()
     for hook in hooks:
@@ -232,6 +241,8 @@ def _precision(dtype: torch.dtype, gpu: bool) -> Iterator[None]:
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), dtype)))
         for name in ("layer_norm", "softmax") if gpu else ():
             stack.enter_context(patch.object(library, name, casting(getattr(library, name), torch.float32)))
+        for name in ("matmul", "bmm", "baddbmm"):
+            stack.enter_context(patch.object(torch, name, casting(getattr(torch, name), dtype)))
         stack.enter_context(patch.object(library, "scaled_dot_product_attention", attention))
         # peft and TRL ask torch, which knows no mixed precision on the meta device.
         stack.enter_context(patch.object(torch, "is_autocast_enabled", enabled))
@@ -241,6 +252,20 @@ def _precision(dtype: torch.dtype, gpu: bool) -> Iterator[None]:
 
 def _cast(value: Any, dtype: torch.dtype) -> Any:
     return value.to(dtype) if isinstance(value, Tensor) and value.is_floating_point() else value
+
+
+class _Loss:
+    """TRL's loss of the first `supervised` tokens, in place of those that are supervised."""
+
+    def __init__(self, supervised: int) -> None:
+        self._supervised = supervised
+        self._loss = trl_utils._ChunkedLogProbFunction
+
+    def apply(self, states: Tensor, weight: Tensor, bias: Tensor | None, targets: Tensor, *options: Any) -> Any:
+        n = self._supervised
+        found = self._loss.apply(states[:n], weight, bias, targets[:n], *options)
+        rest = len(states) - n
+        return tuple(None if value is None else torch.cat([value, value.new_zeros(rest)]) for value in found)
 
 
 class _Attention(torch.autograd.Function):

@@ -20,38 +20,42 @@ from huggingface_hub.errors import (  # type: ignore[attr-defined]  # HTTPError 
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, write_json
 from nuvlm.base.manifest import write_manifest
-from nuvlm.models.vlm.families import Family, family, model_type
+from nuvlm.models.vlm.families import family_of
+from nuvlm.models.vlm.processors import read_processor
 from nuvlm.models.vlm.settings import HubSettings
+from nuvlm.models.vlm.tiles import check_tiles, set_one_tile
 
 logger = logging.getLogger(__name__)
 
 CONFIG = "config.json"
-NEEDED = ("*.json", "*.safetensors", "tokenizer*", "merges.txt", "LICENSE*", "USE_POLICY*")
+SMALL = ("*.json", "*.jinja", "tokenizer*", "*.model", "merges.txt", "vocab*", "LICENSE*", "USE_POLICY*")
+"""Everything but the weights."""
+TEMPLATE = "chat_template.jinja"
 
 
 def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) -> None:
-    """Download the model to the folder `out`, with the project's chat template, ready for offline use.
+    """Download the model to the folder `out`, ready for offline use.
 
-    Published templates may not accept a system message with images, and have no generation markers. ``source.json`` in
-    the folder holds the commit of the revision. An interrupted download continues with the missing files.
+    ``source.json`` in the folder holds the commit of the revision. An interrupted download continues with the missing
+    files.
 
     Args:
-        chat_templates: folder of the templates, {model_type}.jinja.
+        chat_templates: folder of templates of the project, {model_type}.jinja, which replace published ones.
 
     Raises:
-        InputError: the model is gated, does not exist, is not of a known family, does not allow the number of tiles or
-            cannot be reached, or the disk is full; the message gives the remedy. All but the last two are checked
-            before the weights are downloaded.
+        InputError: the model is gated, does not exist, is of no use here, does not allow the number of tiles or cannot
+            be reached, or the disk is full; the message gives the remedy. All but the last two are checked before the
+            weights are downloaded.
     """
     name = f"{settings.model} (revision {settings.revision})"
-    snapshot = _download(settings, settings.revision, (CONFIG,))
+    snapshot = _download(settings, settings.revision, SMALL)
     if not (snapshot / CONFIG).exists():
         raise InputError(f"{name}: no {CONFIG}, so not a model in the format of transformers. Check vlm.hub.model.")
-    kind = model_type(snapshot / CONFIG)
-    entry = family(kind, name)
-    check_tiles(name, entry, snapshot / CONFIG, settings.max_tiles)
+    kind = family_of(snapshot, name).model_type
+    read_processor(snapshot, name)
+    check_tiles(name, snapshot, settings.max_tiles)
     commit = snapshot.name  # the hub's cache names snapshots by commit
-    snapshot = _download(settings, commit, NEEDED)
+    snapshot = _download(settings, commit, (*SMALL, "*.safetensors"))
     _check_weights(name, snapshot)
     with atomic_path(out) as partial:
         for file in sorted(snapshot.rglob("*")):
@@ -60,27 +64,19 @@ def fetch_base_model(out: Path, settings: HubSettings, *, chat_templates: Path) 
                 target.parent.mkdir(parents=True, exist_ok=True)
                 shutil.copyfile(file, target)
         write_json(partial / "source.json", {**settings.model_dump(), "family": kind, "commit": commit})
-        shutil.copyfile(chat_templates / f"{kind}.jinja", partial / "chat_template.jinja")
-        # The older format, which would take precedence over the file.
-        (partial / "chat_template.json").unlink(missing_ok=True)
-        if settings.max_tiles == 1 and entry.one_tile is not None:
-            entry.one_tile(partial)
+        use_template(partial, chat_templates / f"{kind}.jinja")
+        if settings.max_tiles == 1:
+            set_one_tile(partial)
         write_manifest(partial)
     logger.info("fetched %s, commit %s, to %s", name, commit, out)
 
 
-def check_tiles(name: str, entry: Family, config: Path, tiles: int | None) -> None:
-    """Refuse a number of tiles that the model does not allow."""
-    if tiles is None:
-        return
-    published = entry.tiles(json.loads(config.read_text(encoding="utf-8")))
-    if tiles == 1 and entry.one_tile is None:
-        raise InputError(f"{name}: this model does not split pictures into tiles. Set vlm.hub.max_tiles to null.")
-    if tiles not in (1, published):
-        raise InputError(
-            f"{name}: made for {published or 'a varying number of'} tiles, not {tiles}. Set vlm.hub.max_tiles to 1, or "
-            "to null to use the published setting."
-        )
+def use_template(folder: Path, template: Path) -> None:
+    """Put a template of the project, if there is one for the family, into the folder of a model."""
+    if template.exists():
+        shutil.copyfile(template, folder / TEMPLATE)
+        # The older format, which would take precedence over the file.
+        (folder / "chat_template.json").unlink(missing_ok=True)
 
 
 def _check_weights(name: str, snapshot: Path) -> None:

@@ -5,13 +5,11 @@ import logging
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from transformers import (
-    AutoImageProcessor,
     AutoModelForImageTextToText,
-    AutoProcessor,
     BitsAndBytesConfig,
     PreTrainedConfig,
     PreTrainedModel,
@@ -20,28 +18,20 @@ from transformers import (
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
-from nuvlm.models.vlm.families import family_of
+from nuvlm.models.vlm.processors import read_processor
+from nuvlm.models.vlm.settings import Quantization
 
 logger = logging.getLogger(__name__)
-
-Quantization = Literal["nf4", "int8", "none"]
 
 
 def load_processor(base: Path) -> ProcessorMixin:
     """The tokenizer, image processor and chat template of the base model in the folder `base`.
 
-    The tokenizer's end token is set to the token that ends an answer in the chat template.
-
     Raises:
-        InputError: the folder is damaged, or the model's family is not known.
+        InputError: the folder is damaged, or :func:`nuvlm.models.vlm.processors.read_processor` refuses the model.
     """
     verify_manifest(base)
-    family = family_of(base)
-    processor: ProcessorMixin = AutoProcessor.from_pretrained(base, local_files_only=True)
-    # Never torchvision's image processor, even if installed: all machines compute the same pixels.
-    processor.image_processor = AutoImageProcessor.from_pretrained(base, backend="pil", local_files_only=True)
-    processor.tokenizer.eos_token = family.end_of_answer
-    return processor
+    return read_processor(base)
 
 
 def load_model(

@@ -3,7 +3,7 @@
 import logging
 import math
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +18,7 @@ from transformers import (
     MllamaForConditionalGeneration,
     MllamaImageProcessorPil,
     MllamaProcessor,
+    PreTrainedTokenizerBase,
     PreTrainedTokenizerFast,
 )
 from transformers.models.mllama.configuration_mllama import MllamaTextConfig, MllamaVisionConfig
@@ -28,16 +29,15 @@ from nuvlm.base.files import atomic_path, write_json
 from nuvlm.base.logs import track
 from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import open_store
-from nuvlm.models.vlm.families import FAMILIES
 from nuvlm.models.vlm.prompts import Prompts, check_views, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
-from nuvlm.models.vlm.settings import ScratchSettings
+from nuvlm.models.vlm.settings import GraftSettings, ScratchSettings
 from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.shapes import vocabulary as scene_words
 
 logger = logging.getLogger(__name__)
 
-END_OF_ANSWER = FAMILIES["mllama"].end_of_answer
+END_OF_ANSWER = "<|eot_id|>"
 SPECIAL_TOKENS = (
     "<|begin_of_text|>",
     "<|end_of_text|>",
@@ -85,12 +85,30 @@ def build_base_model(
         InputError: a damaged store, prompts for other views, or a loss that is not finite.
     """
     texts = load_prompts(prompts)
-    names = DISPLAY_VIEWS if pixel_maps is None else open_store(pixel_maps, "nuvlm-pixelmaps").attrs["views"]
-    check_views(prompts, texts, names)
+    _views(prompts, pixel_maps)
     torch.manual_seed(settings.seed)
     tokenizer = _train_tokenizer(settings.vocabulary, texts, load_rationales(vocabulary))
-    processor = _make_processor(tokenizer, settings, chat_template.read_text(encoding="utf-8"))
+    processor = make_processor(tokenizer, settings.image_size, chat_template.read_text(encoding="utf-8"))
     model = _make_model(tokenizer, settings)
+    finish_base(out, model, processor, settings, prompts=prompts, tensorboard=tensorboard, pixel_maps=pixel_maps)
+
+
+def finish_base(
+    out: Path,
+    model: MllamaForConditionalGeneration,
+    processor: MllamaProcessor,
+    settings: ScratchSettings | GraftSettings,
+    *,
+    prompts: Path,
+    tensorboard: Path,
+    pixel_maps: Path | None,
+) -> None:
+    """Pre-train the parameters of a new model that require gradients, and write it as published ones are written.
+
+    Raises:
+        InputError: a damaged store, prompts for other views, or a loss that is not finite.
+    """
+    names = _views(prompts, pixel_maps)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     logger.info("made a Mllama with %.3g M parameters for %d views", size, len(names))
     summary = _pretrain(model, processor, settings, len(names), tensorboard)
@@ -99,6 +117,15 @@ def build_base_model(
         processor.save_pretrained(partial)
         write_json(partial / "pretraining.json", summary)
         write_manifest(partial)
+
+
+def _views(prompts: Path, pixel_maps: Path | None) -> Sequence[str]:
+    """Names of the views: those of the pixel maps, or those of event displays."""
+    names: Sequence[str] = (
+        DISPLAY_VIEWS if pixel_maps is None else open_store(pixel_maps, "nuvlm-pixelmaps").attrs["views"]
+    )
+    check_views(prompts, load_prompts(prompts), names)
+    return names
 
 
 def train_bpe(size: int, prompts: Prompts, rationales: Rationales) -> Tokenizer:
@@ -111,7 +138,8 @@ def train_bpe(size: int, prompts: Prompts, rationales: Rationales) -> Tokenizer:
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    texts = [prompts.system, *prompts.centre.values(), prompts.user, *map(prompts.answer, prompts.labels), DESCRIBE]
+    texts = [prompts.system, *prompts.centre.values(), *prompts.background.values(), prompts.user]
+    texts += [*map(prompts.answer, prompts.labels), DESCRIBE]
     texts += [" " + word for word in scene_words()] + rationales.texts()
     trainer = trainers.BpeTrainer(
         vocab_size=size, initial_alphabet=pre_tokenizers.ByteLevel.alphabet(), show_progress=False
@@ -137,10 +165,8 @@ def _train_tokenizer(size: int, prompts: Prompts, rationales: Rationales) -> Pre
     )
 
 
-def _make_processor(
-    tokenizer: PreTrainedTokenizerFast, settings: ScratchSettings, chat_template: str
-) -> MllamaProcessor:
-    side = settings.image_size
+def make_processor(tokenizer: PreTrainedTokenizerBase, side: int, chat_template: str) -> MllamaProcessor:
+    """A processor with one tile of `side` pixels."""
     images = MllamaImageProcessorPil(
         size={"height": side, "width": side},
         max_image_tiles=1,
@@ -152,26 +178,12 @@ def _make_processor(
 
 
 def _make_model(tokenizer: PreTrainedTokenizerFast, settings: ScratchSettings) -> MllamaForConditionalGeneration:
-    hidden, layers = settings.hidden, settings.vision_layers
+    hidden = settings.hidden
     tokens: dict[str, Any] = {
         "bos_token_id": tokenizer.bos_token_id,
         "eos_token_id": tokenizer.eos_token_id,
         "pad_token_id": tokenizer.pad_token_id,
     }
-    vision = MllamaVisionConfig(
-        hidden_size=hidden,
-        attention_heads=settings.heads,
-        num_hidden_layers=layers,
-        num_global_layers=1,
-        intermediate_size=4 * hidden,
-        intermediate_layers_indices=list(range(layers)),
-        vision_output_dim=(1 + layers) * hidden,
-        image_size=settings.image_size,
-        patch_size=settings.patch_size,
-        max_num_tiles=1,
-        supported_aspect_ratios=[[1, 1]],
-        initializer_range=hidden**-0.5,
-    )
     text = MllamaTextConfig(
         vocab_size=settings.vocabulary,
         hidden_size=hidden,
@@ -186,21 +198,47 @@ def _make_model(tokenizer: PreTrainedTokenizerFast, settings: ScratchSettings) -
         initializer_range=hidden**-0.5,
         **tokens,
     )
-    config = MllamaConfig(vision_config=vision, text_config=text, image_token_index=settings.vocabulary)
+    config = MllamaConfig(
+        vision_config=vision_config(settings), text_config=text, image_token_index=settings.vocabulary
+    )
     model = MllamaForConditionalGeneration(config)
     model.generation_config = GenerationConfig(**tokens)
+    open_eyes(model, settings)
     with torch.no_grad():
-        for name, parameter in model.named_parameters():
-            # Gates are zero by default and would hide the images from the text.
-            if re.search(r"cross_attn_(attn|mlp)_gate$|gate_(attn|ffn)$", name):
-                parameter.fill_(1.0)
         # Norm and output layer are frozen during fine-tuning, so the logits must be large enough to select any word,
         # including words that pre-training does not use.
         model.model.language_model.norm.weight.fill_(CONFIDENT_LOGIT / hidden**0.5)
         model.lm_head.weight.copy_(model.get_input_embeddings().weight[: settings.vocabulary])
-        positions = model.model.vision_model.gated_positional_embedding.embedding
-        positions[1:] = _sine_positions(settings.image_size // settings.patch_size, hidden)
     return model
+
+
+def vision_config(settings: ScratchSettings | GraftSettings) -> MllamaVisionConfig:
+    """The vision tower of a model from scratch: one tile."""
+    hidden, layers = settings.hidden, settings.vision_layers
+    return MllamaVisionConfig(
+        hidden_size=hidden,
+        attention_heads=settings.heads,
+        num_hidden_layers=layers,
+        num_global_layers=1,
+        intermediate_size=4 * hidden,
+        intermediate_layers_indices=list(range(layers)),
+        vision_output_dim=(1 + layers) * hidden,
+        image_size=settings.image_size,
+        patch_size=settings.patch_size,
+        max_num_tiles=1,
+        supported_aspect_ratios=[[1, 1]],
+        initializer_range=hidden**-0.5,
+    )
+
+
+def open_eyes(model: MllamaForConditionalGeneration, settings: ScratchSettings | GraftSettings) -> None:
+    """Open all gates, which are closed by default and would hide the images from the text, and mark the patches."""
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if re.search(r"cross_attn_(attn|mlp)_gate$|gate_(attn|ffn)$", name):
+                parameter.fill_(1.0)
+        positions = model.model.vision_model.gated_positional_embedding.embedding
+        positions[1:] = _sine_positions(settings.image_size // settings.patch_size, settings.hidden)
 
 
 def _sine_positions(side: int, width: int) -> torch.Tensor:
@@ -215,13 +253,14 @@ def _sine_positions(side: int, width: int) -> torch.Tensor:
 def _pretrain(
     model: MllamaForConditionalGeneration,
     processor: MllamaProcessor,
-    settings: ScratchSettings,
+    settings: ScratchSettings | GraftSettings,
     views: int,
     tensorboard: Path,
 ) -> dict[str, float]:
-    """Train all weights on fresh random scenes; return the final loss and the token accuracy."""
+    """Train the weights on fresh random scenes; return the final loss and the token accuracy."""
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
-    optimizer = torch.optim.AdamW(model.parameters(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     warmup = max(settings.steps // 20, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
@@ -235,7 +274,7 @@ def _pretrain(
             batch = collate([next(examples) for _ in range(settings.batch_size)])
             loss = model(**batch, use_cache=False).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+            torch.nn.utils.clip_grad_norm_(trained, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -243,13 +282,13 @@ def _pretrain(
             if not math.isfinite(losses[-1]):
                 raise InputError(
                     f"the base model's loss is not a number at step {step + 1} ({losses[-1]}): lower "
-                    "vlm.scratch.learning_rate"
+                    f"vlm.{settings.section}.learning_rate"
                 )
             writer.add_scalar("pretraining/loss", losses[-1], step)
             if (step + 1) % 50 == 0:
                 logger.info("step %d: loss %.3f", step + 1, np.mean(losses[-50:]))
     model.eval()
-    batch = collate([next(examples) for _ in range(64)])
+    batch = collate([next(examples) for _ in range(4 * settings.batch_size)])
     with torch.inference_mode():
         guesses = model(**batch, use_cache=False).logits[:, :-1].argmax(dim=-1)
     targets = batch["labels"][:, 1:]
@@ -265,7 +304,7 @@ def _pretrain(
     return summary
 
 
-def _examples(settings: ScratchSettings, count: int) -> Iterator[dict[str, Any]]:
+def _examples(settings: ScratchSettings | GraftSettings, count: int) -> Iterator[dict[str, Any]]:
     """An endless series of scenes and descriptions in TRL's format."""
     rng = np.random.default_rng(settings.seed)
     while True:

@@ -3,7 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any, Self, TypeVar
+from typing import Annotated, Any, Self, TypeVar, get_args
 
 import yaml
 from pydantic import Field, ValidationError, model_validator
@@ -13,9 +13,11 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.settings import Settings
 from nuvlm.detector.geometry import CENTRES
+from nuvlm.models.vlm.settings import Background
 
 FEATURES = "{features}"
 CENTRE = "{centre}"
+BACKGROUND = "{background}"
 SEPARATOR = "."
 """Ends the label if a rationale may follow."""
 Text = Annotated[str, Field(min_length=1)]
@@ -26,9 +28,11 @@ class Prompts(Settings):
     """The texts of a conversation about one event; see resources/prompts.yaml."""
 
     context: Text = Field(alias="system")
-    """The physics context, with the placeholder FEATURES, and CENTRE if there is a text for it."""
+    """The physics context, with the placeholder FEATURES, and CENTRE and BACKGROUND if there are texts for them."""
     centre: dict[str, Text] = Field(default_factory=dict)
     """What the centre of the pixel maps is, for each value of pixelmap.centre; empty if the texts do not say."""
+    background: dict[str, Text] = Field(default_factory=dict)
+    """How charge looks, for each value of vlm.finetune.background; empty if the texts fit both."""
     features: dict[str, Text]
     """Description of each class, in the order of the prompt."""
     user: Text
@@ -51,10 +55,16 @@ class Prompts(Settings):
     def _check(self) -> Self:
         if self.context.count(FEATURES) != 1:
             raise ValueError(f"system must contain {FEATURES} once, where the features of the classes are inserted")
-        if self.centre and set(self.centre) != set(CENTRES):
-            raise ValueError(f"centre names {sorted(self.centre)}: give one for each of {', '.join(CENTRES)}")
-        if self.centre and self.context.count(CENTRE) != 1:
-            raise ValueError(f"system must contain {CENTRE} once, where the text of `centre` is inserted")
+        for key, texts, names, placeholder in (
+            ("centre", self.centre, CENTRES, CENTRE),
+            ("background", self.background, get_args(Background), BACKGROUND),
+        ):
+            if texts and set(texts) != set(names):
+                raise ValueError(f"{key} names {sorted(texts)}: give one for each of {', '.join(names)}")
+            if texts and self.context.count(placeholder) != 1:
+                raise ValueError(f"system must contain {placeholder} once, where the text of `{key}` is inserted")
+            if not texts and placeholder in self.context:
+                raise ValueError(f"system contains {placeholder}, but there are no texts of `{key}` to insert")
         if set(self.features) != set(CLASSES):
             raise ValueError(f"features names {sorted(self.features)}: give one for each of {', '.join(CLASSES)}")
         if set(self.labels) != set(CLASSES):
@@ -66,10 +76,11 @@ class Prompts(Settings):
                 raise ValueError(f"the label of {name}, {label!r}, must begin with a space: it follows the prefix")
         return self
 
-    def about(self, centre: str | None) -> Self:
+    def about(self, centre: str | None, background: Background) -> Self:
         """The texts for pixel maps with this centre: a key of :attr:`centre`, or None, of which nothing is said."""
-        lines = self.context.replace(CENTRE, self.centre.get(centre or "", "")) if self.centre else self.context
-        return self.model_copy(update={"context": lines, "centre": {}})
+        lines = self.context.replace(CENTRE, self.centre.get(centre or "", ""))
+        lines = lines.replace(BACKGROUND, self.background.get(background, ""))
+        return self.model_copy(update={"context": lines, "centre": {}, "background": {}})
 
     def answer(self, name: str, rationale: str | None = None) -> str:
         """The answer for the class `name`; with a `rationale`, which may be empty, SEPARATOR ends the label."""
@@ -104,15 +115,18 @@ def read_texts(path: Path, kind: type[Texts], example: str) -> Texts:
         raise InputError(f"{path}: mend these keys:\n" + "\n".join(lines)) from None
 
 
-def prompts_for(path: Path, images: Mapping[str, Any]) -> Prompts:
+def prompts_for(path: Path, images: Mapping[str, Any], background: Background) -> Prompts:
     """The texts about pixel maps with the settings `images` (:func:`nuvlm.dataset.pixelmaps.image_settings`).
+
+    Args:
+        background: of the pictures.
 
     Raises:
         InputError: see :func:`load_prompts` and :func:`check_views`.
     """
     prompts = load_prompts(path)
     check_views(path, prompts, images["views"])
-    return prompts.about(images["centre"])
+    return prompts.about(images["centre"], background)
 
 
 def permuted(prompts: Prompts) -> Prompts:
@@ -202,20 +216,29 @@ def answer_tokens(tokenizer: PreTrainedTokenizerBase, prompts: Prompts, *, separ
     return AnswerTokens(prefix=tuple(prefix), labels=tuple(labels))
 
 
-def require_distinct_first_tokens(answers: AnswerTokens, labels: Mapping[str, str]) -> None:
-    """Refuse labels that the published first-token decision cannot distinguish.
+DECIDING_TOKENS = {"joint": None, "first_token": 1, "two_tokens": 2}
+"""Value of vlm.classify.decision -> number of the label's tokens that decide; None: all."""
+
+
+def require_distinct_labels(answers: AnswerTokens, labels: Mapping[str, str], decision: str) -> None:
+    """Refuse labels that a decision by their first tokens cannot distinguish.
+
+    Args:
+        decision: a key of :data:`DECIDING_TOKENS`.
 
     Raises:
-        InputError: names the labels that begin with the same token.
+        InputError: names the labels that begin with the same tokens.
     """
-    by_token: dict[int, list[str]] = {}
-    for name, token in zip(CLASSES, answers.first, strict=True):
-        by_token.setdefault(token, []).append(repr(labels[name]))
-    for shared in by_token.values():
+    n = DECIDING_TOKENS[decision]
+    by_tokens: dict[tuple[int, ...], list[str]] = {}
+    for name, tokens in zip(CLASSES, answers.labels, strict=True):
+        by_tokens.setdefault(tokens[:n], []).append(repr(labels[name]))
+    for shared in by_tokens.values():
         if len(shared) > 1:
             raise InputError(
-                f"prompts: the labels {' and '.join(shared)} begin with the same token, so decision: first_token "
-                "cannot distinguish them. Choose labels that begin differently, or decision: joint."
+                f"prompts: the labels {' and '.join(shared)} begin with the same {'token' if n == 1 else 'tokens'}, so "
+                f"decision: {decision} cannot distinguish them. Choose labels that begin differently, or decision: "
+                f"{'joint' if n == 2 else 'two_tokens or joint'}."
             )
 
 

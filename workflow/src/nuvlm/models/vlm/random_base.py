@@ -24,13 +24,14 @@ from nuvlm.base.files import atomic_path, write_json
 from nuvlm.base.logs import track
 from nuvlm.base.manifest import write_manifest
 from nuvlm.models.devices import choose_device
-from nuvlm.models.vlm.families import family, model_type
-from nuvlm.models.vlm.hub import CONFIG, check_tiles
-from nuvlm.models.vlm.model import Quantization, meta_model, quantization_config
+from nuvlm.models.vlm.families import family_of
+from nuvlm.models.vlm.hub import CONFIG, use_template
+from nuvlm.models.vlm.model import meta_model, quantization_config
 from nuvlm.models.vlm.pretraining import train_bpe
 from nuvlm.models.vlm.prompts import Prompts, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
-from nuvlm.models.vlm.settings import HubSettings
+from nuvlm.models.vlm.settings import HubSettings, Quantization
+from nuvlm.models.vlm.tiles import check_tiles, set_one_tile
 
 logger = logging.getLogger(__name__)
 
@@ -82,7 +83,7 @@ def build_random_base(
     Args:
         settings: model and number of tiles.
         shapes: folder of the configuration files of published models.
-        chat_templates: folder of the templates, {model_type}.jinja.
+        chat_templates: folder of templates of the project, {model_type}.jinja, which replace published ones.
         prompts, vocabulary: texts that the tokenizer is trained on.
         quantization, bf16: as in the fine-tuning: weights are stored as they are used.
 
@@ -116,16 +117,15 @@ def write_shape(
         the model's `model_type`.
     """
     shape = shape_folder(settings.model, shapes)
-    kind = model_type(shape / CONFIG)
     name = f"{settings.model} (shape)"
-    entry = family(kind, name)
-    check_tiles(name, entry, shape / CONFIG, settings.max_tiles)
+    kind = family_of(shape, name).model_type
+    check_tiles(name, shape, settings.max_tiles)
     folder.mkdir()
-    for file in sorted(shape.glob("*.json")):
+    for file in sorted([*shape.glob("*.json"), *shape.glob("*.jinja")]):
         shutil.copyfile(file, folder / file.name)
-    shutil.copyfile(chat_templates / f"{kind}.jinja", folder / "chat_template.jinja")
-    if settings.max_tiles == 1 and entry.one_tile_settings is not None:
-        entry.one_tile_settings(folder)
+    use_template(folder, chat_templates / f"{kind}.jinja")
+    if settings.max_tiles == 1:
+        set_one_tile(folder)
     config = AutoConfig.from_pretrained(folder)
     tokenizer = _make_tokenizer(folder, config, load_prompts(prompts), load_rationales(vocabulary))
     tokenizer.save(str(folder / "tokenizer.json"))

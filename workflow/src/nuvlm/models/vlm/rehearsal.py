@@ -44,12 +44,13 @@ from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.explain import explain_vlm
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.footprint import GIB, Footprint, count_footprint, stored_bytes
+from nuvlm.models.vlm.graft import build_grafted_base
 from nuvlm.models.vlm.model import load_processor, meta_model
 from nuvlm.models.vlm.pretraining import DISPLAY_VIEWS, build_base_model
 from nuvlm.models.vlm.prompts import load_prompts, prompts_for
 from nuvlm.models.vlm.random_base import build_random_base, write_shape
 from nuvlm.models.vlm.rationales import load_rationales
-from nuvlm.models.vlm.settings import VlmSettings
+from nuvlm.models.vlm.settings import Background, VlmSettings
 from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.training import Job, finetune_vlm
 
@@ -114,10 +115,10 @@ def rehearse(
     stages.run("floor", lambda: _floor(job))
     sources: dict[str, Any] = {"size": size, "prompts": prompts, "vocabulary": vocabulary, "resources": resources}
     device = choose_device()
-    if vlm.base != "scratch":
+    if vlm.base in ("hub", "random"):
         stages.run("reckoned", lambda: _reckoned(vlm, sources))
     stages.run("training", lambda: _train(job))
-    if "failed" in stages.done.get("training", {}) and vlm.base != "scratch" and device.type == "cuda":
+    if "failed" in stages.done.get("training", {}) and vlm.base in ("hub", "random") and device.type == "cuda":
         total = torch.cuda.get_device_properties(device).total_memory
         stages.done["training"]["remedy"] = what_fits(vlm, total, **sources)
     methods = extent.methods or (vlm.classify.method,)
@@ -239,7 +240,7 @@ def _make_base(
     tune = vlm.finetune
     made_with: dict[str, Any] = {"base": vlm.base, "quantization": tune.quantization, "bf16": tune.bf16}
     made_with |= {"prompts": sha256(prompts), "vocabulary": sha256(vocabulary)}
-    made_with |= vlm.scratch.model_dump() if vlm.base == "scratch" else vlm.hub.model_dump()
+    made_with |= (vlm.hub if vlm.base in ("hub", "random") else getattr(vlm, vlm.base)).model_dump()
     record = base.with_suffix(".json")
     start = time.perf_counter()
     if not (record.exists() and base.exists() and read_json(record) == made_with):
@@ -248,6 +249,12 @@ def _make_base(
             build_base_model(
                 base, vlm.scratch.model_copy(update={"steps": 1}), prompts=prompts, vocabulary=vocabulary,
                 chat_template=resources / "chat_templates" / "mllama.jinja", tensorboard=base.with_name("tensorboard"),
+                pixel_maps=pixel_maps,
+            )  # fmt: skip
+        elif vlm.base == "smollm":
+            build_grafted_base(
+                base, vlm.smollm.model_copy(update={"steps": 1}), prompts=prompts,
+                chat_template=resources / "chat_templates" / "chatml.jinja", tensorboard=base.with_name("tensorboard"),
                 pixel_maps=pixel_maps,
             )  # fmt: skip
         else:
@@ -261,11 +268,18 @@ def _make_base(
 
 
 def _batch(
-    base: Path, events: Path, stores: Mapping[str, Path], prompts: Path, vocabulary: Path | None, n: int
+    base: Path,
+    events: Path,
+    stores: Mapping[str, Path],
+    prompts: Path,
+    vocabulary: Path | None,
+    n: int,
+    background: Background,
 ) -> dict[str, torch.Tensor]:
     """The first `n` events, as the trainer gives them to the model."""
     words = None if vocabulary is None else load_rationales(vocabulary)
-    rows = conversations(read_events(events).head(n), stores, prompts_for(prompts, image_settings(stores)), words)
+    texts = prompts_for(prompts, image_settings(stores), background)
+    rows = conversations(read_events(events).head(n), stores, texts, words, background=background)
     collate = DataCollatorForVisionLanguageModeling(load_processor(base), assistant_only_loss=True)
     return dict(collate([rows[i] for i in range(n)]))
 
@@ -303,8 +317,9 @@ def reckon(
         events, stores = write_scenes(folder, size, train=n, test=0, views=_views(prompts))
         words = vocabulary if vlm.finetune.rationales == "grounded" else None
         config = AutoConfig.from_pretrained(base, local_files_only=True)
-        footprint = count_footprint(config, _batch(base, events, stores, prompts, words, n), vlm.finetune, device)
-    quantization = "none" if vlm.classify.merge_adapter else vlm.finetune.quantization
+        batch = _batch(base, events, stores, prompts, words, n, vlm.finetune.background)
+        footprint = count_footprint(config, batch, vlm.finetune, device)
+    quantization = "none" if vlm.classify.merge_adapter else vlm.inference_quantization
     return footprint, stored_bytes(meta_model(config), quantization, bf16=vlm.finetune.bf16)
 
 
@@ -347,7 +362,7 @@ def _remedies(vlm: VlmSettings) -> dict[str, VlmSettings]:
 
 def _floor(job: Job) -> dict[str, Any]:
     """Tokens and counted operations of an event, and the rate of the device for large matrix products."""
-    inputs = _batch(job.base, job.events, job.stores, job.prompts, job.vocabulary, 1)
+    inputs = _batch(job.base, job.events, job.stores, job.prompts, job.vocabulary, 1, job.settings.background)
     counted = count_arithmetic(
         AutoConfig.from_pretrained(job.base, local_files_only=True), inputs, job.settings.lora,
         vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
@@ -439,7 +454,7 @@ def _classify(vlm: VlmSettings, job: Job, out: Path, method: str) -> dict[str, A
     start = time.perf_counter()
     classify_vlm(
         job.base, job.out, job.events, job.stores, {"nominal": out}, part=0, prompts=job.prompts, settings=settings,
-        quantization=vlm.finetune.quantization, bf16=vlm.finetune.bf16,
+        quantization=vlm.inference_quantization, bf16=vlm.finetune.bf16,
     )  # fmt: skip
     cost = read_json(out.with_suffix(".json"))
     return {name: cost[name] for name in ("events", "batch_size", "load_seconds", "peak_memory_mb")} | {
@@ -454,7 +469,7 @@ def _explain(vlm: VlmSettings, job: Job, predictions: Path, vocabulary: Path, co
     explain_vlm(
         job.base, job.out, job.events, job.stores, {"vlm": predictions}, out, part=0, count=count, seed=7,
         condition="nominal", prompts=job.prompts, vocabulary=vocabulary, settings=vlm.explain,
-        merge_adapter=vlm.classify.merge_adapter, quantization=vlm.finetune.quantization, bf16=vlm.finetune.bf16,
+        merge_adapter=vlm.classify.merge_adapter, quantization=vlm.inference_quantization, bf16=vlm.finetune.bf16,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     table = pd.read_parquet(out)

@@ -1,19 +1,31 @@
 """Settings of the vision-language model; the defaults are the published ones (arXiv 2509.08461)."""
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nuvlm.base.settings import Settings
+from nuvlm.base.settings import FilePath, Settings
 from nuvlm.models.jobs import FamilySettings, Request
 
 Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
+Background = Literal["black", "white"]
+Quantization = Literal["nf4", "int8", "none"]
+
+
+def _check_patches(settings: Any) -> Any:
+    """Refuse a picture that is not made of whole patches, or heads that do not share a width."""
+    if settings.image_size % settings.patch_size:
+        raise ValueError(f"image_size ({settings.image_size}) must be a multiple of patch_size ({settings.patch_size})")
+    if settings.hidden % settings.heads:
+        raise ValueError(f"hidden ({settings.hidden}) must be a multiple of heads ({settings.heads})")
+    return settings
 
 
 class ScratchSettings(Settings):
     """The tiny Mllama that the demo builds: the same classes as Llama 3.2 Vision."""
 
+    section: ClassVar[str] = "scratch"
     hidden: Annotated[int, Field(ge=64, multiple_of=64)] = 64
     """Width of text and vision layers; a multiple of 64, as nf4 needs."""
     text_layers: Annotated[int, Field(ge=2)] = 4
@@ -30,13 +42,29 @@ class ScratchSettings(Settings):
     learning_rate: Rate = 3e-3
     seed: int = 7
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.image_size % self.patch_size:
-            raise ValueError(f"image_size ({self.image_size}) must be a multiple of patch_size ({self.patch_size})")
-        if self.hidden % self.heads:
-            raise ValueError(f"hidden ({self.hidden}) must be a multiple of heads ({self.heads})")
-        return self
+    _check = model_validator(mode="after")(_check_patches)
+
+
+class GraftSettings(Settings):
+    """SmolLM2-135M-Instruct in the classes of Llama 3.2 Vision, with a new vision tower."""
+
+    section: ClassVar[str] = "smollm"
+    cross_attention_layers: Annotated[int, Field(ge=1, le=30)] = 5
+    """New layers that see the images, spread over the 30 of the language model."""
+    hidden: Annotated[int, Field(ge=64, multiple_of=64)] = 128
+    """Width of the vision tower; a multiple of 64, as nf4 needs."""
+    vision_layers: Count = 4
+    heads: Count = 4
+    image_size: Annotated[int, Field(ge=28)] = 112
+    """Side of the one image tile, pixels."""
+    patch_size: Count = 14
+    steps: Count = 600
+    """Steps of the pre-training of the new parts on geometric shapes and their descriptions."""
+    batch_size: Count = 16
+    learning_rate: Rate = 1e-3
+    seed: int = 7
+
+    _check = model_validator(mode="after")(_check_patches)
 
 
 class HubSettings(Settings):
@@ -68,11 +96,21 @@ class LoraSettings(Settings):
         "down_proj",
     )
     vision: bool = True
-    """The published names also match the vision tower's attention; false keeps the tower frozen."""
+    """Adapters on the vision tower, whose attention the published names also match; false keeps it frozen."""
+    projector: bool = False
+    """Adapters on all linear layers between the tower and the language model, whatever their names."""
+    language: bool = True
+    """Adapters on the language model; false keeps it frozen."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if not (self.vision or self.projector or self.language):
+            raise ValueError("vision, projector and language are all false: nothing would be trained")
+        return self
 
 
 class FinetuneSettings(Settings):
-    quantization: Literal["nf4", "int8", "none"] = "nf4"
+    quantization: Quantization = "nf4"
     """The base model's weights: `nf4` 4-bit with double quantisation, `int8` LLM.int8, `none` bfloat16."""
     lora: LoraSettings = LoraSettings()
     strategy: Literal["single", "ddp", "deepspeed", "balanced"] = "ddp"
@@ -104,6 +142,14 @@ class FinetuneSettings(Settings):
     """Loader processes of each training process, which prepare batches while a GPU computes; 0 on a CPU."""
     save_steps: Count = 500
     logging_steps: Count = 10
+    background: Background = "white"
+    """Of the pictures: pixels without charge are `black`, as in the pixel maps, or `white`, as published: inverted."""
+    eval_steps: Count | None = 1000
+    """Steps between evaluations on validation events; null: only at the end."""
+    eval_events: Count = 256
+    """Validation events of each evaluation during training, drawn once; the one at the end takes all."""
+    load_best_model_at_end: bool = True
+    """Keep the adapter of the evaluation with the lowest loss; false: that of the last step."""
     rationales: Literal["none", "grounded"] = "none"
     """`none`: answers end with the label, as published. `grounded`: a description of the event from simulated truth
     follows, in the phrasings of `vlm.vocabulary`."""
@@ -122,6 +168,10 @@ class FinetuneSettings(Settings):
                 f"global_batch_size ({self.global_batch_size}) must be a multiple of device_batch_size x processes "
                 f"({self.device_batch_size} x {self.processes})"
             )
+        if self.load_best_model_at_end and self.eval_steps is None:
+            raise ValueError(
+                "load_best_model_at_end: true needs evaluations: set eval_steps, or load_best_model_at_end: false"
+            )
         return self
 
     @property
@@ -139,12 +189,14 @@ class FinetuneSettings(Settings):
 class ClassifySettings(Settings):
     method: Literal["score", "beam"] = "score"
     """`score`: teacher-forced probability of each answer. `beam`: constrained beam search, as published."""
-    decision: Literal["joint", "first_token"] = "joint"
-    """The class of the most probable whole answer, or of the most probable first label token (published)."""
+    decision: Literal["joint", "first_token", "two_tokens"] = "joint"
+    """The class of the most probable whole answer, first token of the label, or first two tokens (docs/vlm.md)."""
     temperature: Annotated[float, Field(gt=0)] = 5.0
     """Factor T on the log-probabilities before the softmax over classes (Eq. 1 of the paper); above 1 sharpens."""
     batch_size: Count = 8
     """Events per batch; halved until they fit in memory."""
+    quantization: Quantization | None = None
+    """Of the base model's weights, also for explanations; null: as in the fine-tuning."""
     merge_adapter: bool = False
     """Dequantise the weights once and merge the adapter: faster, needs more memory, equal up to rounding."""
     gpus: Annotated[int, Field(ge=0)] = 1
@@ -160,13 +212,15 @@ class ExplainSettings(Settings):
 
 
 class VlmSettings(FamilySettings):
-    base: Literal["scratch", "hub", "random"] = "hub"
-    """`scratch`: build_base_model makes a tiny Mllama. `hub`: fetch_base_model downloads one. `random`: one of the
-    shape of `hub.model` with random weights, for trials (resources/shapes)."""
+    base: Literal["scratch", "smollm", "hub", "random"] = "hub"
+    """`scratch`: build_base_model makes a tiny Mllama. `smollm`: build_grafted_base makes one with a small language
+    model that has read English. `hub`: fetch_base_model downloads one. `random`: one of the shape of `hub.model` with
+    random weights, for trials (resources/shapes)."""
     scratch: ScratchSettings = ScratchSettings()
+    smollm: GraftSettings = GraftSettings()
     hub: HubSettings = HubSettings()
-    prompts: str = "resources/prompts.yaml"
-    vocabulary: str = "resources/rationales.yaml"
+    prompts: FilePath = "resources/prompts.yaml"
+    vocabulary: FilePath = "resources/rationales.yaml"
     """Phrasings that state truth and parse rationales."""
     finetune: FinetuneSettings = FinetuneSettings()
     classify: ClassifySettings = ClassifySettings()
@@ -174,6 +228,15 @@ class VlmSettings(FamilySettings):
     gpu_memory_gib: Annotated[float, Field(gt=0)] | None = None
     """Memory of a GPU, GiB, as on the card's name (48 of an RTX A6000): `make plan` refuses settings that do not fit;
     null: it only says what they take."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.base == "random" and self.inference_quantization != self.finetune.quantization:
+            raise ValueError(
+                f"classify.quantization ({self.inference_quantization}) must be that of finetune "
+                f"({self.finetune.quantization}) or null with base: random, whose weights are stored quantised"
+            )
+        return self
 
     @property
     def base_folder(self) -> str:
@@ -186,8 +249,12 @@ class VlmSettings(FamilySettings):
     def _inputs(self, **more: str) -> dict[str, str]:
         return {"base": f"{self.base_folder}/manifest.json", "prompts": self.prompts, **more}
 
-    def training(self, model: str) -> Request:
-        tune = self.finetune
+    @property
+    def first_seed(self) -> int:
+        return self.finetune.seed
+
+    def training(self, training: str) -> Request:
+        tune = self.finetune.model_copy(update={"seed": self.seed_of(training)})
         inputs = self._inputs()
         if tune.rationales == "grounded":
             inputs["vocabulary"] = self.vocabulary
@@ -210,9 +277,9 @@ class VlmSettings(FamilySettings):
         return Request(
             run=run,
             settings={
-                "settings": settings.model_dump(mode="json", exclude={"gpus"}),
+                "settings": settings.model_dump(mode="json", exclude={"gpus", "quantization"}),
                 "merge_adapter": self.classify.merge_adapter,
-                "quantization": self.finetune.quantization,
+                "quantization": self.inference_quantization,
                 "bf16": self.finetune.bf16,
             },
             inputs=self._inputs(**inputs),
@@ -220,6 +287,11 @@ class VlmSettings(FamilySettings):
             memory_mb=8000 + 32000 * self.classify.gpus,
             minutes=480,
         )
+
+    @property
+    def inference_quantization(self) -> Quantization:
+        """Of the weights that classify and explain."""
+        return self.classify.quantization or self.finetune.quantization
 
     def classification(self) -> Request:
         return self._inference("nuvlm.models.vlm.jobs:classify", self.classify)

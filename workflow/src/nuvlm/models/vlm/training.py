@@ -37,23 +37,27 @@ from nuvlm.models.checkpoints import check_fingerprint, fingerprint
 from nuvlm.models.compiler import require_c_compiler
 from nuvlm.models.devices import choose_device, device_memory_mb, device_name, peak_memory_mb, supports_tf32
 from nuvlm.models.torchrun import ProcessJob, run_process, torchrun
-from nuvlm.models.vlm.adapter import check_targets, lora_config, stop_gradients_at_inputs
+from nuvlm.models.vlm.adapter import lora_config, stop_gradients_at_inputs
 from nuvlm.models.vlm.batches import out_of_memory
 from nuvlm.models.vlm.callbacks import (
     FINGERPRINT,
     MarkComplete,
     Progress,
+    SaveEarlyAndBest,
     StopAtNan,
     StopGradientsAtInputs,
     StopOnSigterm,
 )
+from nuvlm.models.vlm.collate import EventCollator
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
 from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
+from nuvlm.models.vlm.probe import probe
 from nuvlm.models.vlm.prompts import answer_tokens, prompts_for
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 from nuvlm.models.vlm.recomputation import recompute_tower
 from nuvlm.models.vlm.settings import FinetuneSettings
+from nuvlm.models.vlm.tiles import published_tiles
 from nuvlm.models.vlm.trainer import RationaleTrainer
 
 # Not __name__, which is "__main__" where torchrun starts this.
@@ -150,11 +154,10 @@ def with_fitting_batches(job: Job, run: Callable[[Job], None]) -> None:
 def _nothing_fits(job: Job, what: str) -> DoesNotFitError:
     """The error that names the settings that would save most memory."""
     settings = job.settings
-    config = json.loads((job.base / "config.json").read_text(encoding="utf-8"))
     changes = {
         "vlm.finetune.gradient_checkpointing: true": not settings.gradient_checkpointing,
         "vlm.finetune.quantization: nf4": settings.quantization != "nf4",
-        "vlm.hub.max_tiles: 1 (a quarter of the vision tower's work)": family_of(job.base).tiles(config) != 1,
+        "vlm.hub.max_tiles: 1 (a part of the vision tower's work)": published_tiles(job.base) != 1,
         "vlm.finetune.lora.vision: false (the tower stays frozen)": settings.lora.vision,
         "vlm.finetune.strategy: balanced with more GPUs": settings.strategy != "balanced",
         "fewer of vlm.finetune.lora.target_modules": True,
@@ -215,48 +218,52 @@ def finetune(job: Job) -> None:
         logger.warning("%s", caution)
     vocabulary = _vocabulary(job)
     images = image_settings(job.stores)
-    prompts = prompts_for(job.prompts, images)
+    prompts = prompts_for(job.prompts, images, settings.background)
     processor = load_processor(job.base)
     _check_base(job.base, len(images["views"]))
     events = read_events(job.events)
     events = events[events["class"].isin(CLASSES)]
-    train, validation = (
-        conversations(events[events["split"] == split], job.stores, prompts, vocabulary)
-        for split in ("train", "validation")
+    held_out = events[events["split"] == "validation"]
+    watched = held_out.sample(min(settings.eval_events, len(held_out)), random_state=settings.seed)
+    train, validation, watched = (
+        conversations(chosen, job.stores, prompts, vocabulary, background=settings.background)
+        for chosen in (events[events["split"] == "train"], held_out, watched)
     )
     if not len(train):
         raise InputError(f"{job.events}: no labelled event in the split train. Add events.")
     identity = _fingerprint(job)
     checkpoint = newest_checkpoint(job.checkpoints, identity)
-    check_targets(
-        meta_model(AutoConfig.from_pretrained(job.base, local_files_only=True)),
-        settings.lora,
-        family_of(job.base).vision_tower,
-    )
+    tower = family_of(job.base).vision_tower
+    # Before the weights are loaded: target modules that the model lacks.
+    adapter = lora_config(meta_model(AutoConfig.from_pretrained(job.base, local_files_only=True)), settings.lora, tower)
     for incomplete in job.checkpoints.glob("checkpoint-*"):
         # The trainer would count it towards save_total_limit and might remove a complete one instead.
         if not (incomplete / FINGERPRINT).exists():
             shutil.rmtree(incomplete, ignore_errors=True)
-    arguments = _arguments(job)
+    arguments = _arguments(job, evaluate=len(watched) > 0)
     if settings.strategy == "deepspeed":
         # Before the model: stage 3 partitions the weights over the processes while they are loaded.
         importlib.import_module("deepspeed").init_distributed()
     model = load_model(job.base, settings.quantization, bf16=settings.bf16, device_map=_device_map(settings))
+    if not _reentrant(settings):  # else each process has a part of every matrix, and the model cannot run by itself
+        with _memory_errors():
+            probe(model, processor, prompts, len(images["views"]), images["size"])
     trainer = RationaleTrainer(
         model=model,
         args=arguments,
         train_dataset=train,
-        eval_dataset=validation if len(validation) else None,
+        eval_dataset=watched if len(watched) else None,
         processing_class=processor,
-        peft_config=lora_config(settings.lora, family_of(job.base).vision_tower),
-        callbacks=[StopAtNan(), MarkComplete(identity)],
+        data_collator=EventCollator(processor),
+        peft_config=adapter,
+        callbacks=[StopAtNan(), SaveEarlyAndBest(), MarkComplete(identity)],
     )
     if vocabulary is not None:
         trainer.weigh_rationales(
             answer_tokens(processor.tokenizer, prompts, separated=True).end, settings.rationale_loss
         )
     if settings.gradient_checkpointing and settings.lora.vision:
-        recompute_tower(trainer.model, family_of(job.base).vision_tower, use_reentrant=_reentrant(settings))
+        recompute_tower(trainer.model, tower, use_reentrant=_reentrant(settings))
     if not _reentrant(settings):
         stop_gradients_at_inputs(trainer.model)
         trainer.add_callback(StopGradientsAtInputs())
@@ -288,8 +295,14 @@ def finetune(job: Job) -> None:
         step = trainer.state.global_step
         logger.error("stopped by SIGTERM at step %d, checkpoint written: rerun to resume", step)
         raise SystemExit(128 + signal.SIGTERM)
+    evaluations = [
+        [entry["step"], entry["eval_loss"], entry["eval_accuracy"]]
+        for entry in trainer.state.log_history
+        if "eval_loss" in entry
+    ]
+    kept = _load_best(trainer) if settings.load_best_model_at_end else trainer.state.global_step
     with _memory_errors():
-        evaluation = trainer.evaluate() if len(validation) else {}
+        evaluation = trainer.evaluate(validation) if len(validation) else {}
     resumed_from = checkpoint_step(checkpoint) if checkpoint else 0
     history = [entry for entry in trainer.state.log_history if "loss" in entry]
     here = [entry for entry in history if entry["step"] > resumed_from]  # steps of this process
@@ -307,10 +320,14 @@ def finetune(job: Job) -> None:
             "tokens_per_second": (here[-1]["num_tokens"] if here else 0) / progress.seconds,
             "train_loss": sum(entry["loss"] for entry in history) / len(history),
             "validation_loss": evaluation.get("eval_loss"),
+            "validation_accuracy": evaluation.get("eval_accuracy"),
             "validation_events": len(validation),
+            "evaluations": evaluations,
+            "best_step": kept,
             "losses": [[entry["step"], entry["loss"]] for entry in history],
             "images": images,
             "rationales": settings.rationales,
+            "background": settings.background,
             "base_model": source(job.base),
             "parameters": parameters,
             "trainable_parameters": trained,
@@ -330,7 +347,8 @@ def finetune(job: Job) -> None:
         _check_replicas(trainable)
         if trainer.is_world_process_zero():
             # peft keeps the names in a set, whose order differs between processes.
-            trainer.model.peft_config["default"].target_modules = sorted(settings.lora.target_modules)
+            adapter = trainer.model.peft_config["default"]
+            adapter.target_modules = sorted(adapter.target_modules)
             with atomic_path(job.out) as partial:
                 trainer.model.save_pretrained(partial)
                 write_json(partial / "training.json", summary, sealed=True)
@@ -338,10 +356,25 @@ def finetune(job: Job) -> None:
     if trainer.is_world_process_zero():
         shutil.rmtree(job.checkpoints, ignore_errors=True)
         logger.info(
-            "%.3g events/s, %.3g tokens/s, %.0f MB; validation loss %s",
-            rate, summary["tokens_per_second"], memory, summary["validation_loss"],
+            "%.3g events/s, %.3g tokens/s, %.0f MB; step %d of %d, validation loss %s, accuracy %s",
+            rate, summary["tokens_per_second"], memory, kept, trainer.state.global_step,
+            summary["validation_loss"], summary["validation_accuracy"],
         )  # fmt: skip
     trainer.accelerator.wait_for_everyone()
+
+
+def _load_best(trainer: RationaleTrainer) -> int:
+    """Load the adapter of the evaluation with the lowest loss, and return its step; the last one's if there was none.
+
+    Raises:
+        InputError: its checkpoint is damaged.
+    """
+    last, best = trainer.state.global_step, trainer.state.best_model_checkpoint
+    if best is None or checkpoint_step(Path(best)) == last:
+        return last
+    verify_manifest(Path(best))
+    trainer._load_best_model()
+    return checkpoint_step(Path(best))
 
 
 @contextmanager
@@ -431,8 +464,9 @@ def _device_map(settings: FinetuneSettings) -> str | dict[str, Any] | None:
     return {"": "cpu"}
 
 
-def _arguments(job: Job) -> SFTConfig:
+def _arguments(job: Job, *, evaluate: bool) -> SFTConfig:
     settings = job.settings
+    evaluate &= settings.eval_steps is not None
     # transformers reads the folder of the event files only from the environment.
     os.environ["TENSORBOARD_LOGGING_DIR"] = str(job.tensorboard)
     if settings.workers:
@@ -450,6 +484,12 @@ def _arguments(job: Job) -> SFTConfig:
         max_grad_norm=settings.max_grad_norm,
         deepspeed=str(job.deepspeed) if settings.strategy == "deepspeed" else None,
         optim=settings.optimizer,
+        # DDP: a tower may have layers that nothing uses (LLaVA's last), so parameters without gradients are looked for,
+        # which takes milliseconds. A static graph would save that, but is undefined where accumulation skips the
+        # exchange. Bucket sizes stay as they are, the first 1 MB: the exchange begins while gradients are computed, and
+        # 118 MB of an 11B model's adapter are little beside its step.
+        ddp_find_unused_parameters=True,
+        ddp_static_graph=False,
         bf16=settings.bf16,
         tf32=True if supports_tf32(choose_device()) else None,  # it is refused where the device lacks it
         use_cpu=not torch.cuda.is_available(),
@@ -462,7 +502,11 @@ def _arguments(job: Job) -> SFTConfig:
         save_total_limit=2,
         logging_steps=1,  # keeps every loss; Progress logs some of them
         logging_nan_inf_filter=False,  # it would replace a NaN by the mean of the other losses
-        eval_strategy="no",
+        eval_strategy="steps" if evaluate else "no",
+        eval_steps=settings.eval_steps,
+        # _load_best loads it. transformers' own switch also loads it when SIGTERM has stopped the training.
+        metric_for_best_model="eval_loss",
+        greater_is_better=False,
         report_to=["tensorboard"],
         disable_tqdm=True,
         seed=settings.seed,

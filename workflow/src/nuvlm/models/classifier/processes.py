@@ -1,4 +1,4 @@
-"""The processes that train one CNN together: sharing a batch, collective operations, distributed data parallel."""
+"""The processes that train one network together: sharing a batch, collective operations, distributed data parallel."""
 
 import os
 from collections.abc import Iterator
@@ -75,9 +75,18 @@ class ProcessGroup:
                 dist.broadcast(buffer, src=0)
 
 
+def local_device() -> torch.device:
+    """The device of this process: the GPU of its local rank, as torchrun sets it."""
+    device = choose_device()
+    return torch.device(device.type, int(os.environ.get("LOCAL_RANK", "0"))) if device.type == "cuda" else device
+
+
 @contextmanager
-def join(processes: int) -> Iterator[ProcessGroup]:
+def join(processes: int, section: str) -> Iterator[ProcessGroup]:
     """Join the process group of a training, started by torchrun. With one process there is nothing to join.
+
+    Args:
+        section: the family's section of the configuration, for messages.
 
     Raises:
         InputError: more processes than GPUs.
@@ -88,13 +97,13 @@ def join(processes: int) -> Iterator[ProcessGroup]:
     on_gpus = torch.cuda.is_available()
     if on_gpus and torch.cuda.device_count() < processes:
         raise InputError(
-            f"cnn.processes is {processes}, but the job sees {torch.cuda.device_count()} GPUs: set cnn.gpus to the "
-            "same number, or use fewer processes."
+            f"{section}.processes is {processes}, but the job sees {torch.cuda.device_count()} GPUs: set "
+            f"{section}.gpus to the same number, or use fewer processes."
         )
     # gloo for tensors in main memory (flags, objects): exchanging them does not wait for the GPU.
     dist.init_process_group("cpu:gloo,cuda:nccl" if on_gpus else "gloo")
     try:
-        device = torch.device("cuda", int(os.environ["LOCAL_RANK"])) if on_gpus else torch.device("cpu")
+        device = local_device()
         if on_gpus:
             torch.cuda.set_device(device)
         yield ProcessGroup(dist.get_rank(), dist.get_world_size(), device)

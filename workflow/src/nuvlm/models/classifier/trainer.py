@@ -1,4 +1,4 @@
-"""The training loop of the CNN: epochs, steps, validation, early stopping, checkpoints and resuming."""
+"""The training loop: epochs, steps, validation, early stopping, checkpoints and resuming."""
 
 import hashlib
 import json
@@ -21,11 +21,11 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.logs import track
 from nuvlm.models.checkpoints import SigtermFlag
-from nuvlm.models.cnn.checkpoint import read_checkpoint, write_checkpoint
-from nuvlm.models.cnn.data import Images, batches
-from nuvlm.models.cnn.network import SiameseCnn, count_parameters, to_float
-from nuvlm.models.cnn.processes import ProcessGroup
-from nuvlm.models.cnn.recipes import (
+from nuvlm.models.classifier.checkpoint import read_checkpoint, write_checkpoint
+from nuvlm.models.classifier.data import Images, batches
+from nuvlm.models.classifier.network import ImageClassifier, count_parameters
+from nuvlm.models.classifier.processes import ProcessGroup
+from nuvlm.models.classifier.recipes import (
     Batch,
     draw_epoch,
     draw_flips,
@@ -37,7 +37,7 @@ from nuvlm.models.cnn.recipes import (
     seed_torch,
     steps_per_epoch,
 )
-from nuvlm.models.cnn.settings import TrainSettings
+from nuvlm.models.classifier.settings import TrainingSettings
 from nuvlm.models.devices import device_name, peak_memory_mb
 
 logger = logging.getLogger(__name__)
@@ -82,6 +82,7 @@ class Training:
     """A training from its first step, or from a checkpoint, to its last step.
 
     Args:
+        network: on the CPU, with its initial weights.
         checkpoint: file to write checkpoints to, and to resume from if it exists.
         fingerprint: of the training, :func:`nuvlm.models.checkpoints.fingerprint`.
         group: the processes that share each batch.
@@ -91,7 +92,8 @@ class Training:
 
     def __init__(
         self,
-        settings: TrainSettings,
+        settings: TrainingSettings,
+        network: ImageClassifier,
         checkpoint: Path,
         fingerprint: dict[str, Any],
         group: ProcessGroup,
@@ -103,9 +105,7 @@ class Training:
         self.checkpoint, self.fingerprint = checkpoint, fingerprint
         self.group, self.sigterm, self.train, self.validation = group, sigterm, train, validation
         self.steps = steps_per_epoch(len(train.labels), self.recipe)
-        torch.manual_seed(self.settings.seed)
-        network = SiameseCnn(train.images.shape[0], width=self.settings.width, dropout=self.settings.dropout)
-        self.network = network.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.network: ImageClassifier = network.to(group.device).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.forward = group.wrap(self.network)
         if self.settings.compile:
             # One graph per resolution and batch size: a dynamic graph is not always possible.
@@ -119,8 +119,8 @@ class Training:
             self._resume()
         self._info(
             "training on %d events, validating on %d; %d parameters, %d processes, %s, %s",
-            len(train.labels), len(validation.labels), count_parameters(self.network), group.size, group.device,
-            self.precision,
+            len(train.labels), len(validation.labels), count_parameters(self.network), group.size,
+            group.device, self.precision,
         )  # fmt: skip
 
     @property
@@ -144,7 +144,7 @@ class Training:
             self.history.append(entry)
             self.progress = Progress()
             if self._since_best() == 0:
-                self.best = {name: value.detach().clone() for name, value in self.network.state_dict().items()}
+                self.best = {name: value.detach().clone() for name, value in self.network.learnt().items()}
             self._save()
             if writer is not None:
                 for name, value in entry.items():
@@ -198,10 +198,10 @@ class Training:
         grey = torch.from_numpy(images).to(device, non_blocking=True)
         if batch.halved:
             grey = halve(grey)
-        x = to_float(grey, device)
         if self.recipe.flip:
-            chosen = self.group.share(draw_flips(len(batch.rows), x.shape[1], seed, epoch, step))
-            x = flip(x, torch.from_numpy(chosen).to(device))
+            chosen = self.group.share(draw_flips(len(batch.rows), grey.shape[1], seed, epoch, step))
+            grey = flip(grey, torch.from_numpy(chosen).to(device))
+        x = self.network.prepare(grey, device)
         target = torch.from_numpy(self.train.labels[rows]).to(device)
         self.progress.rate = learning_rate(self.recipe, epoch * self.steps + step, self.steps)
         for group in self.optimizer.param_groups:
@@ -226,9 +226,9 @@ class Training:
         loss, norm = outcome.tolist()
         if not math.isfinite(loss + norm):
             raise InputError(
-                f"the CNN's loss is not a number in epoch {epoch + 1}, step {steps} (loss {loss}, gradient {norm}): "
-                "lower learning_rate of its recipe in cnn.recipes, or set max_grad_norm there"
-                + ("; or disable cnn.bf16" if self.settings.bf16 else "")
+                f"the loss is not a number in epoch {epoch + 1}, step {steps} (loss {loss}, gradient {norm}): lower "
+                f"learning_rate of its recipe in {self.settings.recipe_key}, or set max_grad_norm there"
+                + (f"; or disable {self.settings.section}.bf16" if self.settings.bf16 else "")
                 + f". Remove {self.checkpoint}, if it exists, to start again."
             )
         return float(loss)
@@ -255,8 +255,8 @@ class Training:
             entry |= {"half_validation_loss": loss, "half_validation_accuracy": accuracy}
         if not np.isfinite(list(entry.values())).all():
             raise InputError(
-                f"the CNN's validation loss is not a number after epoch {epoch + 1} ({loss}): lower learning_rate of "
-                "its recipe in cnn.recipes."
+                f"the validation loss is not a number after epoch {epoch + 1} ({loss}): lower learning_rate of its "
+                f"recipe in {self.settings.recipe_key}."
             )
         # Wall times differ between processes: all use the values of rank 0.
         return self.group.gather(entry)[0]
@@ -266,11 +266,11 @@ class Training:
         labels, epochs = self.train.labels, len(self.history)
         seconds = sum(entry["seconds"] for entry in self.history)
         return {
-            "model": "SiameseCnn",
             "classes": list(CLASSES),
             "views": self.train.images.shape[0],
             "settings": self.settings.model_dump(mode="json"),
             "images": images,
+            **self.network.card(),
             "parameters": count_parameters(self.network),
             "class_counts": {label: int((labels == i).sum()) for i, label in enumerate(CLASSES)},
             "events": len(labels),
@@ -295,7 +295,7 @@ class Training:
     def check_replicas(self) -> None:
         """Raise if the networks of the processes differ, as only one of them is written."""
         digest = hashlib.sha256()
-        for value in self.network.state_dict().values():
+        for value in self.network.learnt().values():
             digest.update(value.cpu().numpy().tobytes())
         if len(set(self.group.gather(digest.hexdigest()))) > 1:
             raise RuntimeError("the networks of the processes differ")
@@ -307,7 +307,7 @@ class Training:
     def _save(self) -> None:
         if self.group.rank == 0:
             state = {
-                "network": self.network.state_dict(),
+                "network": self.network.learnt(),
                 "optimizer": self.optimizer.state_dict(),
                 "best": self.best,
                 "history": json.dumps(self.history),
@@ -318,7 +318,7 @@ class Training:
 
     def _resume(self) -> None:
         state = read_checkpoint(self.checkpoint, self.fingerprint, self.group.device)
-        self.network.load_state_dict(state["network"])
+        self.network.load_learnt(state["network"])
         self.optimizer.load_state_dict(state["optimizer"])
         self.best, self.history = state["best"], json.loads(state["history"])
         self.progress = Progress(**json.loads(state["progress"]))
@@ -345,13 +345,13 @@ class Training:
 
 
 def validate(
-    network: SiameseCnn, split: Split, group: ProcessGroup, workers: int = 0, *, halved: bool = False
+    network: ImageClassifier, split: Split, group: ProcessGroup, workers: int = 0, *, halved: bool = False
 ) -> tuple[float, float]:
     """Mean cross-entropy and accuracy of `network` on a split, in float32, computed by all processes of `group`.
 
     Args:
         network: on the device of `group`.
-        workers: see :func:`nuvlm.models.cnn.data.batches`.
+        workers: see :func:`nuvlm.models.classifier.data.batches`.
         halved: show images at half the resolution.
     """
     network.eval()
@@ -363,7 +363,7 @@ def validate(
         for rows, images in batches(split.images, order, workers):
             target = torch.from_numpy(split.labels[rows]).to(group.device)
             grey = torch.from_numpy(images).to(group.device, non_blocking=True)
-            logits = network(to_float(halve(grey) if halved else grey, group.device))
+            logits = network(network.prepare(halve(grey) if halved else grey, group.device))
             loss += float(F.cross_entropy(logits, target, reduction="sum"))
             right += int((logits.argmax(dim=1) == target).sum())
     parts = group.gather((loss, right))

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from nuvlm.models.cnn.settings import Recipe
+from nuvlm.models.classifier.settings import TrainingRecipe
 
 
 @dataclass(frozen=True)
@@ -27,11 +27,11 @@ class Batch:
     halved: bool
 
 
-def steps_per_epoch(events: int, recipe: Recipe) -> int:
+def steps_per_epoch(events: int, recipe: TrainingRecipe) -> int:
     return math.ceil(events / recipe.batch_size)
 
 
-def draw_epoch(labels: np.ndarray, recipe: Recipe, seed: int, epoch: int) -> list[Batch]:
+def draw_epoch(labels: np.ndarray, recipe: TrainingRecipe, seed: int, epoch: int) -> list[Batch]:
     """The batches of an epoch, with as many draws as there are training events.
 
     Without `balanced` each event is drawn once. With it each class is drawn equally often, to within one event: events
@@ -91,11 +91,11 @@ def halve(images: Tensor) -> Tensor:
     return nn.functional.avg_pool2d(grey, 2).round().to(torch.uint8)
 
 
-def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
+def make_optimizer(network: nn.Module, recipe: TrainingRecipe) -> torch.optim.Optimizer:
     """Adam (arXiv 1412.6980), or AdamW (arXiv 1711.05101), without decay of biases and normalisation parameters."""
+    parameters = [p for p in network.parameters() if p.requires_grad]
     if recipe.optimizer == "adam":
-        return torch.optim.Adam(network.parameters(), lr=recipe.learning_rate)
-    parameters = list(network.parameters())
+        return torch.optim.Adam(parameters, lr=recipe.learning_rate)
     groups = [
         {"params": [p for p in parameters if p.ndim > 1], "weight_decay": recipe.weight_decay},
         {"params": [p for p in parameters if p.ndim <= 1], "weight_decay": 0.0},
@@ -103,7 +103,7 @@ def make_optimizer(network: nn.Module, recipe: Recipe) -> torch.optim.Optimizer:
     return torch.optim.AdamW(groups, lr=recipe.learning_rate)
 
 
-def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
+def learning_rate(recipe: TrainingRecipe, step: int, steps_per_epoch: int) -> float:
     """The learning rate of a step, counted from 0 over all epochs.
 
     It rises linearly to the full rate at the last warm-up step. After that it is constant, or falls to zero at the end
@@ -118,13 +118,13 @@ def learning_rate(recipe: Recipe, step: int, steps_per_epoch: int) -> float:
     return recipe.learning_rate * (1 + math.cos(math.pi * done)) / 2
 
 
-def peak_rate(recipe: Recipe, steps: int, steps_per_epoch: int) -> float:
+def peak_rate(recipe: TrainingRecipe, steps: int, steps_per_epoch: int) -> float:
     """The highest learning rate of the first `steps` (at least 1) steps."""
     last_of_warmup = max(_warmup_steps(recipe, steps_per_epoch), 1) - 1
     return learning_rate(recipe, min(last_of_warmup, steps - 1), steps_per_epoch)
 
 
-def _warmup_steps(recipe: Recipe, steps_per_epoch: int) -> int:
+def _warmup_steps(recipe: TrainingRecipe, steps_per_epoch: int) -> int:
     return round(recipe.warmup_epochs * steps_per_epoch)
 
 

@@ -1,4 +1,4 @@
-"""The checkpoint of a CNN's training: one sealed file, written atomically."""
+"""The checkpoint of a training: one sealed file, written atomically."""
 
 import io
 from pathlib import Path

@@ -11,10 +11,10 @@ from pathlib import Path
 
 import numpy as np
 
+from nuvlm.base.conclusions import Record
 from nuvlm.base.errors import InputError
 from nuvlm.simulation.final_states import MASS_MEV
 from nuvlm.simulation.stdhep import NEUTRINOS
-from nuvlm.sources.conclusions import Record
 
 LEPTON_MEV = {11: 0.511, 13: 105.66, 15: 1776.9}
 PION_MEV = {211: 139.57, 111: 134.98}

@@ -1,0 +1,48 @@
+"""What the training loop asks of a network that classifies pixel maps."""
+
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+
+class ImageClassifier(nn.Module):
+    """A network from the pixel maps of events to logits (events, classes).
+
+    Its parameters that require gradients, and its buffers, are what a training changes and what is written.
+    """
+
+    def prepare(self, grey: Tensor, device: torch.device) -> Any:
+        """The input of :meth:`forward` from grey values, uint8 (events, views, size, size): floats from 0 to 1."""
+        return to_float(grey, device)
+
+    def learnt(self) -> dict[str, Tensor]:
+        """What training changes: name -> parameter or buffer."""
+        # Other entries, and frozen parameters, are those of a base model: quantised weights have several.
+        kept = {name for name, parameter in self.named_parameters() if parameter.requires_grad}
+        kept |= {name for name, _ in self.named_buffers()}
+        return {name: value for name, value in self.state_dict().items() if name in kept}
+
+    def load_learnt(self, values: dict[str, Tensor]) -> None:
+        """Restore what :meth:`learnt` returned.
+
+        Raises:
+            RuntimeError: names or shapes differ.
+        """
+        missing = self.learnt().keys() - values.keys()
+        unexpected = self.load_state_dict(values, strict=False).unexpected_keys
+        if missing or unexpected:
+            raise RuntimeError(f"weights missing: {sorted(missing)[:3]}, unknown: {sorted(unexpected)[:3]}")
+
+    def card(self) -> dict[str, Any]:
+        """What :meth:`forward` cannot be rebuilt without, for ``training.json``."""
+        return {}
+
+
+def count_parameters(network: nn.Module) -> int:
+    return sum(parameter.numel() for parameter in network.parameters())
+
+
+def to_float(images: Tensor, device: torch.device) -> Tensor:
+    """Move grey values (uint8) to the device and scale them to floats from 0 to 1."""
+    return images.to(device, non_blocking=True).float().div_(255)

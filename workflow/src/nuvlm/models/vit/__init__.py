@@ -1,0 +1,1 @@
+"""Classification by the vision tower of the language model's base, without language: a linear head on its patches."""

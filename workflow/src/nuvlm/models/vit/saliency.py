@@ -1,0 +1,57 @@
+"""Saliency of the vision tower by occlusion: how much the class's score falls when a cell of a view is black.
+
+It needs nothing of the tower's inside, so it works for every base. (Its image processor, which cuts and scales the
+pictures, has no gradient.)
+"""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import avg_pool2d, interpolate
+
+from nuvlm.models.classifier.network import ImageClassifier
+
+CELLS = 8
+"""Cells along a side of a view."""
+AT_ONCE = 64
+"""Pictures with a black cell in one pass."""
+
+
+def cell_pixels(size: int) -> int:
+    """Side of a cell of views of `size` pixels."""
+    return -(-size // CELLS)
+
+
+@torch.inference_mode()
+def occlusion(network: ImageClassifier, grey: Tensor, classes: Tensor) -> Tensor:
+    """Fall of the log-probability of a class when a cell is black (occlusion, arXiv 1311.2901), clipped at zero.
+
+    Cells without charge are black already, and are not tried.
+
+    Args:
+        network: in eval mode.
+        grey: uint8 (n, views, size, size).
+        classes: (n,) index of the class to explain.
+
+    Returns:
+        (n, views, size, size), at least 0; interpolated linearly between the centres of cells.
+    """
+    size = grey.shape[-1]
+    side = cell_pixels(size)
+    lit = avg_pool2d(grey.float(), side, ceil_mode=True) > 0  # (n, views, cells, cells)
+    places = lit.nonzero()
+    whole = _score(network, grey, classes)
+    fall = torch.zeros(lit.shape, device=grey.device)
+    for some in places.split(AT_ONCE):
+        event, view, row, column = some.T
+        hidden = grey[event].clone()
+        for i, (v, r, c) in enumerate(zip(view, row * side, column * side, strict=True)):
+            hidden[i, v, r : r + side, c : c + side] = 0
+        fall[event, view, row, column] = whole[event] - _score(network, hidden, classes[event])
+    reach = lit.shape[-1] * side
+    return interpolate(fall.clamp(min=0), size=(reach, reach), mode="bilinear")[..., :size, :size]
+
+
+def _score(network: ImageClassifier, grey: Tensor, classes: Tensor) -> Tensor:
+    """(n,) log-probability of each event's class."""
+    logits = network(network.prepare(grey, grey.device))
+    return logits.log_softmax(dim=1).gather(1, classes[:, None]).squeeze(1)

@@ -1,0 +1,79 @@
+"""Does language help? The language model against the same vision tower with a linear head."""
+
+from collections.abc import Mapping, Sequence
+from itertools import product
+from typing import Any
+
+from nuvlm.models.table import family_name, title
+from nuvlm.report.wording import number, p_value
+
+
+def compare_language(results: Mapping[str, Any], cost: Mapping[str, Any], condition: str) -> list[dict[str, Any]]:
+    """Compare every language model with every vision tower under `condition`.
+
+    Args:
+        results: what ``evaluate`` wrote.
+        cost: ``summarise_cost`` of each model.
+
+    Returns:
+        see :class:`nuvlm.report.schema.Language`; empty without truth.
+    """
+    models = results["scores"]
+    named = {family: [model for model in models if family_name(model) == family] for family in ("vlm", "vit")}
+    tests = {(c["first"], c["second"]): c for c in results["comparisons"] if c["condition"] == condition and c["n"]}
+    rows = []
+    for language, tower in product(named["vlm"], named["vit"]):
+        first, second = (language, tower) if (language, tower) in tests else (tower, language)
+        if (first, second) not in tests:
+            continue
+        test, sign = tests[first, second], 1 if first == language else -1
+        training = {model: cost[model]["training"] for model in (language, tower)}
+        row = {
+            "first": language,
+            "second": tower,
+            "difference": sign * test["mean_difference"],
+            "difference_interval": _signed(test["mean_difference_interval"], sign),
+            "training_interval": _signed(test["training_interval"], sign),
+            "trainings": test["trainings"][::sign],
+            "better": test["better"] and (language, tower)[(test["better"] == "first") != (first == language)],
+            "p_value": test["p_value"],
+            "detectable": test["detectable"],
+            "events": {model: round((of["events"] or 0) * (of["epochs"] or 0)) for model, of in training.items()},
+            "seconds": {model: of["seconds"] for model, of in training.items()},
+        }
+        rows.append(row | {"conclusion": _conclude(row)})
+    return rows
+
+
+def _signed(ends: Sequence[float] | None, sign: int) -> list[float] | None:
+    return None if ends is None else sorted(sign * end for end in ends)
+
+
+def _conclude(row: Mapping[str, Any]) -> str:
+    language, tower = title(row["first"]), title(row["second"])
+    points = 100 * row["difference"]
+    low, high = (100 * end for end in row["difference_interval"])
+    found = (
+        f"The {language} is {number(abs(points), 1)} points {'more' if points > 0 else 'less'} accurate than the "
+        f"{tower}, which has the same vision tower and no language (95 % interval of the difference {number(low, 1)} "
+        f"to {number(high, 1)} from test events"
+    )
+    if row["training_interval"] is not None:
+        low, high = (100 * end for end in row["training_interval"])
+        found += f", {number(low, 1)} to {number(high, 1)} from the spread between trainings"
+    sentences = [f"{found}; McNemar's test of the first trainings, {p_value(row['p_value'])})."]
+    if row["better"]:
+        sentences.append(f"The {title(row['better'])} is better beyond these uncertainties.")
+    else:
+        sentences.append(
+            f"This is no significant difference: with these events one of {number(100 * row['detectable'], 1)} points "
+            "would be found with a probability of 80 %."
+        )
+    ratio = row["events"][row["first"]] / max(row["events"][row["second"]], 1)
+    if not 0.9 < ratio < 1.1:
+        sentences.append(
+            f"The {language} has seen {number(ratio, 1)} times as many training events: the comparison is not equal."
+        )
+    if min(row["trainings"]) == 1:
+        sentences.append("With one training of a model the spread between trainings is not part of the intervals.")
+    return " ".join(sentences)
