@@ -15,7 +15,6 @@ ARCHITECTURES = {
     "cnn": "A Siamese convolutional network; one branch per view, with shared weights",
     "bdt": "Gradient-boosted decision trees on hand-made quantities of each view",
     "vit": "The vision tower of a vision-language model with a linear head, trained with low-rank adapters",
-    "vit": "The vision tower of a vision-language model with a linear head",
     "vlm": "A vision-language model, fine-tuned with low-rank adapters; it answers a prompt about the pixel maps",
 }
 """By family; others are called by their title."""
