@@ -68,6 +68,8 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "smollm":
         priority: 1
         conda:
             "../envs/gpu.yaml"
+        container:
+            image("gpu")
         threads: 1
         resources:
             mem_mb=scaled(12000),
@@ -164,6 +166,8 @@ rule export_vlm:
         "<results>/benchmarks/export_vlm.tsv"
     conda:
         "../envs/gpu.yaml"
+    container:
+        image("gpu")
     threads: 1
     resources:
         # The unpacked weights, on the CPU.
