@@ -113,14 +113,13 @@ use rule * from nuvlm
     assert provenance({}, checkout / "workflow")["commit"] is None
 
 
-def test_a_release_in_a_git_repository_is_used_as_snakedeploy_does(checkout: Path, elsewhere: Path) -> None:
+def test_a_release_in_a_git_repository_is_used_as_snakedeploy_does(
+    repository: tuple[Path, str], elsewhere: Path
+) -> None:
     """The file that `snakedeploy deploy-workflow` writes; Snakemake has the repository in its cache."""
-    git = ["git", "-C", str(checkout), "-c", "user.name=test", "-c", "user.email=test@localhost"]
-    for command in (["init", "--quiet"], ["add", "."], ["commit", "--quiet", "--message=all"], ["tag", "v1"]):
-        subprocess.run([*git, *command], check=True)
+    checkout, commit = repository
     cached = elsewhere / "cache/snakemake/snakemake/source-cache/snakemake-git-cache/github.com/nuvlm/nuvlm"
     subprocess.run(["git", "clone", "--quiet", "--bare", str(checkout), str(cached)], check=True)
-    shutil.rmtree(checkout / ".git")
     (elsewhere / "workflow").mkdir()
     (elsewhere / "workflow" / "Snakefile").write_text(
         """
@@ -143,7 +142,7 @@ use rule * from nuvlm
     )
     assert re.search(r"simulate_events +2\b", plan)
     assert "output: results/demo/report/index.html" in plan
-    (unpacked,) = (elsewhere / ".snakemake/nuvlm").iterdir()
+    unpacked = elsewhere / ".snakemake" / "nuvlm" / commit
     assert f"{unpacked}/resources/published.yaml" in plan
 
 
