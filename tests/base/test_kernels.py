@@ -1,6 +1,7 @@
 """Functions that numba compiles, where its cache is damaged or has no place. Real processes and files."""
 
 import os
+import pickle
 import shutil
 import subprocess
 import sys
@@ -50,6 +51,14 @@ def test_a_damaged_cache_is_named_and_replaced(program: Path, suffix: str, damag
     assert output == "42 0"
     assert "the compiled code of twice is damaged" in log
     assert str(program / "__pycache__") in log
+
+
+@pytest.mark.slow
+def test_numba_s_own_file_of_an_earlier_version_is_replaced(program: Path) -> None:
+    (file,) = program.glob("__pycache__/*.nbi")
+    file.write_bytes(pickle.dumps("0.60"))
+    assert run(program) == ("42 0", "")
+    assert run(program) == ("42 1", "")
 
 
 @pytest.mark.slow

@@ -13,6 +13,11 @@ from numba.core.caching import IndexDataCacheFile
 
 logger = logging.getLogger(__name__)
 
+SEALED = b"nuvlm-kernel-1\n"
+"""Beginning of a file."""
+PICKLE = b"\x80"
+"""Beginning of a file of numba's own, from before files were sealed: replaced without a word."""
+
 
 def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
     """Decorator: ``numba.njit(cache=True)`` that does without a cache where there is no place for one.
@@ -75,12 +80,15 @@ class _SealedFiles(IndexDataCacheFile):
 
     def _write(self, path: str, content: bytes) -> None:
         with self._open_for_write(path) as file:
-            file.write(hashlib.sha256(content).digest() + content)
+            file.write(SEALED + hashlib.sha256(content).digest() + content)
 
     def _read(self, path: str) -> bytes:
-        sealed = Path(path).read_bytes()
+        whole = Path(path).read_bytes()
+        if whole.startswith(PICKLE):
+            raise FileNotFoundError(path)
+        sealed = whole.removeprefix(SEALED)
         digest, content = sealed[:32], sealed[32:]
-        if hashlib.sha256(content).digest() != digest:
+        if not whole.startswith(SEALED) or hashlib.sha256(content).digest() != digest:
             raise ValueError(f"{path}: its bytes have changed")
         return content
 
