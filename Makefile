@@ -8,6 +8,7 @@
 # make bundle       a finished run to publish, with its provenance: RUN= [LICENSE=] [AUTHOR=]
 # make validate     the simulation compared with PDG and NIST values, some minutes
 # make fault-test   all faults, with thirty kills of a run: a quarter of an hour
+# make long-test    the tests that take minutes each: before a release, about an hour
 # make slurm-test   the workflow on a Slurm that is installed and started here: as root, on Debian
 VENV := .venv
 PYTHON ?= python3
@@ -15,7 +16,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: bundle demo test fault-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
+.PHONY: bundle demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -27,6 +28,10 @@ test: $(INSTALLED) lint
 # Every fault, with the table of docs/running.md at the end.
 fault-test: $(INSTALLED)
 	$(BIN)/python -m pytest -m faults tests/faults
+
+# Minutes each: every family of models from end to end, thirty kills, changes of meaning in files.
+long-test: $(INSTALLED)
+	$(BIN)/python -m pytest -m "long and not slurm" -n 2
 
 slurm-test: $(INSTALLED)
 	$(BIN)/python tests/slurm/cluster.py install
