@@ -53,7 +53,7 @@ def test_a_vlm_that_diverges_ends_without_checkpoint_and_adapter(
     write_manifest(base)
     checkpoints = tmp_path / "checkpoints"
     job = small_run.job(tmp_path / "adapter").model_copy(update={"base": base, "checkpoints": checkpoints})
-    with pytest.raises(InputError, match=r"loss is nan at step 1 .* Lower vlm\.finetune\.learning_rate"):
+    with pytest.raises(InputError, match="the log-probabilities of the answers are not finite"):
         finetune(job)
     assert not job.out.exists()
     assert not list(checkpoints.rglob("*.safetensors"))

@@ -30,6 +30,7 @@ EXCUSED = {
     r"make rehearse\b": "trains a model of 11 billion parameters; what it calls is tested separately",
     r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls is tested separately",
     r"python (benchmarks/\S+|workflow/envs/pin\.py)": "takes minutes or writes into the checkout",
+    r"pip install ": "would change the environment of the tests",
     r"export GEANT4_DATA_DIR=": "sets a variable to the reader's own folder",
     r"tensorboard ": "a server that does not end",
 }

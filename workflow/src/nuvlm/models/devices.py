@@ -5,7 +5,7 @@ from collections.abc import Mapping
 
 import torch
 
-from nuvlm.models.memory import forget_peak, process_mb, process_peak_mb
+from nuvlm.models.memory import forget_peak, process_peak_mb
 from nuvlm.models.power import EnergyMeter
 
 
@@ -28,12 +28,6 @@ def peak_memory_mb() -> float:
     if torch.cuda.is_available():
         return sum(torch.cuda.max_memory_reserved(i) for i in range(torch.cuda.device_count())) / 1e6
     return process_peak_mb()
-
-
-def memory_in_words() -> str:
-    """Memory of this process now, and the peak of the GPU if there is one, for the log."""
-    gpu = f", GPU {peak_memory_mb():.0f} MB at its peak" if torch.cuda.is_available() else ""
-    return f"memory {process_mb():.0f} MB{gpu}"
 
 
 def free_memory() -> None:

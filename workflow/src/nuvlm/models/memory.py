@@ -25,6 +25,12 @@ def process_mb() -> float:
     return resident * resource.getpagesize() / 1e6
 
 
+def memory_in_words(gpu_peak_mb: float | None) -> str:
+    """Memory of this process now, and the peak of the GPU if there is one, for the log."""
+    gpu = "" if gpu_peak_mb is None else f", GPU {gpu_peak_mb:.0f} MB at its peak"
+    return f"memory {process_mb():.0f} MB{gpu}"
+
+
 def forget_peak() -> None:
     """Start the peak anew from what is in use now; without effect where there is no /proc."""
     # 5 resets the high-water mark of resident memory (proc(5)).

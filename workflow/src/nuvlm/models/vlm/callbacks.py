@@ -15,7 +15,8 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import sync, write_json
 from nuvlm.base.manifest import write_manifest
 from nuvlm.models.checkpoints import SigtermFlag
-from nuvlm.models.devices import memory_in_words
+from nuvlm.models.devices import peak_memory_mb
+from nuvlm.models.memory import memory_in_words
 from nuvlm.models.vlm.adapter import stop_gradients_at_inputs
 
 logger = logging.getLogger(__name__)
@@ -155,5 +156,6 @@ class Progress(TrainerCallback):  # type: ignore[misc]
             "step %d/%d, loss %.3f, token accuracy %.3f, %.3g events/s, %.3g tokens/s, %.0f s left; %s",
             state.global_step, state.max_steps, logs["loss"], logs.get("mean_token_accuracy", float("nan")),
             rate * self.events_per_step, logs.get("num_tokens", float("nan")) / seconds,
-            (state.max_steps - state.global_step) / rate, memory_in_words(),
+            (state.max_steps - state.global_step) / rate,
+            memory_in_words(peak_memory_mb() if torch.cuda.is_available() else None),
         )  # fmt: skip
