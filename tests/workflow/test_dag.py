@@ -579,7 +579,7 @@ def test_own_files_with_the_models_of_another_run_train_nothing(finished):
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--config", "cnn={widht: 1}"], "cnn.widht: unknown key; known here: width"),
+        (["--config", "cnn={widht: 1}"], "cnn.widht: unknown key; known here: seeds"),
         (["--config", "display={pixel_mm: 33}"], "not a multiple of the voxel size"),
         (["--config", "input={source: voxels, files: ['none/*.h5']}"], "'none/*.h5' matches no file"),
         (["--config", "run=new", "models_from=never"], "models_from: there is no finished model in results/never"),

@@ -2,6 +2,7 @@
 import gc
 import io
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -195,7 +196,9 @@ def further_inputs(request):
 def image(environment):
     """The image that has a rule's environment, for `--sdm apptainer`: built from workflow/envs/Containerfile (docs/sites.md)."""
     stack = "gpu" if environment == "gpu" else "cpu"
-    return str(CHECKOUT / "workflow" / "envs" / f"{stack}.sif")
+    path = str(CHECKOUT / "workflow" / "envs" / f"{stack}.sif")
+    # Snakemake refuses paths with spaces, also where no image is used.
+    return None if re.search(r"\s", path) else path
 
 
 def scaled(amount):
