@@ -59,5 +59,5 @@ def test_conditions_of_the_prompt_are_for_prompted_models(name):
 
 
 def test_a_model_of_no_family_has_a_title_and_no_prompt():
-    assert title("vit_small") == "VIT small"
-    assert conditions_of("vit_small", ("nominal", *PROMPT_CONDITIONS)) == ["nominal"]
+    assert title("gnn_small") == "GNN small"
+    assert conditions_of("gnn_small", ("nominal", *PROMPT_CONDITIONS)) == ["nominal"]

@@ -112,15 +112,23 @@ def test_tiles(tmp_path: Path) -> None:
     assert AutoConfig.from_pretrained(four).vision_config.max_num_tiles == 4
     shape = tmp_path / "a" / "tiny--mllama" / "config.json"
     config = json.loads(shape.read_text())
-    config["vision_config"]["max_num_tiles"] = 2
+    config["vision_config"] |= {"max_num_tiles": 2, "supported_aspect_ratios": [[1, 1], [1, 2], [2, 1]]}
     shape.write_text(json.dumps(config))
-    with pytest.raises(InputError, match="made for 2 tiles, not 4"):
+    refuse(tmp_path, "made for 2 tiles, not 4")
+    config["vision_config"]["supported_aspect_ratios"] = None  # without them transformers wants four tiles
+    shape.write_text(json.dumps(config))
+    refuse(tmp_path, r"config\.json: transformers does not accept it")
+
+
+def refuse(folder: Path, message: str) -> None:
+    """Nothing is built of the shape in `folder` / a."""
+    with pytest.raises(InputError, match=message):
         build_random_base(
-            tmp_path / "refused", HubSettings(model="tiny/mllama"), shapes=tmp_path / "a",
+            folder / "refused", HubSettings(model="tiny/mllama"), shapes=folder / "a",
             chat_templates=RESOURCES / "chat_templates", prompts=RESOURCES / "prompts.yaml",
             vocabulary=RESOURCES / "rationales.yaml", quantization="nf4", bf16=True,
         )  # fmt: skip
-    assert not (tmp_path / "refused").exists()
+    assert not (folder / "refused").exists()
 
 
 @pytest.mark.slow

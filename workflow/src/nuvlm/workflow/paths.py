@@ -36,11 +36,13 @@ def check_models(config: Config) -> None:
             "first, name another one, or leave models_from out to train. A CNN that the other run lacks is left "
             "out with cnn.recipes.<name>: null, and seeds may be fewer."
         )
+    inputs = {model: config.families[family_name(model)].classification().inputs.values() for model in trainings}
+    # A base model of the hub can still be fetched.
     needed = [
-        path.replace("<base>", config.vlm.base_folder).replace("<models>", folder).format(model=model)
-        for model in trainings
-        for path in config.families[family_name(model)].classification().inputs.values()
-        if path.startswith(("<models>", "<base>"))
+        path.replace("<models>", folder).format(model=model)
+        for model, paths in inputs.items()
+        for path in (name.replace("<base>", config.vlm.base_folder) for name in paths)
+        if path.startswith("<models>")
     ]
     lacking = list(dict.fromkeys(path for path in needed if not Path(path).is_file()))
     if lacking:

@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from huggingface_hub.errors import StrictDataclassError
 from transformers import AutoConfig, PreTrainedModel
 from transformers.models.auto.modeling_auto import MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES
 
@@ -47,7 +48,11 @@ def family_of(folder: Path, where: Path | str | None = None) -> Family:
 def _family(where: str, folder: Path, config: bytes, kind: str) -> Family:
     if kind not in MODEL_FOR_IMAGE_TEXT_TO_TEXT_MAPPING_NAMES:
         raise refused(where, "family", f"'{kind}' is no model in transformers that reads images and writes text")
-    return Family(kind, tower_pattern(meta_model(AutoConfig.from_pretrained(folder, local_files_only=True)), where))
+    try:
+        settings = AutoConfig.from_pretrained(folder, local_files_only=True)
+    except (StrictDataclassError, ValueError, TypeError, KeyError) as error:
+        raise refused(where, "config.json", f"transformers does not accept it ({error})") from error
+    return Family(kind, tower_pattern(meta_model(settings), where))
 
 
 def model_type(config: Path) -> str:
