@@ -32,9 +32,13 @@ class VisionClassifier(ImageClassifier):
         views: pictures of an event.
         settings: of the training.
         device: to load the weights on.
+        unpacked: unpack quantised weights once, instead of in every pass: to classify. The adapters were trained beside
+            the rounded weights, which stay as they are.
     """
 
-    def __init__(self, base: Path, views: int, settings: VitTrainSettings, device: torch.device) -> None:
+    def __init__(
+        self, base: Path, views: int, settings: VitTrainSettings, device: torch.device, *, unpacked: bool = False
+    ) -> None:
         super().__init__()
         self.views = views
         self._pictures = load_processor(base).image_processor
@@ -45,6 +49,8 @@ class VisionClassifier(ImageClassifier):
         model = load_model(
             base, settings.quantization, bf16=settings.bf16 and settings.adapt != "all", device_map={"": device}
         )
+        if unpacked and settings.quantization != "none":
+            model = model.dequantize()
         _drop_language(model)
         model.requires_grad_(False)
         if settings.adapt == "lora":
@@ -100,7 +106,7 @@ def load_vit(folder: Path, base: Path, device: torch.device) -> VisionClassifier
     if card.get("base_sha256") != sha256(base / MANIFEST):
         raise InputError(f"{folder}: it was trained with another base model than {base}. {again}")
     settings = VitTrainSettings.model_validate(card["settings"])
-    network = VisionClassifier(base, card["views"], settings, device)
+    network = VisionClassifier(base, card["views"], settings, device, unpacked=True)
     try:
         weights = load_file(path)
         network.load_learnt(weights)
