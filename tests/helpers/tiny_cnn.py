@@ -8,9 +8,8 @@ import numpy as np
 import pandas as pd
 
 from nuvlm.base.classes import CLASSES
-from nuvlm.models.classifier.settings import Recipe
 from nuvlm.models.cnn.classify import classify_cnn
-from nuvlm.models.cnn.settings import TrainSettings
+from nuvlm.models.cnn.settings import Recipe, TrainSettings
 from nuvlm.models.cnn.training import Job, train_cnn
 from nuvlm.models.predictions import read_predictions
 from stores import write_pixel_maps

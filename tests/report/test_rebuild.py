@@ -41,6 +41,7 @@ def bundle(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "browser": "events.json",
         "published": "published.yaml",
         "spectrum": {"file": "/far/away/beam.csv", "copy": "beam.csv"},
+        "repeats": {},
         "predictions": {
             model: {
                 condition: [str(part.relative_to(folder)) for part in parts] for condition, parts in conditions.items()
