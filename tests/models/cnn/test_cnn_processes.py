@@ -48,7 +48,7 @@ def statistics(group: ProcessGroup) -> torch.Tensor:
 def in_process(rank: int, size: int, port: int, folder: Path) -> None:
     torch.set_num_threads(1)
     os.environ.update(RANK=str(rank), WORLD_SIZE=str(size), MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port))
-    with join(size) as group:
+    with join(size, "cnn") as group:
         assert group.any(False, rank == 1) == [False, True]
         torch.save({**gradient(group), "statistics": statistics(group)}, folder / f"{rank}.pt")
 
@@ -59,7 +59,7 @@ def test_the_gradient_is_that_of_the_whole_batch(tmp_path: Path) -> None:
         free.bind(("127.0.0.1", 0))
         port = free.getsockname()[1]
     torch.multiprocessing.spawn(in_process, (2, port, tmp_path), nprocs=2)
-    with join(1) as alone:
+    with join(1, "cnn") as alone:
         expected = gradient(alone)
     first, second = (torch.load(tmp_path / f"{rank}.pt") for rank in range(2))
     assert torch.equal(first["gradients"], second["gradients"])

@@ -57,7 +57,8 @@ def fit_temperature(sample: Sample) -> float | None:
         method="bounded",
         options={"xatol": 1e-6},
     )
-    return float(np.exp(found.x))
+    # Beyond five digits the minimum depends on how a CPU rounds.
+    return float(f"{np.exp(found.x):.5g}")
 
 
 def negative_log_likelihood(sample: Sample, temperature: float) -> float:
