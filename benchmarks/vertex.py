@@ -16,6 +16,7 @@ import json
 import os
 import platform
 import subprocess
+import sys
 import tempfile
 import time
 from collections.abc import Iterator
@@ -201,7 +202,8 @@ def compare_without_truth(run: Path, out: Path) -> None:
         strip(run, Path(folder))
         config = [f"run={stripped.name}", f"models_from={run.name}", "conditions=[nominal]"]
         config.append(f'input={{source: voxels, files: ["{folder}/*.h5"]}}')
-        subprocess.run(["snakemake", "--profile", "profiles/local", "predictions", "--config", *config], check=True)
+        command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", "predictions", "--config", *config]
+        subprocess.run(command, check=True)
     table = events_of(run, ("test",))
     known = int(read_events(stripped / "events.parquet")["vertex_x_mm"].notna().sum())
     models = {}
