@@ -1,9 +1,14 @@
 """What the training loop asks of a network that classifies pixel maps."""
 
+from collections.abc import Callable, Mapping
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+
+from nuvlm.base.errors import InputError
 
 
 class ImageClassifier(nn.Module):
@@ -37,6 +42,31 @@ class ImageClassifier(nn.Module):
     def card(self) -> dict[str, Any]:
         """What :meth:`forward` cannot be rebuilt without, for ``training.json``."""
         return {}
+
+
+def logits_of(network: ImageClassifier, device: torch.device) -> Callable[[np.ndarray], np.ndarray]:
+    """A function from uint8 images (events, views, size, size) to float32 logits (events, classes)."""
+
+    def logits(images: np.ndarray) -> np.ndarray:
+        with torch.inference_mode():
+            found: np.ndarray = network(network.prepare(torch.from_numpy(images), device)).cpu().numpy()
+        return found
+
+    return logits
+
+
+def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
+    """Refuse weights that are not finite.
+
+    Raises:
+        InputError: names the file and the first array.
+    """
+    bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
+    if bad:
+        raise InputError(
+            f"{path}: {len(bad)} of {len(weights)} weight arrays (first: {bad[0]}) are not finite. The training has "
+            "diverged: train again with a lower learning rate."
+        )
 
 
 def count_parameters(network: nn.Module) -> int:

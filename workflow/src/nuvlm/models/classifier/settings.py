@@ -7,7 +7,7 @@ from pydantic import Field, model_validator
 from nuvlm.base.settings import Settings
 
 HOW_DATA_ARE_READ = {"memory_mb", "workers"}
-"""Settings that change no result."""
+"""Settings that change no result, and may differ when a checkpoint is resumed."""
 
 
 class TrainingRecipe(Settings):

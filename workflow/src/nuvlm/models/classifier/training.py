@@ -21,7 +21,7 @@ from nuvlm.models.classifier.data import open_images
 from nuvlm.models.classifier.network import ImageClassifier
 from nuvlm.models.classifier.processes import join
 from nuvlm.models.classifier.recipes import steps_per_epoch
-from nuvlm.models.classifier.settings import TrainingSettings
+from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, TrainingSettings
 from nuvlm.models.classifier.trainer import Split, Training
 from nuvlm.models.compiler import require_c_compiler
 from nuvlm.models.devices import choose_device
@@ -29,9 +29,6 @@ from nuvlm.models.memory import keep_freed_memory
 from nuvlm.models.torchrun import ProcessJob, torchrun
 
 logger = logging.getLogger(__name__)
-
-WITHOUT_EFFECT = {"memory_mb", "workers"}
-"""Settings that do not change the result and may differ when a checkpoint is resumed."""
 
 
 class ClassifierJob(ProcessJob):
@@ -162,7 +159,7 @@ def smallest_share(events: int, settings: TrainingSettings) -> int:
     """Events of the smallest batch of an epoch that a process gets.
 
     Raises:
-        InputError: none.
+        InputError: a process would get none.
     """
     smallest = events // steps_per_epoch(events, settings.recipe)
     if share := smallest // settings.processes:
@@ -183,7 +180,7 @@ def _check_compiler(settings: TrainingSettings) -> None:
 
 
 def _fingerprint(job: ClassifierJob) -> dict[str, Any]:
-    settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
+    settings = job.settings.model_dump(mode="json", exclude=HOW_DATA_ARE_READ)
     recipe = settings.pop("recipe")
     settings |= {f"recipe.{key}": value for key, value in recipe.items()}
     return fingerprint(settings, job.events, job.stores)

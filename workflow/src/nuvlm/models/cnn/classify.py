@@ -5,12 +5,11 @@ from collections.abc import Mapping
 from functools import partial
 from pathlib import Path
 
-import numpy as np
 import torch
 
 from nuvlm.dataset.pixelmaps import check_images
 from nuvlm.models.classifier.classification import Network, classify_images
-from nuvlm.models.classifier.network import to_float
+from nuvlm.models.classifier.network import logits_of
 from nuvlm.models.cnn.network import load_cnn, read_card
 from nuvlm.models.cnn.runtime import load_exported
 from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
@@ -77,13 +76,7 @@ def _load_torch(model: Path, threads: int) -> tuple[Network, str]:
     torch.set_num_threads(threads)
     device = choose_device()
     network = load_cnn(model, device)
-
-    def logits(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            found: np.ndarray = network(to_float(torch.from_numpy(images), device)).cpu().numpy()
-        return found
-
-    return logits, device_name(device)
+    return logits_of(network, device), device_name(device)
 
 
 def _load_exported(model: Path, export: Path, threads: int) -> tuple[Network, str]:

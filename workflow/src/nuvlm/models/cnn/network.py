@@ -14,6 +14,7 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json
 from nuvlm.base.manifest import verify_manifest
+from nuvlm.models.classifier.network import check_finite, count_parameters
 from nuvlm.models.cnn.mobilenet import mobilenet
 from nuvlm.models.cnn.published import published
 from nuvlm.models.cnn.settings import NetworkName
@@ -75,12 +76,7 @@ def load_cnn(model: Path, device: torch.device) -> SiameseCnn:
             f"{path}: does not fit the network in training.json, which is {card['network']!r} and has width "
             f"{settings['width']:g} and {card['views']} views: {problem}. {_again(model)}"
         )
-    bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-    if bad:
-        raise InputError(
-            f"{path}: {len(bad)} of {len(weights)} weight arrays (first: {bad[0]}) are not finite. The training has "
-            "diverged: train again with a lower learning rate."
-        )
+    check_finite(weights, path)
     network.load_state_dict(weights, assign=True)
     network = network.float().to(device)
     return network.to(memory_format=torch.channels_last).eval()  # type: ignore[call-overload]
@@ -110,15 +106,6 @@ def _misfit(weights: Mapping[str, Tensor], network: SiameseCnn, card: Mapping[st
 
 def _again(model: Path) -> str:
     return f"Remove {model} and rerun: the workflow trains the model again."
-
-
-def count_parameters(network: nn.Module) -> int:
-    return sum(parameter.numel() for parameter in network.parameters())
-
-
-def to_float(images: Tensor, device: torch.device) -> Tensor:
-    """Move grey values (uint8) to the device and scale them to floats from 0 to 1."""
-    return images.to(device, non_blocking=True).float().div_(255)
 
 
 def describe(network: SiameseCnn, size: int = 512) -> str:

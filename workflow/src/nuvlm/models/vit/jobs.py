@@ -32,11 +32,11 @@ def train(job: TrainingJob) -> None:
 
 def classify(job: ClassificationJob) -> None:
     """Classify one part under all conditions asked for."""
-    import numpy as np
     import torch
 
     from nuvlm.dataset.pixelmaps import check_images
     from nuvlm.models.classifier.classification import classify_images
+    from nuvlm.models.classifier.network import logits_of
     from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
     from nuvlm.models.vit.network import load_vit
 
@@ -45,13 +45,8 @@ def classify(job: ClassificationJob) -> None:
     device, start = choose_device(), time.perf_counter()
     network = load_vit(job.folder, job.inputs["base"].parent, device)
 
-    def logits(images: np.ndarray) -> np.ndarray:
-        with torch.inference_mode():
-            found: np.ndarray = network(network.prepare(torch.from_numpy(images), device)).cpu().numpy()
-        return found
-
     classify_images(
-        logits,
+        logits_of(network, device),
         job.events,
         job.stores,
         job.outputs,

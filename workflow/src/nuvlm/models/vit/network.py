@@ -13,7 +13,7 @@ from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, sha256
 from nuvlm.base.manifest import MANIFEST, verify_manifest
-from nuvlm.models.classifier.network import ImageClassifier
+from nuvlm.models.classifier.network import ImageClassifier, check_finite
 from nuvlm.models.vit.settings import Adapters, VitTrainSettings
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.families import family_of, vision_tower
@@ -112,12 +112,7 @@ def load_vit(folder: Path, base: Path, device: torch.device) -> VisionClassifier
         network.load_learnt(weights)
     except (SafetensorError, RuntimeError) as error:
         raise InputError(f"{path}: does not fit the base model and training.json ({error}). {again}") from error
-    bad = [name for name, value in weights.items() if not torch.isfinite(value).all()]
-    if bad:
-        raise InputError(
-            f"{path}: {len(bad)} of {len(weights)} weight arrays (first: {bad[0]}) are not finite. The training has "
-            "diverged: train again with a lower learning rate."
-        )
+    check_finite(weights, path)
     return network.to(device).eval()
 
 

@@ -26,7 +26,7 @@ SHOWN = (
 )  # fmt: skip
 """Settings of the fine-tuning in the model card."""
 NOT_COPIED = (MANIFEST, "source.json", "pretraining.json", "config.json", "generation_config.json", "README.md")
-"""Files of a base model that the exported one has not, or of its own."""
+"""Files of the base model that are not copied: the exported model does without, or writes new ones."""
 LICENCES = ("LICENSE*", "USE_POLICY*")
 
 

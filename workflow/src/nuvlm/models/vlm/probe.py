@@ -2,7 +2,7 @@
 
 - The text of a whole answer has the tokens of prompt, prefix and label, as scoring assumes.
 - Training supervises the answer and its end, and nothing else.
-- Each picture changes the answer, and so does their order.
+- Each picture changes the answer; that their order does not is a warning.
 - The score of an answer is that of a plain forward pass over the text that training reads, and, where it is used, that
   of beam search.
 
