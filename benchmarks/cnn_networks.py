@@ -20,7 +20,8 @@ from nuvlm.models.cnn.recipes import halve, make_optimizer
 from torch.nn.functional import cross_entropy
 
 from nuvlm.dataset.pixelmaps import open_pixel_maps
-from nuvlm.models.cnn.network import NETWORKS, count_parameters, to_float
+from nuvlm.models.classifier.network import count_parameters, to_float
+from nuvlm.models.cnn.network import NETWORKS
 from nuvlm.models.cnn.settings import Recipe
 from nuvlm.models.memory import keep_freed_memory
 
