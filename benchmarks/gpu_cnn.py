@@ -51,7 +51,7 @@ from nuvlm.base.files import write_json
 from nuvlm.base.stores import create_store
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
-from nuvlm.models.classifier.network import count_parameters
+from nuvlm.models.classifier.network import ImageClassifier, count_parameters
 from nuvlm.models.cnn.classify import classify_cnn
 from nuvlm.models.cnn.network import NETWORKS, load_cnn
 from nuvlm.models.cnn.settings import NetworkName, Recipe, TrainSettings
@@ -297,19 +297,30 @@ def train(maps: Maps, folder: Path, scale: Scale, mode: Mode, batch: int, floor:
     }
 
 
+class InMode(ImageClassifier):
+    """A trained CNN, cast and compiled as a mode asks."""
+
+    def __init__(self, network: ImageClassifier, mode: Mode, device: torch.device) -> None:
+        super().__init__()
+        self.dtype = torch.bfloat16 if mode.bf16 else torch.float32
+        self.network = network.to(self.dtype)
+        how = {"mode": "reduce-overhead"} if mode.graphs and device.type == "cuda" else {}
+        self.call = torch.compile(self.network, **how) if mode.compile else self.network
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Logits, float32, of images in floats from 0 to 1."""
+        logits: Tensor = self.call(images.to(self.dtype)).float()
+        return logits
+
+
 def classify(
     maps: Maps, folder: Path, scale: Scale, model: Path, mode: Mode, batch: int, floor: Floor
 ) -> dict[str, Any]:
     """Classify as the rule does, with the network as the mode has it."""
     events = maps.table(folder / "events.parquet", 0, 8 * batch)
 
-    def prepared(model: Path, device: torch.device) -> Callable[[Tensor], Tensor]:
-        network = load_cnn(model, device)
-        dtype = torch.bfloat16 if mode.bf16 else torch.float32
-        network = network.to(dtype)
-        how = {"mode": "reduce-overhead"} if mode.graphs and device.type == "cuda" else {}
-        call = torch.compile(network, **how) if mode.compile else network
-        return lambda images: call(images.to(dtype)).float()
+    def prepared(model: Path, device: torch.device) -> ImageClassifier:
+        return InMode(load_cnn(model, device), mode, device)
 
     with patch.object(classify_module, "load_cnn", prepared):
         out = folder / "predictions.parquet"
