@@ -223,6 +223,7 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
         ("report={browser: 3}", "collect_events"),
         ("cnn={gpus: 1}", "write_report"),
         ("cnn={memory_mb: 9000, workers: 3}", "write_report"),
+        ("vit={gradient_checkpointing: true}", "write_report"),
         ("vlm={finetune: {gpus: 4}}", "write_report"),
         ("vlm={classify: {gpus: 1}}", "write_report"),
     ],

@@ -94,6 +94,19 @@ def test_it_learns_and_writes_only_what_it_has_trained(
     np.testing.assert_allclose(table[["p_nue_cc", "p_numu_cc", "p_nc"]].sum(axis=1), 1, atol=1e-6)
 
 
+def test_checkpointing_changes_no_gradient(base: Path) -> None:
+    grey = torch.from_numpy(np.random.default_rng(2).integers(0, 255, (3, 2, 56, 56), dtype=np.uint8))
+    found = []
+    for checkpointing in (True, False):
+        torch.manual_seed(1)
+        network = VisionClassifier(base, 2, settings(gradient_checkpointing=checkpointing), CPU).train()
+        torch.manual_seed(2)  # of dropout
+        network(network.prepare(grey, CPU)).square().sum().backward()
+        found.append({name: value.grad for name, value in network.named_parameters() if value.grad is not None})
+    assert found[0].keys() == found[1].keys() == {name for name, p in network.named_parameters() if p.requires_grad}
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 @pytest.mark.parametrize("adapt", ["all", "head"])
 def test_other_parts_can_be_trained(adapt: str, base: Path, dataset: Data, tmp_path: Path) -> None:
     recipe = TrainingRecipe(learning_rate=1e-3, max_epochs=1)
@@ -119,7 +132,7 @@ def test_a_stopped_training_ends_as_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             train_vit(job)
     assert job.checkpoint.exists()
-    train_vit(job)
+    train_vit(make_job(tmp_path, base, dataset, gradient_checkpointing=False))
     expected, found = (load_file(folder / "model.safetensors") for folder in (trained, job.out))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)

@@ -21,7 +21,7 @@ from nuvlm.models.classifier.data import open_images
 from nuvlm.models.classifier.network import ImageClassifier
 from nuvlm.models.classifier.processes import join
 from nuvlm.models.classifier.recipes import steps_per_epoch
-from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, TrainingSettings
+from nuvlm.models.classifier.settings import WITHOUT_EFFECT, TrainingSettings
 from nuvlm.models.classifier.trainer import Split, Training
 from nuvlm.models.compiler import require_c_compiler
 from nuvlm.models.devices import choose_device
@@ -180,7 +180,7 @@ def _check_compiler(settings: TrainingSettings) -> None:
 
 
 def _fingerprint(job: ClassifierJob) -> dict[str, Any]:
-    settings = job.settings.model_dump(mode="json", exclude=HOW_DATA_ARE_READ)
+    settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     recipe = settings.pop("recipe")
     settings |= {f"recipe.{key}": value for key, value in recipe.items()}
     return fingerprint(settings, job.events, job.stores)

@@ -19,7 +19,7 @@ from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.families import family_of, vision_tower
 from nuvlm.models.vlm.features import patch_features
 from nuvlm.models.vlm.model import load_model, load_processor
-from nuvlm.models.vlm.recomputation import recompute_tower
+from nuvlm.models.vlm.recomputation import recompute_layers
 
 
 class VisionClassifier(ImageClassifier):
@@ -57,8 +57,8 @@ class VisionClassifier(ImageClassifier):
             model = get_peft_model(model, _adapters(model, settings.lora))
         elif settings.adapt == "all":
             vision_tower(model).requires_grad_(True)
-        if settings.adapt != "head":
-            recompute_tower(model, tower_pattern, use_reentrant=False)
+        if settings.gradient_checkpointing and settings.adapt != "head":
+            recompute_layers(model, tower_pattern)
         self.model = model
         width = self._features(self.prepare(torch.zeros(1, views, 64, 64, dtype=torch.uint8), device)).shape[-1]
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(settings.dropout), nn.Linear(width, len(CLASSES)))

@@ -5,7 +5,7 @@ from typing import Annotated, ClassVar, Literal, Self
 from pydantic import Field, model_validator
 
 from nuvlm.base.settings import Settings
-from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, TrainingRecipe, TrainingSettings
+from nuvlm.models.classifier.settings import WITHOUT_EFFECT, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
 from nuvlm.models.vlm.settings import Background
 
@@ -41,6 +41,9 @@ class _Common(CommonSettings):
     """Of the pictures; as for the language model."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Before the head."""
+    gradient_checkpointing: bool = True
+    """Compute the activations of layers again for their gradients instead of keeping them: less memory, a third more
+    work, the same gradients."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -79,8 +82,8 @@ class VitSettings(_Common, FamilySettings):
         checked = VitTrainSettings.model_validate(settings)
         return Request(
             run="nuvlm.models.vit.jobs:train",
-            settings=checked.model_dump(mode="json", exclude=HOW_DATA_ARE_READ),
-            untracked=self.model_dump(include=HOW_DATA_ARE_READ),
+            settings=checked.model_dump(mode="json", exclude=WITHOUT_EFFECT),
+            untracked=self.model_dump(include=WITHOUT_EFFECT),
             inputs={"base": "<base>/manifest.json"},
             gpus=self.gpus,
             # The whole base is loaded before its language model is dropped.
