@@ -45,7 +45,7 @@ def main() -> None:
     for kept in (False, True):
         torch.manual_seed(1)
         changed = settings.model_copy(update={"gradient_checkpointing": not kept})
-        network = VisionClassifier(arguments.run / "models" / "base", grey.shape[1], changed, CPU).train()
+        network = VisionClassifier(arguments.run / "models" / "base", {"views": ["xz", "yz"]}, changed, CPU).train()
         trained["kept" if kept else "computed again"] = network, make_optimizer(network, settings.recipe)
     took: dict[str, list[float]] = {name: [] for name in trained}
     losses: dict[str, list[float]] = {name: [] for name in trained}

@@ -31,14 +31,15 @@ from planner import Planner, start_planner
 
 pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
-TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}"]
+# With every family of models.
+TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}", "vlm_head={enabled: true}"]
 PARTS = 2
 CNNS = 2
 # Rules of the families of models, from the table.
 TRAIN = " ".join(family.training_rule for family in FAMILIES.values())
 CLASSIFY = " ".join(f"classify_{name}" for name in FAMILIES)
 EXPLAIN = " ".join(f"explain_{name}" for name, family in FAMILIES.items() if family.explains)
-NUMBER = {name: len(section.model_names(name)) for name, section in Config().families.items()}
+NUMBER = {name: len(section.model_names(name)) for name, section in Config(vlm_head={"enabled": True}).families.items()}
 # Jobs of a rule in the demo.
 JOBS = {
     "simulate_events": SHARDS,
@@ -62,8 +63,9 @@ FEEDS = {
     "smear_and_downsample": "crop_displays collect_events",
     "crop_displays": f"list_events {TRAIN}",
     "list_events": f"{TRAIN} evaluate collect_events",
-    "build_base_model": " ".join(f"{job}_{name}" for name in ("vlm", "vit") for job in ("classify", "explain"))
-    + " finetune_vlm train_vit",
+    "build_base_model": " ".join(
+        f"{family.training_rule} classify_{name} explain_{name}" for name, family in FAMILIES.items() if family.on_base
+    ),
     "export_cnn": "classify_cnn",
     **{
         family.training_rule: f"classify_{name} draw_figures write_report"
@@ -178,6 +180,8 @@ SECTIONS = {
     "bdt": ("bdt={learning_rate: 0.2}", "train_bdt"),
     "vit.lora": ("vit={lora: {r: 4}}", "train_vit"),
     "vit.recipe": ("vit={recipe: {learning_rate: 0.004}}", "train_vit"),
+    "vlm_head.lora": ("vlm_head={lora: {r: 4}}", "train_vlm_head"),
+    "vlm_head.recipe": ("vlm_head={recipe: {learning_rate: 0.004}}", "train_vlm_head"),
     "vlm": ("vlm={prompts: resources/prompts_dune_cvn.yaml}", "build_base_model finetune_vlm classify_vlm"),
     "vlm.scratch": ("vlm={scratch: {steps: 10}}", "build_base_model"),
     "vlm.hub": ("vlm={hub: {revision: other}}", "write_report"),  # only for base models of the hub

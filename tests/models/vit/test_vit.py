@@ -28,6 +28,7 @@ from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import load_model, load_processor
 
 CPU = torch.device("cpu")
+IMAGES = {"views": ["xz", "yz"], "size": 56, "centre": "charge"}
 Data = tuple[Path, dict[str, Path]]
 
 
@@ -65,7 +66,7 @@ def classify(trained: Path, base: Path, dataset: Data, out: Path) -> pd.DataFram
 
 def test_logits_are_those_of_the_tower_and_a_linear_head(base: Path) -> None:
     torch.manual_seed(1)
-    network = VisionClassifier(base, 2, settings(quantization="none", adapt="head"), CPU).eval()
+    network = VisionClassifier(base, IMAGES, settings(quantization="none", adapt="head"), CPU).eval()
     grey = torch.from_numpy(np.random.default_rng(2).integers(0, 255, (3, 2, 56, 56), dtype=np.uint8))
     whole: Any = load_model(base, "none", bf16=False, device_map={"": "cpu"}).eval()
     pictures = [to_pictures(views, "black") for views in grey.numpy()]
@@ -99,7 +100,7 @@ def test_checkpointing_changes_no_gradient(base: Path) -> None:
     found = []
     for checkpointing in (True, False):
         torch.manual_seed(1)
-        network = VisionClassifier(base, 2, settings(gradient_checkpointing=checkpointing), CPU).train()
+        network = VisionClassifier(base, IMAGES, settings(gradient_checkpointing=checkpointing), CPU).train()
         torch.manual_seed(2)  # of dropout
         network(network.prepare(grey, CPU)).square().sum().backward()
         found.append({name: value.grad for name, value in network.named_parameters() if value.grad is not None})
@@ -201,7 +202,7 @@ def test_what_does_not_fit_is_refused(trained: Path, base: Path, dataset: Data, 
         load_vit(spoiled, base, CPU)
 
     with pytest.raises(InputError, match=r"no linear layer named nosuch\. Name some of .*q_proj"):
-        VisionClassifier(base, 2, settings(lora=Adapters(target_modules=("q_proj", "nosuch"))), CPU)
+        VisionClassifier(base, IMAGES, settings(lora=Adapters(target_modules=("q_proj", "nosuch"))), CPU)
 
 
 def test_impossible_settings_are_refused() -> None:

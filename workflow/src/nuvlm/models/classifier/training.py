@@ -74,15 +74,16 @@ def train_classifier(job: ClassifierJob, module: str, train: Callable[[Any], Non
 
 def train_in_process(
     job: ClassifierJob,
-    make_network: Callable[[int], ImageClassifier],
+    make_network: Callable[[Mapping[str, Any]], ImageClassifier],
     check: Callable[[int, Mapping[str, Any]], object],
     **identity: str,
 ) -> None:
     """The training in each process.
 
     Args:
+        make_network: settings of the pixel maps (:func:`nuvlm.dataset.pixelmaps.image_settings`) -> network with its
+            initial weights, drawn from torch's generator.
         check: refuses a number of training events, and settings of the pixel maps, that the network cannot learn from.
-        make_network: number of views -> network with its initial weights, drawn from torch's generator.
         identity: further digests of what the result depends on.
     """
     settings = job.settings
@@ -104,7 +105,7 @@ def train_in_process(
             for name, rows in splits.items()
         }
         torch.manual_seed(settings.seed)
-        network = make_network(data["train"].images.shape[0])
+        network = make_network(images)
         training = Training(
             settings,
             network,

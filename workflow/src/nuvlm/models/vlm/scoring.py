@@ -56,9 +56,15 @@ class Encoder:
         self._first: dict[tuple[tuple[int, int], ...], tuple[dict[str, torch.Tensor], bool]] = {}
 
     def __call__(self, images: Sequence[Sequence[Image.Image]]) -> dict[str, torch.Tensor]:
-        """Inputs for n events, on the CPU. The sizes of the views must be the same for all events."""
+        """Inputs for n events, on the CPU.
+
+        Raises:
+            ValueError: the sizes of the views differ between events; their texts would have different lengths.
+        """
         pictures = [list(views) for views in images]
         sizes = tuple(picture.size for picture in pictures[0])
+        if any(tuple(picture.size for picture in views) != sizes for views in pictures):
+            raise ValueError(f"pictures of different sizes in one batch; those of the first event are {sizes}")
         if sizes not in self._first:
             first = self._encode(pictures[:1])
             self._first[sizes] = first, self._is_separable(first, pictures[0])
@@ -87,12 +93,16 @@ class Encoder:
 
     def _encode(self, pictures: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
         """Text and images, encoded by the processor."""
-        opening = self._processor.apply_chat_template(
-            conversation(self._prompts, len(pictures[0])), add_generation_prompt=True, tokenize=False
-        )
-        text = [opening + self._prompts.prefix] * len(pictures)
+        text = [prompt_text(self._processor, self._prompts, len(pictures[0]))] * len(pictures)
         # The template writes the begin-of-text token: do not add a second one.
         return dict(self._processor(images=pictures, text=text, add_special_tokens=False, return_tensors="pt"))
+
+
+def prompt_text(processor: ProcessorMixin, prompts: Prompts, views: int) -> str:
+    """The conversation about an event of so many views, up to and including the forced prefix of the answer."""
+    messages = conversation(prompts, views)
+    opening: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return opening + prompts.prefix
 
 
 def encode(

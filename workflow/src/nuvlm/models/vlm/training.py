@@ -51,7 +51,14 @@ from nuvlm.models.vlm.callbacks import (
 from nuvlm.models.vlm.collate import EventCollator
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
-from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
+from nuvlm.models.vlm.model import (
+    check_pretrained_views,
+    count_parameters,
+    load_model,
+    load_processor,
+    meta_model,
+    source,
+)
 from nuvlm.models.vlm.probe import probe
 from nuvlm.models.vlm.prompts import answer_tokens, prompts_for
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
@@ -220,7 +227,7 @@ def finetune(job: Job) -> None:
     images = image_settings(job.stores)
     prompts = prompts_for(job.prompts, images, settings.background)
     processor = load_processor(job.base)
-    _check_base(job.base, len(images["views"]))
+    check_pretrained_views(job.base, len(images["views"]))
     events = read_events(job.events)
     events = events[events["class"].isin(CLASSES)]
     held_out = events[events["split"] == "validation"]
@@ -417,16 +424,6 @@ def newest_checkpoint(folder: Path, expected: Mapping[str, Any]) -> Path | None:
 
 def checkpoint_step(path: Path) -> int:
     return int(path.name.removeprefix("checkpoint-"))
-
-
-def _check_base(base: Path, views: int) -> None:
-    """Refuse a base model from `build_base_model` that was pre-trained with another number of views."""
-    summary = base / "pretraining.json"
-    trained = json.loads(summary.read_text()).get("views", 2) if summary.exists() else views
-    if trained != views:
-        raise InputError(
-            f"{base}: made for {trained} views, but the pixel maps have {views}. Remove it and rerun to make it again."
-        )
 
 
 def _fingerprint(job: Job) -> dict[str, Any]:
