@@ -223,6 +223,8 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
     [
         ("cnn={classify_batch_size: 2}", "classify_cnn"),
         ("cnn={classify_backend: torch}", "classify_cnn"),
+        # Only for models that are shown pictures.
+        ("pixelmap={zoom: 2}", "train_vit train_vlm_head finetune_vlm"),
         ("bdt={classify_batch_size: 2}", "classify_bdt"),
         ("report={browser: 3}", "collect_events"),
         ("cnn={gpus: 1}", "write_report"),

@@ -350,8 +350,8 @@ def gpu_memory(config: Config) -> str:
     from nuvlm.models.vlm.random_base import shape_folder
     from nuvlm.models.vlm.rehearsal import reckon, what_fits
 
-    sources: dict[str, Any] = {"size": config.pixelmap.size, "prompts": Path(config.vlm.prompts)}
-    sources |= {"vocabulary": Path(config.vlm.vocabulary), "resources": RESOURCES}
+    sources: dict[str, Any] = {"size": config.pixelmap.size, "zoom": config.pixelmap.zoom}
+    sources |= {"prompts": Path(config.vlm.prompts), "vocabulary": Path(config.vlm.vocabulary), "resources": RESOURCES}
     try:
         shape_folder(vlm.hub.model, RESOURCES / "shapes")
     except InputError as error:

@@ -41,6 +41,8 @@ class ClassifierJob(ProcessJob):
     tensorboard: Path
     settings: TrainingSettings
     threads: int
+    zoom: int | None = None
+    """See :func:`nuvlm.dataset.pixelmaps.image_settings`."""
 
 
 def train_classifier(job: ClassifierJob, module: str, train: Callable[[Any], None]) -> None:
@@ -87,7 +89,7 @@ def train_in_process(
         identity: further digests of what the result depends on.
     """
     settings = job.settings
-    images = image_settings(job.stores)
+    images = image_settings(job.stores, job.zoom)
     _check_compiler(settings)
     table = read_events(job.events)
     table = table[table["class"].isin(CLASSES)]

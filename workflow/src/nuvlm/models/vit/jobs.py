@@ -52,6 +52,7 @@ def of_training(job: TrainingJob) -> dict[str, Any]:
         "checkpoint": job.checkpoints.with_suffix(".pt"),
         "tensorboard": job.tensorboard,
         "threads": job.threads,
+        "zoom": job.zoom,
         "log": job.log,
     }
 
@@ -66,7 +67,7 @@ def classify_with(load: "Load", job: ClassificationJob) -> None:
     from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
 
     torch.set_num_threads(job.threads)
-    settings = check_images(job.stores, job.folder / "training.json")
+    settings = check_images(job.stores, job.folder / "training.json", job.zoom)
     device, start = choose_device(), time.perf_counter()
     network = load(device)
 
@@ -95,7 +96,7 @@ def explain_with(load: "Load", job: ExplanationJob) -> None:
     from nuvlm.models.vit.saliency import AT_ONCE, cell_pixels, occlusion
 
     torch.set_num_threads(job.threads)
-    images = check_images(job.stores, job.folder / "training.json")
+    images = check_images(job.stores, job.folder / "training.json", job.zoom)
     device = choose_device()
     network = load(device)
     look = partial(occlusion, network, at_once=job.settings.get("batch_size", AT_ONCE))

@@ -61,7 +61,7 @@ class HeadClassifier(ImageClassifier, ABC, Generic[Trained]):
         super().__init__()
         self.views = len(images["views"])
         self._encode = encode
-        self._background = settings.background
+        self._background, self._zoom = settings.background, images.get("zoom", 1)
         self._base = sha256(base / MANIFEST)
         tower_pattern = family_of(base).vision_tower
         model: Any = load_model(base, settings.quantization, bf16=settings.loads_bf16, device_map={"": device})
@@ -77,7 +77,7 @@ class HeadClassifier(ImageClassifier, ABC, Generic[Trained]):
 
     def prepare(self, grey: Tensor, device: torch.device) -> tuple[int, dict[str, Tensor]]:
         """Number of events, and the model's inputs for grey values, uint8 (events, views, size, size)."""
-        pictures = [to_pictures(views, self._background) for views in grey.cpu().numpy()]
+        pictures = [to_pictures(views, self._background, self._zoom) for views in grey.cpu().numpy()]
         made = self._encode(pictures)
         return len(grey), {name: value.to(device) for name, value in made.items() if isinstance(value, Tensor)}
 

@@ -19,6 +19,7 @@ class HeadJob(ClassifierJob):
     """A training of a head on a part of the base model."""
 
     base: Path
+    zoom: int = 1
 
 
 class Job(HeadJob):
@@ -46,7 +47,7 @@ def train_head(job: HeadJob, make: Callable[[Mapping[str, Any]], ImageClassifier
     def check(events: int, images: Mapping[str, Any]) -> None:
         smallest_share(events, job.settings)
 
-    train_in_process(job, make, check, base=sha256(job.base / MANIFEST), **identity)
+    train_in_process(job, make, check, base=sha256(job.base / MANIFEST), zoom=str(job.zoom), **identity)
 
 
 def _train(job: Job) -> None:

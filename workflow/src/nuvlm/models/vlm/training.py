@@ -97,6 +97,8 @@ class Job(ProcessJob):
     """Phrasings of grounded rationales."""
     deepspeed: Path | None = None
     """DeepSpeed's configuration file, for `strategy: deepspeed`."""
+    zoom: int = 1
+    """Of the pictures, see :func:`nuvlm.models.vlm.dataset.to_pictures`."""
     settings: FinetuneSettings = FinetuneSettings()
 
 
@@ -224,7 +226,7 @@ def finetune(job: Job) -> None:
     for caution in settings.cautions:
         logger.warning("%s", caution)
     vocabulary = _vocabulary(job)
-    images = image_settings(job.stores)
+    images = image_settings(job.stores, job.zoom)
     prompts = prompts_for(job.prompts, images, settings.background)
     processor = load_processor(job.base)
     check_pretrained_views(job.base, len(images["views"]))
@@ -233,7 +235,7 @@ def finetune(job: Job) -> None:
     held_out = events[events["split"] == "validation"]
     watched = held_out.sample(min(settings.eval_events, len(held_out)), random_state=settings.seed)
     train, validation, watched = (
-        conversations(chosen, job.stores, prompts, vocabulary, background=settings.background)
+        conversations(chosen, job.stores, prompts, vocabulary, background=settings.background, zoom=job.zoom)
         for chosen in (events[events["split"] == "train"], held_out, watched)
     )
     if not len(train):
@@ -254,7 +256,7 @@ def finetune(job: Job) -> None:
     model = load_model(job.base, settings.quantization, bf16=settings.bf16, device_map=_device_map(settings))
     if not _reentrant(settings):  # else each process has a part of every matrix, and the model cannot run by itself
         with _memory_errors():
-            probe(model, processor, prompts, len(images["views"]), images["size"])
+            probe(model, processor, prompts, len(images["views"]), images["size"] * job.zoom)
     trainer = RationaleTrainer(
         model=model,
         args=arguments,
@@ -430,7 +432,7 @@ def _fingerprint(job: Job) -> dict[str, Any]:
     """The inputs of the training: all settings, and digests of the base model, events, images and texts."""
     settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     values = {f"settings.{key}": json.dumps(value) for key, value in settings.items()}
-    values |= {"base model": sha256(job.base / MANIFEST), "prompts": sha256(job.prompts)}
+    values |= {"base model": sha256(job.base / MANIFEST), "prompts": sha256(job.prompts), "zoom": str(job.zoom)}
     if settings["rationales"] == "grounded":
         assert job.vocabulary is not None
         values["vocabulary"] = sha256(job.vocabulary)

@@ -54,7 +54,8 @@ class PromptedClassifier(HeadClassifier[VlmHeadTrainSettings]):
         self._prompt = digest(processor, texts, views)
         if not unpacked:
             self.eval()
-            check_pictures(str(base), partial(self._state, device), *drawn_pictures(images["size"], views))
+            drawn = drawn_pictures(images["size"] * self._zoom, views)
+            check_pictures(str(base), partial(self._state, device), *drawn)
             self.train()
 
     def _adapt(self, model: Any, tower_pattern: str, settings: VlmHeadTrainSettings) -> nn.Module:
