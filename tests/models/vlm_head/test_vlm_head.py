@@ -1,4 +1,7 @@
-"""The language model with a linear head: its logits, training, resume, explanations, families, and what is refused."""
+"""The language model with a linear head: its logits, training, resume, explanations, and what is refused.
+
+Other families are trained here with both heads, that of the language model and that of the tower.
+"""
 
 import json
 import shutil
@@ -18,6 +21,10 @@ from nuvlm.models.classifier.settings import TrainingRecipe
 from nuvlm.models.classifier.trainer import Training
 from nuvlm.models.jobs import ClassificationJob, ExplanationJob
 from nuvlm.models.predictions import read_predictions
+from nuvlm.models.vit.network import load_vit
+from nuvlm.models.vit.settings import VitTrainSettings
+from nuvlm.models.vit.training import Job as VitJob
+from nuvlm.models.vit.training import train_vit
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import load_model, load_processor
 from nuvlm.models.vlm.prompts import conversation, prompts_for
@@ -149,19 +156,23 @@ def test_a_stopped_training_ends_as_an_uninterrupted_one(
 
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "smolvlm", "llava_next"])
-def test_other_families_have_a_head(kind: str, tmp_path: Path) -> None:
-    """Its state is that of the plain model, each picture acts on it, and every adapter that is used has a gradient."""
-    make_tiny(kind, tmp_path)
-    network = PromptedClassifier(tmp_path, IMAGES, settings(), CPU, prompts=PROMPTS).train()
-    prepared = network.prepare(pixels(2), CPU)
-    network(prepared).square().sum().backward()
-    unused = [name for name, p in network.named_parameters() if p.requires_grad and p.grad is None]
-    assert not unused or kind == "llava_next", unused
-    with torch.no_grad():
-        logits = network.eval()(prepared)
-        for event in range(2):
-            alone = network(network.prepare(pixels(2)[event : event + 1], CPU))
-            torch.testing.assert_close(logits[event : event + 1], alone, atol=1e-4, rtol=1e-4)
+def test_other_families_are_trained_with_either_head(kind: str, dataset: Data, tmp_path: Path) -> None:
+    make_tiny(kind, tmp_path / "base")
+    recipe = TrainingRecipe(learning_rate=1e-3, batch_size=12, max_epochs=1)
+    job = make_job(tmp_path, tmp_path / "base", dataset, recipe=recipe)
+    train_vlm_head(job)
+    of_tower = job.model_dump(exclude={"prompts", "settings"}) | {"out": tmp_path / "vit"}
+    train_vit(VitJob(settings=VitTrainSettings(recipe=recipe), **of_tower))
+    for network in (
+        load_vlm_head(job.out, job.base, PROMPTS, CPU),
+        load_vit(tmp_path / "vit", job.base, CPU),
+    ):
+        grey = pixels(3)
+        with torch.no_grad():
+            together = network(network.prepare(grey, CPU))
+            alone = torch.cat([network(network.prepare(grey[i : i + 1], CPU)) for i in range(3)])
+        torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
+        assert len(together.unique(dim=0)) == 3, "each event has an answer of its own"
 
 
 def test_what_does_not_fit_is_refused(trained: Path, base: Path, tmp_path: Path) -> None:
