@@ -175,6 +175,23 @@ def test_other_families_are_trained_with_either_head(kind: str, dataset: Data, t
         assert len(together.unique(dim=0)) == 3, "each event has an answer of its own"
 
 
+@pytest.mark.long
+def test_two_processes_train_as_one(dataset: Data, tmp_path: Path) -> None:
+    """Also where adapters get no gradient: those behind the layer of the tower whose output is used."""
+    make_tiny("qwen3_vl", tmp_path / "base")
+    recipe = TrainingRecipe(optimizer="adamw", learning_rate=3e-3, batch_size=6, max_epochs=2)
+    found = []
+    for processes in (1, 2):
+        common = {"processes": processes, "recipe": recipe}
+        job = make_job(tmp_path / str(processes), tmp_path / "base", dataset, lora={"dropout": 0.0}, **common)
+        train_vlm_head(job.model_copy(update={"threads": 2}))
+        of_tower = job.model_dump(exclude={"prompts", "settings"}) | {"out": job.out.with_name("vit")}
+        train_vit(VitJob(settings=VitTrainSettings(lora={"dropout": 0.0}, **common), **of_tower))
+        cards = [json.loads((folder / "training.json").read_text()) for folder in (job.out, job.out.with_name("vit"))]
+        found.append([[entry["train_loss"] for entry in card["history"]] for card in cards])
+    np.testing.assert_allclose(found[1], found[0], rtol=1e-4)
+
+
 def test_what_does_not_fit_is_refused(trained: Path, base: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError, match=r"trained with another prompt than that of .*Set vlm_head\.prompts"):
         load_vlm_head(trained, base, OTHER, CPU)

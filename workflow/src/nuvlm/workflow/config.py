@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nuvlm.models.cnn.settings import CnnSettings
     from nuvlm.models.vit.settings import VitSettings
     from nuvlm.models.vlm.settings import VlmSettings
+    from nuvlm.models.vlm_head.settings import VlmHeadSettings
 
 
 def _text(value: Any) -> Any:
@@ -178,6 +179,11 @@ class PixelMapSettings(Settings):
     zoom: Annotated[int, Field(ge=1)] = 1
     """Models that are shown pictures see each pixel of a map as `zoom` x `zoom` pixels; nothing else depends on it."""
 
+    @property
+    def of_maps(self) -> dict[str, Any]:
+        """What the maps are made with, as plain values."""
+        return self.model_dump(mode="json", exclude={"zoom"})
+
     @model_validator(mode="after")
     def _check(self) -> Self:
         if self.size * self.zoom > LARGEST_PICTURE:
@@ -219,6 +225,7 @@ if TYPE_CHECKING:
         cnn: CnnSettings
         bdt: BdtSettings
         vit: VitSettings
+        vlm_head: VlmHeadSettings
         vlm: VlmSettings
 else:
     _Families = create_model(

@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import MllamaForConditionalGeneration, PreTrainedModel, ProcessorMixin
 
+from nuvlm.base.errors import InputError
 from nuvlm.models.vlm.batches import out_of_memory, take
 from nuvlm.models.vlm.families import whole_model
 from nuvlm.models.vlm.mllama import MllamaReader
@@ -59,7 +60,8 @@ class Encoder:
         """Inputs for n events, on the CPU.
 
         Raises:
-            ValueError: the sizes of the views differ between events; their texts would have different lengths.
+            ValueError: the sizes of the views differ between events.
+            InputError: the lengths of their texts differ.
         """
         pictures = [list(views) for views in images]
         sizes = tuple(picture.size for picture in pictures[0])
@@ -94,8 +96,17 @@ class Encoder:
     def _encode(self, pictures: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
         """Text and images, encoded by the processor."""
         text = [prompt_text(self._processor, self._prompts, len(pictures[0]))] * len(pictures)
-        # The template writes the begin-of-text token: do not add a second one.
-        return dict(self._processor(images=pictures, text=text, add_special_tokens=False, return_tensors="pt"))
+        try:
+            # The template writes the begin-of-text token: do not add a second one.
+            return dict(self._processor(images=pictures, text=text, add_special_tokens=False, return_tensors="pt"))
+        except ValueError as error:
+            if len(pictures) == 1:
+                raise
+            # Each by itself is encoded, as the first one was.
+            raise InputError(
+                f"the base model's processor makes inputs of different lengths of events with pictures of one size "
+                f"({str(error).strip().splitlines()[0]}). Use batches of one event, or another base model."
+            ) from error
 
 
 def prompt_text(processor: ProcessorMixin, prompts: Prompts, views: int) -> str:
