@@ -31,8 +31,9 @@ from planner import Planner, start_planner
 
 pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
-# With every family of models.
-TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}", "vlm_head={enabled: true}"]
+EVERY = "vlm_head={enabled: true}"
+"""Every family of models."""
+TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}", EVERY]
 PARTS = 2
 CNNS = 2
 # Rules of the families of models, from the table.
@@ -354,7 +355,7 @@ def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, jobs
 
 
 def test_more_events_make_only_new_shards(finished):
-    more = planned(finished, "--config", "input={simulate: {events: 60, events_per_shard: 10}}")
+    more = planned(finished, "--config", "input={simulate: {events: 60, events_per_shard: 10}}", EVERY)
     new = {"simulate_events": 2, "smear_and_downsample": 2, "crop_displays": 2}
     assert more == after("list_events collect_events") | new
 
@@ -390,7 +391,7 @@ def write_native(folder: Path, names: range) -> None:
 
 def test_a_new_input_file_adds_its_own_shard(checkout):
     write_native(checkout / "few", range(3))
-    arguments = ["--config", "run=few", "input={source: voxels, files: ['few/*.h5']}"]
+    arguments = ["--config", "run=few", "input={source: voxels, files: ['few/*.h5']}", EVERY]
     finish(checkout, *arguments)
     write_native(checkout / "few", range(3, 4))
     new = {"smear_and_downsample": 1, "crop_displays": 1}
@@ -490,7 +491,7 @@ def test_only_training_takes_several_gpus(checkout):
 
 
 def test_every_rule_with_gpus_goes_to_their_partition(checkout):
-    with_gpus = {rule for rule, request in requests(Config()).items() if request.gpus}
+    with_gpus = {rule for rule, request in requests(Config(vlm_head={"enabled": True})).items() if request.gpus}
     for site in ("slurm", "workstation"):
         profile = (checkout / f"profiles/{site}/config.yaml").read_text()
         assert set(re.search(r"gpu_rules: \[(.*)\]", profile)[1].split(", ")) == with_gpus | {"rehearse"}
@@ -577,7 +578,7 @@ def test_partial_reruns_do_what_the_documentation_says(finished, command):
 
 def test_own_files_with_the_models_of_another_run_train_nothing(finished):
     (finished / "mine.h5").touch()
-    arguments = ["--config", "run=mine", "models_from=demo", "input={source: larndsim, files: [mine.h5]}"]
+    arguments = ["--config", "run=mine", "models_from=demo", "input={source: larndsim, files: [mine.h5]}", EVERY]
     jobs = planned(finished, "predictions", *arguments)
     prepared = {"convert": 1, "smear_and_downsample": 1, "crop_displays": 1, "list_events": 1}
     assert jobs == prepared | {rule: JOBS[rule] for rule in CLASSIFY.split()} | {"predictions": 1}
