@@ -77,7 +77,7 @@ def test_every_pair_that_differs_in_language_is_compared() -> None:
     assert {pair: round(row["difference"], 6) for pair, row in found.items()} == {
         ("vlm", "vit"): 0.1, ("vlm", "vlm_head"): 0.04, ("vlm_head", "vit"): 0.06,
     }  # fmt: skip
-    assert "than the VLM head, which reads the same prompt" in found["vlm", "vlm_head"]["conclusion"]
+    assert "than the VLM head, the same language model with a linear head" in found["vlm", "vlm_head"]["conclusion"]
     assert "no language" in found["vlm_head", "vit"]["conclusion"]
     assert "trained on different devices" in found["vlm_head", "vit"]["conclusion"]
     assert "as long" not in found["vlm", "vlm_head"]["conclusion"], "nothing is said of times that are not known"

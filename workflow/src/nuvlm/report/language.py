@@ -9,7 +9,7 @@ from nuvlm.report.wording import number, p_value
 
 PAIRS = {
     ("vlm", "vit"): "which has the same vision tower and no language",
-    ("vlm", "vlm_head"): "which reads the same prompt and answers with a linear head instead of words",
+    ("vlm", "vlm_head"): "the same language model with a linear head in place of an answer in words",
     ("vlm_head", "vit"): "which has the same vision tower and head and no language",
 }
 """Families to compare, the one with more language first, and what the second one is."""
