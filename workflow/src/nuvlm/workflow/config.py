@@ -355,17 +355,17 @@ def read_overlays(files: Iterable[Path]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for file in files:
         try:
-            _merge(values, yaml.safe_load(file.read_text()))
+            merge(values, yaml.safe_load(file.read_text()))
         except (OSError, yaml.YAMLError, AttributeError) as error:
             raise InputError(f"{file}: no readable configuration ({error}). Check the path and the YAML.") from error
     return values
 
 
-def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """`base` updated with `overlay`, section by section, as Snakemake merges configuration files."""
     for key, value in overlay.items():
         section = base.get(key)
-        base[key] = _merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
+        base[key] = merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
     return base
 
 
