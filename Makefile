@@ -17,7 +17,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: bundle study demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
+.PHONY: bundle study study-page demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -61,6 +61,11 @@ compare: $(INSTALLED)
 STUDY ?= resources/study.yaml
 study: $(INSTALLED)
 	@exec $(BIN)/python -m nuvlm.workflow.study $(STUDY) $(if $(POINTS),--points $(POINTS))
+
+# The data, figure and tables of docs/study.md, from the last study.
+study-page: $(INSTALLED)
+	cp results/study/curves/*.csv docs/study/
+	$(BIN)/python -m nuvlm.report.study docs/study docs/study.md
 
 # A finished run with all that its report is computed from: make bundle RUN=demo [LICENSE=CC-BY-4.0] [AUTHOR="A. Physicist"]
 bundle: $(INSTALLED)

@@ -86,7 +86,8 @@ def fit_power_law(
     errors = np.concatenate(drawn)
     errors += rng.normal(size=errors.shape) * of_training
     draws = np.array([_fit(x, error, sigma, best) for error in errors])
-    return PowerLaw(sizes[0], *map(float, best), draws, deviation)
+    a, b, c = map(float, best)
+    return PowerLaw(sizes[0], a, b, c, draws, deviation)
 
 
 def _pooled(accuracies: Sequence[Sequence[float]]) -> float | None:

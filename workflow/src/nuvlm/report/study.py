@@ -5,15 +5,15 @@ to the page, between its two marks.
 """
 
 import argparse
-import csv
 import sys
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
-from math import inf
+from math import inf, isnan, nan
 from pathlib import Path
-from typing import Any, Self
+from typing import Any, TypeVar
 
 import numpy as np
+import pandas as pd
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, read_json
@@ -34,44 +34,8 @@ PUBLISHED_EVENTS = 171_000
 CURVES, FITS, FIGURE = "curves.csv", "fits.csv", "curves.svg"
 
 
-class _Row:
-    """A row of a CSV table, whose columns are the fields."""
-
-    @classmethod
-    def read(cls, path: Path) -> list[Self]:
-        """All rows of a table.
-
-        Raises:
-            InputError: it is missing or has other columns.
-        """
-        types = {field.name: field.type for field in fields(cls)}  # type: ignore[arg-type]
-        convert = {str: str, int: int, float: float, float | None: lambda text: float(text) if text else None}
-        try:
-            with path.open(newline="") as file:
-                rows = [
-                    cls(**{name: convert[types[name]](text) for name, text in row.items()})
-                    for row in csv.DictReader(file)
-                ]
-        except (OSError, ValueError, KeyError, TypeError) as error:
-            raise InputError(
-                f"{path}: no readable table of {', '.join(types)} ({error!r}). Make it with: make study"
-            ) from error
-        return rows
-
-    @classmethod
-    def write(cls, path: Path, rows: Iterable[Self]) -> None:
-        """Write the table, whole or not at all; fractions with four digits."""
-        names = [field.name for field in fields(cls)]  # type: ignore[arg-type]
-        with atomic_path(path) as partial, partial.open("w", newline="") as file:
-            table = csv.writer(file, lineterminator="\n")
-            table.writerow(names)
-            for row in rows:
-                values = asdict(row)  # type: ignore[call-overload]
-                table.writerow(f"{v:.4f}" if isinstance(v, float) else "" if v is None else v for v in values.values())
-
-
 @dataclass(frozen=True)
-class Accuracy(_Row):
+class Accuracy:
     """A training of a model in a run, on nominal test events."""
 
     run: str
@@ -89,13 +53,14 @@ class Accuracy(_Row):
 
 
 @dataclass(frozen=True)
-class Fit(_Row):
+class Fit:
     """The power law of a model (nuvlm.evaluation.learning_curve), with 95 % intervals."""
 
     model: str
     pixel_mm: float
     sizes: int
-    between_trainings: float | None
+    between_trainings: float
+    """Standard deviation of the accuracy; NaN if no size was trained on more than once."""
     exponent: float
     exponent_low: float
     exponent_high: float
@@ -114,6 +79,32 @@ class Fit(_Row):
     def accuracy(self, events: np.ndarray) -> np.ndarray:
         """Of the curve."""
         return self.limit - self.b * (events / self.unit) ** -self.exponent
+
+
+Row = TypeVar("Row", Accuracy, Fit)
+
+
+def _read(path: Path, kind: type[Row]) -> list[Row]:
+    """The rows of a CSV table, whose columns are the fields of `kind`.
+
+    Raises:
+        InputError: it is missing or has other columns.
+    """
+    names = [field.name for field in fields(kind)]
+    try:
+        table = pd.read_csv(path)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{path}: no readable table ({error}). Make it with: make study") from error
+    if table.columns.tolist() != names:
+        raise InputError(f"{path}: its columns must be {', '.join(names)}. Make it with: make study")
+    return [kind(*row) for row in table.itertuples(index=False)]
+
+
+def _write(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
+    """Write a CSV table, whole or not at all."""
+    table = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(kind)])
+    with atomic_path(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
 
 
 def read_curves(folders: Sequence[Path]) -> tuple[list[Accuracy], list[Fit]]:
@@ -142,8 +133,9 @@ def read_curves(folders: Sequence[Path]) -> tuple[list[Accuracy], list[Fit]]:
             interval = binomial_interval(int(right.sum()), len(right))
             assert interval is not None
             seconds = read_json(folder / "models" / training / "training.json")["seconds"]
+            low, high = interval
             about = (folder.name, pixel, model, number, count, len(right))
-            rows.append(Accuracy(*about, float(right.mean()), *interval, seconds))
+            rows.append(Accuracy(*about, float(right.mean()), low, high, seconds))
             correct.setdefault((model, pixel), {}).setdefault(count, []).append(right)
     fits = [_fit(model, pixel, sizes) for (model, pixel), sizes in correct.items()]
     return rows, [fit for fit in fits if fit is not None]
@@ -160,20 +152,22 @@ def _fit(model: str, pixel_mm: float, correct: Mapping[int, Sequence[np.ndarray]
     if law is None:
         return None
 
+    spread = nan if law.deviation is None else law.deviation
+
     def with_ends(value: float, ends: Interval) -> tuple[float, float, float]:
         assert ends is not None
         return value, ends[0], ends[1]
 
     return Fit(
-        model, pixel_mm, len(correct), law.deviation, *with_ends(law.c, law.exponent()),
+        model, pixel_mm, len(correct), spread, *with_ends(law.c, law.exponent()),
         *with_ends(*law.accuracy(PUBLISHED_EVENTS)), *with_ends(*law.accuracy(inf)), law.unit, law.b,
     )  # fmt: skip
 
 
 def write_study(folder: Path, rows: Sequence[Accuracy], fits: Sequence[Fit]) -> None:
     """Write the tables and the figure into a folder."""
-    Accuracy.write(folder / CURVES, rows)
-    Fit.write(folder / FITS, fits)
+    _write(folder / CURVES, Accuracy, rows)
+    _write(folder / FITS, Fit, fits)
     with atomic_path(folder / FIGURE) as partial:
         partial.write_text(draw(rows, fits), encoding="utf-8")
 
@@ -186,10 +180,10 @@ def draw(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
         for model, colour in zip(models, [*MODEL_COLOURS, *MODEL_COLOURS], strict=False):
             for pixel, marker in zip(sorted({row.pixel_mm for row in rows}, reverse=True), "osD^v<>", strict=False):
                 here = [row for row in rows if (row.model, row.pixel_mm) == (model, pixel)]
-                x, y = [row.train_events for row in here], [row.accuracy for row in here]
                 label = title(model) if pixel == usual else None
                 filled = colour if pixel == usual else "none"
-                ax.plot(x, y, marker, color=colour, markerfacecolor=filled, label=label)
+                points = np.array([(row.train_events, row.accuracy) for row in here]).reshape(-1, 2).T
+                ax.plot(*points, marker, color=colour, markerfacecolor=filled, label=label)
             for fit in fits:
                 if fit.model == model:
                     sizes = [row.train_events for row in rows if (row.model, row.pixel_mm) == (model, fit.pixel_mm)]
@@ -205,7 +199,9 @@ def draw(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
 
 
 def tables(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
-    """Both tables in Markdown: of several trainings mean and standard deviation, of one the accuracy and its interval."""
+    """Both tables in Markdown: mean and standard deviation of several trainings, or accuracy and interval of one."""
+    if not rows:
+        return "No point has been run yet.\n"
     models = list(dict.fromkeys(row.model for row in rows))
     lines = [f"| training events | pixel | {' | '.join(map(title, models))} |", "|---" * (len(models) + 2) + "|"]
     for pixel, size in sorted({(row.pixel_mm, row.train_events) for row in rows}, key=lambda pair: (-pair[0], pair[1])):
@@ -220,7 +216,7 @@ def tables(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
         "|---|---|---|---|---|---|",
     ]
     for fit in fits:
-        spread = "" if fit.between_trainings is None else f"{fit.between_trainings:.3f}"
+        spread = "" if isnan(fit.between_trainings) else f"{fit.between_trainings:.3f}"
         lines.append(
             f"| {title(fit.model)} | {fit.pixel_mm / 10:g} cm "
             f"| {fit.exponent:.2f} ({fit.exponent_low:.2f} to {fit.exponent_high:.2f}) "
@@ -245,7 +241,7 @@ def write_page(folder: Path, page: Path) -> None:
     Raises:
         InputError: a table cannot be read, or the page has no marks.
     """
-    rows, fits = Accuracy.read(folder / CURVES), Fit.read(folder / FITS)
+    rows, fits = _read(folder / CURVES, Accuracy), _read(folder / FITS, Fit)
     before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, ended, after = rest.partition(END)
     if not (found and ended):
