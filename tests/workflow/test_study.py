@@ -17,7 +17,7 @@ from nuvlm.base.files import sha256, write_json
 from nuvlm.report.study import BEGIN, END, read_curves, tables, write_page, write_study
 from nuvlm.workflow.study import main, read_study
 from paths import REPOSITORY, copy_workflow
-from report_on_disk import write_run
+from run_on_disk import write_run
 from tiny_run import SETTINGS
 
 TABLE = REPOSITORY / "resources" / "study.yaml"

@@ -109,7 +109,10 @@ def _fit(n: np.ndarray, error: np.ndarray, sigma: np.ndarray, start: np.ndarray 
     upper = (1.0, 1.0, STEEPEST)
     fits = [
         least_squares(
-            lambda p: (_error(p, n) - error) / sigma, np.clip(begin, 1e-9, np.array(upper) - 1e-9), bounds=(0.0, upper)
+            lambda p: (_error(p, n) - error) / sigma,
+            np.clip(begin, 1e-9, np.array(upper) - 1e-9),
+            jac=lambda p: (np.array([n**0, n ** -p[2], -p[1] * n ** -p[2] * np.log(n)]) / sigma).T,
+            bounds=(0.0, upper),
         )
         for begin in starts
     ]

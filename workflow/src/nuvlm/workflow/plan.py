@@ -274,10 +274,11 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
 
 def _memory(rates: list[Rate], config: Config, events: int) -> dict[str, float]:
     memory = {}
-    for of, share in (("event table", 1.0), ("training images", 1 - config.dataset.test)):
+    train, classified = _numbers(config, events)
+    for of, number in (("event table", events), ("training images", train + classified - events * config.dataset.test)):
         rate = _nearest(rates, of, config, gpus=False)
         if rate and (of == "event table" or config.models_from is None):
-            memory[of] = events * share * rate.value
+            memory[of] = number * rate.value
     return memory
 
 
