@@ -206,12 +206,9 @@ def test_every_job_ran_once_where_it_should(undisturbed):
     nodes = {job["Comment"]: job["NodeList"] for job in jobs}
     gpus = {comment for comment, node in nodes.items() if node == "gpu01"}
     assert {re.match(r"rule_([a-z]+_[a-z]+)", comment)[1] for comment in gpus} == {
-        "train_cnn",
-        "classify_cnn",
-        "explain_cnn",
-        "finetune_vlm",
-        "classify_vlm",
-        "explain_vlm",
+        *("train_cnn", "classify_cnn", "explain_cnn"),
+        *("train_vit", "classify_vit", "explain_vit"),
+        *("finetune_vlm", "classify_vlm", "explain_vlm"),
     }
     (training,) = undisturbed.jobs("finetune_vlm")
     assert training["TresPerJob"] == "gres:gpu:4"
@@ -270,7 +267,7 @@ def test_a_cancelled_job_is_tried_again(limited, run, undisturbed):
     assert run.finish() == 0, run.output()
     assert run.states("classify_vlm") == run.states("train_cnn") == ["CANCELLED", "COMPLETED"]
     assert [resources(job) for job in run.jobs("classify_vlm")] == [("40000M", "08:00:00"), ("80000M", "16:00:00")]
-    assert [resources(job) for job in run.jobs("train_cnn")] == 2 * [("24000M", "12:00:00")]
+    assert [resources(job) for job in run.jobs("train_cnn")] == 2 * [("12000M", "12:00:00")]
     assert_as_undisturbed(run, undisturbed)
 
 
@@ -315,7 +312,10 @@ def test_a_group_of_jobs_asks_for_one_node(run, undisturbed):
     run.run(*targets, "--groups", *groups, "--group-components", "both=2")
     (job,) = [job for job in run.cluster.jobs() if job["WorkDir"] == str(run.folder)]
     assert (job["NumNodes"], job["JobState"]) == ("1", "COMPLETED")
-    assert_as_undisturbed(run, undisturbed)
+    found, expected = run.contents(), undisturbed.contents()
+    # The list of pixel-map stores goes with them, and nothing that was asked for needs it.
+    assert expected.pop("pixelmaps.json")
+    assert found == expected
 
 
 def test_a_colleague_reads_the_models_and_continues_the_run(undisturbed):

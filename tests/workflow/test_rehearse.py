@@ -70,15 +70,6 @@ def test_everything_is_measured_and_nothing_else_stays(values: dict[str, Any]) -
     assert "the run of 1,000 events" in text
 
 
-def test_a_model_from_scratch_is_rehearsed_too(values: dict[str, Any]) -> None:
-    values["vlm"] |= {"base": "scratch", "scratch": {"text_layers": 2, "vision_layers": 1, "image_size": 56}}
-    values["vlm"]["finetune"] |= {"rationales": "grounded"}
-    rehearse_run(parse_config(values), Path("out"), steps=3, classify=2, explain=0)
-    result = read_json(Path("out/rehearsal.json"))
-    assert "reckoned" not in result
-    assert result["floor"]["tokens"] > 60, "the rationale is part of the answer"
-
-
 def test_after_a_kill_it_goes_on_from_the_checkpoint(values: dict[str, Any]) -> None:
     Path("config.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "nuvlm.workflow.rehearse", "config.yaml", "--steps", "8", "--classify", "2"]
@@ -97,14 +88,20 @@ def test_after_a_kill_it_goes_on_from_the_checkpoint(values: dict[str, Any]) -> 
     assert training["first_run"] is None, "it has not trained the first steps again"
 
 
-def test_other_settings_start_anew(values: dict[str, Any]) -> None:
-    rehearse_run(parse_config(values), Path("out"), keep=True, steps=3, classify=2, explain=0)
+def test_a_model_from_scratch_is_rehearsed_and_other_settings_start_anew(values: dict[str, Any]) -> None:
+    scratch = {"base": "scratch", "scratch": {"text_layers": 2, "vision_layers": 1, "image_size": 56}}
+    scratch["finetune"] = values["vlm"]["finetune"] | {"rationales": "grounded"}
+    extent = {"steps": 3, "classify": 2, "explain": 0}
+    rehearse_run(parse_config(values | {"vlm": values["vlm"] | scratch}), Path("out"), keep=True, **extent)
+    result = read_json(Path("out/rehearsal.json"))
+    assert "reckoned" not in result
+    assert result["floor"]["tokens"] > 60, "the rationale is part of the answer"
     # with texts about three views, which are drawn then
     texts = yaml.safe_load(Path(values["vlm"].get("prompts", "resources/prompts.yaml")).read_text())
     Path("prompts.yaml").write_text(yaml.safe_dump(texts | {"views": ["u", "v", "z"]}))
     values["vlm"]["prompts"] = "prompts.yaml"
     values["vlm"]["finetune"]["lora"] = {"r": 4}
-    rehearse_run(parse_config(values), Path("out"), keep=True, steps=3, classify=2, explain=0)
+    rehearse_run(parse_config(values), Path("out"), keep=True, **extent)
     assert read_json(Path("out/adapter/adapter_config.json"))["r"] == 4
     assert read_json(Path("out/adapter/training.json"))["images"]["views"] == ["u", "v", "z"]
 

@@ -25,6 +25,7 @@ NOISE = (
     "Building DAG of jobs",
     "Using shell",
     "Conda environments: ignored",
+    "Singularity containers: ignored",
     "Select jobs to execute",
     "Complete log(s)",
     "Elapsed time",

@@ -1,5 +1,6 @@
 """Export of the trained CNN to ONNX, for inference without torch."""
 
+import copy
 import json
 import logging
 from pathlib import Path
@@ -62,11 +63,15 @@ def export_cnn(model: Path, out: Path) -> None:
 
 def write_onnx(network: SiameseCnn, path: Path, views: int, metadata: dict[str, str]) -> None:
     """Write `network`, with uint8 images as input, as an ONNX file with `metadata`."""
+    network = copy.deepcopy(network).eval()
+    for module in network.modules():
+        if hasattr(module, "inplace"):
+            module.inplace = False  # the exporter takes half of the time: it rewrites each operation in place
     # Two events: the exporter would specialise on a batch of one.
     example = torch.zeros(2, views, 64, 96, dtype=torch.uint8)
     any_size = torch.export.Dim.DYNAMIC
     program = torch.onnx.export(
-        _FromGreyValues(network).eval(),
+        _FromGreyValues(network),
         (example,),
         dynamo=True,
         dynamic_shapes=({0: any_size, 2: any_size, 3: any_size},),
