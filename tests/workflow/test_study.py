@@ -66,7 +66,11 @@ def test_a_point_has_the_models_that_it_names(tmp_path):
         ([TREE, TREE], {}, "two runs are called few_all"),
         ([TREE | {"events": "many"}], {}, "there is no run many in events, only few"),
         ([TREE | {"models": ["tree"]}], {}, "run few_all: unknown models tree; known: cnn_published, cnn_tuned, bdt"),
-        ([TREE | {"train_events": 9000}], {}, "run few_9000: .*asks for 9,000 training events, but of .* 5,000, about 4,000 are"),
+        (
+            [TREE | {"train_events": 9000}],
+            {},
+            "run few_9000: .*asks for 9,000 training events, but of .* 5,000, about 4,000 are",
+        ),
         ([TREE | {"settings": {"bdt": {"depth": 3}}}], {}, "run few_all: .*bdt.depth: unknown key"),
         ([TREE], {"events": {"few": {"display": {"pixel_mm": 33}}}}, "run few: .*not a multiple of the voxel size"),
         ([TREE], {"configuration": ["none.yaml"]}, "none.yaml: no readable configuration"),

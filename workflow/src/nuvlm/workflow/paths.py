@@ -36,8 +36,8 @@ def check_models(config: Config) -> None:
     if missing:
         raise InputError(
             f"models_from: there is no finished model in {folder} ({', '.join(missing)} missing). Finish that run "
-            "first, name another one, or leave models_from out to train. A CNN that the other run lacks is left "
-            "out with cnn.recipes.<name>: null, and seeds may be fewer."
+            "first, name another one, or leave models_from out to train. What the other run lacks is left "
+            "out with cnn.recipes.<name>: null or <family>.enabled: false, and seeds may be fewer."
         )
     inputs = {model: config.families[family_name(model)].classification().inputs.values() for model in trainings}
     # A base model of the hub can still be fetched.
