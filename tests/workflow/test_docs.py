@@ -83,7 +83,8 @@ def planner(checkout: Path) -> Iterator[Planner]:
 def tiny(command: str) -> str:
     """The same command for the tiny run in place of the demo, its variants or a reader's files."""
     command = re.sub(r"results/(demo|wide)\b", "results/tiny", command)
-    command = re.sub(r"(models_from|run|MODELS|RUN)=demo\b", r"\1=tiny", command)
+    command = re.sub(r"(models_from|events_from|run|MODELS|RUN)=demo\b", r"\1=tiny", command)
+    command = command.replace("train_events: 1000", "train_events: 20")
     return command.replace("sim00002", "sim00001").replace("/data/", "data/")
 
 
