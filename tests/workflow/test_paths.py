@@ -8,7 +8,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.dataset.store_list import write_store_list
 from nuvlm.models.table import FAMILIES, family_name, family_of
 from nuvlm.models.vlm.settings import VlmSettings
-from nuvlm.workflow.config import Config, parse_config
+from nuvlm.workflow.config import Config, ReportSettings, parse_config
 from nuvlm.workflow.frozen import VARIABLE, Frozen, freeze
 from nuvlm.workflow.paths import check_events, check_models, store_files
 from nuvlm.workflow.shards import list_shards, simulated_events
@@ -73,12 +73,15 @@ def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch
     check_models(Config())
 
 
+VIEWS = ("displays/{}.zarr/xz/c/0/0/0", "displays/{}.zarr/yz/c/0/0/0")
+
+
 def finish_events(config: Config) -> Path:
     """What a run that has its events leaves, as far as the check of another run reads it."""
     folder = Path("results", config.run)
     for name in ("sim00000", "sim00001"):
-        for file in ("images/c/0/0/0/0", "manifest.json"):
-            path = folder / "pixelmaps" / f"{name}.zarr" / file
+        for file in ("pixelmaps/{}.zarr/images/c/0/0/0/0", "pixelmaps/{}.zarr/manifest.json", *VIEWS):
+            path = folder / file.format(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
     write_store_list(folder / "pixelmaps.json", {path.stem: path for path in sorted((folder / "pixelmaps").iterdir())})
@@ -119,6 +122,13 @@ def test_a_run_whose_events_are_used_must_have_them_as_this_one_would_make_them(
         ):
             check_events(config)
         away.rename(folder / lost)
+    (folder / VIEWS[1].format("sim00001")).unlink()
+    with pytest.raises(
+        InputError, match=r"has lost displays, which .*/sim00001.zarr/yz/c/0/0/0 is missing. Set report.bro"
+    ):
+        check_events(config)
+    config = config.model_copy(update={"report": ReportSettings(browser=0)})
+    check_events(config)
     for settings, message in (
         ({"events_from": "third"}, "takes its events from 'third': name that one"),
         ({"models_from": "third"}, "has no events to train on"),

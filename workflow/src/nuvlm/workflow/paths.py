@@ -72,6 +72,14 @@ def check_events(config: Config) -> None:
     stores = read_store_list(needed[2], verify=False).values()
     if gone := [path for store in stores for file in LISTED.values() if not (path := store / file).exists()]:
         raise InputError(f"events_from: run '{name}' has lost pixel maps: {gone[0]} is missing. {made_by}")
+    shown = config.report.browser and config.input.has_voxels
+    displays = [folder / "displays" / store.name / view / "c/0/0/0" for store in stores for view in ("xz", "yz")]
+    if shown and (gone := [path for path in displays if not path.exists()]):
+        raise InputError(
+            f"events_from: run '{name}' has lost displays, which the report shows: {gone[0]} is missing. Set "
+            f"report.browser to 0, or make it with: snakemake {gone[0]} --config run={name}, with the configuration files "
+            "of that run."
+        )
     other = frozen.settings_of(name)
     if other.events_from is not None:
         raise InputError(f"events_from: run '{name}' takes its events from '{other.events_from}': name that one.")

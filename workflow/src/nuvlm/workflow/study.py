@@ -78,7 +78,7 @@ class Study(Settings):
         point = next(point for point in self.points if point.run == run)
         values = merge(deepcopy({**self.events[point.events]}), deepcopy(point.settings))
         merge(values, {"run": run, "events_from": point.events, "dataset": {"train_events": point.train_events}})
-        known = self.config(values).models
+        known = self.config(merge(deepcopy(values), {family: {"enabled": True} for family in FAMILIES})).models
         if unknown := [model for model in point.models if model not in known]:
             raise InputError(f"run {run}: unknown models {', '.join(unknown)}; known: {', '.join(known)}")
         for family in FAMILIES:
