@@ -77,8 +77,8 @@ def check_events(config: Config) -> None:
     if shown and (gone := [path for path in displays if not path.exists()]):
         raise InputError(
             f"events_from: run '{name}' has lost displays, which the report shows: {gone[0]} is missing. Set "
-            f"report.browser to 0, or make it with: snakemake {gone[0]} --config run={name}, with the configuration files "
-            "of that run."
+            f"report.browser to 0, or make it with: snakemake {gone[0]} --config run={name}, with the "
+            "configuration files of that run."
         )
     other = frozen.settings_of(name)
     if other.events_from is not None:
