@@ -224,6 +224,14 @@ def test_a_model_refuses_pixel_maps_unlike_those_it_has_seen(make_shard, detecto
     write_json(tmp_path / "training.json", {"images": seen | {"centre": "charge"}})
     with pytest.raises(InputError, match=r"centre is vertex, the model was trained with charge.*Set display"):
         check_images({"a": store}, tmp_path / "training.json")
+    write_json(tmp_path / "training.json", {"images": seen})
+    assert check_images({"a": store}, tmp_path / "training.json", 1)["zoom"] == 1, "where a model does not say, it is 1"
+    with pytest.raises(InputError, match=r"zoom is 2, the model was trained with 1.*Set display and pixelmap"):
+        check_images({"a": store}, tmp_path / "training.json", 2)
+    write_json(tmp_path / "training.json", {"images": seen | {"zoom": 3}})
+    assert check_images({"a": store}, tmp_path / "training.json", 3)["zoom"] == 3
+    with pytest.raises(InputError, match=r"with pixelmap.zoom 65, pixel maps of 64 .* Set pixelmap.zoom to 64 or less"):
+        check_images({"a": store}, tmp_path / "training.json", 65)
     old = {key: value for key, value in seen.items() if key != "centre"}
     write_json(tmp_path / "training.json", {"images": old})
     with pytest.raises(InputError, match=r"does not say with which centre .* Remove .* and rerun"):

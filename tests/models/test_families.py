@@ -10,7 +10,8 @@ from nuvlm.models.table import FAMILIES, conditions_of, family_name, title
 from nuvlm.workflow.config import Config
 from paths import REPOSITORY
 
-CONFIG = Config(**yaml.safe_load((REPOSITORY / "config" / "config.yaml").read_text()))
+VALUES = yaml.safe_load((REPOSITORY / "config" / "config.yaml").read_text())
+CONFIG = Config(**(VALUES | {"vlm_head": VALUES["vlm_head"] | {"enabled": True}}))
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -56,6 +57,14 @@ def test_conditions_of_the_prompt_are_for_prompted_models(name):
     assert conditions_of(name, ("nominal", *PROMPT_CONDITIONS)) == [
         "nominal", *(PROMPT_CONDITIONS if FAMILIES[name].prompted else ()),
     ]  # fmt: skip
+
+
+def test_a_family_whose_name_begins_with_another_one_is_not_a_model_of_it():
+    assert [family_name(name) for name in ("vlm", "vlm_head", "vlm_head.2", "vlm_other")] == [
+        "vlm", "vlm_head", "vlm_head", "vlm",
+    ]  # fmt: skip
+    assert title("vlm_head.2") == "VLM head, training 2"
+    assert title("vlm_other") == "VLM other"
 
 
 def test_a_model_of_no_family_has_a_title_and_no_prompt():

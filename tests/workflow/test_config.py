@@ -52,7 +52,7 @@ def test_defaults_of_the_models_are_the_published_ones_that_the_paper_overlay_se
     rest = {"cnn": {"workers"}}  # a matter of the machine
     assert paper.model_dump(include=same, exclude=rest) == published.model_dump(include=same, exclude=rest)
     assert paper.vlm.finetune == published.vlm.finetune
-    assert (paper.vlm.base, paper.pixelmap.size) == ("hub", 512)
+    assert (paper.vlm.base, paper.pixelmap.size, paper.pixelmap.zoom) == ("hub", 512, 1)
 
 
 def test_the_third_column_of_reproduction_is_the_paper_overlay():
@@ -98,6 +98,10 @@ MISTAKES = {
         r"cnn: learning_rate, flip: moved to cnn.recipes.<name>.*recipes: {tuned: {learning_rate: 0.01}}",
     ),
     "weights from before recipes": ({"cnn": {"class_weights": True}}, "cnn: class_weights .*: set balanced in"),
+    "pictures that are too large": (
+        {"pixelmap": {"size": 512, "zoom": 9}},
+        r"pixelmap: size \(512\) x zoom \(9\) gives pictures of 4608 pixels a side; 4096 is the maximum",
+    ),
     "seeds that repeat": ({"bdt": {"seeds": [7, 8, 7]}}, r"bdt: seeds \[7, 8, 7\]: one repeats"),
     "seeds without the first": ({"cnn": {"seeds": [1, 2]}}, r"cnn: seeds \[1, 2\]: the first must be .*, 7"),
     "no training": ({"vlm": {"seeds": 0}}, "vlm.seeds"),

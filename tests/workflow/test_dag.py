@@ -32,14 +32,16 @@ from planner import Planner, start_planner
 
 pytestmark = pytest.mark.workflow
 SHARDS = len(list_shards(Config(input={"simulate": {"events": 40, "events_per_shard": 10}})))
-TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}"]
+EVERY = "vlm_head={enabled: true}"
+"""Every family of models."""
+TINY = ["--config", "input={simulate: {events: 40, events_per_shard: 10}}", EVERY]
 PARTS = 2
 CNNS = 2
 # Rules of the families of models, from the table.
 TRAIN = " ".join(family.training_rule for family in FAMILIES.values())
 CLASSIFY = " ".join(f"classify_{name}" for name in FAMILIES)
 EXPLAIN = " ".join(f"explain_{name}" for name, family in FAMILIES.items() if family.explains)
-NUMBER = {name: len(section.model_names(name)) for name, section in Config().families.items()}
+NUMBER = {name: len(section.model_names(name)) for name, section in Config(vlm_head={"enabled": True}).families.items()}
 # Jobs of a rule in the demo.
 JOBS = {
     "simulate_events": SHARDS,
@@ -63,8 +65,9 @@ FEEDS = {
     "smear_and_downsample": "crop_displays collect_events",
     "crop_displays": f"list_events {TRAIN}",
     "list_events": f"{TRAIN} evaluate collect_events",
-    "build_base_model": " ".join(f"{job}_{name}" for name in ("vlm", "vit") for job in ("classify", "explain"))
-    + " finetune_vlm train_vit",
+    "build_base_model": " ".join(
+        f"{family.training_rule} classify_{name} explain_{name}" for name, family in FAMILIES.items() if family.on_base
+    ),
     "export_cnn": "classify_cnn",
     **{
         family.training_rule: f"classify_{name} draw_figures write_report"
@@ -180,6 +183,8 @@ SECTIONS = {
     "bdt": ("bdt={learning_rate: 0.2}", "train_bdt"),
     "vit.lora": ("vit={lora: {r: 4}}", "train_vit"),
     "vit.recipe": ("vit={recipe: {learning_rate: 0.004}}", "train_vit"),
+    "vlm_head.lora": ("vlm_head={lora: {r: 4}}", "train_vlm_head"),
+    "vlm_head.recipe": ("vlm_head={recipe: {learning_rate: 0.004}}", "train_vlm_head"),
     "vlm": ("vlm={prompts: resources/prompts_dune_cvn.yaml}", "build_base_model finetune_vlm classify_vlm"),
     "vlm.scratch": ("vlm={scratch: {steps: 10}}", "build_base_model"),
     "vlm.hub": ("vlm={hub: {revision: other}}", "write_report"),  # only for base models of the hub
@@ -221,10 +226,13 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
     [
         ("cnn={classify_batch_size: 2}", "classify_cnn"),
         ("cnn={classify_backend: torch}", "classify_cnn"),
+        # Only for models that are shown pictures.
+        ("pixelmap={zoom: 2}", "train_vit train_vlm_head finetune_vlm"),
         ("bdt={classify_batch_size: 2}", "classify_bdt"),
         ("report={browser: 3}", "collect_events"),
         ("cnn={gpus: 1}", "write_report"),
         ("cnn={memory_mb: 9000, workers: 3}", "write_report"),
+        ("vit={gradient_checkpointing: true}", "write_report"),
         ("vlm={finetune: {gpus: 4}}", "write_report"),
         ("vlm={classify: {gpus: 1}}", "write_report"),
     ],
@@ -349,7 +357,7 @@ def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, jobs
 
 
 def test_more_events_make_only_new_shards(finished):
-    more = planned(finished, "--config", "input={simulate: {events: 60, events_per_shard: 10}}")
+    more = planned(finished, "--config", "input={simulate: {events: 60, events_per_shard: 10}}", EVERY)
     new = {"simulate_events": 2, "smear_and_downsample": 2, "crop_displays": 2}
     assert more == after("list_events collect_events") | new
 
@@ -385,7 +393,7 @@ def write_native(folder: Path, names: range) -> None:
 
 def test_a_new_input_file_adds_its_own_shard(checkout):
     write_native(checkout / "few", range(3))
-    arguments = ["--config", "run=few", "input={source: voxels, files: ['few/*.h5']}"]
+    arguments = ["--config", "run=few", "input={source: voxels, files: ['few/*.h5']}", EVERY]
     finish(checkout, *arguments)
     write_native(checkout / "few", range(3, 4))
     new = {"smear_and_downsample": 1, "crop_displays": 1}
@@ -485,7 +493,7 @@ def test_only_training_takes_several_gpus(checkout):
 
 
 def test_every_rule_with_gpus_goes_to_their_partition(checkout):
-    with_gpus = {rule for rule, request in requests(Config()).items() if request.gpus}
+    with_gpus = {rule for rule, request in requests(Config(vlm_head={"enabled": True})).items() if request.gpus}
     for site in ("slurm", "workstation"):
         profile = (checkout / f"profiles/{site}/config.yaml").read_text()
         assert set(re.search(r"gpu_rules: \[(.*)\]", profile)[1].split(", ")) == with_gpus | {"rehearse"}
@@ -587,7 +595,7 @@ def test_the_events_of_another_run_are_taken_and_not_made(finished):
 
 def test_own_files_with_the_models_of_another_run_train_nothing(finished):
     (finished / "mine.h5").touch()
-    arguments = ["--config", "run=mine", "models_from=demo", "input={source: larndsim, files: [mine.h5]}"]
+    arguments = ["--config", "run=mine", "models_from=demo", "input={source: larndsim, files: [mine.h5]}", EVERY]
     jobs = planned(finished, "predictions", *arguments)
     prepared = {"convert": 1, "smear_and_downsample": 1, "crop_displays": 1, "list_events": 1}
     assert jobs == prepared | {rule: JOBS[rule] for rule in CLASSIFY.split()} | {"predictions": 1}

@@ -56,7 +56,7 @@ def test_the_pictures_are_those_of_a_run(make_shard, tmp_path):
     found = inspect_file(shard, VALUES, tmp_path / "a")
     settings = parse_config(VALUES)
     smear_and_downsample(shard, tmp_path / "d.zarr", detector=Detector(), diffusion=Diffusion(), pixel_mm=50)
-    crop_displays(tmp_path / "d.zarr", tmp_path / "m.zarr", **settings.pixelmap.model_dump(mode="json"))
+    crop_displays(tmp_path / "d.zarr", tmp_path / "m.zarr", **settings.pixelmap.of_maps)
     np.testing.assert_array_equal(found.images, open_store(tmp_path / "m.zarr", "nuvlm-pixelmaps")["images"][:])
 
 

@@ -34,7 +34,7 @@ def test_a_rate_is_what_its_benchmark_wrote(rate: Rate):
 
 def test_every_rate_is_used():
     sources = [{"source": "simulate"}, {"source": "larndsim", "files": ["a.h5"]}]
-    small = SMALL | {"cnn": {"gpus": 0, "classify_backend": "onnx"}}
+    small = SMALL | {"cnn": {"gpus": 0, "classify_backend": "onnx"}, "vlm_head": {"enabled": True}}
     rules = {rule for source in sources for rule in plan.jobs_by_rule(Config(**small, input=source), 1)}
     assert {rate.of for rate in RATES} <= rules | STORED
     assert {rate.of for rate in RATES} >= STORED

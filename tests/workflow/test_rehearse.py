@@ -42,7 +42,7 @@ def values(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
         "base": "hub", "hub": {"model": model, "max_tiles": 1}, "finetune": finetune,
         "classify": {"gpus": 0, "batch_size": 4}, "explain": {"max_new_tokens": 4},
     }  # fmt: skip
-    return {"run": "tried", "pixelmap": {"size": 64}, "vlm": vlm, "input": {"simulate": {"events": 1000}}}
+    return {"run": "tried", "pixelmap": {"size": 32, "zoom": 2}, "vlm": vlm, "input": {"simulate": {"events": 1000}}}
 
 
 def test_everything_is_measured_and_nothing_else_stays(values: dict[str, Any]) -> None:
@@ -159,6 +159,16 @@ def test_the_plan_shows_the_memory_of_a_gpu_and_refuses_what_does_not_fit(values
         plan.gpu_memory(small(values, gpu_memory_gib=(one + two) / 2 / GIB))
     with pytest.raises(InputError, match="None of these is enough by itself"):
         plan.gpu_memory(small(values, gpu_memory_gib=0.1))
+
+
+def test_larger_pictures_take_more_memory_where_the_tower_has_no_tiles(values: dict[str, Any]) -> None:
+    hub = {"model": "Qwen/Qwen3-VL-2B-Instruct", "max_tiles": None}
+    vlm = small(values, hub=hub, finetune=values["vlm"]["finetune"] | {"lora": {"vision": False}}).vlm
+    sources = {"prompts": Path(vlm.prompts), "vocabulary": Path(vlm.vocabulary), "resources": Path("resources")}
+    plain, zoomed, larger = (
+        reckon(vlm, size=size, zoom=zoom, **sources)[0].text for size, zoom in ((256, 1), (256, 2), (512, 1))
+    )
+    assert plain < zoomed == larger
 
 
 def test_memory_of_an_unknown_shape_or_without_gpus_is_not_reckoned(values: dict[str, Any]) -> None:

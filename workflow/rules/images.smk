@@ -56,7 +56,7 @@ if CONFIG.input.has_voxels:
             runtime=scaled(30),
         params:
             code=code("crop_displays.py"),
-            pixelmap=CONFIG.pixelmap.model_dump(mode="json"),
+            pixelmap=CONFIG.pixelmap.of_maps,
             on_bad_event=CONFIG.input.on_bad_event,
         script:
             "../scripts/crop_displays.py"

@@ -10,6 +10,7 @@ for family, section in CONFIG.families.items():
     classification = section.classification()
     explanation = section.explanation()
     conditions = conditions_of(family, CONFIG.conditions)
+    zoom = CONFIG.pixelmap.zoom if row.on_base else 1
 
     if CONFIG.models_from is None:
 
@@ -50,6 +51,7 @@ for family, section in CONFIG.families.items():
                     "training", "untracked"
                 )(wildcards),
                 inputs=request_inputs("training"),
+                zoom=zoom,
                 # Beside the output: Snakemake deletes outputs before a retry.
                 checkpoints=lambda wildcards: f"results/{CONFIG.run}/checkpoints/{wildcards.model}",
                 tensorboard=lambda wildcards: f"results/{CONFIG.run}/tensorboard/{wildcards.model}",
@@ -97,6 +99,7 @@ for family, section in CONFIG.families.items():
             run=classification.run,
             settings=of_request("classification", "settings"),
             inputs=request_inputs("classification"),
+            zoom=zoom,
         script:
             "../scripts/classify.py"
 
@@ -137,6 +140,7 @@ for family, section in CONFIG.families.items():
                 run=explanation.run,
                 settings=of_request("explanation", "settings"),
                 inputs=request_inputs("explanation"),
+                zoom=zoom,
                 predictions=lambda wildcards: explained_predictions(wildcards.part),
                 condition=CONFIG.conditions[0],
                 n_events=EXPLAINED,

@@ -15,6 +15,7 @@ resolve_name(snakemake.params.run)(
         inputs={name: Path(path) for name, path in snakemake.params.inputs.items()},
         settings=snakemake.params.settings,
         threads=snakemake.threads,
+        zoom=snakemake.params.zoom,
         folder=Path(snakemake.input.model).parent,
         outputs={path.parent.name: path for path in tables},  # predictions/{model}/{condition}/{part}.parquet
         part=int(snakemake.wildcards.part),

@@ -14,6 +14,7 @@ resolve_name(snakemake.params.run)(
         inputs={name: Path(path) for name, path in snakemake.params.inputs.items()},
         settings=snakemake.params.settings,
         threads=snakemake.threads,
+        zoom=snakemake.params.zoom,
         folder=Path(snakemake.input.model).parent,
         out=Path(snakemake.params.out),
         part=int(snakemake.wildcards.part),

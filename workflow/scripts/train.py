@@ -14,6 +14,7 @@ resolve_name(snakemake.params.run)(
         inputs={name: Path(path) for name, path in snakemake.params.inputs.items()},
         settings={**snakemake.params.settings, **snakemake.params.untracked},
         threads=snakemake.threads,
+        zoom=snakemake.params.zoom,
         out=Path(snakemake.output.training).parent,
         checkpoints=Path(snakemake.params.checkpoints),
         tensorboard=Path(snakemake.params.tensorboard),

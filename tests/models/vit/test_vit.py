@@ -28,6 +28,7 @@ from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import load_model, load_processor
 
 CPU = torch.device("cpu")
+IMAGES = {"views": ["xz", "yz"], "size": 56, "centre": "charge"}
 Data = tuple[Path, dict[str, Path]]
 
 
@@ -51,21 +52,32 @@ def trained(tmp_path_factory: pytest.TempPathFactory, base: Path, dataset: Data)
     return folder / "vit"
 
 
-def classify(trained: Path, base: Path, dataset: Data, out: Path) -> pd.DataFrame:
+def classify(trained: Path, base: Path, dataset: Data, out: Path, zoom: int = 1) -> pd.DataFrame:
     events, stores = dataset
     jobs.classify(
         ClassificationJob(
             model="vit", events=events, stores=stores, inputs={"base": base / "manifest.json"},
-            settings={"batch_size": 4}, threads=1, folder=trained, part=0,
+            settings={"batch_size": 4}, threads=1, folder=trained, part=0, zoom=zoom,
             outputs={"nominal": out / "nominal.parquet", "half_resolution": out / "half.parquet"},
         )
     )  # fmt: skip
     return read_predictions([out / "nominal.parquet"])
 
 
+def explain(trained: Path, base: Path, dataset: Data, out: Path, zoom: int = 1) -> None:
+    events, stores = dataset
+    jobs.explain(
+        ExplanationJob(
+            model="vit", events=events, stores=stores, inputs={"base": base / "manifest.json"}, settings={}, threads=1,
+            folder=trained, out=out / "maps.zarr", part=0, predictions={"vit": out / "nominal.parquet"},
+            condition="nominal", count=6, seed=7, zoom=zoom,
+        )
+    )  # fmt: skip
+
+
 def test_logits_are_those_of_the_tower_and_a_linear_head(base: Path) -> None:
     torch.manual_seed(1)
-    network = VisionClassifier(base, 2, settings(quantization="none", adapt="head"), CPU).eval()
+    network = VisionClassifier(base, IMAGES, settings(quantization="none", adapt="head"), CPU).eval()
     grey = torch.from_numpy(np.random.default_rng(2).integers(0, 255, (3, 2, 56, 56), dtype=np.uint8))
     whole: Any = load_model(base, "none", bf16=False, device_map={"": "cpu"}).eval()
     pictures = [to_pictures(views, "black") for views in grey.numpy()]
@@ -94,6 +106,19 @@ def test_it_learns_and_writes_only_what_it_has_trained(
     np.testing.assert_allclose(table[["p_nue_cc", "p_numu_cc", "p_nc"]].sum(axis=1), 1, atol=1e-6)
 
 
+def test_checkpointing_changes_no_gradient(base: Path) -> None:
+    grey = torch.from_numpy(np.random.default_rng(2).integers(0, 255, (3, 2, 56, 56), dtype=np.uint8))
+    found = []
+    for checkpointing in (True, False):
+        torch.manual_seed(1)
+        network = VisionClassifier(base, IMAGES, settings(gradient_checkpointing=checkpointing), CPU).train()
+        torch.manual_seed(2)  # of dropout
+        network(network.prepare(grey, CPU)).square().sum().backward()
+        found.append({name: value.grad for name, value in network.named_parameters() if value.grad is not None})
+    assert found[0].keys() == found[1].keys() == {name for name, p in network.named_parameters() if p.requires_grad}
+    assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
+
+
 @pytest.mark.parametrize("adapt", ["all", "head"])
 def test_other_parts_can_be_trained(adapt: str, base: Path, dataset: Data, tmp_path: Path) -> None:
     recipe = TrainingRecipe(learning_rate=1e-3, max_epochs=1)
@@ -119,7 +144,7 @@ def test_a_stopped_training_ends_as_an_uninterrupted_one(
         with pytest.raises(KeyboardInterrupt):
             train_vit(job)
     assert job.checkpoint.exists()
-    train_vit(job)
+    train_vit(make_job(tmp_path, base, dataset, gradient_checkpointing=False))
     expected, found = (load_file(folder / "model.safetensors") for folder in (trained, job.out))
     assert expected.keys() == found.keys()
     assert all(torch.equal(expected[name], found[name]) for name in expected)
@@ -148,16 +173,29 @@ def test_occlusion_finds_what_decides() -> None:
     assert found[0, 0, 50, 5] == 0, "another pixel is brighter"
 
 
+def test_a_zoomed_map_is_seen_as_one_with_larger_pixels(base: Path, dataset: Data, tmp_path: Path) -> None:
+    grey = np.random.default_rng(2).integers(0, 255, (2, 2, 20, 20), dtype=np.uint8)
+    large = np.kron(grey, np.ones((3, 3), dtype=np.uint8))
+    for background in ("black", "white"):
+        pictures = to_pictures(grey[0], background, 3), to_pictures(large[0], background)
+        np.testing.assert_array_equal(*(np.stack([np.asarray(picture) for picture in views]) for views in pictures))
+    network, other = (VisionClassifier(base, IMAGES | zoom, settings(), CPU) for zoom in ({"zoom": 3}, {}))
+    (_, found), (_, expected) = (of.prepare(torch.from_numpy(v), CPU) for of, v in ((network, grey), (other, large)))
+    assert all(torch.equal(found[name], expected[name]) for name in expected)
+
+    recipe = TrainingRecipe(learning_rate=1e-3, max_epochs=1)
+    train_vit(make_job(tmp_path, base, dataset, recipe=recipe).model_copy(update={"zoom": 2}))
+    assert json.loads((tmp_path / "vit" / "training.json").read_text())["images"]["zoom"] == 2
+    with pytest.raises(InputError, match="zoom is 1, the model was trained with 2"):
+        classify(tmp_path / "vit", base, dataset, tmp_path)
+    classify(tmp_path / "vit", base, dataset, tmp_path, zoom=2)
+    explain(tmp_path / "vit", base, dataset, tmp_path, zoom=2)
+    assert open_store(tmp_path / "maps.zarr", "nuvlm-cam")["maps"].shape[1:] == (2, 56, 56), "as the pixel maps"
+
+
 def test_explained_events_have_maps(trained: Path, base: Path, dataset: Data, tmp_path: Path) -> None:
     classify(trained, base, dataset, tmp_path)
-    events, stores = dataset
-    jobs.explain(
-        ExplanationJob(
-            model="vit", events=events, stores=stores, inputs={"base": base / "manifest.json"}, settings={}, threads=1,
-            folder=trained, out=tmp_path / "maps.zarr", part=0, predictions={"vit": tmp_path / "nominal.parquet"},
-            condition="nominal", count=6, seed=7,
-        )
-    )  # fmt: skip
+    explain(trained, base, dataset, tmp_path)
     store = open_store(tmp_path / "maps.zarr", "nuvlm-cam")
     assert len(store["event_id"][:]) == 6
     assert store["maps"][:].max() == 255
@@ -188,7 +226,7 @@ def test_what_does_not_fit_is_refused(trained: Path, base: Path, dataset: Data, 
         load_vit(spoiled, base, CPU)
 
     with pytest.raises(InputError, match=r"no linear layer named nosuch\. Name some of .*q_proj"):
-        VisionClassifier(base, 2, settings(lora=Adapters(target_modules=("q_proj", "nosuch"))), CPU)
+        VisionClassifier(base, IMAGES, settings(lora=Adapters(target_modules=("q_proj", "nosuch"))), CPU)
 
 
 def test_impossible_settings_are_refused() -> None:

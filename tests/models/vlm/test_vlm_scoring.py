@@ -8,6 +8,7 @@ import pytest
 import torch
 from transformers import MllamaForConditionalGeneration, MllamaProcessor
 
+from nuvlm.base.errors import InputError
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.model import load_model, load_processor
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation, load_prompts
@@ -41,6 +42,28 @@ def pictures() -> list[Any]:
 def prompts(request: pytest.FixtureRequest, prompts_file: Path) -> Prompts:
     plain = load_prompts(prompts_file)
     return plain.model_copy(update={"labels": dict(zip(plain.labels, LABELS[request.param], strict=True))})
+
+
+def test_events_of_one_batch_are_alike(processor: MllamaProcessor, prompts_file: Path, pictures: list[Any]) -> None:
+    class Talkative:
+        """A processor that writes more about bright pictures than about dark ones."""
+
+        def __getattr__(self, name: str) -> Any:
+            return getattr(processor, name)
+
+        def __call__(self, *, images: list[Any], text: list[str], **options: Any) -> Any:
+            more = [" bright" * int(np.asarray(views[0]).any()) for views in images]
+            return processor(images=images, text=[a + b for a, b in zip(text, more, strict=True)], **options)
+
+    prompts = load_prompts(prompts_file)
+    black = to_pictures(np.zeros((2, 56, 56), np.uint8), "black")
+    encode: Any = Encoder(Talkative(), prompts)  # type: ignore[arg-type]
+    encode._first = {((56, 56), (56, 56)): ({}, False)}  # not text and pictures apart
+    assert len(encode([pictures[0], pictures[1]])["input_ids"]) == 2
+    with pytest.raises(InputError, match=r"inputs of different lengths .* Use batches of one event"):
+        encode([pictures[0], black])
+    with pytest.raises(ValueError, match="different sizes in one batch"):
+        Encoder(processor, prompts)([pictures[0], [picture.resize((28, 28)) for picture in black]])
 
 
 def by_hand(

@@ -1,6 +1,7 @@
 """The fine-tuning job: what it learns, writes, resumes and refuses. All of it runs the real trainer."""
 
 import json
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +15,11 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
 from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.pixelmaps import image_settings
-from nuvlm.models.vlm.classify import load_finetuned
+from nuvlm.models.vlm.classify import classify_vlm, load_finetuned
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import prompts_for
-from nuvlm.models.vlm.settings import FinetuneSettings, LoraSettings
+from nuvlm.models.vlm.settings import ClassifySettings, FinetuneSettings, LoraSettings
 from nuvlm.models.vlm.training import Job, _fingerprint, finetune, finetune_vlm
 from stores import write_pixel_maps
 
@@ -204,6 +205,27 @@ def test_the_best_evaluation_is_kept(job: Job) -> None:
     found = {step: accuracy for step, _, accuracy in summary["evaluations"]}
     assert summary["validation_accuracy"] == found[summary["best_step"]]
     assert summary["validation_accuracy"] == pytest.approx(greedy_accuracy(job))
+
+
+def test_a_zoom_is_part_of_what_a_model_is_trained_on(job: Job, tmp_path: Path) -> None:
+    settings = job.settings.model_copy(update={"epochs": 1.0})
+    job = job.model_copy(update={"zoom": 2, "settings": settings})
+    finetune(job)
+    assert json.loads((job.out / "training.json").read_text())["images"]["zoom"] == 2
+    classify = partial(
+        classify_vlm, job.base, job.out, job.events, job.stores, {"nominal": tmp_path / "nominal.parquet"}, part=0,
+        prompts=job.prompts, settings=ClassifySettings(gpus=0), quantization="nf4", bf16=False,
+    )  # fmt: skip
+    with pytest.raises(InputError, match="zoom is 1, the model was trained with 2"):
+        classify()
+    classify(zoom=2)
+    texts = prompts_for(job.prompts, image_settings(job.stores), "black")
+    once, twice = (
+        conversations(read_events(job.events), job.stores, texts, background="black", zoom=zoom)[0]["images"]
+        for zoom in (1, 2)
+    )
+    for small, large in zip(once, twice, strict=True):
+        np.testing.assert_array_equal(np.asarray(large), np.kron(np.asarray(small), np.ones((2, 2), np.uint8)))
 
 
 def greedy_accuracy(job: Job) -> float:

@@ -13,6 +13,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json
 from nuvlm.base.manifest import verify_manifest
 from nuvlm.base.stores import open_store
+from nuvlm.detector.geometry import LARGEST_PICTURE
 
 BLOCK_BYTES = 2**25
 """Size of the pixel maps that :func:`read_blocks` reads at once."""
@@ -34,17 +35,19 @@ def open_pixel_maps(store: str | Path) -> Any:
     return opened
 
 
-def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
+def image_settings(stores: Mapping[str, Path], zoom: int | None = None) -> dict[str, Any]:
     """The settings that the pixel maps were made with. A model trained on pixel maps depends on them.
 
     Only metadata is read and checked; :func:`read_blocks` checks the images.
 
     Args:
         stores: shard name -> pixel-map store.
+        zoom: pixels of a picture, along each axis, that show one of a map (`pixelmap.zoom`), for models that are shown
+            pictures; it becomes one of the settings.
 
     Raises:
         InputError: the stores were made with different settings, one is missing or damaged, or its images do not agree
-            with its attributes.
+            with its attributes; or the pictures would be larger than :data:`LARGEST_PICTURE`.
     """
     found: dict[str, Any] | None = None
     for name, path in stores.items():
@@ -56,7 +59,16 @@ def image_settings(stores: Mapping[str, Path]) -> dict[str, Any]:
                 "them, or remove those that differ."
             )
         found = settings
-    return found or {}
+    found = found or {}
+    if zoom is None:
+        return found
+    if (side := found.get("size", 0) * zoom) > LARGEST_PICTURE:
+        raise InputError(
+            f"{next(iter(stores.values()))}: with pixelmap.zoom {zoom}, pixel maps of {found['size']} pixels a side "
+            f"give pictures of {side}; {LARGEST_PICTURE} is the maximum. Set pixelmap.zoom to "
+            f"{LARGEST_PICTURE // found['size']} or less."
+        )
+    return found | {"zoom": zoom}
 
 
 def _settings_of(path: str | Path, store: Any) -> dict[str, Any]:
@@ -83,22 +95,25 @@ def _settings_of(path: str | Path, store: Any) -> dict[str, Any]:
     return settings
 
 
-def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
+def check_images(stores: Mapping[str, Path], training: Path, zoom: int | None = None) -> dict[str, Any]:
     """Check that the pixel maps were made with the settings that a model was trained with, and return them.
 
     Args:
         stores: shard name -> pixel-map store.
         training: the model's ``training.json``.
+        zoom: see :func:`image_settings`; the zoom of a model that does not say is 1.
 
     Raises:
         InputError: settings differ, or :func:`image_settings` raises; the message names the differences.
     """
-    found, trained = image_settings(stores), read_json(training).get("images")
+    found, trained = image_settings(stores, zoom), read_json(training).get("images")
     if not isinstance(trained, dict):
         raise InputError(
             f"{training}: has no settings of the pixel maps that the model was trained on. Remove {training.parent} "
             "and rerun: the workflow trains it again."
         )
+    if zoom is not None:
+        trained = {"zoom": 1} | trained
     if unknown := [key for key in found if key not in trained and key != "source"]:
         raise InputError(
             f"{training}: does not say with which {', '.join(unknown)} the pixel maps were made that the model was "
@@ -112,7 +127,7 @@ def check_images(stores: Mapping[str, Path], training: Path) -> dict[str, Any]:
     if differing:
         made_elsewhere = "source" in found
         remedy = (
-            "Use maps of the same source, size and pixels (input.wires), and input.views"
+            "Use maps of the same source, size and pixels (input.wires), and input.views and pixelmap.zoom"
             if made_elsewhere
             else "Set display and pixelmap"
         )

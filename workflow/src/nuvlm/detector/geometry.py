@@ -16,6 +16,8 @@ Range = tuple[Finite, Finite]
 Centre = Literal["charge", "vertex", "centroid"]
 CENTRES: tuple[Centre, ...] = get_args(Centre)
 """What the window of a pixel map can be centred on (:func:`nuvlm.detector.crop.choose_centres`)."""
+LARGEST_PICTURE = 4096
+"""Side of the largest pixel maps, and of the pictures that show them, pixels."""
 HALF = 0.5
 """A window must hold this fraction of the charge that a window of its size can hold."""
 

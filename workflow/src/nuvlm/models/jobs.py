@@ -120,6 +120,8 @@ class _Job:
     settings: Mapping[str, Any]
     """:attr:`Request.settings` and :attr:`Request.untracked`."""
     threads: int
+    zoom: int = field(default=1, kw_only=True)
+    """Pixels of a picture, along each axis, that show one of a map, for models that are shown pictures."""
 
 
 @dataclass(frozen=True)

@@ -1,7 +1,7 @@
 """The table of model families: a new one is a row here (CONTRIBUTING.md has the list of what else it needs).
 
-A family has one model, called like the family, or several: ``cnn_tuned`` is of the family ``cnn``. The functions here
-take names of trainings, too.
+A family has one model, called like the family, or several: ``cnn_tuned`` is of the family ``cnn``. A whole name comes
+first: ``vlm_head`` is a family, not a model of ``vlm``. The functions here take names of trainings, too.
 """
 
 from collections.abc import Iterable
@@ -14,6 +14,7 @@ from nuvlm.models.jobs import FamilySettings
 from nuvlm.models.trainings import split_training
 from nuvlm.models.vit.settings import VitSettings
 from nuvlm.models.vlm.settings import VlmSettings
+from nuvlm.models.vlm_head.settings import VlmHeadSettings
 
 
 class Family(NamedTuple):
@@ -30,14 +31,25 @@ class Family(NamedTuple):
     """Whether it reads a prompt, so that conditions of the prompt apply."""
     explains: Literal["saliency", "rationales"] | None = None
     """Saliency maps (a Zarr store) or rationales (a table)."""
+    on_base: bool = False
+    """Whether it is made of the base model (`vlm.base`), which is shown pixel maps as pictures."""
 
 
 FAMILIES = {
     "cnn": Family("CNN", CnnSettings, "train_cnn", "model.safetensors", explains="saliency"),
     "bdt": Family("BDT", BdtSettings, "train_bdt", "model.safetensors"),
-    "vit": Family("ViT", VitSettings, "train_vit", "model.safetensors", explains="saliency"),
+    "vit": Family("ViT", VitSettings, "train_vit", "model.safetensors", explains="saliency", on_base=True),
+    "vlm_head": Family(
+        "VLM head", VlmHeadSettings, "train_vlm_head", "model.safetensors", explains="saliency", on_base=True
+    ),
     "vlm": Family(
-        "VLM", VlmSettings, "finetune_vlm", "adapter_model.safetensors", prompted=True, explains="rationales"
+        "VLM",
+        VlmSettings,
+        "finetune_vlm",
+        "adapter_model.safetensors",
+        prompted=True,
+        explains="rationales",
+        on_base=True,
     ),
 }
 """Name -> family, in the order of the report. The name is the section of the configuration."""
@@ -45,7 +57,8 @@ FAMILIES = {
 
 def family_name(model: str) -> str:
     """The family of a model: ``cnn_tuned`` -> ``cnn``."""
-    return split_training(model)[0].partition("_")[0]
+    name = split_training(model)[0]
+    return name if name in FAMILIES else name.partition("_")[0]
 
 
 def family_of(model: str) -> Family:
@@ -60,7 +73,8 @@ def family_of(model: str) -> Family:
 def title(model: str) -> str:
     """A model's name in running text: ``vlm`` -> VLM, ``cnn_tuned`` -> CNN tuned."""
     model, number = split_training(model)
-    name, _, variant = model.partition("_")
+    name = family_name(model)
+    variant = model.removeprefix(name).removeprefix("_")
     family = FAMILIES.get(name)
     words = " ".join(filter(None, [family.title if family else name.upper(), variant.replace("_", " ")]))
     return words if number == 1 else f"{words}, training {number}"

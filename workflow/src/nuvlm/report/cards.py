@@ -15,6 +15,8 @@ ARCHITECTURES = {
     "cnn": "A Siamese convolutional network; one branch per view, with shared weights",
     "bdt": "Gradient-boosted decision trees on hand-made quantities of each view",
     "vit": "The vision tower of a vision-language model with a linear head, trained with low-rank adapters",
+    "vlm_head": "A vision-language model that reads a prompt about the pixel maps, with a linear head on its last "
+    "state, trained with low-rank adapters",
     "vlm": "A vision-language model, fine-tuned with low-rank adapters; it answers a prompt about the pixel maps",
 }
 """By family; others are called by their title."""

@@ -164,7 +164,7 @@ def with_image_settings(config: Mapping[str, Any], images: Mapping[str, Any]) ->
         **config,
         "input": {**config["input"], "views": ", ".join(view.upper() for view in images["views"])},
         "display": {"pixel_mm": " × ".join(f"{side:.3g}" for side in sides) if sides else "not known"},
-        "pixelmap": {"size": images["size"]},
+        "pixelmap": {"size": images["size"], "zoom": config["pixelmap"].get("zoom", 1)},
     }
 
 

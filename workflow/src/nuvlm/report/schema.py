@@ -152,7 +152,7 @@ class Difference(Part):
 
 
 class Language(Part):
-    """The language model against the vision tower of its base with a linear head."""
+    """Two of: the language model, it with a linear head, and the vision tower of its base with a linear head."""
 
     first: str
     second: str
@@ -169,6 +169,8 @@ class Language(Part):
     """Training events seen, over all epochs, by model."""
     seconds: dict[str, float | None]
     """Training time by model, s."""
+    trained: dict[str, Count | None]
+    """Parameters that were trained, by model."""
     conclusion: str
 
 

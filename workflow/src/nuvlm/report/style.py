@@ -23,7 +23,7 @@ from nuvlm.base.files import SEAL, atomic_path, seal
 
 # The colours of Okabe and Ito: distinguishable with colour vision deficiency, on light and dark pages.
 COLOURS = {"nue_cc": "#0072b2", "numu_cc": "#d55e00", "nc": "#009e73"}
-MODEL_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#d55e00")
+MODEL_COLOURS = ("#e69f00", "#56b4e9", "#cc79a7", "#009e73", "#d55e00", "#0072b2")
 MARKERS = {"nue_cc": "o", "numu_cc": "s", "nc": "^"}
 LABELS = {"nue_cc": r"$\nu_e$ CC", "numu_cc": r"$\nu_\mu$ CC", "nc": "NC"}
 

@@ -201,7 +201,7 @@ def _files(run: Run, inputs: Mapping[str, Any]) -> Iterator[Path]:
             yield from sorted(file for file in (run.models / training).rglob("*") if file.is_file())
     # The model that adapters belong to, if it was made here and not fetched.
     base = Path(run.config.vlm.base_folder.replace("<models>", str(run.models)))
-    if run.config.vlm.base != "hub" and {"vlm", "vit"} & {*run.report["scores"]}:
+    if run.config.vlm.base != "hub" and any(family_of(model).on_base for model in run.report["scores"]):
         yield from sorted(file for file in base.rglob("*") if file.is_file())
 
 

@@ -24,7 +24,7 @@ from pydantic import (
 
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.settings import FilePath, Settings
-from nuvlm.detector.geometry import Centre, Detector, Diffusion, fiducial_box_mm
+from nuvlm.detector.geometry import LARGEST_PICTURE, Centre, Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Readout, Recombination
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
 from nuvlm.models.jobs import FamilySettings
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from nuvlm.models.cnn.settings import CnnSettings
     from nuvlm.models.vit.settings import VitSettings
     from nuvlm.models.vlm.settings import VlmSettings
+    from nuvlm.models.vlm_head.settings import VlmHeadSettings
 
 
 def _text(value: Any) -> Any:
@@ -164,7 +165,7 @@ class DisplaySettings(Settings):
 class PixelMapSettings(Settings):
     """Pixel maps: a square window of the event display around the interaction, as grayscale images."""
 
-    size: Annotated[int, Field(ge=16, le=4096, multiple_of=2)] = 512
+    size: Annotated[int, Field(ge=16, le=LARGEST_PICTURE, multiple_of=2)] = 512
     """Side of the window, pixels."""
     centre: Centre = "charge"
     """Centre of the window: `charge`, the interaction point found from the charge; `vertex`, the true vertex, as
@@ -175,6 +176,22 @@ class PixelMapSettings(Settings):
     """Energy in a pixel at which it is white (255), MeV."""
     knee_mev: Annotated[float, Field(gt=0)] = 1
     """Energy around which `log` goes from linear to logarithmic, MeV."""
+    zoom: Annotated[int, Field(ge=1)] = 1
+    """Models that are shown pictures see each pixel of a map as `zoom` x `zoom` pixels; nothing else depends on it."""
+
+    @property
+    def of_maps(self) -> dict[str, Any]:
+        """What the maps are made with, as plain values."""
+        return self.model_dump(mode="json", exclude={"zoom"})
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.size * self.zoom > LARGEST_PICTURE:
+            raise ValueError(
+                f"size ({self.size}) x zoom ({self.zoom}) gives pictures of {self.size * self.zoom} pixels a side; "
+                f"{LARGEST_PICTURE} is the maximum"
+            )
+        return self
 
 
 class DatasetSettings(Settings):
@@ -211,6 +228,7 @@ if TYPE_CHECKING:
         cnn: CnnSettings
         bdt: BdtSettings
         vit: VitSettings
+        vlm_head: VlmHeadSettings
         vlm: VlmSettings
 else:
     _Families = create_model(

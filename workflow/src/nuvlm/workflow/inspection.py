@@ -349,7 +349,7 @@ def _read_steps(found: Inspection, config: Config, folder: Path, events: int) ->
     )
     energy = open_store(folder / "displays.zarr", "nuvlm-displays")["visible_energy"]
     found.inside_mev = float(np.asarray(energy[:]).sum())
-    crop_displays(folder / "displays.zarr", folder / "maps.zarr", **config.pixelmap.model_dump(mode="json"))
+    crop_displays(folder / "displays.zarr", folder / "maps.zarr", **config.pixelmap.of_maps)
     _read_images(found, folder / "maps.zarr")
 
 

@@ -165,7 +165,7 @@ def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -
         gpus = asked[rule].gpus if rule in asked else 0
         work = _work(config, rule, events, jobs)
         # The tiny model's rates do not hold for one a hundred times larger.
-        measured = not (rule.endswith("_vlm") and config.vlm.base == "smollm")
+        measured = not (rule.endswith(("_vlm", "_vlm_head")) and config.vlm.base == "smollm")
         rate = _nearest(table, rule, config, gpus=_on_gpus(config, rule)) if measured else None
         hours = None
         if work == 0 or rate is not None:
@@ -190,9 +190,16 @@ def expected_seconds(config: Config, shards: int, rates: str | Path = RATES) -> 
 
 def _on_gpus(config: Config, rule: str) -> bool:
     """Whether a rule's model is of the size that was measured on GPUs alone."""
-    if rule.endswith(("_vlm", "_vit")):
+    family = _family(rule)
+    if family is not None and FAMILIES[family].on_base:
         return config.vlm.base not in OWN_BASES
-    return rule.endswith("_cnn") and config.cnn.gpus > 0
+    return family == "cnn" and config.cnn.gpus > 0
+
+
+def _family(rule: str) -> str | None:
+    """The family of models that a rule is of."""
+    rules = {f"{job}_{name}": name for name in FAMILIES for job in ("classify", "explain")}
+    return (rules | {row.training_rule: name for name, row in FAMILIES.items()}).get(rule)
 
 
 def _nearest(rates: list[Rate], of: str, config: Config, gpus: bool) -> Rate | None:
@@ -356,8 +363,8 @@ def gpu_memory(config: Config) -> str:
     from nuvlm.models.vlm.random_base import shape_folder
     from nuvlm.models.vlm.rehearsal import reckon, what_fits
 
-    sources: dict[str, Any] = {"size": config.pixelmap.size, "prompts": Path(config.vlm.prompts)}
-    sources |= {"vocabulary": Path(config.vlm.vocabulary), "resources": RESOURCES}
+    sources: dict[str, Any] = {"size": config.pixelmap.size, "zoom": config.pixelmap.zoom}
+    sources |= {"prompts": Path(config.vlm.prompts), "vocabulary": Path(config.vlm.vocabulary), "resources": RESOURCES}
     try:
         shape_folder(vlm.hub.model, RESOURCES / "shapes")
     except InputError as error:

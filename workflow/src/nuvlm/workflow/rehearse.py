@@ -63,6 +63,7 @@ def rehearse_run(
         folder,
         Extent(**extent),
         size=config.pixelmap.size,
+        zoom=config.pixelmap.zoom,
         prompts=prompts or Path(config.vlm.prompts),
         vocabulary=vocabulary or Path(config.vlm.vocabulary),
         resources=resources,

@@ -17,6 +17,9 @@ class ImageClassifier(nn.Module):
     Its parameters that require gradients, and its buffers, are what a training changes and what is written.
     """
 
+    uses_all_parameters = True
+    """Whether every parameter that is trained acts on every output, so that each step gives it a gradient."""
+
     def prepare(self, grey: Tensor, device: torch.device) -> Any:
         """The input of :meth:`forward` from grey values, uint8 (events, views, size, size): floats from 0 to 1."""
         return to_float(grey, device)

@@ -13,6 +13,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from nuvlm.base.errors import InputError
+from nuvlm.models.classifier.network import ImageClassifier
 from nuvlm.models.devices import choose_device
 
 T = TypeVar("T")
@@ -52,7 +53,7 @@ class ProcessGroup:
         dist.all_reduce(raised, dist.ReduceOp.MAX)
         return [bool(flag) for flag in raised]
 
-    def wrap(self, network: nn.Module) -> nn.Module:
+    def wrap(self, network: ImageClassifier) -> nn.Module:
         """`network` for training steps: its gradients are averaged over the processes.
 
         On GPUs batch normalisation uses the statistics of the whole batch (SyncBatchNorm, set in `network` itself). On
@@ -65,7 +66,10 @@ class ProcessGroup:
             nn.SyncBatchNorm.convert_sync_batchnorm(network)
         # Training does not use the running statistics: sync_buffers before validation suffices.
         return DistributedDataParallel(
-            network, device_ids=[self.device.index] if on_gpu else None, forward_sync_buffers=False
+            network,
+            device_ids=[self.device.index] if on_gpu else None,
+            forward_sync_buffers=False,
+            find_unused_parameters=not network.uses_all_parameters,
         )
 
     def sync_buffers(self, network: nn.Module) -> None:

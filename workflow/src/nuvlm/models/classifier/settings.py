@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from nuvlm.base.settings import Settings
 
-HOW_DATA_ARE_READ = {"memory_mb", "workers"}
+WITHOUT_EFFECT = {"memory_mb", "workers", "gradient_checkpointing"}
 """Settings that change no result, and may differ when a checkpoint is resumed."""
 
 

@@ -21,7 +21,7 @@ from nuvlm.models.classifier.data import open_images
 from nuvlm.models.classifier.network import ImageClassifier
 from nuvlm.models.classifier.processes import join
 from nuvlm.models.classifier.recipes import steps_per_epoch
-from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, TrainingSettings
+from nuvlm.models.classifier.settings import WITHOUT_EFFECT, TrainingSettings
 from nuvlm.models.classifier.trainer import Split, Training
 from nuvlm.models.compiler import require_c_compiler
 from nuvlm.models.devices import choose_device
@@ -41,6 +41,8 @@ class ClassifierJob(ProcessJob):
     tensorboard: Path
     settings: TrainingSettings
     threads: int
+    zoom: int | None = None
+    """See :func:`nuvlm.dataset.pixelmaps.image_settings`."""
 
 
 def train_classifier(job: ClassifierJob, module: str, train: Callable[[Any], None]) -> None:
@@ -74,19 +76,20 @@ def train_classifier(job: ClassifierJob, module: str, train: Callable[[Any], Non
 
 def train_in_process(
     job: ClassifierJob,
-    make_network: Callable[[int], ImageClassifier],
+    make_network: Callable[[Mapping[str, Any]], ImageClassifier],
     check: Callable[[int, Mapping[str, Any]], object],
     **identity: str,
 ) -> None:
     """The training in each process.
 
     Args:
+        make_network: settings of the pixel maps (:func:`nuvlm.dataset.pixelmaps.image_settings`) -> network with its
+            initial weights, drawn from torch's generator.
         check: refuses a number of training events, and settings of the pixel maps, that the network cannot learn from.
-        make_network: number of views -> network with its initial weights, drawn from torch's generator.
         identity: further digests of what the result depends on.
     """
     settings = job.settings
-    images = image_settings(job.stores)
+    images = image_settings(job.stores, job.zoom)
     _check_compiler(settings)
     table = read_events(job.events)
     table = table[table["class"].isin(CLASSES)]
@@ -104,7 +107,7 @@ def train_in_process(
             for name, rows in splits.items()
         }
         torch.manual_seed(settings.seed)
-        network = make_network(data["train"].images.shape[0])
+        network = make_network(images)
         training = Training(
             settings,
             network,
@@ -180,7 +183,7 @@ def _check_compiler(settings: TrainingSettings) -> None:
 
 
 def _fingerprint(job: ClassifierJob) -> dict[str, Any]:
-    settings = job.settings.model_dump(mode="json", exclude=HOW_DATA_ARE_READ)
+    settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     recipe = settings.pop("recipe")
     settings |= {f"recipe.{key}": value for key, value in recipe.items()}
     return fingerprint(settings, job.events, job.stores)

@@ -5,7 +5,7 @@ from typing import Annotated, Any, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
-from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, TrainingRecipe, TrainingSettings
+from nuvlm.models.classifier.settings import WITHOUT_EFFECT, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
 from nuvlm.models.trainings import split_training
 
@@ -83,8 +83,8 @@ class CnnSettings(_Common, FamilySettings):
         settings = self.recipe_settings(recipe).model_copy(update={"seed": self.seed_of(training)})
         return Request(
             run="nuvlm.models.cnn.training:run",
-            settings=settings.model_dump(mode="json", exclude=HOW_DATA_ARE_READ),
-            untracked=self.model_dump(include=HOW_DATA_ARE_READ),
+            settings=settings.model_dump(mode="json", exclude=WITHOUT_EFFECT),
+            untracked=self.model_dump(include=WITHOUT_EFFECT),
             gpus=self.gpus,
             # The pixel maps, and the network with its batches in each process.
             memory_mb=self.memory_mb + 8000 * self.processes,

@@ -72,8 +72,8 @@ def _train(job: Job) -> None:
     def check(events: int, images: Mapping[str, Any]) -> None:
         check_shares(events, settings, len(images["views"]), images["size"])
 
-    def make(views: int) -> SiameseCnn:
-        return NETWORKS[settings.recipe.network](views, width=settings.width, dropout=settings.dropout)
+    def make(images: Mapping[str, Any]) -> SiameseCnn:
+        return NETWORKS[settings.recipe.network](len(images["views"]), width=settings.width, dropout=settings.dropout)
 
     train_in_process(job, make, check)
 

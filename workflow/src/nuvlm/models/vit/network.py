@@ -1,10 +1,14 @@
-"""The vision tower of a language model with a linear head on the mean of its patches, and its folder."""
+"""A part of a language model's base with a linear head; the vision tower with one on the mean of its patches."""
 
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic, TypeVar
 
 import torch
 from peft import LoraConfig, get_peft_model
+from PIL import Image
 from safetensors import SafetensorError
 from safetensors.torch import load_file
 from torch import Tensor, nn
@@ -14,59 +18,67 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, sha256
 from nuvlm.base.manifest import MANIFEST, verify_manifest
 from nuvlm.models.classifier.network import ImageClassifier, check_finite
-from nuvlm.models.vit.settings import Adapters, VitTrainSettings
+from nuvlm.models.vit.settings import Adapters, HeadSettings, VitTrainSettings
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.families import family_of, vision_tower
 from nuvlm.models.vlm.features import patch_features
 from nuvlm.models.vlm.model import load_model, load_processor
-from nuvlm.models.vlm.recomputation import recompute_tower
+from nuvlm.models.vlm.recomputation import recompute_layers
+
+Trained = TypeVar("Trained", bound=HeadSettings)
+Network = TypeVar("Network", bound=ImageClassifier)
+Encode = Callable[[Sequence[Sequence[Image.Image]]], Mapping[str, Any]]
+"""From the pictures of each event to inputs of the model."""
 
 
-class VisionClassifier(ImageClassifier):
-    """Logits from the vision tower of `base`: its patches' mean in each view, a normalisation and a linear layer.
+class HeadClassifier(ImageClassifier, ABC, Generic[Trained]):
+    """Logits by a normalisation and a linear layer on features that a part of the model `base` makes of the pictures.
 
-    The pictures are those that the language model sees: the same image processor makes them.
+    The pictures are those that the language model sees.
 
     Args:
         base: folder of the base model.
-        views: pictures of an event.
+        encode: makes the model's inputs.
+        images: settings of the pixel maps (:func:`nuvlm.dataset.pixelmaps.image_settings`).
         settings: of the training.
         device: to load the weights on.
         unpacked: unpack quantised weights once, instead of in every pass: to classify. The adapters were trained beside
             the rounded weights, which stay as they are.
     """
 
+    uses_all_parameters = False  # a tower may have layers that nothing uses, such as LLaVA's last
+
     def __init__(
-        self, base: Path, views: int, settings: VitTrainSettings, device: torch.device, *, unpacked: bool = False
+        self,
+        base: Path,
+        encode: Encode,
+        images: Mapping[str, Any],
+        settings: Trained,
+        device: torch.device,
+        *,
+        unpacked: bool,
     ) -> None:
         super().__init__()
-        self.views = views
-        self._pictures = load_processor(base).image_processor
-        self._background = settings.background
+        self.views = len(images["views"])
+        self._encode = encode
+        self._background, self._zoom = settings.background, images.get("zoom", 1)
         self._base = sha256(base / MANIFEST)
         tower_pattern = family_of(base).vision_tower
-        # Trained weights stay in float32; automatic mixed precision rounds them for each product.
-        model = load_model(
-            base, settings.quantization, bf16=settings.bf16 and settings.adapt != "all", device_map={"": device}
-        )
+        model: Any = load_model(base, settings.quantization, bf16=settings.loads_bf16, device_map={"": device})
         if unpacked and settings.quantization != "none":
             model = model.dequantize()
-        _drop_language(model)
-        model.requires_grad_(False)
-        if settings.adapt == "lora":
-            model = get_peft_model(model, _adapters(model, settings.lora))
-        elif settings.adapt == "all":
-            vision_tower(model).requires_grad_(True)
-        if settings.adapt != "head":
-            recompute_tower(model, tower_pattern, use_reentrant=False)
-        self.model = model
-        width = self._features(self.prepare(torch.zeros(1, views, 64, 64, dtype=torch.uint8), device)).shape[-1]
+        self.model: Any = self._adapt(model.requires_grad_(False), tower_pattern, settings)
+        if settings.gradient_checkpointing and any(value.requires_grad for value in self.model.parameters()):
+            recompute_layers(self.model, tower_pattern)
+        with torch.no_grad():
+            black = self.prepare(torch.zeros(1, self.views, 64, 64, dtype=torch.uint8), device)
+            width = self._features(black).shape[-1]
         self.head = nn.Sequential(nn.LayerNorm(width), nn.Dropout(settings.dropout), nn.Linear(width, len(CLASSES)))
 
     def prepare(self, grey: Tensor, device: torch.device) -> tuple[int, dict[str, Tensor]]:
-        """Number of events, and the image processor's output for grey values, uint8 (events, views, size, size)."""
-        pictures = [to_pictures(views, self._background) for views in grey.cpu().numpy()]
-        made = self._pictures(pictures, return_tensors="pt")
+        """Number of events, and the model's inputs for grey values, uint8 (events, views, size, size)."""
+        pictures = [to_pictures(views, self._background, self._zoom) for views in grey.cpu().numpy()]
+        made = self._encode(pictures)
         return len(grey), {name: value.to(device) for name, value in made.items() if isinstance(value, Tensor)}
 
     def forward(self, prepared: tuple[int, dict[str, Tensor]]) -> Tensor:
@@ -74,12 +86,20 @@ class VisionClassifier(ImageClassifier):
         logits: Tensor = self.head(self._features(prepared))
         return logits
 
+    @abstractmethod
+    def _adapt(self, model: Any, tower_pattern: str, settings: Trained) -> nn.Module:
+        """`model`, which is frozen, without what is not needed and with what is trained."""
+
+    @abstractmethod
+    def _make_features(self, events: int, inputs: dict[str, Tensor]) -> Tensor:
+        """Features (events, width) of the model's inputs."""
+
     def _features(self, prepared: tuple[int, dict[str, Tensor]]) -> Tensor:
-        """(events, views * width of the tower), float32."""
+        """(events, width), float32."""
         events, inputs = prepared
         kind = self.model.dtype
         cast = {name: value.to(kind) if value.is_floating_point() else value for name, value in inputs.items()}
-        return patch_features(self.model, cast, events=events, views=self.views).flatten(1).float()
+        return self._make_features(events, cast).float()
 
     def card(self) -> dict[str, Any]:
         """The base, whose weights are not written again."""
@@ -89,11 +109,51 @@ class VisionClassifier(ImageClassifier):
         }
 
 
+class VisionClassifier(HeadClassifier[VitTrainSettings]):
+    """The vision tower with a linear head on its patches' mean in each view; see :class:`HeadClassifier`."""
+
+    def __init__(
+        self,
+        base: Path,
+        images: Mapping[str, Any],
+        settings: VitTrainSettings,
+        device: torch.device,
+        *,
+        unpacked: bool = False,
+    ) -> None:
+        encode = partial(load_processor(base).image_processor, return_tensors="pt")
+        super().__init__(base, encode, images, settings, device, unpacked=unpacked)
+
+    def _adapt(self, model: Any, tower_pattern: str, settings: VitTrainSettings) -> nn.Module:
+        drop_modules(model, model.get_decoder(), model.get_output_embeddings())
+        if settings.adapt == "lora":
+            return get_peft_model(model, _lora_config(model, settings.lora))
+        vision_tower(model).requires_grad_(settings.adapt == "all")
+        whole: nn.Module = model
+        return whole
+
+    def _make_features(self, events: int, inputs: dict[str, Tensor]) -> Tensor:
+        return patch_features(self.model, inputs, events=events, views=self.views).flatten(1)
+
+
 def load_vit(folder: Path, base: Path, device: torch.device) -> VisionClassifier:
+    """The trained network in `folder`, ready to classify; see :func:`load_trained`."""
+
+    def make(card: Mapping[str, Any]) -> VisionClassifier:
+        settings = VitTrainSettings.model_validate(card["settings"])
+        return VisionClassifier(base, card["images"], settings, device, unpacked=True)
+
+    return load_trained(folder, base, device, make)
+
+
+def load_trained(
+    folder: Path, base: Path, device: torch.device, make: Callable[[Mapping[str, Any]], Network]
+) -> Network:
     """The trained network in `folder`, ready to classify.
 
     Args:
         base: folder of the base model that it was trained with.
+        make: from the content of training.json to a network with unpacked weights.
 
     Raises:
         InputError: a file is missing or altered, the weights do not fit, or the base is another one.
@@ -105,8 +165,7 @@ def load_vit(folder: Path, base: Path, device: torch.device) -> VisionClassifier
         raise InputError(f"{folder}: the classes are {card.get('classes')}, not {list(CLASSES)}. {again}")
     if card.get("base_sha256") != sha256(base / MANIFEST):
         raise InputError(f"{folder}: it was trained with another base model than {base}. {again}")
-    settings = VitTrainSettings.model_validate(card["settings"])
-    network = VisionClassifier(base, card["views"], settings, device, unpacked=True)
+    network = make(card)
     try:
         weights = load_file(path)
         network.load_learnt(weights)
@@ -116,15 +175,14 @@ def load_vit(folder: Path, base: Path, device: torch.device) -> VisionClassifier
     return network.to(device).eval()
 
 
-def _drop_language(model: Any) -> None:
-    """Free the language model, which the tower does not need."""
-    decoder, head = model.get_decoder(), model.get_output_embeddings()
+def drop_modules(model: Any, *unneeded: nn.Module | None) -> None:
+    """Free modules of a model that are not needed."""
     for name, module in list(model.named_modules()):
-        if module is decoder or module is head:
+        if any(module is other for other in unneeded):
             model.set_submodule(name, nn.Identity())
 
 
-def _adapters(model: nn.Module, settings: Adapters) -> LoraConfig:
+def _lora_config(model: nn.Module, settings: Adapters) -> LoraConfig:
     """The adapters' configuration for peft, with the full names of the tower's layers.
 
     Raises:

@@ -13,7 +13,7 @@ from nuvlm.models.classifier.network import ImageClassifier
 CELLS = 8
 """Cells along a side of a view."""
 AT_ONCE = 64
-"""Pictures with a black cell in one pass."""
+"""Pictures with a black cell in one pass, where nothing else is asked for."""
 
 
 def cell_pixels(size: int) -> int:
@@ -22,7 +22,7 @@ def cell_pixels(size: int) -> int:
 
 
 @torch.inference_mode()
-def occlusion(network: ImageClassifier, grey: Tensor, classes: Tensor) -> Tensor:
+def occlusion(network: ImageClassifier, grey: Tensor, classes: Tensor, *, at_once: int = AT_ONCE) -> Tensor:
     """Fall of the log-probability of a class when a cell is black (occlusion, arXiv 1311.2901), clipped at zero.
 
     Cells without charge are black already, and are not tried.
@@ -31,6 +31,7 @@ def occlusion(network: ImageClassifier, grey: Tensor, classes: Tensor) -> Tensor
         network: in eval mode.
         grey: uint8 (n, views, size, size).
         classes: (n,) index of the class to explain.
+        at_once: pictures with a black cell in one pass.
 
     Returns:
         (n, views, size, size), at least 0; interpolated linearly between the centres of cells.
@@ -41,7 +42,7 @@ def occlusion(network: ImageClassifier, grey: Tensor, classes: Tensor) -> Tensor
     places = lit.nonzero()
     whole = _score(network, grey, classes)
     fall = torch.zeros(lit.shape, device=grey.device)
-    for some in places.split(AT_ONCE):
+    for some in places.split(at_once):
         event, view, row, column = some.T
         hidden = grey[event].clone()
         for i, (v, r, c) in enumerate(zip(view, row * side, column * side, strict=True)):

@@ -1,13 +1,13 @@
-"""Settings of the vision tower that classifies without language."""
+"""Settings of the vision tower that classifies without language, and what other heads on the base model share."""
 
 from typing import Annotated, ClassVar, Literal, Self
 
 from pydantic import Field, model_validator
 
 from nuvlm.base.settings import Settings
-from nuvlm.models.classifier.settings import HOW_DATA_ARE_READ, CommonSettings, TrainingRecipe, TrainingSettings
+from nuvlm.models.classifier.settings import WITHOUT_EFFECT, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
-from nuvlm.models.vlm.settings import Background
+from nuvlm.models.vlm.settings import Background, Quantization
 
 DEFAULT = TrainingRecipe(
     optimizer="adamw",
@@ -30,35 +30,30 @@ class Adapters(Settings):
     """Names of the linear layers that get one; null: all of the tower."""
 
 
-class _Common(CommonSettings):
+class HeadSettings(CommonSettings):
+    """A part of the language model's base with a linear head."""
+
     recipe: TrainingRecipe = DEFAULT
-    adapt: Literal["lora", "all", "head"] = "lora"
-    """What is trained besides the head: adapters in the tower, all of its weights, or nothing."""
-    lora: Adapters = Adapters()
-    quantization: Literal["nf4", "int8", "none"] = "nf4"
-    """The tower's weights; as for the language model."""
+    quantization: Quantization = "nf4"
+    """The base model's weights; as for the language model."""
     background: Background = "black"
     """Of the pictures; as for the language model."""
     dropout: Annotated[float, Field(ge=0, lt=1)] = 0.0
     """Before the head."""
+    gradient_checkpointing: bool = True
+    """Compute the activations of layers again for their gradients instead of keeping them: less memory, a third more
+    work, the same gradients."""
 
-    @model_validator(mode="after")
-    def _check(self) -> Self:
-        if self.adapt == "all" and self.quantization != "none":
-            raise ValueError("adapt 'all' trains the weights themselves: set quantization to none, or adapt to lora")
-        return self
-
-
-class VitTrainSettings(_Common, TrainingSettings):
-    """Settings of the training job."""
-
-    section: ClassVar[str] = "vit"
-    recipe_key: ClassVar[str] = "vit.recipe"
+    @property
+    def loads_bf16(self) -> bool:
+        """Whether the base model's weights are loaded in bfloat16."""
+        return self.bf16
 
 
-class VitSettings(_Common, FamilySettings):
-    """The vision tower of the language model's base (`vlm.base`) with a linear head."""
+class HeadFamilySettings(HeadSettings, FamilySettings):
+    """A family with one model: a part of the language model's base (`vlm.base`) with a linear head."""
 
+    training_settings: ClassVar[type[TrainingSettings]]
     classify_batch_size: Annotated[int, Field(ge=1)] = 8
     gpus: Annotated[int, Field(ge=0)] = 1
     """GPUs of the training job: equal to `processes`, or 0 to train on CPUs. If not 0, classification and explanation
@@ -68,17 +63,22 @@ class VitSettings(_Common, FamilySettings):
     def first_seed(self) -> int:
         return self.seed
 
+    @property
+    def inputs(self) -> dict[str, str]:
+        """Further inputs of every job."""
+        return {"base": "<base>/manifest.json"}
+
     def training(self, training: str) -> Request:
-        settings = {name: getattr(self, name) for name in VitTrainSettings.model_fields}
+        settings = {name: getattr(self, name) for name in self.training_settings.model_fields}
         settings["seed"] = self.seed_of(training)
-        checked = VitTrainSettings.model_validate(settings)
+        checked = self.training_settings.model_validate(settings)
         return Request(
-            run="nuvlm.models.vit.jobs:train",
-            settings=checked.model_dump(mode="json", exclude=HOW_DATA_ARE_READ),
-            untracked=self.model_dump(include=HOW_DATA_ARE_READ),
-            inputs={"base": "<base>/manifest.json"},
+            run=f"nuvlm.models.{checked.section}.jobs:train",
+            settings=checked.model_dump(mode="json", exclude=WITHOUT_EFFECT),
+            untracked=self.model_dump(include=WITHOUT_EFFECT),
+            inputs=self.inputs,
             gpus=self.gpus,
-            # The whole base is loaded before its language model is dropped.
+            # The whole base is loaded, also where its language model is dropped then.
             memory_mb=self.memory_mb + 16000 * self.processes,
             minutes=720,
             resumes=True,
@@ -86,18 +86,16 @@ class VitSettings(_Common, FamilySettings):
         )
 
     def classification(self) -> Request:
-        return Request(
-            run="nuvlm.models.vit.jobs:classify",
-            settings={"batch_size": self.classify_batch_size},
-            inputs={"base": "<base>/manifest.json"},
-            gpus=min(self.gpus, 1),
-            memory_mb=16000,
-        )
+        return self._inference("classify", {"batch_size": self.classify_batch_size})
 
     def explanation(self) -> Request:
+        return self._inference("explain", {})
+
+    def _inference(self, job: str, settings: dict[str, int]) -> Request:
         return Request(
-            run="nuvlm.models.vit.jobs:explain",
-            inputs={"base": "<base>/manifest.json"},
+            run=f"nuvlm.models.{self.training_settings.section}.jobs:{job}",
+            settings=settings,
+            inputs=self.inputs,
             gpus=min(self.gpus, 1),
             memory_mb=16000,
         )
@@ -107,3 +105,33 @@ class VitSettings(_Common, FamilySettings):
         if self.gpus not in (0, self.processes):
             raise ValueError(f"gpus ({self.gpus}) must equal processes ({self.processes}), or be 0 to train on CPUs")
         return self
+
+
+class _Vit(HeadSettings):
+    adapt: Literal["lora", "all", "head"] = "lora"
+    """What is trained besides the head: adapters in the tower, all of its weights, or nothing."""
+    lora: Adapters = Adapters()
+
+    @property
+    def loads_bf16(self) -> bool:
+        # Trained weights stay in float32; automatic mixed precision rounds them for each product.
+        return self.bf16 and self.adapt != "all"
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.adapt == "all" and self.quantization != "none":
+            raise ValueError("adapt 'all' trains the weights themselves: set quantization to none, or adapt to lora")
+        return self
+
+
+class VitTrainSettings(_Vit, TrainingSettings):
+    """Settings of the training job."""
+
+    section: ClassVar[str] = "vit"
+    recipe_key: ClassVar[str] = "vit.recipe"
+
+
+class VitSettings(_Vit, HeadFamilySettings):
+    """The vision tower of the language model's base (`vlm.base`) with a linear head."""
+
+    training_settings: ClassVar[type[TrainingSettings]] = VitTrainSettings

@@ -1,12 +1,13 @@
 """Training the vision tower and its head; several processes are ``python -m nuvlm.models.vit.training job.json``."""
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
 from nuvlm.base.files import sha256
 from nuvlm.base.manifest import MANIFEST
+from nuvlm.models.classifier.network import ImageClassifier
 from nuvlm.models.classifier.processes import local_device
 from nuvlm.models.classifier.training import ClassifierJob, smallest_share, train_classifier, train_in_process
 from nuvlm.models.torchrun import run_process
@@ -14,10 +15,16 @@ from nuvlm.models.vit.network import VisionClassifier
 from nuvlm.models.vit.settings import VitTrainSettings
 
 
-class Job(ClassifierJob):
-    """A training of the vision tower."""
+class HeadJob(ClassifierJob):
+    """A training of a head on a part of the base model."""
 
     base: Path
+    zoom: int = 1
+
+
+class Job(HeadJob):
+    """A training of the vision tower."""
+
     settings: VitTrainSettings
 
 
@@ -30,16 +37,24 @@ def train_vit(job: Job) -> None:
     train_classifier(job, "nuvlm.models.vit.training", _train)
 
 
-def _train(job: Job) -> None:
-    """The training in each process."""
+def train_head(job: HeadJob, make: Callable[[Mapping[str, Any]], ImageClassifier], **identity: str) -> None:
+    """The training in each process.
 
-    def make(views: int) -> VisionClassifier:
-        return VisionClassifier(job.base, views, job.settings, local_device())
+    Args:
+        make, identity: as for :func:`nuvlm.models.classifier.training.train_in_process`.
+    """
 
     def check(events: int, images: Mapping[str, Any]) -> None:
         smallest_share(events, job.settings)
 
-    train_in_process(job, make, check, base=sha256(job.base / MANIFEST))
+    train_in_process(job, make, check, base=sha256(job.base / MANIFEST), zoom=str(job.zoom), **identity)
+
+
+def _train(job: Job) -> None:
+    def make(images: Mapping[str, Any]) -> VisionClassifier:
+        return VisionClassifier(job.base, images, job.settings, local_device())
+
+    train_head(job, make)
 
 
 if __name__ == "__main__":

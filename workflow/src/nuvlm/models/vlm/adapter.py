@@ -11,19 +11,22 @@ from nuvlm.base.errors import InputError
 from nuvlm.models.vlm.settings import LoraSettings
 
 
-def lora_config(model: PreTrainedModel, lora: LoraSettings, vision_tower: str) -> LoraConfig:
+def lora_config(
+    model: PreTrainedModel, lora: LoraSettings, vision_tower: str, *, key: str = "vlm.finetune.lora"
+) -> LoraConfig:
     """The adapter's configuration for peft.
 
     Args:
         model: the base model; only the names of its modules matter.
         lora: settings of the adapter.
         vision_tower: regular expression of the vision tower's modules, see :mod:`nuvlm.models.vlm.families`.
+        key: of the settings in the configuration, for messages.
 
     Raises:
         InputError: see :func:`check_targets`.
     """
     parts = linear_layers(model, vision_tower)
-    check_targets(parts, lora)
+    check_targets(parts, lora, key)
     targets = list(lora.target_modules) if lora.vision or lora.language else []
     frozen = [] if lora.vision else [vision_tower]
     if not lora.language:
@@ -62,17 +65,18 @@ def _decoder(model: PreTrainedModel) -> str:
     return next(name for name, module in model.named_modules() if module is decoder)
 
 
-def check_targets(parts: Mapping[str, Sequence[str]], lora: LoraSettings) -> None:
+def check_targets(parts: Mapping[str, Sequence[str]], lora: LoraSettings, key: str = "vlm.finetune.lora") -> None:
     """Refuse target modules that a model does not have: peft ignores them unless none matches.
 
     Args:
         parts: see :func:`linear_layers`.
+        key: of the settings in the configuration, for messages.
 
     Raises:
         InputError: names the missing modules and those available.
     """
     if lora.projector and not parts["projector"]:
-        raise InputError("vlm.finetune.lora.projector: this model has no linear layer there. Set it to false.")
+        raise InputError(f"{key}.projector: this model has no linear layer there. Set it to false.")
     trained = [part for part in ("vision", "language") if getattr(lora, part)]
     if not trained:
         return
@@ -83,7 +87,7 @@ def check_targets(parts: Mapping[str, Sequence[str]], lora: LoraSettings) -> Non
     known = sorted({name.rpartition(".")[2] for name in names})
     where = {"vision": " in its vision tower", "language": " outside of its vision tower"}
     raise InputError(
-        "vlm.finetune.lora.target_modules: this model has no linear layer named "
+        f"{key}.target_modules: this model has no linear layer named "
         f"{', '.join(missing or lora.target_modules) or 'so'}{where[trained[0]] if len(trained) == 1 else ''}. "
         f"Name some of {', '.join(known)}."
     )

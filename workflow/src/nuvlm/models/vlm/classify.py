@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from functools import partial
 from pathlib import Path
-from typing import cast, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import pandas as pd
@@ -20,7 +20,7 @@ from nuvlm.base.files import read_json
 from nuvlm.base.logs import track
 from nuvlm.base.manifest import verify_manifest
 from nuvlm.dataset.event_table import read_part
-from nuvlm.dataset.pixelmaps import check_images, image_settings, read_blocks
+from nuvlm.dataset.pixelmaps import check_images, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb, pinned
 from nuvlm.models.predictions import Cost, write_predictions
@@ -58,6 +58,7 @@ def classify_vlm(
     settings: ClassifySettings,
     quantization: Quantization,
     bf16: bool,
+    zoom: int = 1,
 ) -> None:
     """Write the predictions for the events of `part`, and their cost, under each condition of `outputs`.
 
@@ -75,13 +76,14 @@ def classify_vlm(
         outputs: condition -> prediction table. Under ``labels_permuted`` the prompt names the classes in another order.
         quantization, bf16: of the base model's weights; those that the adapter was trained on are those of the
             fine-tuning.
+        zoom: of the pictures, see :func:`nuvlm.models.vlm.dataset.to_pictures`.
 
     Raises:
         InputError: a damaged model or store, texts for other views than the pixel maps have, or labels that
             ``settings.decision`` cannot tell apart.
     """
     background = background_of(adapter)
-    images = check_images(stores, adapter / "training.json")
+    images = check_images(stores, adapter / "training.json", zoom)
     published = prompts_for(prompts, images, background)
     processor = load_processor(base)
     texts = {name: permuted(published) if name == "labels_permuted" else published for name in outputs}
@@ -92,9 +94,10 @@ def classify_vlm(
     device = choose_device()
     start = time.perf_counter()
     model = load_finetuned(base, adapter, quantization, bf16=bf16, device=device, merge=settings.merge_adapter)
-    probe(model, processor, published, len(images["views"]), images["size"], beams=settings.method == "beam")
+    probe(model, processor, published, len(images["views"]), images["size"] * zoom, beams=settings.method == "beam")
     load_seconds = time.perf_counter() - start
-    classifier = _Classifier(model, read_part(events, part), stores, settings, background, device, load_seconds)
+    table = read_part(events, part)
+    classifier = _Classifier(model, table, stores, images, settings, background, device, load_seconds)
     for condition, out in outputs.items():
         encoder = Encoder(processor, texts[condition], torch.bfloat16 if bf16 else torch.float32)
         classifier.classify(condition, encoder, answers[condition], out)
@@ -108,6 +111,7 @@ class _Classifier:
         model: PreTrainedModel,
         table: pd.DataFrame,
         stores: Mapping[str, Path],
+        images: Mapping[str, Any],
         settings: ClassifySettings,
         background: Background,
         device: torch.device,
@@ -116,7 +120,7 @@ class _Classifier:
         self._model = model
         self._table = table
         self._stores = stores
-        self._maps = image_settings(stores)
+        self._images = images
         self._settings = settings
         self._background: Background = background
         self._device = device
@@ -138,8 +142,8 @@ class _Classifier:
             start = time.perf_counter()
             # Beside an accelerator this is done while that is metered.
             with nullcontext() if on_accelerator else meter:
-                degraded = degrade(condition, images, table.iloc[rows], self._maps)
-                inputs = encode([to_pictures(views, self._background) for views in degraded])
+                degraded = degrade(condition, images, table.iloc[rows], self._images)
+                inputs = encode([to_pictures(views, self._background, self._images["zoom"]) for views in degraded])
             if on_accelerator:
                 inputs = pinned(inputs)
             return rows, inputs, time.perf_counter() - start

@@ -19,9 +19,14 @@ IN_MEMORY = 2**29
 """Bytes of pixel maps that are read at once and kept."""
 
 
-def to_pictures(views: np.ndarray, background: Background) -> list[Image.Image]:
-    """Convert the views of one event, uint8 (views, size, size), to grayscale images; the processor makes them RGB."""
-    return [Image.fromarray(view if background == "black" else 255 - view) for view in views]
+def to_pictures(views: np.ndarray, background: Background, zoom: int = 1) -> list[Image.Image]:
+    """Convert the views of one event, uint8 (views, size, size), to grayscale images; the processor makes them RGB.
+
+    Args:
+        zoom: pixels of a picture, along each axis, that show one of a view.
+    """
+    shown = views.repeat(zoom, axis=1).repeat(zoom, axis=2) if zoom > 1 else views
+    return [Image.fromarray(view if background == "black" else 255 - view) for view in shown]
 
 
 def conversations(
@@ -31,6 +36,7 @@ def conversations(
     vocabulary: Rationales | None = None,
     *,
     background: Background,
+    zoom: int = 1,
 ) -> Dataset:
     """Rows ``{"images": [...], "messages": [...]}`` in TRL's format: all views, and the true answer.
 
@@ -41,7 +47,7 @@ def conversations(
         stores: shard name -> pixel-map store.
         prompts: texts of the conversation.
         vocabulary: phrasings of the rationale after each label; without it, answers end with the label.
-        background: of the pictures.
+        background, zoom: of the pictures, see :func:`to_pictures`.
 
     Raises:
         InputError: a store is damaged or does not hold the events.
@@ -55,7 +61,7 @@ def conversations(
 
     def read(batch: dict[str, list[Any]]) -> dict[str, list[Any]]:
         pictures = [
-            to_pictures(np.asarray(images[shard][row]), background)
+            to_pictures(np.asarray(images[shard][row]), background, zoom)
             for shard, row in zip(batch["shard"], batch["row"], strict=True)
         ]
         answers = [

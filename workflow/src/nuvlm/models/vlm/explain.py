@@ -55,6 +55,7 @@ def explain_vlm(
     merge_adapter: bool,
     quantization: Quantization,
     bf16: bool,
+    zoom: int = 1,
 ) -> None:
     """Write the model's rationales of the selected events, for each picture, and the claims in them.
 
@@ -65,7 +66,7 @@ def explain_vlm(
     The table (docs/formats.md) has a row for each event and picture.
 
     Args:
-        base, adapter, events, stores, prompts, quantization, bf16: as for
+        base, adapter, events, stores, prompts, quantization, bf16, zoom: as for
         :func:`nuvlm.models.vlm.classify.classify_vlm`.
         predictions: model -> prediction table of this part, `vlm` among them, under `condition`.
         part, count, seed: select the events, see :func:`nuvlm.models.explained_events.read_explained`.
@@ -76,14 +77,16 @@ def explain_vlm(
     Raises:
         InputError: as for classifying, or an unusable vocabulary.
     """
-    images = check_images(stores, adapter / "training.json")
+    images = check_images(stores, adapter / "training.json", zoom)
     background = background_of(adapter)
     texts, words = prompts_for(prompts, images, background), load_rationales(vocabulary)
     chosen = read_explained(events, predictions, "vlm", part=part, count=count, seed=seed)
     rows: list[dict[str, Any]] = []
     if len(chosen):
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=choose_device(), merge=merge_adapter)
-        explainer = _Explainer(model, load_processor(base), texts, settings, background, grounded=is_grounded(adapter))
+        explainer = _Explainer(
+            model, load_processor(base), texts, settings, background, zoom, grounded=is_grounded(adapter)
+        )
         answers = _explain_events(explainer, chosen, stores, condition, images)
         rows = [row for found in track(answers, "events", len(chosen)) for row in found]
         logger.info("peak memory %.0f MB", peak_memory_mb())
@@ -100,6 +103,7 @@ class _Explainer:
         texts: Prompts,
         settings: ExplainSettings,
         background: Background,
+        zoom: int,
         *,
         grounded: bool,
     ) -> None:
@@ -107,6 +111,7 @@ class _Explainer:
         self._processor = processor
         self._texts = texts
         self._background: Background = background
+        self._zoom = zoom
         self._grounded = grounded
         self._tokens = settings.max_new_tokens
         self.batches = FittingBatches(settings.batch_size)
@@ -114,7 +119,7 @@ class _Explainer:
     def explain(self, label: str, pictures: Sequence[np.ndarray]) -> list[tuple[str, float]]:
         """The rationale after `label` for each of `pictures` (views, size, size), and the seconds that it took."""
         rationales: list[tuple[str, float]] = []
-        shown = [to_pictures(views, self._background) for views in pictures]
+        shown = [to_pictures(views, self._background, self._zoom) for views in pictures]
         for _, answers in self.batches.run(partial(self._explain, label), shown):
             rationales += answers
         return rationales

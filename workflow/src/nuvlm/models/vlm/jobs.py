@@ -29,6 +29,7 @@ def train(job: TrainingJob) -> None:
             vocabulary=job.inputs.get("vocabulary"),
             deepspeed=job.inputs.get("deepspeed"),
             log=job.log,
+            zoom=job.zoom,
             settings=FinetuneSettings(**job.settings),
         )
     )
@@ -49,6 +50,7 @@ def classify(job: ClassificationJob) -> None:
         settings=ClassifySettings(**job.settings["settings"]),
         quantization=job.settings["quantization"],
         bf16=job.settings["bf16"],
+        zoom=job.zoom,
     )
 
 
@@ -73,4 +75,5 @@ def explain(job: ExplanationJob) -> None:
         merge_adapter=job.settings["merge_adapter"],
         quantization=job.settings["quantization"],
         bf16=job.settings["bf16"],
+        zoom=job.zoom,
     )

@@ -34,6 +34,20 @@ def load_processor(base: Path) -> ProcessorMixin:
     return read_processor(base)
 
 
+def check_pretrained_views(base: Path, views: int) -> None:
+    """Refuse a base model from `build_base_model` that was pre-trained with another number of views.
+
+    Raises:
+        InputError: names both numbers.
+    """
+    summary = base / "pretraining.json"
+    trained = json.loads(summary.read_text()).get("views", 2) if summary.exists() else views
+    if trained != views:
+        raise InputError(
+            f"{base}: made for {trained} views, but the pixel maps have {views}. Remove it and rerun to make it again."
+        )
+
+
 def load_model(
     base: Path, quantization: Quantization, *, bf16: bool, device_map: str | dict[str, Any] | None
 ) -> PreTrainedModel:

@@ -59,8 +59,7 @@ def probe(
         InputError: names the model, the check and what to choose instead.
     """
     name = getattr(model.config, "name_or_path", "") or model.config.model_type
-    rng = np.random.default_rng(5)
-    first, second = (to_pictures(draw_scene(rng, side, views)[0], "black") for _ in range(2))
+    first, second = drawn_pictures(side, views)
     training = model.training
     model.eval()
     try:
@@ -72,7 +71,7 @@ def probe(
                 _check_text(name, whole, encode([first])["input_ids"][0], answers, processor)
             scorer = Scorer(model, answers)
             with _refusing(name, "images"):
-                _check_pictures(name, lambda shown: scorer(_on(model, encode([shown])))[0], first, second)
+                check_pictures(name, lambda shown: scorer(_on(model, encode([shown])))[0], first, second)
             with _refusing(name, "score"):
                 found = torch.tensor(scorer(_on(model, encode([first])))[0][:, -1])
                 expected = _plain_score(model, whole, answers)
@@ -141,11 +140,27 @@ def _check_text(
             whole[key] = value[:, : len(expected)]
 
 
-def _check_pictures(name: str, score: Callable[[Pictures], np.ndarray], first: Pictures, second: Pictures) -> None:
-    """Refuse a model whose answer does not depend on each picture; warn if their order does not matter."""
+def drawn_pictures(side: int, views: int) -> tuple[Pictures, Pictures]:
+    """Two different scenes, in so many views."""
+    rng = np.random.default_rng(5)
+    first, second = (to_pictures(draw_scene(rng, side, views)[0], "black") for _ in range(2))
+    return first, second
+
+
+def check_pictures(name: str, score: Callable[[Pictures], np.ndarray], first: Pictures, second: Pictures) -> None:
+    """Refuse a model whose answer does not depend on each picture; warn if their order does not matter.
+
+    Args:
+        name: of the model, for messages.
+        score: from the pictures of an event to the numbers that make its answer.
+        first, second: different pictures.
+
+    Raises:
+        InputError: names the picture.
+    """
     drawn = score(first)
     if not np.isfinite(drawn).all():
-        raise refused(name, "images", "the log-probabilities of the answers are not finite")
+        raise refused(name, "images", "the numbers that make its answer are not finite")
     shown = {f"view {i + 1} replaced": [*first[:i], second[i], *first[i + 1 :]] for i in range(len(first))}
     for change, pictures in shown.items():
         if np.abs(score(pictures) - drawn).max() <= SEEN:

@@ -15,6 +15,18 @@ from torch.utils.checkpoint import checkpoint
 from transformers.modeling_layers import GradientCheckpointingLayer
 
 
+def recompute_layers(model: nn.Module, vision_tower: str) -> None:
+    """:func:`recompute_tower`, with the non-reentrant kind, for the layers that transformers checkpoints as well.
+
+    transformers' own switch also makes the embeddings require gradients, which would flow through a frozen tower.
+    """
+    recompute_tower(model, vision_tower, use_reentrant=False)
+    for module in model.modules():
+        if isinstance(module, GradientCheckpointingLayer):
+            module.gradient_checkpointing = True
+            module._gradient_checkpointing_func = partial(checkpoint, use_reentrant=False)
+
+
 def recompute_tower(model: nn.Module, vision_tower: str, *, use_reentrant: bool) -> int:
     """Make the layers of the vision tower keep only their inputs in training, and compute the rest again for gradients.
 

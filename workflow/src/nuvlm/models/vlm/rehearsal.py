@@ -75,7 +75,15 @@ class Extent:
 
 
 def rehearse(
-    vlm: VlmSettings, folder: Path, extent: Extent, *, size: int, prompts: Path, vocabulary: Path, resources: Path
+    vlm: VlmSettings,
+    folder: Path,
+    extent: Extent,
+    *,
+    size: int,
+    prompts: Path,
+    vocabulary: Path,
+    resources: Path,
+    zoom: int = 1,
 ) -> dict[str, Any]:
     """Rehearse the settings `vlm` on this machine.
 
@@ -86,6 +94,7 @@ def rehearse(
         folder: for base model, events, checkpoints, adapter and predictions.
         size: side of the pixel maps, pixels.
         prompts, vocabulary: text files.
+        zoom: of the pictures, see :func:`nuvlm.models.vlm.dataset.to_pictures`.
         resources: folder of shapes, chat templates and DeepSpeed's settings.
 
     Returns:
@@ -96,7 +105,7 @@ def rehearse(
         InputError: as in the run itself.
     """
     tune = vlm.finetune
-    settings = {"vlm": vlm.model_dump(mode="json"), "extent": asdict(extent), "size": size}
+    settings = {"vlm": vlm.model_dump(mode="json"), "extent": asdict(extent), "size": size, "zoom": zoom}
     settings |= {"prompts": sha256(prompts), "vocabulary": sha256(vocabulary)}
     stages = _Stages(folder, settings)
     base = folder / "base"
@@ -110,10 +119,11 @@ def rehearse(
         tensorboard=folder / "tensorboard", prompts=prompts,
         vocabulary=vocabulary if tune.rationales == "grounded" else None,
         deepspeed=resources / "deepspeed" / f"zero{tune.zero_stage}.json" if tune.strategy == "deepspeed" else None,
-        settings=tune.model_copy(update={"epochs": 1.0, "save_steps": 1, "logging_steps": 1}),
+        settings=tune.model_copy(update={"epochs": 1.0, "save_steps": 1, "logging_steps": 1}), zoom=zoom,
     )  # fmt: skip
     stages.run("floor", lambda: _floor(job))
-    sources: dict[str, Any] = {"size": size, "prompts": prompts, "vocabulary": vocabulary, "resources": resources}
+    sources: dict[str, Any] = {"size": size, "zoom": zoom, "prompts": prompts, "vocabulary": vocabulary}
+    sources |= {"resources": resources}
     device = choose_device()
     if vlm.base in ("hub", "random"):
         stages.run("reckoned", lambda: _reckoned(vlm, sources))
@@ -275,11 +285,12 @@ def _batch(
     vocabulary: Path | None,
     n: int,
     background: Background,
+    zoom: int,
 ) -> dict[str, torch.Tensor]:
     """The first `n` events, as the trainer gives them to the model."""
     words = None if vocabulary is None else load_rationales(vocabulary)
     texts = prompts_for(prompts, image_settings(stores), background)
-    rows = conversations(read_events(events).head(n), stores, texts, words, background=background)
+    rows = conversations(read_events(events).head(n), stores, texts, words, background=background, zoom=zoom)
     collate = DataCollatorForVisionLanguageModeling(load_processor(base), assistant_only_loss=True)
     return dict(collate([rows[i] for i in range(n)]))
 
@@ -291,12 +302,13 @@ def reckon(
     prompts: Path,
     vocabulary: Path,
     resources: Path,
+    zoom: int = 1,
     device: Literal["cuda", "cpu"] = "cuda",
 ) -> tuple[Footprint, int]:
     """Reckon the memory of a GPU in fine-tuning, and that of the weights in classifying, without a model's weights.
 
     Args:
-        size, prompts, vocabulary, resources: as for :func:`rehearse`.
+        size, prompts, vocabulary, resources, zoom: as for :func:`rehearse`.
         device: whose mixed precision is imitated.
 
     Returns:
@@ -317,7 +329,7 @@ def reckon(
         events, stores = write_scenes(folder, size, train=n, test=0, views=_views(prompts))
         words = vocabulary if vlm.finetune.rationales == "grounded" else None
         config = AutoConfig.from_pretrained(base, local_files_only=True)
-        batch = _batch(base, events, stores, prompts, words, n, vlm.finetune.background)
+        batch = _batch(base, events, stores, prompts, words, n, vlm.finetune.background, zoom)
         footprint = count_footprint(config, batch, vlm.finetune, device)
     quantization = "none" if vlm.classify.merge_adapter else vlm.inference_quantization
     return footprint, stored_bytes(meta_model(config), quantization, bf16=vlm.finetune.bf16)
@@ -362,7 +374,7 @@ def _remedies(vlm: VlmSettings) -> dict[str, VlmSettings]:
 
 def _floor(job: Job) -> dict[str, Any]:
     """Tokens and counted operations of an event, and the rate of the device for large matrix products."""
-    inputs = _batch(job.base, job.events, job.stores, job.prompts, job.vocabulary, 1, job.settings.background)
+    inputs = _batch(job.base, job.events, job.stores, job.prompts, job.vocabulary, 1, job.settings.background, job.zoom)
     counted = count_arithmetic(
         AutoConfig.from_pretrained(job.base, local_files_only=True), inputs, job.settings.lora,
         vision_tower=family_of(job.base).vision_tower, checkpointing=job.settings.gradient_checkpointing,
@@ -454,7 +466,7 @@ def _classify(vlm: VlmSettings, job: Job, out: Path, method: str) -> dict[str, A
     start = time.perf_counter()
     classify_vlm(
         job.base, job.out, job.events, job.stores, {"nominal": out}, part=0, prompts=job.prompts, settings=settings,
-        quantization=vlm.inference_quantization, bf16=vlm.finetune.bf16,
+        quantization=vlm.inference_quantization, bf16=vlm.finetune.bf16, zoom=job.zoom,
     )  # fmt: skip
     cost = read_json(out.with_suffix(".json"))
     return {name: cost[name] for name in ("events", "batch_size", "load_seconds", "peak_memory_mb")} | {
@@ -470,6 +482,7 @@ def _explain(vlm: VlmSettings, job: Job, predictions: Path, vocabulary: Path, co
         job.base, job.out, job.events, job.stores, {"vlm": predictions}, out, part=0, count=count, seed=7,
         condition="nominal", prompts=job.prompts, vocabulary=vocabulary, settings=vlm.explain,
         merge_adapter=vlm.classify.merge_adapter, quantization=vlm.inference_quantization, bf16=vlm.finetune.bf16,
+        zoom=job.zoom,
     )  # fmt: skip
     seconds = time.perf_counter() - start
     table = pd.read_parquet(out)

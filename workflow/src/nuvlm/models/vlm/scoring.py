@@ -14,6 +14,7 @@ import torch
 from PIL import Image
 from transformers import MllamaForConditionalGeneration, PreTrainedModel, ProcessorMixin
 
+from nuvlm.base.errors import InputError
 from nuvlm.models.vlm.batches import out_of_memory, take
 from nuvlm.models.vlm.families import whole_model
 from nuvlm.models.vlm.mllama import MllamaReader
@@ -56,9 +57,16 @@ class Encoder:
         self._first: dict[tuple[tuple[int, int], ...], tuple[dict[str, torch.Tensor], bool]] = {}
 
     def __call__(self, images: Sequence[Sequence[Image.Image]]) -> dict[str, torch.Tensor]:
-        """Inputs for n events, on the CPU. The sizes of the views must be the same for all events."""
+        """Inputs for n events, on the CPU.
+
+        Raises:
+            ValueError: the sizes of the views differ between events.
+            InputError: the lengths of their texts differ.
+        """
         pictures = [list(views) for views in images]
         sizes = tuple(picture.size for picture in pictures[0])
+        if any(tuple(picture.size for picture in views) != sizes for views in pictures):
+            raise ValueError(f"pictures of different sizes in one batch; those of the first event are {sizes}")
         if sizes not in self._first:
             first = self._encode(pictures[:1])
             self._first[sizes] = first, self._is_separable(first, pictures[0])
@@ -87,12 +95,25 @@ class Encoder:
 
     def _encode(self, pictures: list[list[Image.Image]]) -> dict[str, torch.Tensor]:
         """Text and images, encoded by the processor."""
-        opening = self._processor.apply_chat_template(
-            conversation(self._prompts, len(pictures[0])), add_generation_prompt=True, tokenize=False
-        )
-        text = [opening + self._prompts.prefix] * len(pictures)
-        # The template writes the begin-of-text token: do not add a second one.
-        return dict(self._processor(images=pictures, text=text, add_special_tokens=False, return_tensors="pt"))
+        text = [prompt_text(self._processor, self._prompts, len(pictures[0]))] * len(pictures)
+        try:
+            # The template writes the begin-of-text token: do not add a second one.
+            return dict(self._processor(images=pictures, text=text, add_special_tokens=False, return_tensors="pt"))
+        except ValueError as error:
+            if len(pictures) == 1:
+                raise
+            # Each by itself is encoded, as the first one was.
+            raise InputError(
+                f"the base model's processor makes inputs of different lengths of events with pictures of one size "
+                f"({str(error).strip().splitlines()[0]}). Use batches of one event, or another base model."
+            ) from error
+
+
+def prompt_text(processor: ProcessorMixin, prompts: Prompts, views: int) -> str:
+    """The conversation about an event of so many views, up to and including the forced prefix of the answer."""
+    messages = conversation(prompts, views)
+    opening: str = processor.apply_chat_template(messages, add_generation_prompt=True, tokenize=False)
+    return opening + prompts.prefix
 
 
 def encode(

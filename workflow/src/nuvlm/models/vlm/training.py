@@ -51,7 +51,14 @@ from nuvlm.models.vlm.callbacks import (
 from nuvlm.models.vlm.collate import EventCollator
 from nuvlm.models.vlm.dataset import conversations
 from nuvlm.models.vlm.families import family_of
-from nuvlm.models.vlm.model import count_parameters, load_model, load_processor, meta_model, source
+from nuvlm.models.vlm.model import (
+    check_pretrained_views,
+    count_parameters,
+    load_model,
+    load_processor,
+    meta_model,
+    source,
+)
 from nuvlm.models.vlm.probe import probe
 from nuvlm.models.vlm.prompts import answer_tokens, prompts_for
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
@@ -90,6 +97,8 @@ class Job(ProcessJob):
     """Phrasings of grounded rationales."""
     deepspeed: Path | None = None
     """DeepSpeed's configuration file, for `strategy: deepspeed`."""
+    zoom: int = 1
+    """Of the pictures, see :func:`nuvlm.models.vlm.dataset.to_pictures`."""
     settings: FinetuneSettings = FinetuneSettings()
 
 
@@ -217,16 +226,16 @@ def finetune(job: Job) -> None:
     for caution in settings.cautions:
         logger.warning("%s", caution)
     vocabulary = _vocabulary(job)
-    images = image_settings(job.stores)
+    images = image_settings(job.stores, job.zoom)
     prompts = prompts_for(job.prompts, images, settings.background)
     processor = load_processor(job.base)
-    _check_base(job.base, len(images["views"]))
+    check_pretrained_views(job.base, len(images["views"]))
     events = read_events(job.events)
     events = events[events["class"].isin(CLASSES)]
     held_out = events[events["split"] == "validation"]
     watched = held_out.sample(min(settings.eval_events, len(held_out)), random_state=settings.seed)
     train, validation, watched = (
-        conversations(chosen, job.stores, prompts, vocabulary, background=settings.background)
+        conversations(chosen, job.stores, prompts, vocabulary, background=settings.background, zoom=job.zoom)
         for chosen in (events[events["split"] == "train"], held_out, watched)
     )
     if not len(train):
@@ -247,7 +256,7 @@ def finetune(job: Job) -> None:
     model = load_model(job.base, settings.quantization, bf16=settings.bf16, device_map=_device_map(settings))
     if not _reentrant(settings):  # else each process has a part of every matrix, and the model cannot run by itself
         with _memory_errors():
-            probe(model, processor, prompts, len(images["views"]), images["size"])
+            probe(model, processor, prompts, len(images["views"]), images["size"] * job.zoom)
     trainer = RationaleTrainer(
         model=model,
         args=arguments,
@@ -419,21 +428,11 @@ def checkpoint_step(path: Path) -> int:
     return int(path.name.removeprefix("checkpoint-"))
 
 
-def _check_base(base: Path, views: int) -> None:
-    """Refuse a base model from `build_base_model` that was pre-trained with another number of views."""
-    summary = base / "pretraining.json"
-    trained = json.loads(summary.read_text()).get("views", 2) if summary.exists() else views
-    if trained != views:
-        raise InputError(
-            f"{base}: made for {trained} views, but the pixel maps have {views}. Remove it and rerun to make it again."
-        )
-
-
 def _fingerprint(job: Job) -> dict[str, Any]:
     """The inputs of the training: all settings, and digests of the base model, events, images and texts."""
     settings = job.settings.model_dump(mode="json", exclude=WITHOUT_EFFECT)
     values = {f"settings.{key}": json.dumps(value) for key, value in settings.items()}
-    values |= {"base model": sha256(job.base / MANIFEST), "prompts": sha256(job.prompts)}
+    values |= {"base model": sha256(job.base / MANIFEST), "prompts": sha256(job.prompts), "zoom": str(job.zoom)}
     if settings["rationales"] == "grounded":
         assert job.vocabulary is not None
         values["vocabulary"] = sha256(job.vocabulary)

@@ -1,0 +1,42 @@
+"""Settings of the language model that answers with a linear head."""
+
+from typing import Annotated, ClassVar
+
+from pydantic import Field
+
+from nuvlm.base.settings import FilePath
+from nuvlm.models.classifier.settings import TrainingSettings
+from nuvlm.models.jobs import Request
+from nuvlm.models.vit.settings import HeadFamilySettings, HeadSettings
+from nuvlm.models.vlm.settings import LoraSettings
+
+
+class _VlmHead(HeadSettings):
+    lora: LoraSettings = LoraSettings()
+
+
+class VlmHeadTrainSettings(_VlmHead, TrainingSettings):
+    """Settings of the training job."""
+
+    section: ClassVar[str] = "vlm_head"
+    recipe_key: ClassVar[str] = "vlm_head.recipe"
+
+
+class VlmHeadSettings(_VlmHead, HeadFamilySettings):
+    """The language model reads the prompt with the pictures; a linear head on its last hidden state answers."""
+
+    training_settings: ClassVar[type[TrainingSettings]] = VlmHeadTrainSettings
+    enabled: bool = False
+    """Whether a run has the model."""
+    prompts: FilePath = "resources/prompts.yaml"
+    """Texts of the conversation, up to the start of the answer; as for the language model."""
+    classify_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Events in a batch that is classified or explained."""
+
+    @property
+    def inputs(self) -> dict[str, str]:
+        return super().inputs | {"prompts": self.prompts}
+
+    def explanation(self) -> Request:
+        # The language model takes more memory for a picture than the tower.
+        return self._inference("explain", {"batch_size": self.classify_batch_size})
