@@ -5,6 +5,7 @@
 # make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
 # make rehearse     a few steps of everything, with random weights: speed, memory, hours: [CONFIG=] [EVENTS=] [PROFILE=]
 # make compare      two finished runs: A=results/x B=results/y
+# make study        learning curves at the published size, some days: [STUDY=table.yaml] [POINTS="study_1000 ..."]
 # make bundle       a finished run to publish, with its provenance: RUN= [LICENSE=] [AUTHOR=]
 # make validate     the simulation compared with PDG and NIST values, some minutes
 # make fault-test   all faults, with thirty kills of a run: a quarter of an hour
@@ -16,7 +17,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: bundle demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
+.PHONY: bundle study study-page demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -55,6 +56,16 @@ endif
 # Two finished runs side by side, with a page: make compare A=results/x B=results/y
 compare: $(INSTALLED)
 	@$(BIN)/python -m nuvlm.report.compare $(A) $(B)
+
+# Learning curves, resumable; one start of Snakemake a run of the table: make study [STUDY=resources/study.yaml] [POINTS=...]
+STUDY ?= resources/study.yaml
+study: $(INSTALLED)
+	@exec $(BIN)/python -m nuvlm.workflow.study $(STUDY) $(if $(POINTS),--points $(POINTS))
+
+# The data, figure and tables of docs/study.md, from the last study.
+study-page: $(INSTALLED)
+	cp results/study/curves/*.csv docs/study/
+	$(BIN)/python -m nuvlm.report.study docs/study docs/study.md
 
 # A finished run with all that its report is computed from: make bundle RUN=demo [LICENSE=CC-BY-4.0] [AUTHOR="A. Physicist"]
 bundle: $(INSTALLED)

@@ -9,7 +9,9 @@ from test_pixelmaps import make_pixel_maps
 from nuvlm.base.classes import classify_truth
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.event_table import read_events
-from nuvlm.dataset.list_events import assign_split, list_events
+from nuvlm.dataset.list_events import LEAST_VALIDATION, assign_split, limit_training, list_events, take_events
+from nuvlm.dataset.pixelmaps import image_settings
+from nuvlm.dataset.store_list import read_store_list, write_store_list
 from nuvlm.dataset.topology import TOPOLOGY_COLUMNS, TOPOLOGY_TYPES
 from nuvlm.detector.crop import crop_displays
 from nuvlm.detector.displays import smear_and_downsample
@@ -148,6 +150,84 @@ def test_splits_stay_when_data_is_added(make_shard, detector, tmp_path):
     alone = tabulate({"a": a}, detector, tmp_path)
     both = tabulate({"b": b, "a": a}, detector, tmp_path)
     pd.testing.assert_series_equal(both[both["shard"] == "a"]["split"].reset_index(drop=True), alone["split"])
+
+
+def split_table(n: int) -> pd.DataFrame:
+    events = pd.DataFrame({"shard": np.where(np.arange(n) % 2, "a", "b"), "event_id": np.arange(n).astype(np.uint64)})
+    names = zip(events["shard"], events["event_id"].tolist(), strict=True)
+    split = [assign_split(shard, event, seed=7, validation=0.2, test=0.1) for shard, event in names]
+    events["split"] = pd.Series(split, dtype="string")
+    events.loc[::50, "split"] = None
+    return events
+
+
+def test_smaller_training_sets_are_parts_of_larger_ones():
+    events = split_table(12_000)
+    sizes = events["split"].value_counts(dropna=False).to_dict()
+    assert limit_training(events, None, 7) is events
+    before: set[tuple[str, str, int]] = set()
+    for count in (1000, 4000, sizes["train"]):
+        table = limit_training(events, count, 7)
+        kept = table["split"].value_counts(dropna=False).to_dict()
+        validation = max(LEAST_VALIDATION, round(sizes["validation"] * count / sizes["train"]))
+        assert kept == sizes | {"train": count, "validation": validation}
+        pd.testing.assert_frame_equal(table, events.merge(table[["shard", "event_id"]]), check_like=True)
+        rows = {*table.dropna()[["split", "shard", "event_id"]].itertuples(index=False, name=None)}
+        assert before <= rows
+        before = rows
+    assert len(table) == len(events)
+    shuffled = limit_training(events.sample(frac=1, random_state=1), 1000, 7)
+    assert {*shuffled["event_id"]} == {*limit_training(events, 1000, 7)["event_id"]}, "whatever the order of the table"
+
+
+def test_a_small_training_set_is_no_choice_of_easy_events():
+    events = limit_training(split_table(12_000), 1000, 7).query("split == 'train'")
+    assert (events["shard"] == "a").mean() == pytest.approx(0.5, abs=0.06)
+    assert events["event_id"].mean() == pytest.approx(6000, rel=0.06)
+
+
+def test_more_training_events_than_there_are_is_an_error(make_shard, detector, tmp_path):
+    there = int((split_table(300)["split"] == "train").sum())
+    message = (
+        rf"asks for 3,000 training events, but of all 300 events {there} are for training. Lower it, set it to null"
+    )
+    with pytest.raises(InputError, match=message):
+        limit_training(split_table(300), 3000, 7)
+    with pytest.raises(InputError, match="asks for 58 training events, but of all 60 events"):
+        tabulate({"a": make_shard("a", 60)}, detector, tmp_path, train_events=58)
+    assert not (tmp_path / "events.parquet").exists()
+
+
+def test_events_of_another_run_with_fewer_to_train_on(make_shard, detector, tmp_path):
+    shards = {"a": make_shard("a", 60), "b": make_shard("b", 30, first=100)}
+    whole, stores = (
+        tabulate(shards, detector, tmp_path),
+        {name: make_pixel_maps(shards[name], detector) for name in "ab"},
+    )
+    few, listed, own = (tmp_path / "few" / name for name in ("events.parquet", "pixelmaps.json", "direct.parquet"))
+    write_store_list(tmp_path / "pixelmaps.json", stores)
+    choice = {"seed": SPLIT["seed"], "parts": 2, "train_events": 20}
+    maps = image_settings(stores)
+
+    def take(**images):
+        paths = tmp_path / "events.parquet", tmp_path / "pixelmaps.json", few, listed
+        take_events(*paths, images=maps | {"unknown": 1} | images, **choice)
+
+    take()
+    assert read_store_list(listed) == stores
+    table = read_events(few)
+    assert table["split"].value_counts().to_dict() == whole["split"].value_counts().to_dict() | {"train": 20}
+    assert sorted(table["part"].unique()) == [-1, 0, 1]
+    assert len(read_pixel_maps(read_store_list(listed), table)) == len(table), "which checks the ids"
+    list_events(shards, stores, own, detector=detector, train=True, **(SPLIT | choice))
+    pd.testing.assert_frame_equal(read_events(own), table)
+    with pytest.raises(
+        InputError, match=r"a\.zarr: pixel maps with size 64, this run has 32\. Finish the run of events_fr"
+    ):
+        take(size=32)
+    (stores["b"] / "manifest.json").unlink()
+    with pytest.raises(InputError, match=r"b\.zarr/manifest\.json: missing"):
+        take()
 
 
 def test_events_without_truth_are_classified_but_not_scored(make_shard, detector, tmp_path):

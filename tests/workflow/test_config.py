@@ -11,6 +11,7 @@ import pytest
 import yaml
 
 from nuvlm.base.errors import InputError
+from nuvlm.models.table import FAMILIES
 from nuvlm.workflow.config import RENAMED, Config, json_schema, parse_config
 from paths import REPOSITORY
 
@@ -144,6 +145,14 @@ MISTAKES = {
     ),
     "run name that is a path": ({"run": "../elsewhere"}, "run: .*pattern"),
     "own models": ({"run": "a", "models_from": "a"}, "models_from is this run itself"),
+    "own events": ({"run": "a", "events_from": "a"}, "events_from is this run itself"),
+    "events of another run for its models": ({"models_from": "a", "events_from": "b"}, "events_from chooses events to"),
+    "fewer events to train on nothing": ({"models_from": "a", "dataset": {"train_events": 9}}, "train_events chooses"),
+    "more training events than events": (
+        {"dataset": {"train_events": 2175}},
+        "train_events asks for 2,175 training events, but of input.simulate.events, 2,400, about 2,040 are for",
+    ),
+    "no models": ({name: {"enabled": False} for name in FAMILIES}, "every family of models is disabled"),
     "control first": ({"conditions": ["blank", "nominal"]}, "conditions: blank is a control"),
     "unknown condition": ({"conditions": ["nominal", "blurred"]}, "conditions.1: unknown condition 'blurred'"),
     "level beyond all": (

@@ -1,6 +1,7 @@
 """Which jobs run after which change. Dry-runs and touches of the real workflow: no job is executed."""
 
 import ast
+import json
 import logging
 import os
 import re
@@ -164,6 +165,7 @@ LISTED = ("cnn", "bdt", "vlm")
 SECTIONS = {
     "run": ("run=other", " ".join(JOBS)),
     "models_from": ("models_from=demo", None),  # another DAG: see below
+    "events_from": ("events_from=demo", None),  # another DAG: see below
     "input": ("input={on_bad_event: skip}", "simulate_events smear_and_downsample list_events"),
     "input.wires": ("input={wires: {pixel_wires: 4}}", None),  # refused: simulated events have no wires
     "input.recombination": ("input={recombination: {model: birks}}", "simulate_events"),
@@ -173,7 +175,7 @@ SECTIONS = {
     "display.diffusion": ("display={diffusion: {scaling: sqrt}}", "smear_and_downsample"),
     "display.readout": ("display={readout: {threshold_mev: 0.1}}", "smear_and_downsample"),
     "pixelmap": ("pixelmap={size: 96}", "crop_displays"),
-    "dataset": ("dataset={seed: 8}", "list_events"),
+    "dataset": ("dataset={train_events: 20}", "list_events"),
     # The tables of these conditions are there: the classification is current.
     "conditions": ("conditions=[nominal, half_resolution, blank]", "evaluate collect_events"),
     "conditions_in_one_job": ("conditions_in_one_job=false", ""),
@@ -574,6 +576,21 @@ def test_partial_reruns_do_what_the_documentation_says(finished, command):
     # --config is given once, and takes all that follows it
     small = TINY[1:] if "--config" in arguments else TINY
     assert planned(finished, *arguments, *small) == PARTIAL[command]
+
+
+def test_the_events_of_another_run_are_taken_and_not_made(finished):
+    list_stores(finished)
+    with (finished / "results/demo/frozen.json").open() as file:
+        assert json.load(file)["config"]["run"] == "demo"
+    taken = [*TINY, "run=fewer", "events_from=demo", "dataset={train_events: 20}"]
+    made = ("simulate_events", "smear_and_downsample", "crop_displays", "list_events")
+    others = {rule: n for rule, n in JOBS.items() if rule not in made}
+    assert planned(finished, *taken) == others | {"take_events": 1}
+    tree = [*taken, *(f"{name}={{enabled: false}}" for name in FAMILIES if name != "bdt"), "report={browser: 0}"]
+    of_bdt = ("train_bdt", "classify_bdt", "evaluate", "draw_figures", "collect_events", "write_report", "all")
+    assert planned(finished, *tree) == {rule: JOBS[rule] for rule in of_bdt} | {"take_events": 1}
+    assert planned(finished, "pixelmaps", *taken) == {"take_events": 1, "pixelmaps": 1}
+    assert "display.pixel_mm is 25.0, there 50.0" in snakemake(finished, *taken, "display={pixel_mm: 25}", check=False)
 
 
 def test_own_files_with_the_models_of_another_run_train_nothing(finished):

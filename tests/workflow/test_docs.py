@@ -27,6 +27,7 @@ MAKE = ["make", "INSTALLED=.installed", f"BIN={BIN}"]
 # What is not run here, and why. That the target or the script is there is checked all the same.
 EXCUSED = {
     r"make (demo|test|slurm-test|fault-test|long-test)\b": "runs tests or the demo, as do those who run these tests",
+    r"make study\b": "takes days; tests/workflow/test_study.py makes a small one",
     r"make rehearse\b": "trains a model of 11 billion parameters; what it calls is tested separately",
     r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls is tested separately",
     r"python (benchmarks/\S+|workflow/envs/pin\.py)": "takes minutes or writes into the checkout",
@@ -82,7 +83,8 @@ def planner(checkout: Path) -> Iterator[Planner]:
 def tiny(command: str) -> str:
     """The same command for the tiny run in place of the demo, its variants or a reader's files."""
     command = re.sub(r"results/(demo|wide)\b", "results/tiny", command)
-    command = re.sub(r"(models_from|run|MODELS|RUN)=demo\b", r"\1=tiny", command)
+    command = re.sub(r"(models_from|events_from|run|MODELS|RUN)=demo\b", r"\1=tiny", command)
+    command = command.replace("train_events: 1000", "train_events: 20")
     return command.replace("sim00002", "sim00001").replace("/data/", "data/")
 
 

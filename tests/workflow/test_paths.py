@@ -1,12 +1,16 @@
 """Names of shards and files."""
 
+from pathlib import Path
+
 import pytest
 
 from nuvlm.base.errors import InputError
+from nuvlm.dataset.store_list import write_store_list
 from nuvlm.models.table import FAMILIES, family_name, family_of
 from nuvlm.models.vlm.settings import VlmSettings
-from nuvlm.workflow.config import Config, parse_config
-from nuvlm.workflow.paths import check_models, store_files
+from nuvlm.workflow.config import Config, ReportSettings, parse_config
+from nuvlm.workflow.frozen import VARIABLE, Frozen, freeze
+from nuvlm.workflow.paths import check_events, check_models, store_files
 from nuvlm.workflow.shards import list_shards, simulated_events
 
 
@@ -67,6 +71,77 @@ def test_a_run_whose_models_are_used_must_have_all_of_them(tmp_path, monkeypatch
     (trained / "cnn_published" / "training.json").touch()
     check_models(Config(models_from="other"))
     check_models(Config())
+
+
+VIEWS = ("displays/{}.zarr/xz/c/0/0/0", "displays/{}.zarr/yz/c/0/0/0")
+
+
+def finish_events(config: Config) -> Path:
+    """What a run that has its events leaves, as far as the check of another run reads it."""
+    folder = Path("results", config.run)
+    for name in ("sim00000", "sim00001"):
+        for file in ("pixelmaps/{}.zarr/images/c/0/0/0/0", "pixelmaps/{}.zarr/manifest.json", *VIEWS):
+            path = folder / file.format(name)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            path.write_text("{}")
+    write_store_list(folder / "pixelmaps.json", {path.stem: path for path in sorted((folder / "pixelmaps").iterdir())})
+    (folder / "events.parquet").touch()
+    freeze(Frozen(config, {}, [], {}))
+    return folder
+
+
+OTHER = "events_from: run 'other' "
+
+
+def test_a_run_whose_events_are_used_must_have_them_as_this_one_would_make_them(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv(VARIABLE, "{}")
+    config = Config(events_from="other", dataset={"parts": 3, "train_events": 100}, cnn={"width": 0.5})
+    with pytest.raises(
+        InputError, match=rf"{OTHER}has no finished events \(results/other/frozen.json, .* missing\). Make"
+    ):
+        check_events(config)
+    folder = finish_events(Config(run="other"))
+    check_events(config)
+    check_events(Config())
+    for changes, message in {
+        "a pixel": ({"display": {"pixel_mm": 25}}, "other settings: display.pixel_mm is 25.0, there 50.0. Set them as"),
+        "two": (
+            {"pixelmap": {"size": 64}, "dataset": {"seed": 8}},
+            "pixelmap.size is 64, there 512; dataset.seed is 8, there 7. Set",
+        ),
+        "events": ({"input": {"simulate": {"events": 10}}}, "input.simulate.events is 10, there 2400"),
+        "readout": ({"display": {"readout": {"noise_mev": 1}}}, "display.readout.noise_mev is 1.0, there 0"),
+    }.values():
+        with pytest.raises(InputError, match=message):
+            check_events(Config(events_from="other", **changes))
+    for lost in ("events.parquet", "pixelmaps.json", "pixelmaps/sim00001.zarr/images/c/0/0/0/0"):
+        away = (folder / lost).rename(folder / "away")
+        with pytest.raises(
+            InputError, match=rf"{OTHER}has .*results/other/{lost} .*missing.* Make them with: snakemake"
+        ):
+            check_events(config)
+        away.rename(folder / lost)
+    (folder / VIEWS[1].format("sim00001")).unlink()
+    with pytest.raises(
+        InputError, match=r"has lost displays, which .*/sim00001.zarr/yz/c/0/0/0 is missing. Set report.bro"
+    ):
+        check_events(config)
+    config = config.model_copy(update={"report": ReportSettings(browser=0)})
+    check_events(config)
+    for settings, message in (
+        ({"events_from": "third"}, "takes its events from 'third': name that one"),
+        ({"models_from": "third"}, "has no events to train on"),
+        ({"dataset": {"train_events": 50}}, "has dataset.train_events itself"),
+    ):
+        finish_events(Config(run="other", **settings))
+        with pytest.raises(InputError, match=OTHER + message):
+            check_events(config)
+    (folder / "frozen.json").write_text("{}")
+    with pytest.raises(
+        InputError, match=r"results/other/frozen\.json: not settings of this version .* Start run 'other'"
+    ):
+        check_events(config)
 
 
 def test_each_recipe_is_a_model_in_the_order_of_the_report():

@@ -1,7 +1,7 @@
 # What only the Siamese CNN has: its export to ONNX, for classification on CPU cores.
 import re
 
-if CONFIG.models_from is None:
+if CONFIG.models_from is None and CONFIG.cnn.enabled:
 
     rule export_cnn:
         """Write a CNN as ONNX, checked against torch."""

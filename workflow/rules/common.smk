@@ -89,6 +89,7 @@ try:
     CONFIG, SHARDS = PLANNED.config, PLANNED.shards
     if workflow.is_main_process:
         paths.check_models(CONFIG)
+        paths.check_events(CONFIG)
         if CONFIG.report.spectrum is not None:
             read_spectrum(CONFIG.report.spectrum)
         paths.remove_outdated_list(CONFIG)
@@ -134,6 +135,8 @@ PREDICTION = (
 
 
 MODELS_FOLDER = f"results/{CONFIG.models_from or CONFIG.run}/models"
+# Where displays and pixel maps are made, or have been.
+EVENTS_FOLDER = f"results/{CONFIG.events_from or CONFIG.run}"
 BASE = CONFIG.vlm.base_folder.replace("<models>", MODELS_FOLDER)
 
 
@@ -239,10 +242,10 @@ def pixel_map_files(kind):
 
 
 def display_files(wildcards):
-    """The views of all displays; none where the source is ready pixel maps."""
-    if not CONFIG.input.has_voxels:
+    """The views of all displays; none where the source is ready pixel maps, or the report shows no event."""
+    if not (CONFIG.input.has_voxels and CONFIG.report.browser):
         return []
-    view = "<results>/displays/{shard}.zarr/{view}/c/0/0/0"
+    view = f"{EVENTS_FOLDER}/displays/{{shard}}.zarr/{{view}}/c/0/0/0"
     return expand(view, shard=SHARDS, view=["xz", "yz"])
 
 
@@ -261,7 +264,7 @@ def trained_models():
             for training in trainings
             for file in (family_of(model).weights, "manifest.json", "training.json")
         ),
-        f"{BASE}/manifest.json",
+        *([f"{BASE}/manifest.json"] if CONFIG.uses_base else []),
     ]
 
 

@@ -119,7 +119,7 @@ rule collect_events:
             model: tables[CONFIG.conditions[0]]
             for model, tables in PREDICTIONS.items()
         },
-        displays=(f"results/{CONFIG.run}/displays" if CONFIG.input.has_voxels else None),
+        displays=(f"{EVENTS_FOLDER}/displays" if CONFIG.input.has_voxels else None),
         events=CONFIG.report.browser,
         seed=CONFIG.dataset.seed,
         explanations=RATIONALES,

@@ -10,7 +10,7 @@ REHEARSAL = CONFIG.vlm.training("vlm")
 NUMBER_OF_VIEWS = (
     []
     if CONFIG.input.has_voxels
-    else ancient(f"<results>/pixelmaps/{next(iter(SHARDS))}.zarr/zarr.json")
+    else ancient(f"{EVENTS_FOLDER}/pixelmaps/{next(iter(SHARDS))}.zarr/zarr.json")
 )
 
 

@@ -4,6 +4,7 @@ import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -13,7 +14,9 @@ from nuvlm.base.errors import InputError, OnBadEvent, remake
 from nuvlm.base.files import read_table, write_table
 from nuvlm.base.logs import track
 from nuvlm.base.stores import open_store
-from nuvlm.dataset.event_table import SPLITS
+from nuvlm.dataset.event_table import SPLITS, read_events
+from nuvlm.dataset.pixelmaps import image_settings
+from nuvlm.dataset.store_list import read_store_list, write_store_list
 from nuvlm.dataset.topology import TOPOLOGY_COLUMNS, find_topology, leading_pion_energy
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import open_shard
@@ -25,17 +28,68 @@ TRUTH_COLUMNS += ["vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]
 """Columns that every source provides, apart from the event's id and class."""
 ENERGY_COLUMNS = ["visible_energy", "edge_energy"]
 """Columns from the pixel-map stores, MeV; NaN for pixel maps made elsewhere."""
+LEAST_VALIDATION = 500
+"""Validation events that a smaller training set keeps at least, if there are so many."""
 WINDOW_COLUMNS = ["centred_by", "window_share"]
 """Columns from the pixel-map stores: what the window is centred on, and the fraction of the charge in it."""
 
 
 def assign_split(shard: str, event_id: int, *, seed: int, validation: float, test: float) -> str:
     """Split of a labelled event, from a hash of its identity and the seed: it never changes when data is added."""
-    digest = hashlib.sha256(f"{seed}/{shard}/{event_id}".encode()).digest()
-    uniform = int.from_bytes(digest[:8], "big") / 2**64
+    uniform = _uniform(shard, event_id, seed)
     if uniform < test:
         return "test"
     return "validation" if uniform < test + validation else "train"
+
+
+def _uniform(shard: str, event_id: int, seed: int) -> float:
+    """A hash of an event's identity and the seed, in [0, 1)."""
+    digest = hashlib.sha256(f"{seed}/{shard}/{event_id}".encode()).digest()
+    return int.from_bytes(digest[:8], "big") / 2**64
+
+
+def limit_training(events: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:
+    """The event table with `count` of its training events, the same part of its validation events, and all others.
+
+    The events with the smallest hash stay, so that a smaller set is part of each larger one. Of validation events
+    LEAST_VALIDATION stay if there are so many.
+
+    Args:
+        events: the event table.
+        count: training events to keep; None for all.
+        seed: of the split.
+
+    Raises:
+        InputError: there are fewer training events.
+    """
+    if count is None:
+        return events
+    sizes = events["split"].value_counts()
+    there, validation = int(sizes.get("train", 0)), int(sizes.get("validation", 0))
+    if there < count:
+        raise InputError(
+            f"dataset.train_events asks for {count:,} training events, but of all {len(events):,} events "
+            f"{there:,} are for training. Lower it, set it to null to use all of them, or add events."
+        )
+    limits = {"train": count, "validation": min(validation, max(round(validation * count / there), LEAST_VALIDATION))}
+    keep = np.ones(len(events), dtype=bool)
+    for split, limit in limits.items():
+        rows = np.flatnonzero((events["split"] == split).fillna(False))
+        names = zip(events["shard"].iloc[rows], events["event_id"].iloc[rows].tolist(), strict=True)
+        hashes = np.array([_uniform(shard, event, seed) for shard, event in names])
+        keep[rows[np.argsort(hashes, kind="stable")[limit:]]] = False
+    return events[keep].reset_index(drop=True)
+
+
+def assign_parts(events: pd.DataFrame, parts: int) -> np.ndarray:
+    """Part of inference of each row of the event table, -1 for training events.
+
+    Parts are contiguous, so that each reads few shards.
+    """
+    predicted = (events["split"] != "train").fillna(True)
+    part = np.full(len(events), -1, dtype=np.int64)
+    part[predicted] = np.arange(predicted.sum()) * parts // max(int(predicted.sum()), 1)
+    return part
 
 
 def list_events(
@@ -49,6 +103,7 @@ def list_events(
     seed: int,
     parts: int,
     train: bool,
+    train_events: int | None = None,
     on_bad_event: OnBadEvent = "error",
 ) -> None:
     """Write the event table (docs/formats.md).
@@ -63,10 +118,12 @@ def list_events(
         seed: of the split.
         parts: number of parts that inference is divided into.
         train: whether models are trained on these events. If not, every labelled event is in the test split.
+        train_events: training events to keep, see :func:`limit_training`.
         on_bad_event: as the pixel maps were made with; with ``skip``, events that are not in the store are left out.
 
     Raises:
-        InputError: a store does not belong to its shard, or a split lacks a class that training or the scores need.
+        InputError: a store does not belong to its shard; a split lacks a class that training or the scores need; or
+            there are fewer than `train_events`.
     """
     tables = []
     for name, path in track(shards.items(), "shards", len(shards)):
@@ -90,14 +147,51 @@ def list_events(
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class is neither trained on nor scored, but it is classified.
     events_table["split"] = events_table["split"].where(events_table["class"].notna())
-    predicted = events_table["split"] != "train"
-    predicted = predicted.fillna(True)
-    # Parts are contiguous, so that each reads few shards.
-    part = np.full(len(events_table), -1, dtype=np.int64)
-    part[predicted] = np.arange(predicted.sum()) * parts // max(int(predicted.sum()), 1)
-    events_table.insert(5, "part", part)
+    events_table = limit_training(events_table, train_events, seed)
+    events_table.insert(5, "part", assign_parts(events_table, parts))
     _check_counts(events_table, train)
     write_table(out, events_table)
+
+
+def take_events(
+    events: Path,
+    pixel_maps: Path,
+    out: Path,
+    listed: Path,
+    *,
+    images: Mapping[str, Any],
+    seed: int,
+    parts: int,
+    train_events: int | None,
+) -> None:
+    """Write the event table and the list of pixel-map stores of a run that takes both from another.
+
+    Args:
+        events: event table of the other run.
+        pixel_maps: list of stores of the other run.
+        out: the event table.
+        listed: the list of stores, which stay where they are.
+        images: settings of pixel maps that this run expects; those that a store does not state are not compared.
+        seed: of the split of the other run.
+        parts: number of parts that inference is divided into.
+        train_events: training events to keep, see :func:`limit_training`.
+
+    Raises:
+        InputError: a store is missing, or not the one that was listed; the pixel maps were made with other settings;
+            a split lacks a class; or there are fewer than `train_events`.
+    """
+    stores = read_store_list(pixel_maps)
+    for key, value in image_settings(stores).items():
+        if key in images and images[key] != value:
+            raise InputError(
+                f"{next(iter(stores.values()))}: pixel maps with {key} {value}, this run has {images[key]}. Finish the "
+                "run of events_from with its present settings, or set those of its pixel maps."
+            )
+    table = limit_training(read_events(events), train_events, seed)
+    table["part"] = assign_parts(table, parts)
+    _check_counts(table, train=True)
+    write_table(out, table)
+    write_store_list(listed, stores)
 
 
 def _names(codes: np.ndarray, names: list[str]) -> pd.Series:

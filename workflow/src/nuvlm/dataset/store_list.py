@@ -4,6 +4,7 @@ It is written once, with the event table. A job that reads pixel maps depends on
 Nothing heavy is imported: the rules read the list while they are parsed.
 """
 
+import os
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -17,10 +18,10 @@ def write_store_list(path: Path, stores: Mapping[str, Path]) -> None:
 
     Args:
         path: the list, in the folder of the run.
-        stores: shard name -> pixel-map store, below that folder.
+        stores: shard name -> pixel-map store, of this run or another.
     """
     listed = {
-        shard: {"path": str(store.relative_to(path.parent)), "manifest": sha256(store / MANIFEST)}
+        shard: {"path": os.path.relpath(store, path.parent), "manifest": sha256(store / MANIFEST)}
         for shard, store in stores.items()
     }
     write_json(path, {"stores": listed}, sealed=True)
@@ -40,7 +41,7 @@ def read_store_list(path: Path, *, verify: bool = True) -> dict[str, Path]:
     stores = {}
     try:
         for shard, entry in read_json(path)["stores"].items():
-            stores[shard] = path.parent / entry["path"]
+            stores[shard] = Path(os.path.normpath(path.parent / entry["path"]))
             if verify:
                 _check_store(stores[shard], entry["manifest"], path)
     except (KeyError, TypeError, AttributeError) as error:

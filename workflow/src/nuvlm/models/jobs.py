@@ -53,10 +53,12 @@ class FamilySettings(Settings, ABC):
     seeds: Annotated[int, Field(ge=1)] | tuple[int, ...] = 1
     """Trainings of each model: their number, with seeds that follow `seed`, or their seeds, of which `seed` is the
     first. The spread between them is part of the report's uncertainties."""
+    enabled: bool = True
+    """Whether a run has models of this family."""
 
     def model_names(self, family: str) -> tuple[str, ...]:
         """The family's models in a run: one, unless settings say otherwise."""
-        return (family,)
+        return (family,) if self.enabled else ()
 
     def training_names(self, family: str) -> tuple[str, ...]:
         """All trainings of the family's models, see :mod:`nuvlm.models.trainings`."""

@@ -154,7 +154,9 @@ def write_bundle(run: Run, out: Path, licence: str | None, author: str | None) -
             _copy(Path(run.config.report.spectrum), bundle / "inputs" / "spectrum.csv")
         _copy_code(bundle / "code")
         write_json(bundle / INPUTS, inputs)
-        (bundle / "config.yaml").write_text(_yaml(inputs["provenance"]["config"]), encoding="utf-8")
+        (bundle / "config.yaml").write_text(
+            _yaml(inputs["provenance"]["config"] | {"events_from": None}), encoding="utf-8"
+        )
         (bundle / "requirements.txt").write_text(_requirements(), encoding="utf-8")
         trained_on = run.config.models_from or run.config.run
         for model in run.report["scores"]:

@@ -202,6 +202,9 @@ class DatasetSettings(Settings):
     seed: int = 7
     parts: Count = 1
     """Pieces that inference is cut in, one job each."""
+    train_events: Count | None = None
+    """Use this many training events, the same part of the validation events (at least 500), and all test events; null:
+    all. A smaller number chooses among the events of a larger one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -240,6 +243,8 @@ class Config(_Families):
     """Results go to results/{run}/."""
     models_from: Name | None = None
     """Classify with the models of this run instead of training: its name under results/."""
+    events_from: Name | None = None
+    """Train and classify with the events and pixel maps of this run instead of making them: its name under results/."""
     input: InputSettings = InputSettings()
     detector: Detector = Detector()
     display: DisplaySettings = DisplaySettings()
@@ -265,6 +270,9 @@ class Config(_Families):
             )
         if self.models_from == self.run:
             raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")
+        self._check_events()
+        if not self.families:
+            raise ValueError("every family of models is disabled: enable one")
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
             raise ValueError("conditions: name each once, and at least one")
         if self.conditions[0] in CONTROLS:
@@ -272,6 +280,27 @@ class Config(_Families):
                 f"conditions: {self.conditions[0]} is a control, and cannot be what others are compared with"
             )
         return self
+
+    def _check_events(self) -> None:
+        train_events, simulate = self.dataset.train_events, self.input.simulate
+        if self.events_from == self.run:
+            raise ValueError(f"events_from is this run itself ('{self.run}'): leave it out, or name another run")
+        if self.models_from is not None:
+            # With models of another run all events are for testing.
+            for name, value in {"events_from": self.events_from, "dataset.train_events": train_events}.items():
+                if value is not None:
+                    raise ValueError(
+                        f"{name} chooses events to train on, but models_from trains nothing: leave one out"
+                    )
+        if train_events and self.input.source == "simulate":
+            # The split is a hash, so their number is binomial; the exact one is checked when it is known.
+            share = 1 - self.dataset.validation - self.dataset.test
+            expected = simulate.events * share
+            if train_events > expected + 6 * (expected * (1 - share)) ** 0.5:
+                raise ValueError(
+                    f"dataset.train_events asks for {train_events:,} training events, but of input.simulate.events, "
+                    f"{simulate.events:,}, about {expected:,.0f} are for training: lower the one, or raise the other"
+                )
 
     @property
     def families(self) -> dict[str, FamilySettings]:
@@ -283,6 +312,20 @@ class Config(_Families):
     def models(self) -> tuple[str, ...]:
         """All models of a run, in the order of the report."""
         return tuple(model for name, section in self.families.items() for model in section.model_names(name))
+
+    @property
+    def image_settings(self) -> dict[str, Any]:
+        """Settings of the pixel maps as their stores state them; none for ready pixel maps."""
+        if not self.input.has_voxels:
+            return {}
+        return {"pixel_mm": self.display.pixel_mm, **self.pixelmap.model_dump(mode="json")}
+
+    @property
+    def uses_base(self) -> bool:
+        """Whether a model needs the base model of `vlm`."""
+        folders = ("<base>/", f"{self.vlm.base_folder}/")
+        inputs = [path for section in self.families.values() for path in section.classification().inputs.values()]
+        return any(path.startswith(folders) for path in inputs)
 
     @property
     def trainings(self) -> dict[str, tuple[str, ...]]:
@@ -334,17 +377,17 @@ def read_overlays(files: Iterable[Path]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for file in files:
         try:
-            _merge(values, yaml.safe_load(file.read_text()))
+            merge(values, yaml.safe_load(file.read_text()))
         except (OSError, yaml.YAMLError, AttributeError) as error:
             raise InputError(f"{file}: no readable configuration ({error}). Check the path and the YAML.") from error
     return values
 
 
-def _merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
+def merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     """`base` updated with `overlay`, section by section, as Snakemake merges configuration files."""
     for key, value in overlay.items():
         section = base.get(key)
-        base[key] = _merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
+        base[key] = merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
     return base
 
 

@@ -2,12 +2,15 @@
 
 import os
 import tempfile
+from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
+from typing import Any
 
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.store_list import read_store_list
 from nuvlm.models.table import family_name
+from nuvlm.workflow import frozen
 from nuvlm.workflow.config import Config
 
 # Zarr arrays of the stores and how many dimensions they have.
@@ -33,8 +36,8 @@ def check_models(config: Config) -> None:
     if missing:
         raise InputError(
             f"models_from: there is no finished model in {folder} ({', '.join(missing)} missing). Finish that run "
-            "first, name another one, or leave models_from out to train. A CNN that the other run lacks is left "
-            "out with cnn.recipes.<name>: null, and seeds may be fewer."
+            "first, name another one, or leave models_from out to train. What the other run lacks is left "
+            "out with cnn.recipes.<name>: null or <family>.enabled: false, and seeds may be fewer."
         )
     inputs = {model: config.families[family_name(model)].classification().inputs.values() for model in trainings}
     # A base model of the hub can still be fetched.
@@ -50,6 +53,61 @@ def check_models(config: Config) -> None:
             f"models_from: there is no {', no '.join(lacking)}. Make it with: snakemake {' '.join(lacking)} --config "
             f"run={config.models_from}"
         )
+
+
+def check_events(config: Config) -> None:
+    """Check that the run whose events this one takes, if any, has them, made with the settings of this one.
+
+    Raises:
+        InputError: naming the run, and what it lacks or the settings that differ.
+    """
+    name = config.events_from
+    if name is None:
+        return
+    folder = Path("results", name)
+    made_by = f"Make them with: snakemake pixelmaps --config run={name}, with the configuration files of that run."
+    needed = [folder / file for file in ("frozen.json", "events.parquet", "pixelmaps.json")]
+    if missing := [str(path) for path in needed if not path.is_file()]:
+        raise InputError(f"events_from: run '{name}' has no finished events ({', '.join(missing)} missing). {made_by}")
+    stores = read_store_list(needed[2], verify=False).values()
+    if gone := [path for store in stores for file in LISTED.values() if not (path := store / file).exists()]:
+        raise InputError(f"events_from: run '{name}' has lost pixel maps: {gone[0]} is missing. {made_by}")
+    shown = config.report.browser and config.input.has_voxels
+    displays = [folder / "displays" / store.name / view / "c/0/0/0" for store in stores for view in ("xz", "yz")]
+    if shown and (gone := [path for path in displays if not path.exists()]):
+        raise InputError(
+            f"events_from: run '{name}' has lost displays, which the report shows: {gone[0]} is missing. Set "
+            f"report.browser to 0, or make it with: snakemake {gone[0]} --config run={name}, with the "
+            "configuration files of that run."
+        )
+    other = frozen.settings_of(name)
+    if other.events_from is not None:
+        raise InputError(f"events_from: run '{name}' takes its events from '{other.events_from}': name that one.")
+    if other.models_from is not None:
+        raise InputError(
+            f"events_from: run '{name}' has no events to train on, as it has models_from. Name another run."
+        )
+    if other.dataset.train_events is not None:
+        raise InputError(f"events_from: run '{name}' has dataset.train_events itself. Name a run with all events.")
+    here, there = (dict(_making_events(settings)) for settings in (config, other))
+    if differing := [f"{key} is {value}, there {there[key]}" for key, value in here.items() if value != there[key]]:
+        raise InputError(
+            f"events_from: the events of run '{name}' were made with other settings: {'; '.join(differing)}. Set them "
+            "as there, or make events with these: leave out events_from."
+        )
+
+
+def _making_events(config: Config) -> Iterator[tuple[str, Any]]:
+    """Key, with dots, and value of the settings that events and pixel maps depend on."""
+    sections = config.model_dump(mode="json", include={"input", "detector", "display", "pixelmap", "dataset"})
+    for chosen_anew in ("parts", "train_events"):
+        del sections["dataset"][chosen_anew]
+    queue = list(sections.items())
+    for key, value in queue:
+        if isinstance(value, dict):
+            queue += [(f"{key}.{name}", item) for name, item in value.items()]
+        else:
+            yield key, value
 
 
 def check_writable(config: Config) -> None:

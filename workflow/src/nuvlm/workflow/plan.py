@@ -111,16 +111,19 @@ def read_rates(path: str | Path = RATES) -> list[Rate]:
 def jobs_by_rule(config: Config, shards: int) -> dict[str, int]:
     """Rule -> number of jobs of the whole workflow, in the order of the stages."""
     jobs: dict[str, int] = {}
-    if config.input.source == "simulate":
-        jobs["simulate_events"] = shards
-    elif SOURCES[config.input.source].reader is not None:
-        jobs["convert"] = shards
-    if config.input.has_voxels:
-        jobs |= {"smear_and_downsample": shards, "crop_displays": shards}
-    jobs["list_events"] = 1
-    if config.vlm.base == "hub":
+    if config.events_from is not None:
+        jobs["take_events"] = 1
+    else:
+        if config.input.source == "simulate":
+            jobs["simulate_events"] = shards
+        elif SOURCES[config.input.source].reader is not None:
+            jobs["convert"] = shards
+        if config.input.has_voxels:
+            jobs |= {"smear_and_downsample": shards, "crop_displays": shards}
+        jobs["list_events"] = 1
+    if config.uses_base and config.vlm.base == "hub":
         jobs["fetch_base_model"] = 1
-    elif config.models_from is None:
+    elif config.uses_base and config.models_from is None:
         jobs[BUILDERS[config.vlm.base]] = 1
     for name, section in config.families.items():
         models = section.training_names(name)
@@ -212,10 +215,19 @@ def _nearest(rates: list[Rate], of: str, config: Config, gpus: bool) -> Rate | N
     )
 
 
+def _numbers(config: Config, events: int) -> tuple[float, float]:
+    """Events that are trained on, and those that are classified, of all `events`."""
+    if config.models_from:
+        return 0.0, events
+    dataset = config.dataset
+    share = 1 - dataset.validation - dataset.test
+    train = min(events * share, dataset.train_events or math.inf)
+    return train, train * dataset.validation / share + events * dataset.test
+
+
 def _work(config: Config, rule: str, events: int, jobs: int) -> float:
     """Units of a rule's rate in one of its jobs; 0 for jobs that take no longer than their start."""
-    train = events * (1 - config.dataset.validation - config.dataset.test)
-    classified = events if config.models_from else events - train
+    train, classified = _numbers(config, events)
     if rule in ("simulate_events", "convert", "smear_and_downsample"):
         return events / jobs
     if rule.startswith("classify_"):
@@ -241,19 +253,19 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
         rate = _nearest(rates, of, config, gpus=False)
         return rate.value if rate else math.nan
 
-    train = events * (1 - config.dataset.validation - config.dataset.test)
-    classified = events if config.models_from else events - train
+    _, classified = _numbers(config, events)
     jobs = jobs_by_rule(config, shards)
     trained = [name for names in config.trainings.values() for name in names]
     tables = sum(len(conditions_of(name, config.conditions)) for name in trained) * config.dataset.parts
     maps = len(paths.store_files("", paths.PIXEL_MAP_ARRAYS))
     disk: dict[str, tuple[float, int]] = {}
-    if config.input.has_voxels:
+    if config.input.has_voxels and config.events_from is None:
         if config.input.source != "voxels":
             disk["voxels"] = (events * size("voxels"), shards)
         displays = len(paths.store_files("", paths.DISPLAY_ARRAYS))
         disk["displays"] = (events * size("displays"), shards * displays)
-    disk["pixelmaps"] = (events * size("pixelmaps"), shards * maps)
+    if config.events_from is None:
+        disk["pixelmaps"] = (events * size("pixelmaps"), shards * maps)
     disk["events.parquet"] = (events * size("events.parquet"), 1)
     predicted = classified / config.dataset.parts * tables
     disk["predictions"] = (predicted * size("predictions"), 2 * tables)
@@ -269,10 +281,11 @@ def _disk(rates: list[Rate], config: Config, events: int, shards: int) -> dict[s
 
 def _memory(rates: list[Rate], config: Config, events: int) -> dict[str, float]:
     memory = {}
-    for of, share in (("event table", 1.0), ("training images", 1 - config.dataset.test)):
+    train, classified = _numbers(config, events)
+    for of, number in (("event table", events), ("training images", train + classified - events * config.dataset.test)):
         rate = _nearest(rates, of, config, gpus=False)
         if rate and (of == "event table" or config.models_from is None):
-            memory[of] = events * share * rate.value
+            memory[of] = number * rate.value
     return memory
 
 

@@ -28,7 +28,7 @@ class BdtSettings(FamilySettings):
         return self.seed
 
     def training(self, training: str) -> Request:
-        settings = self.model_dump(mode="json", exclude={"classify_batch_size", "seeds"})
+        settings = self.model_dump(mode="json", exclude={"classify_batch_size", "seeds", "enabled"})
         return Request(
             run="nuvlm.models.bdt.training:run",
             settings=settings | {"seed": self.seed_of(training)},

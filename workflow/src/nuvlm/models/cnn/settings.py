@@ -72,7 +72,7 @@ class CnnSettings(_Common, FamilySettings):
     one GPU."""
 
     def model_names(self, family: str) -> tuple[str, ...]:
-        return tuple(f"{family}_{recipe}" for recipe in self.recipe_names)
+        return tuple(f"{family}_{recipe}" for recipe in self.recipe_names if self.enabled)
 
     @property
     def first_seed(self) -> int:
@@ -135,7 +135,9 @@ class CnnSettings(_Common, FamilySettings):
     @model_validator(mode="after")
     def _check(self) -> Self:
         if not self.recipe_names:
-            raise ValueError("recipes: all are null, so there is no CNN. Enable at least one recipe")
+            raise ValueError(
+                "recipes: all are null, so there is no CNN. Enable at least one recipe, or set enabled to false"
+            )
         clash = [name for name in self.recipe_names if name.endswith("_onnx")]
         if clash:
             raise ValueError(f"recipes: '{clash[0]}' ends in _onnx, reserved for exported models: choose another name")

@@ -54,15 +54,10 @@ class HeadFamilySettings(HeadSettings, FamilySettings):
     """A family with one model: a part of the language model's base (`vlm.base`) with a linear head."""
 
     training_settings: ClassVar[type[TrainingSettings]]
-    enabled: bool = True
-    """Whether a run has the model."""
     classify_batch_size: Annotated[int, Field(ge=1)] = 8
     gpus: Annotated[int, Field(ge=0)] = 1
     """GPUs of the training job: equal to `processes`, or 0 to train on CPUs. If not 0, classification and explanation
     use one GPU."""
-
-    def model_names(self, family: str) -> tuple[str, ...]:
-        return (family,) if self.enabled else ()
 
     @property
     def first_seed(self) -> int:

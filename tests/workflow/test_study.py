@@ -1,0 +1,231 @@
+"""A study: its table, its curves, and a small one that is stopped and goes on."""
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import sha256, write_json
+from nuvlm.report.study import BEGIN, END, read_curves, tables, write_page, write_study
+from nuvlm.workflow.study import main, read_study
+from paths import REPOSITORY, copy_workflow
+from run_on_disk import write_run
+from tiny_run import SETTINGS
+
+TABLE = REPOSITORY / "resources" / "study.yaml"
+TREE = {"events": "few", "models": ["bdt"]}
+
+
+def write_table(folder: Path, *points: dict, **changes: object) -> Path:
+    path = folder / "table.yaml"
+    study = {"name": "trial", "configuration": [str(REPOSITORY / "config/config.yaml")], "events": {"few": {}}}
+    path.write_text(yaml.safe_dump(study | {"points": list(points)} | changes))
+    return path
+
+
+def test_the_study_of_the_documentation_is_the_one_that_was_asked_for(monkeypatch):
+    monkeypatch.chdir(REPOSITORY)
+    study = read_study(TABLE)
+    configs = {point.run: study.config(study.overlay(point.run)) for point in study.points}
+    all_models = ("cnn_published", "cnn_tuned", "bdt", "vit", "vlm")
+    assert configs["study_1000"].models == configs["study_64000"].models == all_models
+    assert configs["study_all"].dataset.train_events is None
+    for run, config in configs.items():
+        assert config.conditions == ("nominal",)
+        assert config.events_from in study.events
+        made = study.config(study.overlay(config.events_from))
+        assert (made.display, made.pixelmap, made.input) == (config.display, config.pixelmap, config.input)
+        seeds = 3 if config.dataset.train_events in (1000, 4000, 16000) and config.display.pixel_mm == 50 else 1
+        assert {len(names) for names in config.trainings.values()} == {seeds}, run
+    assert {(c.display.pixel_mm, c.dataset.train_events) for c in configs.values()} == {
+        *((50, n) for n in (1000, 4000, 16000, 64000, None)), (10, 16000), (5, 16000),
+    }  # fmt: skip
+    assert study.config(study.overlay("study")).input.simulate.events == 190_000
+
+
+def test_a_point_has_the_models_that_it_names(tmp_path):
+    settings = {"cnn": {"recipes": {"wide": {"batch_size": 8}}}}
+    points = [TREE | {"train_events": 9}, TREE | {"models": ["cnn_wide", "bdt"], "settings": settings, "seeds": 2}]
+    study = read_study(write_table(tmp_path, *points))
+    few, every = (study.config(study.overlay(point.run)) for point in study.points)
+    assert (few.run, few.models, few.dataset.train_events, few.uses_base) == ("few_9", ("bdt",), 9, False)
+    assert every.trainings == {"cnn_wide": ("cnn_wide", "cnn_wide.2"), "bdt": ("bdt", "bdt.2")}
+
+
+@pytest.mark.parametrize(
+    ("points", "changes", "message"),
+    [
+        ([TREE, TREE], {}, "two runs are called few_all"),
+        ([TREE | {"events": "many"}], {}, "there is no run many in events, only few"),
+        ([TREE | {"models": ["tree"]}], {}, "run few_all: unknown models tree; known: cnn_published, cnn_tuned, bdt"),
+        (
+            [TREE | {"train_events": 9000}],
+            {},
+            "run few_9000: .*asks for 9,000 training events, but of .* 5,000, about 4,000 are",
+        ),
+        ([TREE | {"settings": {"bdt": {"depth": 3}}}], {}, "run few_all: .*bdt.depth: unknown key"),
+        ([TREE], {"events": {"few": {"display": {"pixel_mm": 33}}}}, "run few: .*not a multiple of the voxel size"),
+        ([TREE], {"configuration": ["none.yaml"]}, "none.yaml: no readable configuration"),
+        ([TREE | {"seed": 3}], {}, "points.0.seed"),
+        ([], {}, "points"),
+    ],
+)
+def test_an_impossible_point_is_refused_before_anything_runs(tmp_path, monkeypatch, points, changes, message):
+    monkeypatch.chdir(tmp_path)
+    table = write_table(tmp_path, *points, **changes)
+    with pytest.raises(InputError, match=rf"(?s)table\.yaml: .*{message}"):
+        read_study(table)
+    with pytest.raises(SystemExit, match=r"table\.yaml"):
+        main([str(table)])
+    assert [path.name for path in tmp_path.iterdir()] == ["table.yaml"]
+
+
+def test_a_point_that_is_not_in_the_table_is_refused(tmp_path):
+    with pytest.raises(SystemExit, match=r"has no point few_8; --list prints them"):
+        main([str(write_table(tmp_path, TREE)), "--points", "few_8"])
+
+
+def finished(folder: Path, seed: int, train: int, pixel_mm: float = 50, skill: float = 1.0) -> Path:
+    """A finished run, with `train` training events in place of its own."""
+    written = write_run(folder, seed=1, models={"bdt": skill, "bdt.2": skill + 0.1, "cnn_tuned": skill})
+    table = pd.read_parquet(written.events)
+    others = table[table["split"] != "train"]
+    more = pd.DataFrame({"shard": "more", "event_id": np.arange(train).astype(np.uint64), "split": "train"})
+    pd.concat([others, more]).to_parquet(written.events)
+    for training in (folder / "models").iterdir():
+        write_json(training / "training.json", {"seconds": 10.5})
+    write_json(folder / "models" / "bdt.2" / "training.json", {"seconds": 11.5})
+    report = {"format": "nuvlm-report", "scores": {name: {"nominal": {}} for name in ("bdt", "cnn_tuned")}}
+    report |= {"trainings": {"bdt": {"n": 2}}, "provenance": {"config": {"display": {"pixel_mm": pixel_mm}}}}
+    write_json(folder / "report" / "report.json", report)
+    return folder
+
+
+def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
+    sizes = {50: 0.5, 100: 0.9, 200: 1.3, 400: 1.6}
+    runs = [finished(tmp_path / f"s{n}", 1, n, skill=skill) for n, skill in sizes.items()]
+    runs.append(finished(tmp_path / "fine", 1, 100, pixel_mm=5))
+    rows, fits = read_curves(runs)
+    assert [(row.run, row.model, row.training) for row in rows[:3]] == [
+        ("s50", "bdt", 1),
+        ("s50", "bdt", 2),
+        ("s50", "cnn_tuned", 1),
+    ]
+    assert {row.train_events for row in rows} == {*sizes}
+    accuracies = [np.mean([row.accuracy for row in rows if row.run == run.name]) for run in runs[:4]]
+    assert accuracies == sorted(accuracies)
+    assert all(row.low < row.accuracy < row.high for row in rows)
+    assert [(fit.model, fit.pixel_mm, fit.sizes) for fit in fits] == [("bdt", 50, 4), ("cnn_tuned", 50, 4)]
+    write_study(tmp_path / "out", rows, fits)
+    page = tmp_path / "page.md"
+    page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
+    figure = (tmp_path / "out" / "curves.svg").read_text()
+    write_page(tmp_path / "out", page)
+    text = page.read_text()
+    assert text == f"before\n{BEGIN}\n{tables(rows, fits)}{END}\nafter\n"
+    assert "| 100 | 0.5 cm |" in text
+    assert text.count("(n = 2)") == 5
+    before = {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}
+    write_page(tmp_path / "out", page)
+    assert before == {path: path.read_bytes() for path in (tmp_path / "out").iterdir()}, "as often as one likes"
+    assert "<svg" in figure
+    (tmp_path / "out" / "fits.csv").write_text("model\nbdt\n")
+    with pytest.raises(InputError, match=r"fits\.csv: its columns must be model, pixel_mm"):
+        write_page(tmp_path / "out", page)
+
+
+def test_runs_with_other_test_events_are_no_points_of_one_curve(tmp_path):
+    runs = [finished(tmp_path / "a", 1, 50), finished(tmp_path / "b", 1, 100)]
+    table = pd.read_parquet(runs[1] / "events.parquet")
+    table[table["event_id"] != table["event_id"][table["split"] == "test"].iloc[0]].to_parquet(
+        runs[1] / "events.parquet"
+    )
+    with pytest.raises(InputError, match=r"a and .*b: have other test events"):
+        read_curves(runs)
+
+
+def test_the_page_has_the_tables_of_its_data(tmp_path):
+    page = REPOSITORY / "docs" / "study.md"
+    copy = tmp_path / "study.md"
+    copy.write_text(page.read_text())
+    folder = tmp_path / "study"
+    folder.mkdir()
+    for file in (REPOSITORY / "docs" / "study").glob("*.csv"):
+        (folder / file.name).write_bytes(file.read_bytes())
+    write_page(folder, copy)
+    assert copy.read_text() == page.read_text(), "make study-page"
+    assert all(
+        (folder / name).read_bytes() == (page.parent / "study" / name).read_bytes()
+        for name in ("curves.csv", "fits.csv")
+    )
+    assert (page.parent / "study" / "curves.svg").is_file()
+
+
+SMALL = {
+    "conditions": ["nominal"],
+    "report": {"browser": 0, "explain": 0},
+    "cnn": {"recipes": {"tuned": {"max_epochs": 4}}},
+}
+
+
+def start(folder: Path, table: Path) -> subprocess.Popen:
+    environment = os.environ | {"PYTHONPATH": str(folder / "workflow" / "src")}
+    command = [sys.executable, "-m", "nuvlm.workflow.study", str(table)]
+    return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+def processes_in(folder: Path) -> list[str]:
+    """Command lines of the processes that run in a folder."""
+    found = []
+    for entry in Path("/proc").iterdir():
+        try:
+            if entry.name.isdigit() and (entry / "cwd").readlink() == folder:
+                found.append((entry / "cmdline").read_text())
+        except OSError:
+            continue
+    return found
+
+
+def outcome(folder: Path) -> dict[str, object]:
+    """What a study has made, without times."""
+    curves = pd.read_csv(folder / "results/trial/curves/curves.csv").drop(columns="train_seconds")
+    weights = sorted((folder / "results").glob("few_*/models/*/model.safetensors"))
+    events = sorted((folder / "results").glob("*/events.parquet"))
+    return {"curves": curves.to_csv()} | {str(path.relative_to(folder)): sha256(path) for path in [*weights, *events]}
+
+
+@pytest.mark.workflow
+@pytest.mark.long
+def test_a_study_that_is_stopped_goes_on_and_ends_as_an_undisturbed_one(tmp_path):
+    tuned = {"events": "few", "models": ["bdt", "cnn_tuned"], "settings": SMALL}
+    points = [tuned | {"train_events": 25, "seeds": 2}, tuned]
+    study = {"configuration": ["config/config.yaml", str(SETTINGS)], "events": {"few": {}}}
+    folders = [copy_workflow(tmp_path / name) for name in ("stopped", "undisturbed")]
+    tables = [write_table(folder, *points, **study) for folder in folders]
+    stopped = start(folders[0], tables[0])
+    checkpoint = folders[0] / "results/few_25/checkpoints"
+    deadline = time.monotonic() + 600
+    while not (checkpoint.is_dir() and any(checkpoint.iterdir())) and time.monotonic() < deadline:
+        assert stopped.poll() is None, stopped.stdout.read().decode()
+        time.sleep(0.05)
+    stopped.send_signal(signal.SIGTERM)
+    output = stopped.communicate(timeout=300)[0].decode()
+    assert stopped.returncode == 1
+    assert "stopped; start again to go on" in output
+    assert "2 points are not finished" in output
+    assert processes_in(folders[0]) == [], "no job goes on alone"
+    for folder, table in zip(folders, tables, strict=True):
+        again = start(folder, table)
+        text = again.communicate()[0].decode()
+        assert again.returncode == 0, text
+    assert "few_25, 1 of 2: bdt, cnn_tuned" in text
+    assert outcome(folders[0]) == outcome(folders[1])
+    assert (folders[0] / "results/trial/curves/curves.svg").is_file()
