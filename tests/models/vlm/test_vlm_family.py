@@ -138,7 +138,7 @@ def broken(model: Any) -> None:
     ("change", "message"),
     [
         (blind, r"images: its answer is the same with view 1 replaced"),
-        (broken, r"images: the numbers that make its answer are not finite"),
+        (broken, r"images: the log-probabilities of the answers are not finite"),
     ],
 )
 def test_weights_that_do_not_work_are_refused(change: Any, message: str, tmp_path: Path, prompts_file: Path) -> None:
