@@ -96,7 +96,7 @@ OTHER = "events_from: run 'other' "
 def test_a_run_whose_events_are_used_must_have_them_as_this_one_would_make_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     monkeypatch.setenv(VARIABLE, "{}")
-    config = Config(events_from="other", dataset={"parts": 3, "train_events": 100}, cnn={"width": 0.5})
+    config = Config(events_from="other", dataset={"parts": 3, "train_events": 100}, pixelmap={"zoom": 2})
     with pytest.raises(
         InputError, match=rf"{OTHER}has no finished events \(results/other/frozen.json, .* missing\). Make"
     ):

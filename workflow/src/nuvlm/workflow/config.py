@@ -318,7 +318,7 @@ class Config(_Families):
         """Settings of the pixel maps as their stores state them; none for ready pixel maps."""
         if not self.input.has_voxels:
             return {}
-        return {"pixel_mm": self.display.pixel_mm, **self.pixelmap.model_dump(mode="json")}
+        return {"pixel_mm": self.display.pixel_mm, **self.pixelmap.of_maps}
 
     @property
     def uses_base(self) -> bool:

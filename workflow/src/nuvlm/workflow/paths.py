@@ -99,9 +99,10 @@ def check_events(config: Config) -> None:
 
 def _making_events(config: Config) -> Iterator[tuple[str, Any]]:
     """Key, with dots, and value of the settings that events and pixel maps depend on."""
-    sections = config.model_dump(mode="json", include={"input", "detector", "display", "pixelmap", "dataset"})
-    for chosen_anew in ("parts", "train_events"):
-        del sections["dataset"][chosen_anew]
+    sections = config.model_dump(mode="json", include={"input", "detector", "display"})
+    sections["pixelmap"] = config.pixelmap.of_maps
+    # Its other settings choose from what was made.
+    sections["dataset"] = config.dataset.model_dump(include={"validation", "test", "seed"})
     queue = list(sections.items())
     for key, value in queue:
         if isinstance(value, dict):
