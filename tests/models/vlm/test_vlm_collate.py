@@ -5,7 +5,6 @@ from pathlib import Path
 
 import pytest
 import torch
-from tiny_models import make_mllama, make_tiny
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.dataset.event_table import read_events
@@ -16,6 +15,7 @@ from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import prompts_for
 from nuvlm.models.vlm.rationales import load_rationales
 from nuvlm.models.vlm.training import Job
+from tiny_models import make_mllama, make_tiny
 
 
 @pytest.mark.parametrize("family", ["mllama", "idefics3"])

@@ -8,7 +8,6 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
-from tiny_models import make_tiny
 
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.models.predictions import read_predictions
@@ -21,6 +20,7 @@ from nuvlm.models.vlm.rationales import CLAIM_TYPES, load_rationales
 from nuvlm.models.vlm.settings import ClassifySettings, ExplainSettings, FinetuneSettings
 from nuvlm.models.vlm.training import Job, finetune
 from stores import read_pixel_maps
+from tiny_models import make_tiny
 
 COLUMNS = ["event_id", "shard", "row", "class", "predicted", "chosen", "picture", "rationale"]
 COLUMNS += [f"{kind}_{name}" for kind in ("claim", "true") for name in CLAIM_TYPES]

@@ -13,7 +13,6 @@ import pandas as pd
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import FAMILIES, make_tiny
 from torch.utils.flop_counter import FlopCounterMode
 from transformers import AutoConfig, AutoModelForImageTextToText
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
@@ -39,6 +38,7 @@ from nuvlm.models.vlm.settings import ClassifySettings, ExplainSettings, Finetun
 from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.training import Job, finetune
 from paths import REPOSITORY
+from tiny_models import FAMILIES, make_tiny
 
 CPU = torch.device("cpu")
 REFUSED = {

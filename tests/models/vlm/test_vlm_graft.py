@@ -9,7 +9,6 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
-from tiny_models import make_tokenizer
 from transformers import LlamaConfig, LlamaForCausalLM
 
 from nuvlm.base.errors import InputError
@@ -22,6 +21,7 @@ from nuvlm.models.vlm.prompts import load_prompts
 from nuvlm.models.vlm.settings import FinetuneSettings, GraftSettings
 from nuvlm.models.vlm.training import Job, finetune
 from paths import REPOSITORY
+from tiny_models import make_tokenizer
 
 TEMPLATE = REPOSITORY / "resources" / "chat_templates" / "chatml.jinja"
 SETTINGS = GraftSettings(

@@ -17,7 +17,6 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_models import make_mllama, make_tiny
 
 from disk import full_disk
 from nuvlm.base.errors import InputError
@@ -31,6 +30,7 @@ from nuvlm.models.vlm.scoring import encode
 from nuvlm.models.vlm.settings import FinetuneSettings, HubSettings
 from nuvlm.models.vlm.training import Job, finetune
 from paths import REPOSITORY
+from tiny_models import make_mllama, make_tiny
 
 pytestmark = pytest.mark.slow
 

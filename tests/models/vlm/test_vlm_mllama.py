@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from peft import get_peft_model
-from tiny_models import open_gates, take_four_tiles
 from transformers import AutoConfig, MllamaForConditionalGeneration
 
 from nuvlm.models.vlm.adapter import lora_config
@@ -17,6 +16,7 @@ from nuvlm.models.vlm.prompts import answer_tokens, load_prompts, permuted
 from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import LoraSettings
 from nuvlm.models.vlm.shapes import draw_scene
+from tiny_models import open_gates, take_four_tiles
 
 SHAPES: dict[str, dict[str, Any]] = {
     "images last": {"num_hidden_layers": 2, "cross_attention_layers": [1]},

@@ -7,7 +7,6 @@ import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
-from tiny_models import make_mllama, make_tiny
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import write_manifest
@@ -18,6 +17,7 @@ from nuvlm.models.vlm.prompts import answer_tokens, load_prompts
 from nuvlm.models.vlm.scoring import beam, encode, score
 from nuvlm.models.vlm.shapes import draw_scene
 from nuvlm.models.vlm.tiles import TILE_EMBEDDINGS, published_tiles, set_one_tile
+from tiny_models import make_mllama, make_tiny
 
 
 @pytest.fixture

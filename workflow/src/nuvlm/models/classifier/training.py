@@ -41,8 +41,6 @@ class ClassifierJob(ProcessJob):
     tensorboard: Path
     settings: TrainingSettings
     threads: int
-    zoom: int | None = None
-    """See :func:`nuvlm.dataset.pixelmaps.image_settings`."""
 
 
 def train_classifier(job: ClassifierJob, module: str, train: Callable[[Any], None]) -> None:
@@ -78,6 +76,7 @@ def train_in_process(
     job: ClassifierJob,
     make_network: Callable[[Mapping[str, Any]], ImageClassifier],
     check: Callable[[int, Mapping[str, Any]], object],
+    zoom: int | None = None,
     **identity: str,
 ) -> None:
     """The training in each process.
@@ -86,10 +85,11 @@ def train_in_process(
         make_network: settings of the pixel maps (:func:`nuvlm.dataset.pixelmaps.image_settings`) -> network with its
             initial weights, drawn from torch's generator.
         check: refuses a number of training events, and settings of the pixel maps, that the network cannot learn from.
+        zoom: for networks that are shown pictures, see :func:`nuvlm.dataset.pixelmaps.image_settings`.
         identity: further digests of what the result depends on.
     """
     settings = job.settings
-    images = image_settings(job.stores, job.zoom)
+    images = image_settings(job.stores, zoom)
     _check_compiler(settings)
     table = read_events(job.events)
     table = table[table["class"].isin(CLASSES)]
@@ -112,7 +112,7 @@ def train_in_process(
             settings,
             network,
             job.checkpoint,
-            _fingerprint(job) | identity,
+            _fingerprint(job) | identity | ({} if zoom is None else {"zoom": zoom}),
             group,
             sigterm,
             data["train"],

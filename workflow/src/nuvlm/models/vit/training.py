@@ -47,7 +47,7 @@ def train_head(job: HeadJob, make: Callable[[Mapping[str, Any]], ImageClassifier
     def check(events: int, images: Mapping[str, Any]) -> None:
         smallest_share(events, job.settings)
 
-    train_in_process(job, make, check, base=sha256(job.base / MANIFEST), zoom=str(job.zoom), **identity)
+    train_in_process(job, make, check, base=sha256(job.base / MANIFEST), zoom=job.zoom, **identity)
 
 
 def _train(job: Job) -> None:

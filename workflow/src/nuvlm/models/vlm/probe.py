@@ -147,20 +147,27 @@ def drawn_pictures(side: int, views: int) -> tuple[Pictures, Pictures]:
     return first, second
 
 
-def check_pictures(name: str, score: Callable[[Pictures], np.ndarray], first: Pictures, second: Pictures) -> None:
+def check_pictures(
+    name: str,
+    score: Callable[[Pictures], np.ndarray],
+    first: Pictures,
+    second: Pictures,
+    what: str = "the log-probabilities of the answers",
+) -> None:
     """Refuse a model whose answer does not depend on each picture; warn if their order does not matter.
 
     Args:
         name: of the model, for messages.
         score: from the pictures of an event to the numbers that make its answer.
         first, second: different pictures.
+        what: these numbers, for messages.
 
     Raises:
         InputError: names the picture.
     """
     drawn = score(first)
     if not np.isfinite(drawn).all():
-        raise refused(name, "images", "the numbers that make its answer are not finite")
+        raise refused(name, "images", f"{what} are not finite")
     shown = {f"view {i + 1} replaced": [*first[:i], second[i], *first[i + 1 :]] for i in range(len(first))}
     for change, pictures in shown.items():
         if np.abs(score(pictures) - drawn).max() <= SEEN:

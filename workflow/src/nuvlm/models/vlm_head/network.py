@@ -55,7 +55,7 @@ class PromptedClassifier(HeadClassifier[VlmHeadTrainSettings]):
         if not unpacked:
             self.eval()
             drawn = drawn_pictures(images["size"] * self._zoom, views)
-            check_pictures(str(base), partial(self._state, device), *drawn)
+            check_pictures(str(base), partial(self._state, device), *drawn, what="its states")
             self.train()
 
     def _adapt(self, model: Any, tower_pattern: str, settings: VlmHeadTrainSettings) -> nn.Module:
