@@ -2,18 +2,20 @@
 
     python benchmarks/preprocessing.py results/demo/voxels/sim00000.h5 [--memory]
 
-In one run, on one core: `smear_and_downsample` and `crop_displays`, what h5py takes to read the shard's voxels, and
-what zarr takes to write the same pixel maps; for several pixel and crop sizes, and for events of more and fewer voxels.
-Beside them the kernel alone, `np.bincount` of both views without smearing, and `scipy.ndimage.gaussian_filter` of the
-whole detector (10 GB, and wrong, see docs/physics.md). With --memory, the peak memory of both stages on shards of 1,000
-and 10,000 events. The ratios are what carries over to other machines. Writes results/preprocessing.json beside this
-file.
+In one run, on one core, in CPU seconds: `smear_and_downsample` and `crop_displays`, what h5py takes to read the
+shard's voxels, and what zarr takes to write the same pixel maps; for several pixel and crop sizes, and for events of
+more and fewer voxels. Beside them the kernel alone, `np.bincount` of both views without smearing, and
+`scipy.ndimage.gaussian_filter` of the whole detector (10 GB, and wrong, see docs/physics.md). Then both stages as jobs,
+each a process of its own with all its imports, on a shard of 5,000 events, and what 190,000 events take. With --memory,
+the peak memory of both stages on shards of 1,000 and 10,000 events. The ratios are what carries over to other machines.
+Writes results/preprocessing.json beside this file.
 """
 
 import argparse
 import json
 import os
 import platform
+import resource
 import subprocess
 import sys
 import tempfile
@@ -34,6 +36,7 @@ from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import Event, Voxels, open_shard, write_shard
 
 DETECTOR = Detector()
+SHARD_EVENTS, PUBLISHED_EVENTS = 5_000, 190_000
 PLAIN = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 CROP = {"centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
 # Which events, pixel side (mm), crop size (pixels).
@@ -65,12 +68,12 @@ def write_repeated(path: Path, events: list[Event], n: int) -> None:
 
 
 def seconds(work: Callable[[], object], repeat: int) -> float:
-    """The best of several times."""
+    """The best of several CPU times."""
     times = []
     for _ in range(repeat):
-        start = time.perf_counter()
+        start = time.process_time()
         work()
-        times.append(time.perf_counter() - start)
+        times.append(time.process_time() - start)
     return min(times)
 
 
@@ -158,6 +161,23 @@ def kernel(events: list[Event], repeat: int) -> dict[str, float]:
     }
 
 
+def jobs(events: list[Event]) -> dict[str, float]:
+    """CPU seconds of both stages on a shard, each a process, and what those of PUBLISHED_EVENTS in such shards take."""
+    with tempfile.TemporaryDirectory() as name:
+        folder = Path(name)
+        shard = folder / "a.h5"
+        write_repeated(shard, events, SHARD_EVENTS)
+        result = {"events_per_shard": float(SHARD_EVENTS)}
+        for stage in ("smear", "crop"):
+            before = resource.getrusage(resource.RUSAGE_CHILDREN)
+            command = [sys.executable, __file__, str(shard), "--stage", stage, "--folder", name, "--size", "112"]
+            subprocess.run(command, check=True, capture_output=True)
+            after = resource.getrusage(resource.RUSAGE_CHILDREN)
+            result[f"{stage}_cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
+    result["ms_per_event"] = 1e3 * (result["smear_cpu_seconds"] + result["crop_cpu_seconds"]) / SHARD_EVENTS
+    return result | {"cpu_seconds_of_190000_events": PUBLISHED_EVENTS * result["ms_per_event"] / 1e3}
+
+
 def peak_memory(events: list[Event], n: int) -> dict[str, float]:
     """Peak memory (MB) of each stage, a process each, on a shard of `n` events."""
     with tempfile.TemporaryDirectory() as name:
@@ -171,12 +191,12 @@ def peak_memory(events: list[Event], n: int) -> dict[str, float]:
     return result
 
 
-def run_stage(stage: str, shard: Path, folder: Path) -> None:
+def run_stage(stage: str, shard: Path, folder: Path, size: int) -> None:
     displays = folder / "displays.zarr"
     if stage == "smear":
         smear_and_downsample(shard, displays, detector=DETECTOR, diffusion=Diffusion(), pixel_mm=50)
     else:
-        crop_displays(displays, folder / "maps.zarr", size=512, **CROP)
+        crop_displays(displays, folder / "maps.zarr", size=size, **CROP)
     # Unlike getrusage's, Linux's high-water mark begins with this program, not with the one that started it.
     status = Path("/proc/self/status").read_text()
     print(int(status.split("VmHWM:")[1].split()[0]) / 1024)
@@ -189,9 +209,10 @@ def main() -> None:
     parser.add_argument("--repeat", type=int, default=5)
     parser.add_argument("--stage", choices=("smear", "crop"), help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
+    parser.add_argument("--size", type=int, default=512, help=argparse.SUPPRESS)
     arguments = parser.parse_args()
     if arguments.stage:
-        run_stage(arguments.stage, arguments.shard, arguments.folder)
+        run_stage(arguments.stage, arguments.shard, arguments.folder, arguments.size)
         return
     if hasattr(os, "sched_setaffinity"):
         os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})  # one core, for all that is compared
@@ -216,6 +237,8 @@ def main() -> None:
             rows.append({"events": label, **row})
             print(label, "  ".join(f"{key} {value:.3g}" for key, value in row.items()))
     result["disk_to_disk"] = rows
+    result["jobs"] = jobs(events)
+    print(result["jobs"])
     if arguments.memory:
         result["memory"] = [peak_memory(events, n) for n in (1_000, 10_000)]
         print(result["memory"])

@@ -19,6 +19,7 @@ from nuvlm.detector.crop import choose_centres, crop, crop_displays
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import CENTRES, Diffusion
 from nuvlm.detector.grayscale import grayscale
+from nuvlm.detector.readout import Readout
 from nuvlm.detector.voxels import Event, write_shard
 from stores import read_pixel_maps
 
@@ -117,6 +118,38 @@ def test_store_holds_the_cropped_display(make_shard, detector):
         expected = grayscale(crop(display[view][2], 20, 60, 64), transfer="log", white_mev=200, knee_mev=1)
         np.testing.assert_array_equal(images[2, i], expected)
     np.testing.assert_allclose(store["corner_mm"][0], ORIGIN + 50 * (np.array([20, 20, 60]) - 32))
+
+
+@pytest.mark.parametrize("centre", CENTRES)
+@pytest.mark.parametrize(("pixel_mm", "size"), [(50, 32), (5, 64), (5, 480)])
+def test_pixel_maps_are_the_cropped_and_grey_displays(make_shard, detector, tmp_path, centre, pixel_mm, size):
+    displays, out = tmp_path / "d.zarr", tmp_path / "m.zarr"
+    readout = Readout(noise_mev=0.05, threshold_mev=0.02, dead_channels=0.1, electron_lifetime_us=2000)
+    how = {"detector": detector, "diffusion": Diffusion(), "readout": readout, "pixel_mm": pixel_mm}
+    smear_and_downsample(make_shard(), displays, **how)
+    crop_displays(displays, out, **(SETTINGS | {"centre": centre, "size": size, "on_bad_event": "skip"}))
+    display, maps = open_store(displays, "nuvlm-displays"), open_pixel_maps(out)
+    dense = dict(zip(display["event_id"][:], zip(display["xz"][:], display["yz"][:], strict=True), strict=True))
+    assert maps["images"].shape[0]
+    for row, event in enumerate(maps["event_id"][:]):
+        x, y, z = np.rint((maps["corner_mm"][row] - ORIGIN) / pixel_mm).astype(int) + size // 2
+        shares = []
+        for image, view, line in zip(maps["images"][row], dense[event], (x, y), strict=True):
+            window = crop(view, line, z, size)
+            np.testing.assert_array_equal(image, grayscale(window, transfer="log", white_mev=200, knee_mev=1))
+            shares.append(window.sum(dtype=np.float64) / view.sum(dtype=np.float64))
+        assert maps["window_share"][row] == pytest.approx(min(shares), rel=1e-12)
+        if centre == "centroid" and CENTRES[maps["centred_by"][row]] == centre:
+            totals = [view.sum(dtype=np.float64) for view in dense[event]]
+            means = [
+                (profile * (np.arange(len(profile)) + 0.5)).sum(dtype=np.float64) / total
+                for profile, total in (
+                    (dense[event][0].sum(axis=1, dtype=np.float64), totals[0]),
+                    (dense[event][1].sum(axis=1, dtype=np.float64), totals[1]),
+                    (dense[event][0].sum(axis=0, dtype=np.float64), totals[0]),
+                )
+            ]
+            assert [x, y, z] == np.floor(means).astype(int).tolist()
 
 
 def test_stores_without_their_centre_are_refused(make_shard, detector):

@@ -201,7 +201,7 @@ def test_displays_do_not_depend_on_how_events_are_cut_in_blocks(make_shard, dete
 
     shard = make_shard(n=7)
     whole = make("whole")
-    monkeypatch.setattr(displays, "BLOCK_BYTES", 100_000)  # two events
+    monkeypatch.setattr(displays, "BLOCK_PIXELS", 12_000)  # two events
     assert make("pieces").read_bytes() == whole.read_bytes(), "the manifest holds the checksum of every file"
 
 

@@ -8,6 +8,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuvlm.detector import interaction_point
+from nuvlm.detector.geometry import HALF
 from nuvlm.detector.interaction_point import (
     MOST_CELLS,
     find_points,
@@ -219,3 +220,78 @@ def test_the_charge_of_windows_equals_the_sum_over_them(size: int, rng: np.rando
         np.testing.assert_allclose(found[event, [0, 2]], [expected, views[event].sum()], rtol=1e-5, atol=1e-9)
         if most is not None:
             np.testing.assert_allclose(found[event, 1], most, rtol=1e-9)
+
+
+def corners(view: np.ndarray) -> np.ndarray:
+    """Sum of all pixels above and left of each corner, rows first."""
+    return np.pad(np.cumsum(np.cumsum(view.astype(np.float64), axis=1), axis=0), ((1, 0), (1, 0)))
+
+
+def charge_reference(view: np.ndarray, size: int) -> tuple[Callable[[int, int], float], float, float]:
+    """Reference for window_charge, to the last bit: the charge about any pixel, the most, and all."""
+    sums = corners(view)
+
+    def inside(top: int, left: int) -> float:
+        b, r = np.clip(top + size, 0, view.shape[0]), np.clip(left + size, 0, view.shape[1])
+        t, s = np.clip(top, 0, view.shape[0]), np.clip(left, 0, view.shape[1])
+        return float(sums[b, r] - sums[t, r] - sums[b, s] + sums[t, s])
+
+    tops, lefts = (range(max(n + 1 - size, 1)) for n in view.shape)
+    most = max(0.0, *(inside(top, left) for top in tops for left in lefts))
+    return lambda row, column: inside(row - size // 2, column - size // 2), most, float(sums[-1, -1])
+
+
+@pytest.mark.parametrize("size", [15, 32, 60, 512])
+def test_the_charge_of_windows_is_that_of_the_dense_view_to_the_last_bit(size: int, rng: np.random.Generator) -> None:
+    for lit, shape in ((0.03, (40, 60)), (0.002, (60, 40)), (1, (20, 20)), (0, (20, 20))):
+        view = (rng.exponential(10.0, shape) ** 3 * (rng.random(shape) < lit)).astype(np.float32)
+        inside, most, total = charge_reference(view, size)
+        for _ in range(5):
+            row, column = rng.integers(-40, 100, 2)
+            found = window_charge(view[None], np.array([row]), np.array([column]), size)[0]
+            assert found[[0, 2]].tolist() == [inside(row, column), total]
+            assert found[1] == pytest.approx(most, rel=1e-12)
+            assert (found[0] >= HALF * found[1]) == (inside(row, column) >= HALF * most)
+
+
+def find_reference(xz: np.ndarray, yz: np.ndarray, pixel_mm: float, size: int) -> list[int]:
+    """Reference for find_points: every candidate, on dense views."""
+    side = interaction_point.cells_per_side(pixel_mm)
+    best = []
+    inside_of, most_of = zip(*(charge_reference(view, size)[:2] for view in (xz, yz)), strict=True)
+    for view, inside, most in zip((xz, yz), inside_of, most_of, strict=True):
+        cells, terms = view_terms(view, pixel_mm)
+        scores = np.full((-(-view.shape[0] // side), -(-view.shape[1] // side)), -np.inf)
+        for (i, k), score in zip(cells, terms @ interaction_point.WEIGHTS, strict=True):
+            if inside(i * side + side // 2, k * side + side // 2) >= HALF * most:
+                scores[i, k] = score
+        best.append(scores)
+    column = int(np.argmax(best[0].max(axis=0) + best[1].max(axis=0)))
+    if best[0][:, column].max() + best[1][:, column].max() == -np.inf:
+        return [-1, -1, -1]
+    rows = [int(scores[:, column].argmax()) for scores in best]
+    point = [row * side + side // 2 for row in (*rows, column)]
+    for k in range(column * side, min((column + 1) * side, xz.shape[1])):
+        ends = [view[row * side : (row + 1) * side, k].astype(float) for view, row in zip((xz, yz), rows, strict=True)]
+        if all(end.sum() > 0 for end in ends):
+            refined = [
+                row * side + int(end @ np.arange(len(end)) / end.sum() + 0.5)
+                for row, end in zip(rows, ends, strict=True)
+            ] + [k]
+            held = [
+                inside(row, k) >= HALF * most for inside, most, row in zip(inside_of, most_of, refined, strict=False)
+            ]
+            return refined if all(held) else point
+    return point
+
+
+@pytest.mark.parametrize(("scale", "size"), [(1, 112), (1, 24), (3, 30), (3, 130)])
+def test_the_point_is_that_of_the_reference(scale: int, size: int) -> None:
+    for seed, draw in enumerate(KINDS):
+        scene = draw(Scene(seed, scale))
+        # A short piece of the view, so that the reference takes seconds; its last cells have fewer pixels.
+        xz, yz = (view[: 38 * scale - 1, 30 * scale : 70 * scale - 2] for view in (scene.xz, scene.yz))
+        hits = scene.rng.random((2, *xz.shape)) < 0.02
+        xz, yz = xz + hits[0] * np.float32(3), yz + hits[1] * np.float32(3)
+        found = find_points(xz[None], yz[None], pixel_mm=50 / scale, size=size)[0].tolist()
+        assert found == find_reference(xz, yz, 50 / scale, size)

@@ -1,7 +1,7 @@
 """Zarr v3 stores with a manifest: written event by event, opened after a check of their bytes, read at random."""
 
 import os
-from collections.abc import Collection, Iterator, Mapping
+from collections.abc import Collection, Iterable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -12,6 +12,8 @@ from nuvlm.base.manifest import verify_manifest, write_manifest
 
 if TYPE_CHECKING:
     import numpy as np
+
+    from nuvlm.base.sparse import SparseEvents
 
 ZSTD_LEVEL = 3
 
@@ -35,16 +37,22 @@ class StoreWriter:
         Raises:
             ValueError: the dtype or the shape of an event differs from the events before.
         """
-        if name not in self._arrays:
-            path = self._folder.joinpath(name, "c", *"0" * values.ndim)
-            path.parent.mkdir(parents=True)
-            self._arrays[name] = _ShardFile(self._files.enter_context(path.open("wb")), values.dtype, values.shape[1:])
-        self._arrays[name].append(values)
+        self._array(name, values.dtype, values.shape[1:]).append(values)
+
+    def append_sparse(self, name: str, events: "SparseEvents") -> None:
+        """Append events that are mostly zero to the array `name`, float32 (events, rows, columns).
+
+        The array has the additional codec ``crc32c``; zarr reads it like any other.
+
+        Raises:
+            ValueError: the shape of an event differs from the events before.
+        """
+        self._array(name, events.value.dtype, events.shape, sparse=True).append_chunks(events.chunks())
 
     def finish(self, attributes: Mapping[str, Any]) -> None:
         """Complete the shard files and write the metadata of the group and its arrays."""
         import zarr
-        from zarr.codecs import ZstdCodec
+        from zarr.codecs import Crc32cCodec, ZstdCodec
 
         group = zarr.create_group(self._folder, attributes=dict(attributes), zarr_format=3)
         for name, array in self._arrays.items():
@@ -56,8 +64,22 @@ class StoreWriter:
                 dtype=array.dtype,
                 chunks=(1, *array.event_shape) if array.event_shape else whole,
                 shards=whole,
-                compressors=ZstdCodec(level=ZSTD_LEVEL, checksum=True),
+                compressors=[ZstdCodec(level=ZSTD_LEVEL, checksum=not array.sparse), *array.sparse * [Crc32cCodec()]],
             )
+
+    def _array(
+        self, name: str, dtype: "np.dtype", event_shape: tuple[int, ...], *, sparse: bool = False
+    ) -> "_ShardFile":
+        """The array `name`, which is created if there is none."""
+        if name not in self._arrays:
+            path = self._folder.joinpath(name, "c", *"0" * (1 + len(event_shape)))
+            path.parent.mkdir(parents=True)
+            file = self._files.enter_context(path.open("wb"))
+            self._arrays[name] = _ShardFile(file, dtype.newbyteorder("<"), event_shape, sparse)
+        array = self._arrays[name]
+        if (dtype, event_shape, sparse) != (array.dtype, array.event_shape, array.sparse):
+            raise ValueError(f"events of {dtype} {event_shape}; those before were {array.dtype} {array.event_shape}")
+        return array
 
 
 class _ShardFile:
@@ -67,29 +89,33 @@ class _ShardFile:
     eight times that for displays with 5 mm pixels. The file has the compressed chunks one after the other, then the
     offset and length of each (two little-endian uint64), then the CRC-32C of that index; see
     https://zarr-specs.readthedocs.io/en/latest/v3/codecs/sharding-indexed. It is byte for byte the file that zarr
-    writes.
+    writes, but for the chunks of sparse events (:mod:`nuvlm.base.sparse`).
     """
 
-    def __init__(self, file: BinaryIO, dtype: "np.dtype", event_shape: tuple[int, ...]) -> None:
+    def __init__(self, file: BinaryIO, dtype: "np.dtype", event_shape: tuple[int, ...], sparse: bool) -> None:
         from numcodecs import Zstd
 
-        self.dtype = dtype.newbyteorder("<")
+        self.dtype = dtype
         self.event_shape = event_shape
+        self.sparse = sparse
         self._file = file
         self._zstd = Zstd(level=ZSTD_LEVEL, checksum=True)
         self._ends = [0]
         self._pieces: list[np.ndarray] = []  # of an array of one dimension
 
     def append(self, values: "np.ndarray") -> None:
-        if values.dtype != self.dtype or values.shape[1:] != self.event_shape:
-            raise ValueError(
-                f"events of {values.dtype} {values.shape[1:]}; those before were {self.dtype} {self.event_shape}"
-            )
-        if not self.event_shape:
+        import numpy as np
+
+        if self.event_shape:
+            self.append_chunks(self._zstd.encode(np.ascontiguousarray(event)) for event in values)
+        else:
             self._pieces.append(values)
-            return
-        for event in values:
-            self._write_chunk(event)
+
+    def append_chunks(self, chunks: Iterable[bytes]) -> None:
+        """Append chunks that are encoded."""
+        for chunk in chunks:
+            self._file.write(chunk)
+            self._ends.append(self._ends[-1] + len(chunk))
 
     def finish(self) -> int:
         """Write the index, and the chunk of an array of one dimension; return the number of events."""
@@ -98,18 +124,11 @@ class _ShardFile:
 
         events = sum(map(len, self._pieces)) or len(self._ends) - 1
         if self._pieces:
-            self._write_chunk(np.concatenate(self._pieces))
+            self.append_chunks([self._zstd.encode(np.concatenate(self._pieces))])
         ends = np.array(self._ends, dtype="<u8")
         index = np.stack([ends[:-1], np.diff(ends)], axis=1).tobytes()
         self._file.write(index + google_crc32c.value(index).to_bytes(4, "little"))
         return events
-
-    def _write_chunk(self, values: "np.ndarray") -> None:
-        import numpy as np
-
-        chunk = self._zstd.encode(np.ascontiguousarray(values))
-        self._file.write(chunk)
-        self._ends.append(self._ends[-1] + len(chunk))
 
 
 class EventFile:

@@ -12,24 +12,25 @@ from pathlib import Path
 import numpy as np
 
 from nuvlm.base.errors import InputError, OnBadEvent
+from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
+from nuvlm.base.sparse import SparseEvents, SparseFile, as_sparse
 from nuvlm.base.stores import create_store, open_store
-from nuvlm.detector.displays import ARRAYS
-from nuvlm.detector.geometry import CENTRES, HALF, Centre
+from nuvlm.detector.geometry import ARRAYS, CENTRES, HALF, Centre
 from nuvlm.detector.grayscale import grayscale
-from nuvlm.detector.interaction_point import find_points, window_charge
+from nuvlm.detector.interaction_point import Views, find_windows, window_charge
 
 logger = logging.getLogger(__name__)
 
-BLOCK_BYTES = 2**25
-"""Size of the displays and pixel maps that are in memory at the same time."""
-VIEWS = ("xz", "yz")
+BLOCK_PIXELS = 2**22
+"""Number of pixels of a view, lit or not, of the displays that are in memory at the same time: limits the memory."""
+VIEWS = ARRAYS[:2]
 
 
 def crop(view: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
     """Cut a (size, size) window from a (rows, columns) view, with pixel (row, column) at (size // 2, size // 2).
 
-    Pixels outside the view are zero.
+    Pixels outside the view are zero. :func:`crop_displays` does the same with the pixels that are not zero.
     """
     window = np.zeros((size, size), dtype=view.dtype)
     top, left = row - size // 2, column - size // 2
@@ -41,8 +42,8 @@ def crop(view: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
 
 
 def choose_centres(
-    xz: np.ndarray,
-    yz: np.ndarray,
+    xz: Views,
+    yz: Views,
     vertex_mm: np.ndarray,
     *,
     centre: Centre,
@@ -68,38 +69,65 @@ def choose_centres(
         (events,), the fraction of the event's charge in its window, in the view that has less. The fraction is NaN for
         an event without charge, or if even the charge gives no window that holds enough.
     """
+    xz, yz = as_sparse(xz), as_sparse(yz)
     if centre == "charge":
-        pixels = find_points(xz, yz, pixel_mm=pixel_mm, size=size)
+        pixels, charge = find_windows(xz, yz, pixel_mm=pixel_mm, size=size)
     else:
         point = (vertex_mm - origin_mm) / pixel_mm if centre == "vertex" else _centroids(xz, yz)
         # Far outside, the window is empty wherever it lies.
         pixels = np.floor(np.nan_to_num(point, nan=-1e6).clip(-1e6, 1e6)).astype(np.int64)
-    share = _share(xz, yz, pixels, size)
+        charge = np.stack(
+            [window_charge(view, pixels[:, axis], pixels[:, 2], size) for axis, view in enumerate((xz, yz))]
+        )
+    share = _share(charge)
     centred_by = np.full(len(xz), CENTRES.index(centre), dtype=np.uint8)
     elsewhere = np.flatnonzero(np.isnan(share))
     if centre != "charge" and len(elsewhere):
-        pixels[elsewhere] = find_points(xz[elsewhere], yz[elsewhere], pixel_mm=pixel_mm, size=size)
-        share[elsewhere] = _share(xz[elsewhere], yz[elsewhere], pixels[elsewhere], size)
+        some = xz.select(elsewhere), yz.select(elsewhere)
+        pixels[elsewhere], charge = find_windows(*some, pixel_mm=pixel_mm, size=size)
+        share[elsewhere] = _share(charge)
         centred_by[elsewhere] = CENTRES.index("charge")
     return pixels, centred_by, share
 
 
-def _centroids(xz: np.ndarray, yz: np.ndarray) -> np.ndarray:
+def _centroids(xz: SparseEvents, yz: SparseEvents) -> np.ndarray:
     """(events, 3) energy-weighted centroid in pixels, NaN without charge."""
-    profiles = [view.sum(axis=axis, dtype=np.float64) for view, axis in ((xz, 2), (yz, 2), (xz, 1))]
-    with np.errstate(invalid="ignore", divide="ignore"):
-        means = [profile @ (np.arange(profile.shape[1]) + 0.5) / profile.sum(axis=1) for profile in profiles]
+    x, y, z = xz.index // xz.shape[1], yz.index // yz.shape[1], xz.index % xz.shape[1]
+    means = []
+    for view, place in ((xz, x), (yz, y), (xz, z)):
+        event = np.repeat(np.arange(len(view)), view.counts)
+        total, moment = (np.bincount(event, weight, len(view)) for weight in (view.value, view.value * (place + 0.5)))
+        means.append(np.divide(moment, total, out=np.full(len(view), np.nan), where=total != 0))
     return np.stack(means, axis=1)
 
 
-def _share(xz: np.ndarray, yz: np.ndarray, pixels: np.ndarray, size: int) -> np.ndarray:
-    """(events,) fraction of the charge in the window, the lower one of both views; NaN if it holds too little."""
-    shares = []
-    for view, axis in ((xz, 0), (yz, 1)):
-        inside, most, total = window_charge(view, pixels[:, axis], pixels[:, 2], size).T
-        enough = (total > 0) & (most > 0) & (inside >= HALF * most)
-        shares.append(np.divide(inside, total, out=np.full(len(view), np.nan), where=enough))
-    return np.minimum(*shares)
+@cached_njit()
+def _paint(index, grey, columns, row, column, image):  # type: ignore[no-untyped-def]
+    """Write the lit pixels of a view into its window, see :func:`crop`; return whether one of them is not black."""
+    size = len(image)
+    top, left = row - size // 2, column - size // 2
+    any_grey = False
+    i, begin = -top, 0
+    for p in range(len(index)):
+        while begin + columns <= index[p]:
+            i, begin = i + 1, begin + columns
+        k = index[p] - begin - left
+        if 0 <= i < size and 0 <= k < size:
+            image[np.uint64(i), np.uint64(k)] = grey[p]
+            any_grey |= grey[p] > 0
+    return any_grey
+
+
+def _share(charge: np.ndarray) -> np.ndarray:
+    """(events,) fraction of the charge in the window, the lower one of both views; NaN if it holds too little.
+
+    Args:
+        charge: (2, events, 3), see :func:`nuvlm.detector.interaction_point.window_charge`.
+    """
+    inside, most, total = np.moveaxis(charge, 2, 0)
+    enough = (total > 0) & (most > 0) & (inside >= HALF * most)
+    share = np.divide(inside, total, out=np.full(inside.shape, np.nan), where=enough)
+    return np.minimum(*share)
 
 
 def crop_displays(
@@ -128,12 +156,14 @@ def crop_displays(
         InputError: the display store is damaged, or an event is bad, or all are.
     """
     store = open_store(displays, "nuvlm-displays", ARRAYS)
-    xz, yz, vertex = store["xz"], store["yz"], store["vertex_mm"][:].astype(np.float64)
+    files = [SparseFile(displays, store[name]) for name in VIEWS]
+    vertex = store["vertex_mm"][:].astype(np.float64)
     origin_mm = np.array(store.attrs["origin_mm"], dtype=np.float64)
     pixel_mm = float(store.attrs["pixel_mm"])
     ids = store["event_id"][:]
     n = len(ids)
-    at_once = max(1, BLOCK_BYTES // max(len(VIEWS) * size**2, 4 * (xz[0].size + yz[0].size)))
+    at_once = max(1, BLOCK_PIXELS // max(file.pixels for file in files))
+    images = np.zeros((1, len(VIEWS), size, size), dtype=np.uint8)
     attributes = {
         "format": "nuvlm-pixelmaps",
         "version": 1,
@@ -157,7 +187,7 @@ def crop_displays(
             """Write the pixel maps block by block, and yield the row of each event when it is done."""
             for begin in range(0, n, at_once):
                 rows = range(begin, min(begin + at_once, n))
-                views = [array[begin : rows.stop] for array in (xz, yz)]  # MeV
+                views = [file.events(begin, rows.stop) for file in files]  # MeV
                 pixels, centred_by, share = choose_centres(
                     views[0],
                     views[1],
@@ -167,21 +197,28 @@ def crop_displays(
                     pixel_mm=pixel_mm,
                     size=size,
                 )
-                greys = [grayscale(view, transfer=transfer, white_mev=white_mev, knee_mev=knee_mev) for view in views]
-                images = np.zeros((len(rows), len(VIEWS), size, size), dtype=np.uint8)
-                for i in np.flatnonzero(~np.isnan(share)):
-                    x, y, z = pixels[i]
-                    images[i] = crop(greys[0][i], x, z, size), crop(greys[1][i], y, z, size)
-                good = images.any(axis=(1, 2, 3))
-                for i in np.flatnonzero(~good):
-                    left_out.append(_describe_bad(int(ids[begin + i]), [view[i] for view in views], share[i], size))
+                greys = [
+                    grayscale(view.value, transfer=transfer, white_mev=white_mev, knee_mev=knee_mev) for view in views
+                ]
+                good = np.zeros(len(rows), dtype=bool)
+                for i in range(len(rows)):
+                    images[:] = 0
+                    if not np.isnan(share[i]):
+                        for view, grey, row, image in zip(views, greys, pixels[i, :2], images[0], strict=True):
+                            span = slice(view.begins[i], view.begins[i + 1])
+                            good[i] |= _paint(view.index[span], grey[span], view.shape[1], row, pixels[i, 2], image)
+                    if good[i]:
+                        maps.append("images", images)
+                        continue
+                    left_out.append(
+                        _describe_bad(int(ids[begin + i]), [view.values_of(i) for view in views], share[i], size)
+                    )
                     if on_bad_event == "error":
                         raise InputError(
                             f"{displays}: {left_out[0]}. Correct the event, set pixelmap.size to more pixels if the "
                             "window is small, or set input.on_bad_event to skip: such events are then left out and "
                             "counted."
                         )
-                maps.append("images", images[good])
                 maps.append("corner_mm", origin_mm + (pixels[good] - size // 2) * pixel_mm)
                 kept.append(begin + np.flatnonzero(good))
                 marks.append(centred_by[good])

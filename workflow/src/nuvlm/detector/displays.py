@@ -19,8 +19,9 @@ from nuvlm.base.conclusions import Conclusions
 from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
+from nuvlm.base.sparse import SparseEvents
 from nuvlm.base.stores import create_store
-from nuvlm.detector.geometry import Detector, Diffusion, drift_distance_mm
+from nuvlm.detector.geometry import ARRAYS, Detector, Diffusion, drift_distance_mm
 from nuvlm.detector.readout import Electronics, Readout
 from nuvlm.detector.smearing import box_shares
 from nuvlm.detector.visible_energy import VisibleEnergy
@@ -28,15 +29,18 @@ from nuvlm.detector.voxels import Voxels, open_shard
 
 logger = logging.getLogger(__name__)
 
-ARRAYS = ("xz", "yz", "event_id", "vertex_mm", "visible_energy", "edge_energy")
-"""Arrays of a display store."""
-
 REACH = 8.0
 """Distance from a voxel, in widths, beyond which its share is below SMALLEST_SHARE."""
 SMALLEST_SHARE = 1e-12
 """Shares below this are dropped: less than the rounding errors of box_shares."""
-BLOCK_BYTES = 2**25
-"""Size of the displays that are in memory at the same time."""
+BLOCK_PIXELS = 2**24
+"""Number of pixels of a view, lit or not, of the displays that are in memory at the same time: limits the memory."""
+BLOCK_VOXELS = 100_000
+"""The same of voxels: few, so that their pixels stay in the cache."""
+TILE = 16
+"""Consecutive pixels that the kernel marks together as lit."""
+GROUP = 8
+"""Tiles that it looks at together: bytes of a word."""
 DRIFTED = Diffusion(transverse_mm=0, longitudinal_mm=0, behind_anode="nearest")
 """For charge that was read out: it stays where it was reconstructed, wherever the planes of the detector are."""
 
@@ -123,14 +127,18 @@ class Smearing:
             stays = stays if axis == along else stays.reshape(-1, positions).all(axis=0)[position]
             cell = ((pixel + self._margin) * step).astype(np.uint32) | np.where(stays, np.uint32(0), SPREADS)
             self._axes.append(AxisTable(cell, position.astype(np.uint32), positions, first * step, share))
+        self._workspace = []  # a flat display and its marks, of XZ and YZ, all zero between events
+        for rows in self.shape[:2]:
+            lit = np.zeros(((rows + 2 * self._margin) * stride // (GROUP * TILE) + 1) * GROUP, dtype=np.uint8)
+            self._workspace += [np.zeros(len(lit) * TILE), lit]
 
     def __call__(self, voxels: Voxels) -> tuple[np.ndarray, np.ndarray]:
         """Event displays of one event: XZ (x, z) and YZ (y, z), float32, MeV. See :meth:`displays`."""
         xz, yz = self.displays(voxels, np.array([0, len(voxels)]))
-        return xz[0], yz[0]
+        return xz.dense()[0], yz.dense()[0]
 
-    def displays(self, voxels: Voxels, begins: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        """Event displays of several events: XZ (events, x, z) and YZ (events, y, z), float32, MeV.
+    def displays(self, voxels: Voxels, begins: np.ndarray) -> tuple[SparseEvents, SparseEvents]:
+        """Event displays of several events: XZ (events, x, z) and YZ (events, y, z), MeV.
 
         The axis that is not shown is integrated out. The sum of each view is the energy of the voxels that are read
         out, less the charge that diffuses out of the detector.
@@ -139,30 +147,36 @@ class Smearing:
             voxels: of all the events, one after the other.
             begins: (events + 1,), the first voxel of each event, and the end of the last one.
         """
-        n_x, n_y, n_z = self.shape
-        xz = np.empty((len(begins) - 1, n_x, n_z), dtype=np.float32)
-        yz = np.empty((len(begins) - 1, n_y, n_z), dtype=np.float32)
         indices, energy = (voxels.x, voxels.y, voxels.z), voxels.energy
         if self._read_out is not None:
             energy = energy * self._read_out[indices[self._drift]]
-        _deposit(*indices, energy, np.asarray(begins, dtype=np.int64), *self._axes, self._drift, self._margin, xz, yz)
-        return xz, yz
+        views = _deposit(
+            *indices, energy, np.asarray(begins, dtype=np.int64), *self._axes, self._drift, self._margin, self.shape,
+            *self._workspace,
+        )  # fmt: skip
+        n_x, n_y, n_z = self.shape
+        return SparseEvents((n_x, n_z), *views[0]), SparseEvents((n_y, n_z), *views[1])
 
 
 @cached_njit()
-def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, xz, yz):  # type: ignore[no-untyped-def]
-    """Sum the voxels of each event in flat float64 displays with a margin; copy the part inside to `xz` and `yz`."""
-    n_x, n_y, n_z = xz.shape[1], yz.shape[1], xz.shape[2]
+def _deposit(  # type: ignore[no-untyped-def]
+    x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, shape, flat_xz, lit_xz, flat_yz, lit_yz
+):
+    """Sum the voxels of each event in flat float64 displays with a margin; keep the lit pixels inside, of XZ and YZ.
+
+    Tiles of the flat displays that may be lit are marked, so that the others need not be looked at.
+    """
+    n_x, n_y, n_z = shape
     stride = n_z + 2 * margin
-    flat_xz = np.empty((n_x + 2 * margin) * stride)
-    flat_yz = np.empty((n_y + 2 * margin) * stride)
+    ends_xz, ends_yz = np.zeros(len(begins), dtype=np.int64), np.zeros(len(begins), dtype=np.int64)
+    index_xz, value_xz = np.empty(len(energy), dtype=np.uint32), np.empty(len(energy), dtype=np.float32)
+    index_yz, value_yz = np.empty(len(energy), dtype=np.uint32), np.empty(len(energy), dtype=np.float32)
     spreading = np.empty((begins[1:] - begins[:-1]).max(), dtype=np.uint32)
     w_x, w_y, w_z = along_x.share.shape[1], along_y.share.shape[1], along_z.share.shape[1]
+    tile = np.uint64(TILE)
     for event in range(len(begins) - 1):
         begin, end = begins[event], begins[event + 1]
         event_x, event_y, event_z, event_energy = x[begin:end], y[begin:end], z[begin:end], energy[begin:end]
-        flat_xz[:] = 0.0
-        flat_yz[:] = 0.0
         # The charge of most voxels stays in one pixel. Which ones is hard to predict, so there is no branch: the others
         # add zero and are listed. Offsets are unsigned because numba would test signed ones for negative indices.
         n = np.uint64(0)
@@ -170,8 +184,11 @@ def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, 
             i, j, k = along_x.cell[event_x[v]], along_y.cell[event_y[v]], along_z.cell[event_z[v]]
             spreads = (i | j | k) >> np.uint32(31)
             e = np.float64(event_energy[v]) * np.float64(np.uint32(1) - spreads)
-            flat_xz[(i + k) & CELL] += e
-            flat_yz[(j + k) & CELL] += e
+            p, q = np.uint64((i + k) & CELL), np.uint64((j + k) & CELL)
+            flat_xz[p] += e
+            flat_yz[q] += e
+            lit_xz[p // tile] = 1
+            lit_yz[q // tile] = 1
             spreading[n] = v
             n += np.uint64(spreads)
         for v in spreading[:n]:
@@ -197,12 +214,71 @@ def _deposit(x, y, z, energy, begins, along_x, along_y, along_z, drift, margin, 
                     flat_xz[p + np.uint64(u * stride + w)] += e_xz * share * along_x.share[row_x, u]
                 for u in range(w_y):
                     flat_yz[q + np.uint64(u * stride + w)] += e_yz * share * along_y.share[row_y, u]
-        for u in range(n_x):
-            row = (u + margin) * stride + margin
-            xz[event, u] = flat_xz[row : row + n_z]
-        for u in range(n_y):
-            row = (u + margin) * stride + margin
-            yz[event, u] = flat_yz[row : row + n_z]
+            for u in range(w_x):
+                _mark(lit_xz, p + np.uint64(u * stride), w_z)
+            for u in range(w_y):
+                _mark(lit_yz, q + np.uint64(u * stride), w_z)
+        n = ends_xz[event]
+        index_xz, value_xz = _make_room(index_xz, value_xz, n, TILE * np.count_nonzero(lit_xz))
+        ends_xz[event + 1] = _take(flat_xz, lit_xz, margin, n_x, n_z, index_xz, value_xz, n)
+        n = ends_yz[event]
+        index_yz, value_yz = _make_room(index_yz, value_yz, n, TILE * np.count_nonzero(lit_yz))
+        ends_yz[event + 1] = _take(flat_yz, lit_yz, margin, n_y, n_z, index_yz, value_yz, n)
+    n, m = ends_xz[-1], ends_yz[-1]
+    return (ends_xz, index_xz[:n].copy(), value_xz[:n].copy()), (ends_yz, index_yz[:m].copy(), value_yz[:m].copy())
+
+
+@cached_njit(inline="always")
+def _mark(lit, first, pixels):  # type: ignore[no-untyped-def]
+    """Mark the tiles of `pixels` consecutive pixels as lit."""
+    last = first + np.uint64(pixels - 1)
+    while first < last:
+        lit[first // np.uint64(TILE)] = 1
+        first += np.uint64(TILE)
+    lit[last // np.uint64(TILE)] = 1
+
+
+@cached_njit()
+def _make_room(index, value, n, more):  # type: ignore[no-untyped-def]
+    """Both arrays with room for `more` values after the first `n`."""
+    if n + more <= len(index):
+        return index, value
+    longer_index = np.empty(2 * (n + more), dtype=np.uint32)
+    longer_value = np.empty(2 * (n + more), dtype=np.float32)
+    longer_index[:n], longer_value[:n] = index[:n], value[:n]
+    return longer_index, longer_value
+
+
+@cached_njit()
+def _take(flat, lit, margin, rows, columns, index, value, n):  # type: ignore[no-untyped-def]
+    """Move the lit pixels inside a flat display to `index` and `value`, from `n`; return their end."""
+    stride = np.uint64(columns + 2 * margin)
+    low, high = np.uint64(margin), np.uint64(margin + columns)
+    n = np.uint64(n)
+    row, begin = 0, np.uint64(0)  # of the display with its margin
+    groups = lit.view(np.uint64)
+    for group in range(len(groups)):
+        if not groups[group]:
+            continue
+        for t in range(group * GROUP, (group + 1) * GROUP):
+            if not lit[t]:
+                continue
+            p, end = np.uint64(t * TILE), np.uint64((t + 1) * TILE)
+            while p < end:  # a row at a time
+                while begin + stride <= p:
+                    row, begin = row + 1, begin + stride
+                stop = min(begin + stride, end)
+                if margin <= row < margin + rows:
+                    shift = np.uint64((row - margin) * columns) - begin - low
+                    for inside in range(max(p, begin + low), min(stop, begin + high)):
+                        here = np.float32(flat[inside])
+                        index[n], value[n] = inside + shift, here
+                        n += np.uint64(here != 0)
+                p = stop
+            for inside in range(np.uint64(t * TILE), end):
+                flat[inside] = 0.0
+        groups[group] = 0
+    return n
 
 
 @cached_njit()
@@ -271,7 +347,7 @@ def smear_and_downsample(
         InputError: see :func:`nuvlm.detector.voxels.open_shard`; or `readout` has effects, but the charge was read out.
     """
     n_x, n_y, n_z = detector.display_shape(pixel_mm)
-    at_once = max(1, BLOCK_BYTES // (4 * (n_x + n_y) * n_z))
+    at_once = max(1, BLOCK_PIXELS // (max(n_x, n_y) * n_z))
     visible_energy = VisibleEnergy(detector)
     electronics = Electronics(detector, readout) if readout.has_effects else None
     attributes: dict[str, Any] = {
@@ -296,17 +372,20 @@ def smear_and_downsample(
 
         def events() -> Iterator[int]:
             """Write the displays block by block, and yield the row of each event when it is written."""
-            for rows, block, begins in voxels.blocks(events=at_once):
+            for rows, block, begins in voxels.blocks(BLOCK_VOXELS, at_once):
                 ids = voxels.events["event_id"][rows]
                 visible, at_edge = visible_energy(block, begins)
                 if electronics is not None:
                     read_out = electronics(block.x, block.y, block.z, block.energy, begins, ids)
                     block = replace(block, energy=read_out)
                 xz, yz = smearing.displays(block, begins)
-                vertex_mm = voxels.events["vertex_mm"][rows]
-                for name, values in zip(ARRAYS, (xz, yz, ids, vertex_mm, visible, at_edge), strict=True):
+                store.append_sparse("xz", xz)
+                store.append_sparse("yz", yz)
+                for name, values in zip(
+                    ARRAYS[2:], (ids, voxels.events["vertex_mm"][rows], visible, at_edge), strict=True
+                ):
                     store.append(name, values)
-                for event in ids[~xz.any(axis=(1, 2))]:
+                for event in ids[xz.counts == 0]:
                     logger.warning("%s: no charge of event %d is read out; its displays are empty", shard, event)
                 yield from rows
 

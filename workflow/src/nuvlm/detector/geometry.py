@@ -16,6 +16,8 @@ Range = tuple[Finite, Finite]
 Centre = Literal["charge", "vertex", "centroid"]
 CENTRES: tuple[Centre, ...] = get_args(Centre)
 """What the window of a pixel map can be centred on (:func:`nuvlm.detector.crop.choose_centres`)."""
+ARRAYS = ("xz", "yz", "event_id", "vertex_mm", "visible_energy", "edge_energy")
+"""Arrays of a display store: the views first."""
 LARGEST_PICTURE = 4096
 """Side of the largest pixel maps, and of the pictures that show them, pixels."""
 HALF = 0.5

@@ -449,6 +449,7 @@ class VoxelShard:
                 voxel outside the detector or the same voxel twice, unless such events are skipped; or no usable event.
         """
         begins = np.concatenate([[0], np.cumsum(self.events["n_voxels"], dtype=np.int64)])
+        columns = [self._file[f"voxels/{name}"] for name in ("x", "y", "z", "energy")]
         skipped: list[str] = []
         row = 0
         while row < len(self.events):
@@ -460,7 +461,7 @@ class VoxelShard:
             stop = min(stop, row + events)
             span = slice(int(begins[row]), int(begins[stop]))
             try:
-                block = Voxels(*(self._file[f"voxels/{name}"][span] for name in ("x", "y", "z", "energy")))
+                block = Voxels(*(column[span] for column in columns))
             except (OSError, RuntimeError) as error:
                 ids = self.events["event_id"]
                 raise InputError(
