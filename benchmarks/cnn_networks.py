@@ -16,11 +16,11 @@ from pathlib import Path
 
 import numpy as np
 import torch
-from nuvlm.models.cnn.recipes import halve, make_optimizer
 from torch.nn.functional import cross_entropy
 
 from nuvlm.dataset.pixelmaps import open_pixel_maps
 from nuvlm.models.classifier.network import count_parameters, to_float
+from nuvlm.models.classifier.recipes import halve, make_optimizer
 from nuvlm.models.cnn.network import NETWORKS
 from nuvlm.models.cnn.settings import Recipe
 from nuvlm.models.memory import keep_freed_memory
