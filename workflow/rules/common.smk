@@ -70,7 +70,14 @@ for name in [name for name in sys.modules if name.partition(".")[0] == "nuvlm"]:
 
 from nuvlm.workflow import frozen, paths, shards
 from nuvlm.workflow.code_digest import code_digest
-from nuvlm.models.table import FAMILIES, conditions_of, family_name, family_of, title
+from nuvlm.models.table import (
+    FAMILIES,
+    SUFFIXES,
+    conditions_of,
+    family_name,
+    family_of,
+    title,
+)
 from nuvlm.workflow.config import parse_config
 from nuvlm.workflow.plan import RATES, expected_seconds
 from nuvlm.base.errors import InputError
@@ -324,10 +331,6 @@ def request_inputs(kind):
         )
         for name, path in of_request(kind, "inputs")(wildcards).items()
     }
-
-
-# Of explanations: a store of saliency maps, or a table of rationales.
-SUFFIXES = {"saliency": ".zarr", "rationales": ".parquet"}
 
 
 def explanation_path(model, part):

@@ -35,6 +35,8 @@ class Family(NamedTuple):
     """Whether it is made of the base model (`vlm.base`), which is shown pixel maps as pictures."""
 
 
+SUFFIXES = {"saliency": ".zarr", "rationales": ".parquet"}
+"""Kind of explanation -> suffix of the store or table of one part."""
 FAMILIES = {
     "cnn": Family("CNN", CnnSettings, "train_cnn", "model.safetensors", explains="saliency"),
     "bdt": Family("BDT", BdtSettings, "train_bdt", "model.safetensors"),

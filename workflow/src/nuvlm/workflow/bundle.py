@@ -24,7 +24,7 @@ import yaml
 from nuvlm import __version__
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, read_json, write_json
-from nuvlm.models.table import family_of
+from nuvlm.models.table import SUFFIXES, family_of
 from nuvlm.report.cards import data_card, model_card
 from nuvlm.report.hepdata import write_submission
 from nuvlm.report.rebuild import INPUTS
@@ -91,8 +91,7 @@ def rebuild_inputs(run: Run) -> dict[str, Any]:
     for model in run.config.explained_models:
         kind = family_of(model).explains
         assert kind is not None
-        suffix = {"saliency": ".zarr", "rationales": ".parquet"}[kind]
-        explained[kind][model] = [f"{run.folder}/explanations/{model}/{part}{suffix}" for part in parts]
+        explained[kind][model] = [f"{run.folder}/explanations/{model}/{part}{SUFFIXES[kind]}" for part in parts]
 
     def predictions(model: str, training: str) -> dict[str, list[str]]:
         return {
