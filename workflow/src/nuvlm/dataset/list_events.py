@@ -160,6 +160,7 @@ def take_events(
     listed: Path,
     *,
     images: Mapping[str, Any],
+    made_with: Mapping[str, Any] | None = None,
     seed: int,
     parts: int,
     train_events: int | None,
@@ -172,6 +173,7 @@ def take_events(
         out: the event table.
         listed: the list of stores, which stay where they are.
         images: settings of pixel maps that this run expects; those that a store does not state are not compared.
+        made_with: see :func:`nuvlm.dataset.store_list.write_store_list`.
         seed: of the split of the other run.
         parts: number of parts that inference is divided into.
         train_events: training events to keep, see :func:`limit_training`.
@@ -191,7 +193,7 @@ def take_events(
     table["part"] = assign_parts(table, parts)
     _check_counts(table, train=True)
     write_table(out, table)
-    write_store_list(listed, stores)
+    write_store_list(listed, stores, made_with)
 
 
 def _names(codes: np.ndarray, names: list[str]) -> pd.Series:
