@@ -593,6 +593,27 @@ def test_the_events_of_another_run_are_taken_and_not_made(finished):
     assert "display.pixel_mm is 25.0, there 50.0" in snakemake(finished, *taken, "display={pixel_mm: 25}", check=False)
 
 
+@pytest.mark.parametrize("changed", ["removed", "more"])
+def test_events_of_another_run_need_no_input_files(finished, changed):
+    """Neither files that are gone nor those that arrived since concern the run: it reads the other's pixel maps."""
+    setting = "input={source: voxels, files: ['own/*.h5']}"
+    folder = finished / "results" / "own"
+    stores = {"a": folder / "pixelmaps/a.zarr"}
+    views = [folder / "displays/a.zarr" / view / "c/0/0/0" for view in ("xz", "yz")]
+    maps = [stores["a"] / file for file in ("manifest.json", "images/c/0/0/0/0")]
+    for path in (folder / "events.parquet", *maps, *views):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_store_list(folder / "pixelmaps.json", stores, settings_of_events(finished, setting))
+    if changed == "more":
+        (finished / "own").mkdir()
+        for name in "ab":
+            (finished / "own" / f"{name}.h5").touch()
+    jobs = planned(finished, "--config", "run=later", "events_from=own", setting)
+    assert jobs["take_events"] == 1
+    assert not {*PREPARING} & {*jobs}
+
+
 def test_own_files_with_the_models_of_another_run_train_nothing(finished):
     (finished / "mine.h5").touch()
     arguments = ["--config", "run=mine", "models_from=demo", "input={source: larndsim, files: [mine.h5]}", EVERY]

@@ -10,7 +10,7 @@ from nuvlm.models.table import FAMILIES, family_name, family_of
 from nuvlm.models.vlm.settings import VlmSettings
 from nuvlm.workflow.config import Config, ReportSettings, parse_config
 from nuvlm.workflow.paths import check_events, check_models, making_events, store_files
-from nuvlm.workflow.shards import list_shards, simulated_events
+from nuvlm.workflow.shards import genie_files, list_shards, simulated_events
 
 
 def configured(*files: object) -> Config:
@@ -150,6 +150,18 @@ def test_events_of_ready_maps_are_compared_by_what_they_depend_on(tmp_path, monk
     )
     with pytest.raises(InputError, match=r"settings: input.on_bad_event is skip, there error\. Set"):
         check_events(Config(**there, input=maps | {"on_bad_event": "skip"}))
+
+
+def test_shards_of_another_run_are_those_that_it_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for files in ({"source": "voxels"}, {"simulate": {"final_states": "genie"}}):
+        config = Config(events_from="other", input={"files": ["removed/*.h5"], **files})
+        finish_events(config.model_copy(update={"run": "other", "events_from": None}))
+        check_events(config)
+        assert list_shards(config) == {"sim00000": "", "sim00001": ""}
+        assert genie_files(config) == []
+    with pytest.raises(InputError, match=r"results/none/pixelmaps\.json: no readable file"):
+        list_shards(Config(events_from="none"))
 
 
 def test_each_recipe_is_a_model_in_the_order_of_the_report():
