@@ -182,6 +182,43 @@ def start(folder: Path, table: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+SNAKEMAKE = """#!{python}
+import os, signal, sys, time
+
+def log(text):
+    with open("signals", "a") as file:
+        file.write(text)
+
+signal.signal(signal.SIGTERM, lambda number, frame: log("T"))
+log("ready ")
+deadline = time.monotonic() + 60
+while "T" not in open("signals").read() and time.monotonic() < deadline:
+    time.sleep(0.01)
+time.sleep(1)  # for a second one
+sys.exit(1)
+"""
+
+
+def test_a_second_signal_does_not_reach_jobs(tmp_path):
+    """It would kill the workers of a training before they have written their checkpoint."""
+    script = tmp_path / "snakemake"
+    script.write_text(SNAKEMAKE.format(python=sys.executable))
+    script.chmod(0o755)
+    # In place of `python -m snakemake`.
+    driver = "import sys; sys.executable = sys.argv[1]; from nuvlm.workflow.study import main; main(sys.argv[2:])"
+    command = [sys.executable, "-c", driver, str(script), str(write_table(tmp_path, TREE))]
+    study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    signals, deadline = tmp_path / "signals", time.monotonic() + 60
+    for number, wanted in ((signal.SIGINT, "ready "), (signal.SIGTERM, "ready T"), (signal.SIGINT, "ready T")):
+        while not (signals.is_file() and signals.read_text() == wanted) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        study.send_signal(number)
+    output = study.communicate(timeout=60)[0]
+    assert signals.read_text() == "ready T"
+    assert study.returncode == 1
+    assert "stopped; start again to go on" in output
+
+
 def processes_in(folder: Path) -> list[str]:
     """Command lines of the processes that run in a folder."""
     found = []

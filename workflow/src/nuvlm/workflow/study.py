@@ -124,8 +124,16 @@ class Runner:
         self.stopped = False
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Let trainings write their checkpoints, and end. Snakemake by itself would wait for the end of its jobs."""
-        self.stopped = True
+        """Let trainings write their checkpoints, and end. Further signals change nothing."""
+        if not self.stopped:
+            self.stopped = True
+            self._end_jobs()
+
+    def _end_jobs(self) -> None:
+        """Send SIGTERM to Snakemake and its jobs, for whose end it would wait by itself.
+
+        Once: a second one would kill the workers of a training before they have written their checkpoint.
+        """
         if self._snakemake is not None and self._snakemake.poll() is None:
             os.killpg(self._snakemake.pid, signal.SIGTERM)
 
@@ -141,8 +149,8 @@ class Runner:
         command += ["--configfile", *self._study.configuration, str(overlay)]
         # A group of its own: a signal reaches every job.
         self._snakemake = subprocess.Popen(command, start_new_session=True)
-        if self.stopped:
-            self.stop(signal.SIGTERM, None)
+        if self.stopped:  # meanwhile
+            self._end_jobs()
         return self._snakemake.wait() == 0 and not self.stopped
 
 
