@@ -49,6 +49,9 @@ def test_the_study_of_the_documentation_is_the_one_that_was_asked_for(monkeypatc
         *((50, n) for n in (1000, 4000, 16000, 64000, None)), (10, 16000), (5, 16000),
     }  # fmt: skip
     assert study.config(study.overlay("study")).input.simulate.events == 190_000
+    fine = configs["study_1cm_16000"].input
+    assert fine.source == "voxels"
+    assert fine.files == tuple(f"results/study/voxels/sim{i:05d}.h5" for i in range(38)), "all, or a message"
 
 
 def test_a_point_has_the_models_that_it_names(tmp_path):
@@ -74,6 +77,13 @@ def test_a_point_has_the_models_that_it_names(tmp_path):
         ([TREE | {"settings": {"bdt": {"depth": 3}}}], {}, "run few_all: .*bdt.depth: unknown key"),
         ([TREE], {"events": {"few": {"display": {"pixel_mm": 33}}}}, "run few: .*not a multiple of the voxel size"),
         ([TREE], {"configuration": ["none.yaml"]}, "none.yaml: no readable configuration"),
+        ([TREE], {"events": {"few": {"voxels_of": "none"}}}, "events.few.voxels_of: none makes no voxels"),
+        ([TREE], {"events": {"few": {"voxels_of": "few"}}}, "events.few.voxels_of: few makes no voxels"),
+        (
+            [TREE],
+            {"events": {"few": {"voxels_of": "own"}, "own": {"input": {"source": "voxels", "files": ["a.h5"]}}}},
+            "run few: events.few.voxels_of: own makes no voxels: its source is voxels",
+        ),
         ([TREE | {"seed": 3}], {}, "points.0.seed"),
         ([], {}, "points"),
     ],
@@ -182,6 +192,39 @@ def start(folder: Path, table: Path) -> subprocess.Popen:
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
 
 
+RECORD = """#!{python}
+import sys
+from pathlib import Path
+
+target, run = sys.argv[5], Path(sys.argv[-1]).parent.name
+with open("started", "a") as file:
+    print(run, target, file=file)
+sys.exit(run in {failing})
+"""
+
+
+def in_place_of_snakemake(folder: Path, script: str, *arguments: object) -> list[str]:
+    """The command of a study that starts a script instead of `python -m snakemake`."""
+    path = folder / "snakemake"
+    path.write_text(script)
+    path.chmod(0o755)
+    driver = "import sys; sys.executable = sys.argv[1]; from nuvlm.workflow.study import main; main(sys.argv[2:])"
+    return [sys.executable, "-c", driver, str(path), *map(str, arguments)]
+
+
+@pytest.mark.parametrize("failing", [(), ("few",)])
+def test_a_run_waits_for_the_run_whose_voxels_it_takes(tmp_path, failing):
+    events = {"fine": {"voxels_of": "few", "display": {"pixel_mm": 10}}, "few": {}}
+    points = [TREE | {"events": "fine"}, TREE]
+    table = write_table(tmp_path, *points, events=events)
+    script = RECORD.format(python=sys.executable, failing=failing)
+    command = in_place_of_snakemake(tmp_path, script, table, "--points", "fine_all")
+    study = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    started = (tmp_path / "started").read_text().splitlines()
+    every = ["few pixelmaps", "fine pixelmaps", "fine_all all"]
+    assert started == (every[:1] if failing else every), study.stdout + study.stderr
+
+
 SNAKEMAKE = """#!{python}
 import os, signal, sys, time
 
@@ -201,12 +244,7 @@ sys.exit(1)
 
 def test_a_second_signal_does_not_reach_jobs(tmp_path):
     """It would kill the workers of a training before they have written their checkpoint."""
-    script = tmp_path / "snakemake"
-    script.write_text(SNAKEMAKE.format(python=sys.executable))
-    script.chmod(0o755)
-    # In place of `python -m snakemake`.
-    driver = "import sys; sys.executable = sys.argv[1]; from nuvlm.workflow.study import main; main(sys.argv[2:])"
-    command = [sys.executable, "-c", driver, str(script), str(write_table(tmp_path, TREE))]
+    command = in_place_of_snakemake(tmp_path, SNAKEMAKE.format(python=sys.executable), write_table(tmp_path, TREE))
     study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
     signals, deadline = tmp_path / "signals", time.monotonic() + 60
     for number, wanted in ((signal.SIGINT, "ready "), (signal.SIGTERM, "ready T"), (signal.SIGINT, "ready T")):

@@ -23,6 +23,7 @@ from nuvlm.base.files import atomic_path
 from nuvlm.base.settings import Settings
 from nuvlm.models.table import FAMILIES, family_name
 from nuvlm.workflow.config import Config, Count, Name, merge, parse_config, read_overlays
+from nuvlm.workflow.shards import list_shards
 
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
@@ -54,7 +55,8 @@ class Study(Settings):
     configuration: Annotated[tuple[str, ...], Field(min_length=1)]
     """Configuration file and overlays of all runs, as after --configfile."""
     events: Mapping[Name, Mapping[str, Any]]
-    """Runs that make events and pixel maps -> their further settings."""
+    """Runs that make events and pixel maps -> their further settings. `voxels_of` names another of these runs, whose
+    voxels a run takes as its input."""
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
     """In the order in which they run."""
 
@@ -65,7 +67,29 @@ class Study(Settings):
             raise ValueError(f"two runs are called {repeated[0]}: a point needs its own events or train_events")
         if unknown := [point.events for point in self.points if point.events not in self.events]:
             raise ValueError(f"points: there is no run {unknown[0]} in events, only {', '.join(self.events)}")
+        for run in self.events:
+            other = self.voxels_of(run)
+            if other is not None and (other not in [*self.events] or self.voxels_of(other) is not None):
+                runs = [name for name in self.events if self.voxels_of(name) is None]
+                raise ValueError(f"events.{run}.voxels_of: {other} makes no voxels, only {', '.join(runs)}")
         return self
+
+    def voxels_of(self, run: str) -> str | None:
+        """The run whose voxels a run of `events` takes; None if it makes its own."""
+        return self.events[run].get("voxels_of")
+
+    def _settings(self, run: str) -> dict[str, Any]:
+        """Settings of a run of `events` beside those of `configuration`."""
+        values = {key: deepcopy(value) for key, value in self.events[run].items() if key != "voxels_of"}
+        other = self.voxels_of(run)
+        if other is None:
+            return values
+        source = self.config({"run": other, **self._settings(other)})
+        if source.input.source == "voxels" or not source.input.has_voxels:
+            raise InputError(f"events.{run}.voxels_of: {other} makes no voxels: its source is {source.input.source}")
+        # By name: with a pattern, a shard that is not there would not be missed.
+        files = [f"results/{other}/voxels/{shard}.h5" for shard in list_shards(source)]
+        return merge(values, {"input": {"source": "voxels", "files": files}})
 
     def overlay(self, run: str) -> dict[str, Any]:
         """Settings of a run beside those of `configuration`.
@@ -74,9 +98,9 @@ class Study(Settings):
             InputError: they are impossible, or a point names a model that there is none of.
         """
         if run in self.events:
-            return {"run": run, **self.events[run]}
+            return {"run": run, **self._settings(run)}
         point = next(point for point in self.points if point.run == run)
-        values = merge(deepcopy({**self.events[point.events]}), deepcopy(point.settings))
+        values = merge(self._settings(point.events), deepcopy(point.settings))
         merge(values, {"run": run, "events_from": point.events, "dataset": {"train_events": point.train_events}})
         known = self.config(merge(deepcopy(values), {family: {"enabled": True} for family in FAMILIES})).models
         if unknown := [model for model in point.models if model not in known]:
@@ -167,12 +191,20 @@ def run_study(study: Study, points: Sequence[str], options: Sequence[str]) -> tu
         signal.signal(number, runner.stop)
     chosen = [point for point in study.points if not points or point.run in points]
     made: dict[str, bool] = {}
+
+    def makes_events(run: str) -> bool:
+        """Whether a run has its events, and before it the run whose voxels it takes; each is started once."""
+        if run not in made:
+            other = study.voxels_of(run)
+            made[run] = other is None or makes_events(other)
+            if made[run] and not runner.stopped:
+                print(f"== events of {run}", flush=True)
+                made[run] = runner.run(run, "pixelmaps")
+        return made[run]
+
     done = 0
     for i, point in enumerate(chosen):
-        if point.events not in made:
-            print(f"== events of {point.events}", flush=True)
-            made[point.events] = runner.run(point.events, "pixelmaps")
-        if made[point.events] and not runner.stopped:
+        if makes_events(point.events) and not runner.stopped:
             print(f"== {point.run}, {i + 1} of {len(chosen)}: {', '.join(point.models)}", flush=True)
             if runner.run(point.run, "all"):
                 done += 1
