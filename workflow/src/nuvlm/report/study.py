@@ -212,7 +212,7 @@ def tables(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
         lines.append(f"| {size:,} | {pixel / 10:g} cm | {' | '.join(cells)} |")
     lines += [
         "",
-        "| model | pixel | exponent | with 171,000 events | limit | between trainings |",
+        f"| model | pixel | exponent | with {PUBLISHED_EVENTS:,} events | limit | between trainings |",
         "|---|---|---|---|---|---|",
     ]
     for fit in fits:
