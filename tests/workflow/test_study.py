@@ -1,6 +1,7 @@
 """A study: its table, its curves, and a small one that is stopped and goes on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import pytest
 import yaml
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import sha256, write_json
-from nuvlm.report.study import BEGIN, END, PUBLISHED_EVENTS, read_curves, tables, write_page, write_study
-from nuvlm.workflow.study import main, read_study
+from nuvlm.base.files import read_json, sha256, write_json
+from nuvlm.report.study import BEGIN, END, PUBLISHED_EVENTS, make_curves, read_point, tables, write_page, write_study
+from nuvlm.workflow.study import main, read_study, summarise
 from paths import REPOSITORY, copy_workflow
 from run_on_disk import write_run
 from tiny_run import SETTINGS
@@ -125,7 +126,7 @@ def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
     sizes = {50: 0.5, 100: 0.9, 200: 1.3, 400: 1.6}
     runs = [finished(tmp_path / f"s{n}", 1, n, skill=skill) for n, skill in sizes.items()]
     runs.append(finished(tmp_path / "fine", 1, 100, pixel_mm=5))
-    rows, fits = read_curves(runs)
+    rows, fits = make_curves([*map(read_point, runs)])
     assert [(row.run, row.model, row.training) for row in rows[:3]] == [
         ("s50", "bdt", 1),
         ("s50", "bdt", 2),
@@ -154,6 +155,30 @@ def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
         write_page(tmp_path / "out", page)
 
 
+def test_curves_leave_out_points_with_other_settings_or_damaged_files_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sizes = (50, 100, 200)
+    study = read_study(write_table(tmp_path, *(TREE | {"train_events": n} for n in sizes)))
+    runs = {n: finished(Path("results") / f"few_{n}", 1, n) for n in sizes}
+    for run in runs.values():
+        report = read_json(run / "report" / "report.json")
+        report["provenance"]["config"] = study.config(study.overlay(run.name)).model_dump(mode="json")
+        write_json(run / "report" / "report.json", report)
+
+    def drawn() -> set[int]:
+        return {*pd.read_csv(summarise(study) / "curves.csv")["train_events"]}
+
+    assert drawn() == {*sizes}
+    assert capsys.readouterr().out == ""
+    changed = [TREE | {"train_events": 50}, TREE | {"train_events": 100, "settings": {"bdt": {"max_rounds": 9}}}]
+    study = read_study(write_table(tmp_path, *changed, TREE | {"train_events": 200}))
+    (runs[200] / "models" / "bdt" / "training.json").write_text("{")
+    assert drawn() == {50}
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.match(r"curves without few_100: .*: made with other settings \(bdt.max_rounds was 1000, is 9\)", first)
+    assert re.match(r"curves without few_200: .*bdt/training\.json: ", second)
+
+
 def test_runs_with_other_test_events_are_no_points_of_one_curve(tmp_path):
     runs = [finished(tmp_path / "a", 1, 50), finished(tmp_path / "b", 1, 100)]
     table = pd.read_parquet(runs[1] / "events.parquet")
@@ -161,7 +186,7 @@ def test_runs_with_other_test_events_are_no_points_of_one_curve(tmp_path):
         runs[1] / "events.parquet"
     )
     with pytest.raises(InputError, match=r"a and .*b: have other test events"):
-        read_curves(runs)
+        make_curves([*map(read_point, runs)])
 
 
 def test_the_page_has_the_tables_of_its_data(tmp_path):

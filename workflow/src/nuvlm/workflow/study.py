@@ -25,6 +25,7 @@ from nuvlm.models.table import FAMILIES, family_name
 from nuvlm.workflow.config import Config, Count, Name, merge, parse_config, read_overlays
 from nuvlm.workflow.shards import list_shards
 
+DEFAULTS = Path("config/config.yaml")
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -118,7 +119,9 @@ class Study(Settings):
         Raises:
             InputError: it is impossible.
         """
-        return parse_config(merge(read_overlays(map(Path, self.configuration)), overlay))
+        # Snakemake reads the default configuration, too.
+        files = [DEFAULTS, *map(Path, self.configuration)]
+        return parse_config(merge(read_overlays(file for file in files if file != DEFAULTS or file.is_file()), overlay))
 
 
 def read_study(path: Path) -> Study:
@@ -162,13 +165,18 @@ class Runner:
             os.killpg(self._snakemake.pid, signal.SIGTERM)
 
     def run(self, name: str, target: str) -> bool:
-        """Make `target` of a run; False if a job failed or it was stopped.
+        """Make `target` of a run; False if it cannot be started, a job failed or it was stopped.
 
         The settings stay in results/{name}/study.yaml, an overlay with which any target of the run can be made.
         """
+        try:
+            settings = self._study.overlay(name)
+        except InputError as error:  # input files that were there when the table was read
+            print(f"{name}: {error}", flush=True)
+            return False
         overlay = Path("results", name, "study.yaml")
         with atomic_path(overlay) as partial:
-            partial.write_text(yaml.safe_dump(self._study.overlay(name), sort_keys=False))
+            partial.write_text(yaml.safe_dump(settings, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", target, *self._options]
         command += ["--configfile", *self._study.configuration, str(overlay)]
         # A group of its own: a signal reaches every job.
@@ -181,7 +189,7 @@ class Runner:
 def run_study(study: Study, points: Sequence[str], options: Sequence[str]) -> tuple[int, int]:
     """Run the points of a study, all or some, and write its curves after each.
 
-    A point that fails does not keep others from running.
+    A point that fails does not keep others from running, nor do curves that cannot be drawn.
 
     Returns:
         Runs that were finished, and runs that were not.
@@ -208,7 +216,10 @@ def run_study(study: Study, points: Sequence[str], options: Sequence[str]) -> tu
             print(f"== {point.run}, {i + 1} of {len(chosen)}: {', '.join(point.models)}", flush=True)
             if runner.run(point.run, "all"):
                 done += 1
-                summarise(study)
+                try:
+                    summarise(study)
+                except InputError as error:
+                    print(f"no curves: {error}", flush=True)
         if runner.stopped:
             print("stopped; start again to go on", flush=True)
             break
@@ -216,13 +227,26 @@ def run_study(study: Study, points: Sequence[str], options: Sequence[str]) -> tu
 
 
 def summarise(study: Study) -> Path:
-    """Write tables and figure of the points that are finished; returns their folder."""
-    # Heavy, and not needed while runs are checked and started.
-    from nuvlm.report.study import read_curves, write_study
+    """Write tables and figure of the points that are finished; returns their folder.
 
-    runs = [Path("results", point.run) for point in study.points]
+    Points that cannot be read, or were made with other settings than the table has now, are left out by name.
+
+    Raises:
+        InputError: points with pixels of one size have different test events.
+    """
+    # Heavy, and not needed while runs are checked and started.
+    from nuvlm.report.study import make_curves, read_point, write_study
+
+    points = []
+    for run in (point.run for point in study.points):
+        folder = Path("results", run)
+        if (folder / "report" / "report.json").is_file():
+            try:
+                points.append(read_point(folder, study.config(study.overlay(run)).model_dump(mode="json")))
+            except InputError as error:
+                print(f"curves without {run}: {error}", flush=True)
     folder = Path("results", study.name, "curves")
-    write_study(folder, *read_curves([run for run in runs if (run / "report" / "report.json").is_file()]))
+    write_study(folder, *make_curves(points))
     return folder
 
 
