@@ -44,6 +44,8 @@ def test_the_study_of_the_documentation_is_the_one_that_was_asked_for(monkeypatc
         assert config.events_from in study.events
         made = study.config(study.overlay(config.events_from))
         assert (made.display, made.pixelmap, made.input) == (config.display, config.pixelmap, config.input)
+        if config.uses_base:
+            assert 0.98 < config.vlm.scratch.image_size / config.pixelmap.size <= 1, f"{run}: pictures keep the pixels"
         seeds = 3 if config.dataset.train_events in (1000, 4000, 16000) and config.display.pixel_mm == 50 else 1
         assert {len(names) for names in config.trainings.values()} == {seeds}, run
     assert {(c.display.pixel_mm, c.dataset.train_events) for c in configs.values()} == {
