@@ -62,9 +62,10 @@ STUDY ?= resources/study.yaml
 study: $(INSTALLED)
 	@exec $(BIN)/python -m nuvlm.workflow.study $(STUDY) $(if $(POINTS),--points $(POINTS))
 
-# The data, figure and tables of docs/study.md, from the last study.
+# The data, figure and tables of docs/study.md, from the study of resources/study.yaml or another: [CURVES=results/NAME/curves]
+CURVES ?= results/study/curves
 study-page: $(INSTALLED)
-	cp results/study/curves/*.csv docs/study/
+	cp $(CURVES)/*.csv docs/study/
 	$(BIN)/python -m nuvlm.report.study docs/study docs/study.md
 
 # A finished run with all that its report is computed from: make bundle RUN=demo [LICENSE=CC-BY-4.0] [AUTHOR="A. Physicist"]

@@ -9,10 +9,11 @@ from test_pixelmaps import make_pixel_maps
 from nuvlm.base.classes import classify_truth
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.event_table import read_events
-from nuvlm.dataset.list_events import LEAST_VALIDATION, assign_split, limit_training, list_events, take_events
+from nuvlm.dataset.list_events import assign_split, limit_training, list_events, take_events
 from nuvlm.dataset.pixelmaps import image_settings
-from nuvlm.dataset.store_list import read_store_list, write_store_list
+from nuvlm.dataset.store_list import read_made_with, read_store_list, write_store_list
 from nuvlm.dataset.topology import TOPOLOGY_COLUMNS, TOPOLOGY_TYPES
+from nuvlm.dataset.validation import LEAST_VALIDATION
 from nuvlm.detector.crop import crop_displays
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Diffusion
@@ -211,10 +212,11 @@ def test_events_of_another_run_with_fewer_to_train_on(make_shard, detector, tmp_
 
     def take(**images):
         paths = tmp_path / "events.parquet", tmp_path / "pixelmaps.json", few, listed
-        take_events(*paths, images=maps | {"unknown": 1} | images, **choice)
+        take_events(*paths, images=maps | {"unknown": 1} | images, made_with={"events_from": "all"}, **choice)
 
     take()
     assert read_store_list(listed) == stores
+    assert read_made_with(listed) == {"events_from": "all"}
     table = read_events(few)
     assert table["split"].value_counts().to_dict() == whole["split"].value_counts().to_dict() | {"train": 20}
     assert sorted(table["part"].unique()) == [-1, 0, 1]

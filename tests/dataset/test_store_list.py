@@ -6,7 +6,7 @@ import pytest
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.stores import write_store
-from nuvlm.dataset.store_list import read_store_list, write_store_list
+from nuvlm.dataset.store_list import read_made_with, read_store_list, write_store_list
 
 
 @pytest.fixture
@@ -39,6 +39,15 @@ def test_a_store_that_was_made_again_differently_is_refused_by_name(listed: Path
     with pytest.raises(InputError, match=r"pixelmaps/a.zarr/manifest.json: missing"):
         read_store_list(listed / "pixelmaps.json")
     assert len(read_store_list(listed / "pixelmaps.json", verify=False)) == 2
+
+
+def test_it_says_what_the_stores_were_made_with(listed: Path) -> None:
+    path = listed / "pixelmaps.json"
+    assert read_made_with(path) is None
+    stores = read_store_list(path)
+    write_store_list(path, stores, {"dataset.seed": 7, "events_from": None})
+    assert read_made_with(path) == {"dataset.seed": 7, "events_from": None}
+    assert read_store_list(path) == stores
 
 
 @pytest.mark.parametrize("content", ["", "[]", "{}", '{"stores": {"a": {}}}', '{"stores": 3}'])

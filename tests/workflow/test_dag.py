@@ -1,7 +1,6 @@
 """Which jobs run after which change. Dry-runs and touches of the real workflow: no job is executed."""
 
 import ast
-import json
 import logging
 import os
 import re
@@ -24,7 +23,8 @@ from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_
 from nuvlm.dataset.store_list import write_store_list
 from nuvlm.models.table import FAMILIES
 from nuvlm.sources.table import SOURCES
-from nuvlm.workflow.config import Config
+from nuvlm.workflow.config import Config, merge, parse_config
+from nuvlm.workflow.paths import making_events
 from nuvlm.workflow.plan import jobs_by_rule, requests
 from nuvlm.workflow.shards import list_shards
 from paths import REPOSITORY, copy_workflow
@@ -580,8 +580,8 @@ def test_partial_reruns_do_what_the_documentation_says(finished, command):
 
 def test_the_events_of_another_run_are_taken_and_not_made(finished):
     list_stores(finished)
-    with (finished / "results/demo/frozen.json").open() as file:
-        assert json.load(file)["config"]["run"] == "demo"
+    # What the last start left says nothing of events that an earlier one made.
+    (finished / "results/demo/frozen.json").unlink()
     taken = [*TINY, "run=fewer", "events_from=demo", "dataset={train_events: 20}"]
     made = ("simulate_events", "smear_and_downsample", "crop_displays", "list_events")
     others = {rule: n for rule, n in JOBS.items() if rule not in made}
@@ -591,6 +591,27 @@ def test_the_events_of_another_run_are_taken_and_not_made(finished):
     assert planned(finished, *tree) == {rule: JOBS[rule] for rule in of_bdt} | {"take_events": 1}
     assert planned(finished, "pixelmaps", *taken) == {"take_events": 1, "pixelmaps": 1}
     assert "display.pixel_mm is 25.0, there 50.0" in snakemake(finished, *taken, "display={pixel_mm: 25}", check=False)
+
+
+@pytest.mark.parametrize("changed", ["removed", "more"])
+def test_events_of_another_run_need_no_input_files(finished, changed):
+    """Neither files that are gone nor those that arrived since concern the run: it reads the other's pixel maps."""
+    setting = "input={source: voxels, files: ['own/*.h5']}"
+    folder = finished / "results" / "own"
+    stores = {"a": folder / "pixelmaps/a.zarr"}
+    views = [folder / "displays/a.zarr" / view / "c/0/0/0" for view in ("xz", "yz")]
+    maps = [stores["a"] / file for file in ("manifest.json", "images/c/0/0/0/0")]
+    for path in (folder / "events.parquet", *maps, *views):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.touch()
+    write_store_list(folder / "pixelmaps.json", stores, settings_of_events(finished, setting))
+    if changed == "more":
+        (finished / "own").mkdir()
+        for name in "ab":
+            (finished / "own" / f"{name}.h5").touch()
+    jobs = planned(finished, "--config", "run=later", "events_from=own", setting)
+    assert jobs["take_events"] == 1
+    assert not {*PREPARING} & {*jobs}
 
 
 def test_own_files_with_the_models_of_another_run_train_nothing(finished):
@@ -680,13 +701,18 @@ def test_input_files_are_linear_in_shards(checkout):
     assert growth == {rule: 900 * n for rule, n in each.items()}
 
 
+def settings_of_events(folder: Path, setting: str) -> dict[str, object]:
+    """What events are made with in a run of the default configuration with another `input`."""
+    values = yaml.safe_load((folder / "config/config.yaml").read_text())
+    return making_events(parse_config(merge(values, {"input": yaml.safe_load(setting.partition("=")[2])})))
+
+
 def list_stores(folder: Path) -> None:
     """Replace the empty list of stores by a real one, as of the time of the empty one."""
     results = folder / "results" / "demo"
     stat = (results / "pixelmaps.json").stat()
-    write_store_list(
-        results / "pixelmaps.json", {f"sim{i:05d}": results / f"pixelmaps/sim{i:05d}.zarr" for i in range(SHARDS)}
-    )
+    stores = {f"sim{i:05d}": results / f"pixelmaps/sim{i:05d}.zarr" for i in range(SHARDS)}
+    write_store_list(results / "pixelmaps.json", stores, settings_of_events(folder, TINY[1]))
     os.utime(results / "pixelmaps.json", ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 

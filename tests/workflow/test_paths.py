@@ -5,13 +5,12 @@ from pathlib import Path
 import pytest
 
 from nuvlm.base.errors import InputError
-from nuvlm.dataset.store_list import write_store_list
+from nuvlm.dataset.store_list import read_store_list, write_store_list
 from nuvlm.models.table import FAMILIES, family_name, family_of
 from nuvlm.models.vlm.settings import VlmSettings
 from nuvlm.workflow.config import Config, ReportSettings, parse_config
-from nuvlm.workflow.frozen import VARIABLE, Frozen, freeze
-from nuvlm.workflow.paths import check_events, check_models, store_files
-from nuvlm.workflow.shards import list_shards, simulated_events
+from nuvlm.workflow.paths import check_events, check_models, making_events, store_files
+from nuvlm.workflow.shards import genie_files, list_shards, simulated_events
 
 
 def configured(*files: object) -> Config:
@@ -84,9 +83,9 @@ def finish_events(config: Config) -> Path:
             path = folder / file.format(name)
             path.parent.mkdir(parents=True, exist_ok=True)
             path.write_text("{}")
-    write_store_list(folder / "pixelmaps.json", {path.stem: path for path in sorted((folder / "pixelmaps").iterdir())})
+    stores = {path.stem: path for path in sorted((folder / "pixelmaps").iterdir())}
+    write_store_list(folder / "pixelmaps.json", stores, making_events(config))
     (folder / "events.parquet").touch()
-    freeze(Frozen(config, {}, [], {}))
     return folder
 
 
@@ -95,10 +94,9 @@ OTHER = "events_from: run 'other' "
 
 def test_a_run_whose_events_are_used_must_have_them_as_this_one_would_make_them(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    monkeypatch.setenv(VARIABLE, "{}")
     config = Config(events_from="other", dataset={"parts": 3, "train_events": 100}, pixelmap={"zoom": 2})
     with pytest.raises(
-        InputError, match=rf"{OTHER}has no finished events \(results/other/frozen.json, .* missing\). Make"
+        InputError, match=rf"{OTHER}has no finished events \(results/other/events.parquet, .* missing\). Make"
     ):
         check_events(config)
     folder = finish_events(Config(run="other"))
@@ -137,11 +135,33 @@ def test_a_run_whose_events_are_used_must_have_them_as_this_one_would_make_them(
         finish_events(Config(run="other", **settings))
         with pytest.raises(InputError, match=OTHER + message):
             check_events(config)
-    (folder / "frozen.json").write_text("{}")
-    with pytest.raises(
-        InputError, match=r"results/other/frozen\.json: not settings of this version .* Start run 'other'"
-    ):
+    write_store_list(folder / "pixelmaps.json", read_store_list(folder / "pixelmaps.json"))
+    with pytest.raises(InputError, match=r"Run 'other' again: its list does not say what it was made with"):
         check_events(config)
+
+
+def test_events_of_ready_maps_are_compared_by_what_they_depend_on(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    maps = {"source": "png", "files": ["maps"], "simulate": {"seed": 3}}
+    finish_events(Config(run="other", input=maps))
+    there = {"events_from": "other", "report": {"browser": 0}}
+    check_events(
+        Config(**there, input=maps | {"simulate": {"seed": 4}}, display={"pixel_mm": 25}, pixelmap={"size": 64})
+    )
+    with pytest.raises(InputError, match=r"settings: input.on_bad_event is skip, there error\. Set"):
+        check_events(Config(**there, input=maps | {"on_bad_event": "skip"}))
+
+
+def test_shards_of_another_run_are_those_that_it_listed(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    for files in ({"source": "voxels"}, {"simulate": {"final_states": "genie"}}):
+        config = Config(events_from="other", input={"files": ["removed/*.h5"], **files})
+        finish_events(config.model_copy(update={"run": "other", "events_from": None}))
+        check_events(config)
+        assert list_shards(config) == {"sim00000": "", "sim00001": ""}
+        assert genie_files(config) == []
+    with pytest.raises(InputError, match=r"results/none/pixelmaps\.json: no readable file"):
+        list_shards(Config(events_from="none"))
 
 
 def test_each_recipe_is_a_model_in_the_order_of_the_report():

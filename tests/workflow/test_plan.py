@@ -72,6 +72,18 @@ def test_epochs_of_all_recipes_are_counted():
     assert training.core_hours == pytest.approx(800 * (2 + 10) * 1e-3)
 
 
+def test_a_smaller_training_set_keeps_a_fraction_of_the_validation_events_and_at_least_500():
+    rates = [Rate(of="classify_bdt", value=3.6, unit="core-s an event", machine="", command="")]
+    sizes = {1000: 500, 16_000: 1882, None: 19_000}
+    for train_events, validation in sizes.items():
+        dataset = {"validation": 0.1, "test": 0.05, "train_events": train_events}
+        config = Config(input={"simulate": {"events": 190_000}}, dataset=dataset, conditions=["nominal"])
+        found = make_plan(config, 190_000, 38, rates)
+        assert stage(found, "classify_bdt").core_hours == pytest.approx((validation + 9500) * 1e-3), train_events
+    few = Config(dataset={"validation": 0.1, "test": 0.1, "train_events": 100}, conditions=["nominal"])
+    assert stage(make_plan(few, 2000, 7, rates), "classify_bdt").core_hours == pytest.approx(0.4), "there are no more"
+
+
 def test_gpus_share_the_work_and_count_in_full():
     four = Config(input={"source": "voxels", "files": ["a.h5"]}, dataset={"validation": 0.05, "test": 0.05})
     found = make_plan(four, 190_000, 190, RATES)

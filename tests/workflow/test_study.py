@@ -1,6 +1,7 @@
 """A study: its table, its curves, and a small one that is stopped and goes on."""
 
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -13,9 +14,9 @@ import pytest
 import yaml
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import sha256, write_json
-from nuvlm.report.study import BEGIN, END, read_curves, tables, write_page, write_study
-from nuvlm.workflow.study import main, read_study
+from nuvlm.base.files import read_json, sha256, write_json
+from nuvlm.report.study import BEGIN, END, PUBLISHED_EVENTS, make_curves, read_point, tables, write_page, write_study
+from nuvlm.workflow.study import main, read_study, summarise
 from paths import REPOSITORY, copy_workflow
 from run_on_disk import write_run
 from tiny_run import SETTINGS
@@ -43,12 +44,19 @@ def test_the_study_of_the_documentation_is_the_one_that_was_asked_for(monkeypatc
         assert config.events_from in study.events
         made = study.config(study.overlay(config.events_from))
         assert (made.display, made.pixelmap, made.input) == (config.display, config.pixelmap, config.input)
+        if config.uses_base:
+            assert 0.98 < config.vlm.scratch.image_size / config.pixelmap.size <= 1, f"{run}: pictures keep the pixels"
         seeds = 3 if config.dataset.train_events in (1000, 4000, 16000) and config.display.pixel_mm == 50 else 1
         assert {len(names) for names in config.trainings.values()} == {seeds}, run
     assert {(c.display.pixel_mm, c.dataset.train_events) for c in configs.values()} == {
         *((50, n) for n in (1000, 4000, 16000, 64000, None)), (10, 16000), (5, 16000),
     }  # fmt: skip
-    assert study.config(study.overlay("study")).input.simulate.events == 190_000
+    made = study.config(study.overlay("study"))
+    share = 1 - made.dataset.validation - made.dataset.test
+    assert made.input.simulate.events * share == pytest.approx(PUBLISHED_EVENTS)
+    fine = configs["study_1cm_16000"].input
+    assert fine.source == "voxels"
+    assert fine.files == tuple(f"results/study/voxels/sim{i:05d}.h5" for i in range(38)), "all, or a message"
 
 
 def test_a_point_has_the_models_that_it_names(tmp_path):
@@ -74,6 +82,13 @@ def test_a_point_has_the_models_that_it_names(tmp_path):
         ([TREE | {"settings": {"bdt": {"depth": 3}}}], {}, "run few_all: .*bdt.depth: unknown key"),
         ([TREE], {"events": {"few": {"display": {"pixel_mm": 33}}}}, "run few: .*not a multiple of the voxel size"),
         ([TREE], {"configuration": ["none.yaml"]}, "none.yaml: no readable configuration"),
+        ([TREE], {"events": {"few": {"voxels_of": "none"}}}, "events.few.voxels_of: none makes no voxels"),
+        ([TREE], {"events": {"few": {"voxels_of": "few"}}}, "events.few.voxels_of: few makes no voxels"),
+        (
+            [TREE],
+            {"events": {"few": {"voxels_of": "own"}, "own": {"input": {"source": "voxels", "files": ["a.h5"]}}}},
+            "run few: events.few.voxels_of: own makes no voxels: its source is voxels",
+        ),
         ([TREE | {"seed": 3}], {}, "points.0.seed"),
         ([], {}, "points"),
     ],
@@ -113,7 +128,7 @@ def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
     sizes = {50: 0.5, 100: 0.9, 200: 1.3, 400: 1.6}
     runs = [finished(tmp_path / f"s{n}", 1, n, skill=skill) for n, skill in sizes.items()]
     runs.append(finished(tmp_path / "fine", 1, 100, pixel_mm=5))
-    rows, fits = read_curves(runs)
+    rows, fits = make_curves([*map(read_point, runs)])
     assert [(row.run, row.model, row.training) for row in rows[:3]] == [
         ("s50", "bdt", 1),
         ("s50", "bdt", 2),
@@ -142,6 +157,30 @@ def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
         write_page(tmp_path / "out", page)
 
 
+def test_curves_leave_out_points_with_other_settings_or_damaged_files_by_name(tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    sizes = (50, 100, 200)
+    study = read_study(write_table(tmp_path, *(TREE | {"train_events": n} for n in sizes)))
+    runs = {n: finished(Path("results") / f"few_{n}", 1, n) for n in sizes}
+    for run in runs.values():
+        report = read_json(run / "report" / "report.json")
+        report["provenance"]["config"] = study.config(study.overlay(run.name)).model_dump(mode="json")
+        write_json(run / "report" / "report.json", report)
+
+    def drawn() -> set[int]:
+        return {*pd.read_csv(summarise(study) / "curves.csv")["train_events"]}
+
+    assert drawn() == {*sizes}
+    assert capsys.readouterr().out == ""
+    changed = [TREE | {"train_events": 50}, TREE | {"train_events": 100, "settings": {"bdt": {"max_rounds": 9}}}]
+    study = read_study(write_table(tmp_path, *changed, TREE | {"train_events": 200}))
+    (runs[200] / "models" / "bdt" / "training.json").write_text("{")
+    assert drawn() == {50}
+    first, second = capsys.readouterr().out.splitlines()
+    assert re.match(r"curves without few_100: .*: made with other settings \(bdt.max_rounds was 1000, is 9\)", first)
+    assert re.match(r"curves without few_200: .*bdt/training\.json: ", second)
+
+
 def test_runs_with_other_test_events_are_no_points_of_one_curve(tmp_path):
     runs = [finished(tmp_path / "a", 1, 50), finished(tmp_path / "b", 1, 100)]
     table = pd.read_parquet(runs[1] / "events.parquet")
@@ -149,7 +188,7 @@ def test_runs_with_other_test_events_are_no_points_of_one_curve(tmp_path):
         runs[1] / "events.parquet"
     )
     with pytest.raises(InputError, match=r"a and .*b: have other test events"):
-        read_curves(runs)
+        make_curves([*map(read_point, runs)])
 
 
 def test_the_page_has_the_tables_of_its_data(tmp_path):
@@ -180,6 +219,71 @@ def start(folder: Path, table: Path) -> subprocess.Popen:
     environment = os.environ | {"PYTHONPATH": str(folder / "workflow" / "src")}
     command = [sys.executable, "-m", "nuvlm.workflow.study", str(table)]
     return subprocess.Popen(command, cwd=folder, env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT)
+
+
+RECORD = """#!{python}
+import sys
+from pathlib import Path
+
+target, run = sys.argv[5], Path(sys.argv[-1]).parent.name
+with open("started", "a") as file:
+    print(run, target, file=file)
+sys.exit(run in {failing})
+"""
+
+
+def in_place_of_snakemake(folder: Path, script: str, *arguments: object) -> list[str]:
+    """The command of a study that starts a script instead of `python -m snakemake`."""
+    path = folder / "snakemake"
+    path.write_text(script)
+    path.chmod(0o755)
+    driver = "import sys; sys.executable = sys.argv[1]; from nuvlm.workflow.study import main; main(sys.argv[2:])"
+    return [sys.executable, "-c", driver, str(path), *map(str, arguments)]
+
+
+@pytest.mark.parametrize("failing", [(), ("few",)])
+def test_a_run_waits_for_the_run_whose_voxels_it_takes(tmp_path, failing):
+    events = {"fine": {"voxels_of": "few", "display": {"pixel_mm": 10}}, "few": {}}
+    points = [TREE | {"events": "fine"}, TREE]
+    table = write_table(tmp_path, *points, events=events)
+    script = RECORD.format(python=sys.executable, failing=failing)
+    command = in_place_of_snakemake(tmp_path, script, table, "--points", "fine_all")
+    study = subprocess.run(command, cwd=tmp_path, capture_output=True, text=True)
+    started = (tmp_path / "started").read_text().splitlines()
+    every = ["few pixelmaps", "fine pixelmaps", "fine_all all"]
+    assert started == (every[:1] if failing else every), study.stdout + study.stderr
+
+
+SNAKEMAKE = """#!{python}
+import os, signal, sys, time
+
+def log(text):
+    with open("signals", "a") as file:
+        file.write(text)
+
+signal.signal(signal.SIGTERM, lambda number, frame: log("T"))
+log("ready ")
+deadline = time.monotonic() + 60
+while "T" not in open("signals").read() and time.monotonic() < deadline:
+    time.sleep(0.01)
+time.sleep(1)  # for a second one
+sys.exit(1)
+"""
+
+
+def test_a_second_signal_does_not_reach_jobs(tmp_path):
+    """It would kill the workers of a training before they have written their checkpoint."""
+    command = in_place_of_snakemake(tmp_path, SNAKEMAKE.format(python=sys.executable), write_table(tmp_path, TREE))
+    study = subprocess.Popen(command, cwd=tmp_path, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True)
+    signals, deadline = tmp_path / "signals", time.monotonic() + 60
+    for number, wanted in ((signal.SIGINT, "ready "), (signal.SIGTERM, "ready T"), (signal.SIGINT, "ready T")):
+        while not (signals.is_file() and signals.read_text() == wanted) and time.monotonic() < deadline:
+            time.sleep(0.01)
+        study.send_signal(number)
+    output = study.communicate(timeout=60)[0]
+    assert signals.read_text() == "ready T"
+    assert study.returncode == 1
+    assert "stopped; start again to go on" in output
 
 
 def processes_in(folder: Path) -> list[str]:

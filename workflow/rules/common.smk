@@ -90,13 +90,14 @@ try:
     PLANNED = None if workflow.is_main_process else frozen.read_frozen(config)
     if PLANNED is None:
         checked = parse_config(config)
+        # Before the shards, which are those of the other run.
+        paths.check_events(checked)
         PLANNED = frozen.Frozen(
             checked, shards.list_shards(checked), shards.genie_files(checked), {}
         )
     CONFIG, SHARDS = PLANNED.config, PLANNED.shards
     if workflow.is_main_process:
         paths.check_models(CONFIG)
-        paths.check_events(CONFIG)
         if CONFIG.report.spectrum is not None:
             read_spectrum(CONFIG.report.spectrum)
         paths.remove_outdated_list(CONFIG)

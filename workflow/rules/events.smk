@@ -1,6 +1,14 @@
 # The table that training and inference read.
 
 
+def made_with(wildcards, resources):
+    """For other runs, which may take the events. A function of resources is not tracked.
+
+    What changes events reruns their rules by other parameters and inputs; input.files may name the same files differently.
+    """
+    return paths.making_events(CONFIG)
+
+
 if CONFIG.events_from is None:
 
     rule list_events:
@@ -32,6 +40,7 @@ if CONFIG.events_from is None:
             dataset=CONFIG.dataset.model_dump(mode="json"),
             train=CONFIG.models_from is None,
             on_bad_event=CONFIG.input.on_bad_event,
+            made_with=made_with,
         script:
             "../scripts/list_events.py"
 
@@ -63,5 +72,6 @@ else:
                 mode="json", include={"seed", "parts", "train_events"}
             ),
             images=CONFIG.image_settings,
+            made_with=made_with,
         script:
             "../scripts/take_events.py"

@@ -19,4 +19,4 @@ list_events(
     on_bad_event=snakemake.params.on_bad_event,
     **snakemake.params.dataset,
 )
-write_store_list(Path(snakemake.output.pixelmaps), stores)
+write_store_list(Path(snakemake.output.pixelmaps), stores, snakemake.params.made_with)

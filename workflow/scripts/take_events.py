@@ -10,5 +10,6 @@ take_events(
     Path(snakemake.output.events),
     Path(snakemake.output.pixelmaps),
     images=snakemake.params.images,
+    made_with=snakemake.params.made_with,
     **snakemake.params.dataset,
 )

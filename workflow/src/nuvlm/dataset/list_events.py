@@ -18,6 +18,7 @@ from nuvlm.dataset.event_table import SPLITS, read_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.dataset.store_list import read_store_list, write_store_list
 from nuvlm.dataset.topology import TOPOLOGY_COLUMNS, find_topology, leading_pion_energy
+from nuvlm.dataset.validation import kept_validation
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import open_shard
 
@@ -28,8 +29,6 @@ TRUTH_COLUMNS += ["vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]
 """Columns that every source provides, apart from the event's id and class."""
 ENERGY_COLUMNS = ["visible_energy", "edge_energy"]
 """Columns from the pixel-map stores, MeV; NaN for pixel maps made elsewhere."""
-LEAST_VALIDATION = 500
-"""Validation events that a smaller training set keeps at least, if there are so many."""
 WINDOW_COLUMNS = ["centred_by", "window_share"]
 """Columns from the pixel-map stores: what the window is centred on, and the fraction of the charge in it."""
 
@@ -49,10 +48,10 @@ def _uniform(shard: str, event_id: int, seed: int) -> float:
 
 
 def limit_training(events: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:
-    """The event table with `count` of its training events, the same part of its validation events, and all others.
+    """The event table with `count` of its training events, the same fraction of its validation events, and all others.
 
-    The events with the smallest hash stay, so that a smaller set is part of each larger one. Of validation events
-    LEAST_VALIDATION stay if there are so many.
+    The events with the smallest hash stay, so that a smaller set is a subset of each larger one. Of validation events
+    at least 500 stay if there are so many (nuvlm.dataset.validation).
 
     Args:
         events: the event table.
@@ -71,7 +70,7 @@ def limit_training(events: pd.DataFrame, count: int | None, seed: int) -> pd.Dat
             f"dataset.train_events asks for {count:,} training events, but of all {len(events):,} events "
             f"{there:,} are for training. Lower it, set it to null to use all of them, or add events."
         )
-    limits = {"train": count, "validation": min(validation, max(round(validation * count / there), LEAST_VALIDATION))}
+    limits = {"train": count, "validation": int(kept_validation(validation, there, count))}
     keep = np.ones(len(events), dtype=bool)
     for split, limit in limits.items():
         rows = np.flatnonzero((events["split"] == split).fillna(False))
@@ -160,6 +159,7 @@ def take_events(
     listed: Path,
     *,
     images: Mapping[str, Any],
+    made_with: Mapping[str, Any] | None = None,
     seed: int,
     parts: int,
     train_events: int | None,
@@ -172,6 +172,7 @@ def take_events(
         out: the event table.
         listed: the list of stores, which stay where they are.
         images: settings of pixel maps that this run expects; those that a store does not state are not compared.
+        made_with: see :func:`nuvlm.dataset.store_list.write_store_list`.
         seed: of the split of the other run.
         parts: number of parts that inference is divided into.
         train_events: training events to keep, see :func:`limit_training`.
@@ -191,7 +192,7 @@ def take_events(
     table["part"] = assign_parts(table, parts)
     _check_counts(table, train=True)
     write_table(out, table)
-    write_store_list(listed, stores)
+    write_store_list(listed, stores, made_with)
 
 
 def _names(codes: np.ndarray, names: list[str]) -> pd.Series:

@@ -24,7 +24,7 @@ from nuvlm.evaluation.metrics import SEED
 from nuvlm.evaluation.samples import KEY, read_sample
 from nuvlm.models.table import title
 from nuvlm.models.trainings import split_training, training_name
-from nuvlm.report.compare import read_run
+from nuvlm.report.compare import read_run, settings_that_differ
 from nuvlm.report.style import MODEL_COLOURS, arrange, new_figure, to_svg
 
 BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
@@ -107,38 +107,68 @@ def _write(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
         table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
 
 
-def read_curves(folders: Sequence[Path]) -> tuple[list[Accuracy], list[Fit]]:
-    """The accuracy of every training of finished runs, and a fit for each model and pixel with enough sizes.
+@dataclass(frozen=True)
+class FinishedPoint:
+    """What the curves need of a finished run."""
+
+    folder: Path
+    tested: pd.DataFrame
+    """Names of the test events."""
+    accuracies: list[Accuracy]
+    correct: list[np.ndarray]
+    """For each of `accuracies`, whether each test event was classified correctly."""
+
+
+def read_point(folder: Path, config: Mapping[str, Any] | None = None) -> FinishedPoint:
+    """The accuracy of every training of a finished run.
 
     Args:
-        folders: of the runs, results/{run}.
+        folder: of the run, results/{run}.
+        config: the whole configuration that it must have been made with, as plain values; None for any.
 
     Raises:
-        InputError: a run is not finished; or runs with pixels of one size have different test events.
+        InputError: the run is not finished, a file of it cannot be read, or it was made with another configuration.
     """
-    rows: list[Accuracy] = []
+    run = read_run(folder)
+    made_with = run.report["provenance"]["config"]
+    if config is not None and (differing := settings_that_differ(made_with, config)):
+        changes = "; ".join(f"{item['key']} was {item['first']}, is {item['second']}" for item in differing)
+        raise InputError(f"{folder}: made with other settings ({changes}). Run it again, or set them as they were.")
+    pixel = float(made_with["display"]["pixel_mm"])
+    count = int((read_events(folder / "events.parquet")["split"] == "train").sum())
+    point = FinishedPoint(folder, run.events[KEY], [], [])
+    for training in _trainings(run.report):
+        model, number = split_training(training)
+        parts = sorted((folder / "predictions" / training / "nominal").glob("*.parquet"))
+        right = read_sample(run.events, parts).correct
+        interval = binomial_interval(int(right.sum()), len(right))
+        assert interval is not None
+        seconds = read_json(folder / "models" / training / "training.json")["seconds"]
+        low, high = interval
+        about = (folder.name, pixel, model, number, count, len(right))
+        point.accuracies.append(Accuracy(*about, float(right.mean()), low, high, seconds))
+        point.correct.append(right)
+    return point
+
+
+def make_curves(points: Sequence[FinishedPoint]) -> tuple[list[Accuracy], list[Fit]]:
+    """The accuracy of every training of the points, and a fit for each model and pixel with enough sizes.
+
+    Raises:
+        InputError: points with pixels of one size have different test events.
+    """
     correct: dict[tuple[str, float], dict[int, list[np.ndarray]]] = {}
-    tested: dict[float, tuple[Path, Any]] = {}
-    for folder in folders:
-        run = read_run(folder)
-        pixel = float(run.report["provenance"]["config"]["display"]["pixel_mm"])
-        count = int((read_events(folder / "events.parquet")["split"] == "train").sum())
-        first, names = tested.setdefault(pixel, (folder, run.events[KEY]))
-        if not names.equals(run.events[KEY]):
-            raise InputError(f"{first} and {folder}: have other test events, so they are not points of one curve.")
-        for training in _trainings(run.report):
-            model, number = split_training(training)
-            parts = sorted((folder / "predictions" / training / "nominal").glob("*.parquet"))
-            right = read_sample(run.events, parts).correct
-            interval = binomial_interval(int(right.sum()), len(right))
-            assert interval is not None
-            seconds = read_json(folder / "models" / training / "training.json")["seconds"]
-            low, high = interval
-            about = (folder.name, pixel, model, number, count, len(right))
-            rows.append(Accuracy(*about, float(right.mean()), low, high, seconds))
-            correct.setdefault((model, pixel), {}).setdefault(count, []).append(right)
+    tested: dict[float, FinishedPoint] = {}
+    for point in points:
+        for row, right in zip(point.accuracies, point.correct, strict=True):
+            first = tested.setdefault(row.pixel_mm, point)
+            if not first.tested.equals(point.tested):
+                raise InputError(
+                    f"{first.folder} and {point.folder}: have other test events, so they are not points of one curve."
+                )
+            correct.setdefault((row.model, row.pixel_mm), {}).setdefault(row.train_events, []).append(right)
     fits = [_fit(model, pixel, sizes) for (model, pixel), sizes in correct.items()]
-    return rows, [fit for fit in fits if fit is not None]
+    return [row for point in points for row in point.accuracies], [fit for fit in fits if fit is not None]
 
 
 def _trainings(report: Mapping[str, Any]) -> list[str]:
@@ -212,7 +242,7 @@ def tables(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
         lines.append(f"| {size:,} | {pixel / 10:g} cm | {' | '.join(cells)} |")
     lines += [
         "",
-        "| model | pixel | exponent | with 171,000 events | limit | between trainings |",
+        f"| model | pixel | exponent | with {PUBLISHED_EVENTS:,} events | limit | between trainings |",
         "|---|---|---|---|---|---|",
     ]
     for fit in fits:

@@ -203,8 +203,8 @@ class DatasetSettings(Settings):
     parts: Count = 1
     """Pieces that inference is cut in, one job each."""
     train_events: Count | None = None
-    """Use this many training events, the same part of the validation events (at least 500), and all test events; null:
-    all. A smaller number chooses among the events of a larger one."""
+    """Use this many training events, the same fraction of the validation events (at least 500), and all test events;
+    null: all. A smaller number chooses among the events of a larger one."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:

@@ -49,19 +49,6 @@ def freeze(frozen: Frozen) -> None:
     os.environ[VARIABLE] = json.dumps(files | {frozen.config.run: [sha256(path), str(path.resolve())]})
 
 
-def settings_of(run: str) -> Config:
-    """The configuration that a run was last started with.
-
-    Raises:
-        InputError: it was never started, or the file is damaged or of another version of NuVLM.
-    """
-    path = _path(run)
-    try:
-        return parse_config(read_json(path)["config"])
-    except (InputError, KeyError) as error:
-        raise InputError(f"{path}: not settings of this version ({error}). Start run '{run}' again.") from error
-
-
 def read_frozen(config: Mapping[str, object]) -> Frozen | None:
     """What the run of this job was planned with; None if it was started in a way that did not write it.
 

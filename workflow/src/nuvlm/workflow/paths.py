@@ -2,15 +2,13 @@
 
 import os
 import tempfile
-from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 from nuvlm.base.errors import InputError
-from nuvlm.dataset.store_list import read_store_list
+from nuvlm.dataset.store_list import read_made_with, read_store_list
 from nuvlm.models.table import family_name
-from nuvlm.workflow import frozen
 from nuvlm.workflow.config import Config
 
 # Zarr arrays of the stores and how many dimensions they have.
@@ -20,6 +18,9 @@ PIXEL_MAP_ARRAYS |= {"centred_by": 1, "window_share": 1}
 CAM_ARRAYS = {"maps": 4, "peak": 1, "fall": 2, "event_id": 1}
 LISTED = {"manifest": "manifest.json", "images": "images/c/0/0/0/0"}
 """Files of a pixel-map store that list_events has among its inputs, to stand for the store."""
+CHOOSING = ("models_from", "events_from", "dataset.train_events")
+"""Keys of :func:`making_events` by which a run chooses among the events of another."""
+MISSING = object()
 
 
 def check_models(config: Config) -> None:
@@ -66,10 +67,10 @@ def check_events(config: Config) -> None:
         return
     folder = Path("results", name)
     made_by = f"Make them with: snakemake pixelmaps --config run={name}, with the configuration files of that run."
-    needed = [folder / file for file in ("frozen.json", "events.parquet", "pixelmaps.json")]
+    needed = [folder / file for file in ("events.parquet", "pixelmaps.json")]
     if missing := [str(path) for path in needed if not path.is_file()]:
         raise InputError(f"events_from: run '{name}' has no finished events ({', '.join(missing)} missing). {made_by}")
-    stores = read_store_list(needed[2], verify=False).values()
+    stores = read_store_list(needed[1], verify=False).values()
     if gone := [path for store in stores for file in LISTED.values() if not (path := store / file).exists()]:
         raise InputError(f"events_from: run '{name}' has lost pixel maps: {gone[0]} is missing. {made_by}")
     shown = config.report.browser and config.input.has_voxels
@@ -80,35 +81,49 @@ def check_events(config: Config) -> None:
             f"report.browser to 0, or make it with: snakemake {gone[0]} --config run={name}, with the "
             "configuration files of that run."
         )
-    other = frozen.settings_of(name)
-    if other.events_from is not None:
-        raise InputError(f"events_from: run '{name}' takes its events from '{other.events_from}': name that one.")
-    if other.models_from is not None:
+    there = read_made_with(needed[1])
+    if there is None:
+        raise InputError(f"events_from: Run '{name}' again: its list does not say what it was made with ({needed[1]}).")
+    if there.get("events_from") is not None:
+        raise InputError(f"events_from: run '{name}' takes its events from '{there['events_from']}': name that one.")
+    if there.get("models_from") is not None:
         raise InputError(
             f"events_from: run '{name}' has no events to train on, as it has models_from. Name another run."
         )
-    if other.dataset.train_events is not None:
+    if there.get("dataset.train_events") is not None:
         raise InputError(f"events_from: run '{name}' has dataset.train_events itself. Name a run with all events.")
-    here, there = (dict(_making_events(settings)) for settings in (config, other))
-    if differing := [f"{key} is {value}, there {there[key]}" for key, value in here.items() if value != there[key]]:
+    differing = [
+        f"{key} is {value}, there {there.get(key, 'not stated')}"
+        for key, value in making_events(config).items()
+        if key not in CHOOSING and value != there.get(key, MISSING)
+    ]
+    if differing:
         raise InputError(
             f"events_from: the events of run '{name}' were made with other settings: {'; '.join(differing)}. Set them "
             "as there, or make events with these: leave out events_from."
         )
 
 
-def _making_events(config: Config) -> Iterator[tuple[str, Any]]:
-    """Key, with dots, and value of the settings that events and pixel maps depend on."""
-    sections = config.model_dump(mode="json", include={"input", "detector", "display"})
-    sections["pixelmap"] = config.pixelmap.of_maps
-    # Its other settings choose from what was made.
-    sections["dataset"] = config.dataset.model_dump(include={"validation", "test", "seed"})
+def making_events(config: Config) -> dict[str, Any]:
+    """Key, with dots, and value of the settings that event table and pixel maps depend on, as plain values.
+
+    Those that have no effect with the source are not among them.
+    """
+    sections = config.model_dump(mode="json", include={"models_from", "events_from", "input", "detector"})
+    if config.input.source != "simulate":
+        del sections["input"]["simulate"]
+    if config.input.has_voxels:
+        sections |= {"display": config.display.model_dump(mode="json"), "pixelmap": config.pixelmap.of_maps}
+    # The number of parts concerns inference.
+    sections["dataset"] = config.dataset.model_dump(include={"validation", "test", "seed", "train_events"})
+    values: dict[str, Any] = {}
     queue = list(sections.items())
     for key, value in queue:
         if isinstance(value, dict):
             queue += [(f"{key}.{name}", item) for name, item in value.items()]
         else:
-            yield key, value
+            values[key] = value
+    return values
 
 
 def check_writable(config: Config) -> None:

@@ -17,6 +17,7 @@ from pydantic import Field, TypeAdapter, ValidationError
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.settings import Settings
+from nuvlm.dataset.validation import kept_validation
 from nuvlm.models.jobs import Request
 from nuvlm.models.table import FAMILIES, conditions_of, family_name
 from nuvlm.report.names import figure_names
@@ -220,9 +221,12 @@ def _numbers(config: Config, events: int) -> tuple[float, float]:
     if config.models_from:
         return 0.0, events
     dataset = config.dataset
-    share = 1 - dataset.validation - dataset.test
-    train = min(events * share, dataset.train_events or math.inf)
-    return train, train * dataset.validation / share + events * dataset.test
+    validation, test = events * dataset.validation, events * dataset.test
+    train = events - validation - test
+    if dataset.train_events is not None and dataset.train_events < train:
+        validation = kept_validation(validation, train, dataset.train_events)
+        train = float(dataset.train_events)
+    return train, validation + test
 
 
 def _work(config: Config, rule: str, events: int, jobs: int) -> float:

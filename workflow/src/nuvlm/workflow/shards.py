@@ -1,18 +1,24 @@
-"""The shards of a run: one per input file, or per block of simulated events."""
+"""The shards of a run: one per input file, or per block of simulated events; or those of the run of events_from."""
 
 import glob
 from pathlib import Path
 
 from nuvlm.base.errors import InputError
+from nuvlm.dataset.store_list import read_store_list
 from nuvlm.workflow.config import Config
 
 
 def list_shards(config: Config) -> dict[str, str]:
-    """Shard name -> input file, in order; an empty string for simulated shards.
+    """Shard name -> input file, in order; an empty string for simulated shards and those of the run of events_from.
 
     Raises:
-        InputError: a path or pattern matches no file, or two files have the same name.
+        InputError: a path or pattern matches no file, or two files have the same name; or the list of the run of
+            events_from cannot be read.
     """
+    if config.events_from is not None:
+        # Not input.files: files may have arrived since, or been removed.
+        path = Path("results", config.events_from, "pixelmaps.json")
+        return dict.fromkeys(read_store_list(path, verify=False), "")
     if config.input.source == "simulate":
         simulate = config.input.simulate
         return {f"sim{i:05d}": "" for i in range(-(-simulate.events // simulate.events_per_shard))}
@@ -28,12 +34,13 @@ def list_shards(config: Config) -> dict[str, str]:
 
 
 def genie_files(config: Config) -> list[str]:
-    """The GENIE files, in the order of their events; empty for sampled final states.
+    """The GENIE files, in the order of their events; empty for sampled final states and with events_from.
 
     Raises:
         InputError: a path or pattern matches no file.
     """
-    return _input_files(config) if config.input.simulate.final_states == "genie" else []
+    simulates = config.events_from is None and config.input.simulate.final_states == "genie"
+    return _input_files(config) if simulates else []
 
 
 def _input_files(config: Config) -> list[str]:

@@ -23,7 +23,9 @@ from nuvlm.base.files import atomic_path
 from nuvlm.base.settings import Settings
 from nuvlm.models.table import FAMILIES, family_name
 from nuvlm.workflow.config import Config, Count, Name, merge, parse_config, read_overlays
+from nuvlm.workflow.shards import list_shards
 
+DEFAULTS = Path("config/config.yaml")
 STOPS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
 
 
@@ -54,7 +56,8 @@ class Study(Settings):
     configuration: Annotated[tuple[str, ...], Field(min_length=1)]
     """Configuration file and overlays of all runs, as after --configfile."""
     events: Mapping[Name, Mapping[str, Any]]
-    """Runs that make events and pixel maps -> their further settings."""
+    """Runs that make events and pixel maps -> their further settings. `voxels_of` names another of these runs, whose
+    voxels a run takes as its input."""
     points: Annotated[tuple[Point, ...], Field(min_length=1)]
     """In the order in which they run."""
 
@@ -65,7 +68,29 @@ class Study(Settings):
             raise ValueError(f"two runs are called {repeated[0]}: a point needs its own events or train_events")
         if unknown := [point.events for point in self.points if point.events not in self.events]:
             raise ValueError(f"points: there is no run {unknown[0]} in events, only {', '.join(self.events)}")
+        for run in self.events:
+            other = self.voxels_of(run)
+            if other is not None and (other not in [*self.events] or self.voxels_of(other) is not None):
+                runs = [name for name in self.events if self.voxels_of(name) is None]
+                raise ValueError(f"events.{run}.voxels_of: {other} makes no voxels, only {', '.join(runs)}")
         return self
+
+    def voxels_of(self, run: str) -> str | None:
+        """The run whose voxels a run of `events` takes; None if it makes its own."""
+        return self.events[run].get("voxels_of")
+
+    def _settings(self, run: str) -> dict[str, Any]:
+        """Settings of a run of `events` beside those of `configuration`."""
+        values = {key: deepcopy(value) for key, value in self.events[run].items() if key != "voxels_of"}
+        other = self.voxels_of(run)
+        if other is None:
+            return values
+        source = self.config({"run": other, **self._settings(other)})
+        if source.input.source == "voxels" or not source.input.has_voxels:
+            raise InputError(f"events.{run}.voxels_of: {other} makes no voxels: its source is {source.input.source}")
+        # By name: with a pattern, a shard that is not there would not be missed.
+        files = [f"results/{other}/voxels/{shard}.h5" for shard in list_shards(source)]
+        return merge(values, {"input": {"source": "voxels", "files": files}})
 
     def overlay(self, run: str) -> dict[str, Any]:
         """Settings of a run beside those of `configuration`.
@@ -74,9 +99,9 @@ class Study(Settings):
             InputError: they are impossible, or a point names a model that there is none of.
         """
         if run in self.events:
-            return {"run": run, **self.events[run]}
+            return {"run": run, **self._settings(run)}
         point = next(point for point in self.points if point.run == run)
-        values = merge(deepcopy({**self.events[point.events]}), deepcopy(point.settings))
+        values = merge(self._settings(point.events), deepcopy(point.settings))
         merge(values, {"run": run, "events_from": point.events, "dataset": {"train_events": point.train_events}})
         known = self.config(merge(deepcopy(values), {family: {"enabled": True} for family in FAMILIES})).models
         if unknown := [model for model in point.models if model not in known]:
@@ -94,7 +119,9 @@ class Study(Settings):
         Raises:
             InputError: it is impossible.
         """
-        return parse_config(merge(read_overlays(map(Path, self.configuration)), overlay))
+        # Snakemake reads the default configuration, too.
+        files = [DEFAULTS, *map(Path, self.configuration)]
+        return parse_config(merge(read_overlays(file for file in files if file != DEFAULTS or file.is_file()), overlay))
 
 
 def read_study(path: Path) -> Study:
@@ -124,32 +151,45 @@ class Runner:
         self.stopped = False
 
     def stop(self, number: int, frame: FrameType | None) -> None:
-        """Let trainings write their checkpoints, and end. Snakemake by itself would wait for the end of its jobs."""
-        self.stopped = True
+        """Let trainings write their checkpoints, and end. Further signals change nothing."""
+        if not self.stopped:
+            self.stopped = True
+            self._end_jobs()
+
+    def _end_jobs(self) -> None:
+        """Send SIGTERM to Snakemake and its jobs, for whose end it would wait by itself.
+
+        Once: a second one would kill the workers of a training before they have written their checkpoint.
+        """
         if self._snakemake is not None and self._snakemake.poll() is None:
             os.killpg(self._snakemake.pid, signal.SIGTERM)
 
     def run(self, name: str, target: str) -> bool:
-        """Make `target` of a run; False if a job failed or it was stopped.
+        """Make `target` of a run; False if it cannot be started, a job failed or it was stopped.
 
         The settings stay in results/{name}/study.yaml, an overlay with which any target of the run can be made.
         """
+        try:
+            settings = self._study.overlay(name)
+        except InputError as error:  # input files that were there when the table was read
+            print(f"{name}: {error}", flush=True)
+            return False
         overlay = Path("results", name, "study.yaml")
         with atomic_path(overlay) as partial:
-            partial.write_text(yaml.safe_dump(self._study.overlay(name), sort_keys=False))
+            partial.write_text(yaml.safe_dump(settings, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", target, *self._options]
         command += ["--configfile", *self._study.configuration, str(overlay)]
         # A group of its own: a signal reaches every job.
         self._snakemake = subprocess.Popen(command, start_new_session=True)
-        if self.stopped:
-            self.stop(signal.SIGTERM, None)
+        if self.stopped:  # meanwhile
+            self._end_jobs()
         return self._snakemake.wait() == 0 and not self.stopped
 
 
 def run_study(study: Study, points: Sequence[str], options: Sequence[str]) -> tuple[int, int]:
     """Run the points of a study, all or some, and write its curves after each.
 
-    A point that fails does not keep others from running.
+    A point that fails does not keep others from running, nor do curves that cannot be drawn.
 
     Returns:
         Runs that were finished, and runs that were not.
@@ -159,16 +199,27 @@ def run_study(study: Study, points: Sequence[str], options: Sequence[str]) -> tu
         signal.signal(number, runner.stop)
     chosen = [point for point in study.points if not points or point.run in points]
     made: dict[str, bool] = {}
+
+    def makes_events(run: str) -> bool:
+        """Whether a run has its events, and before it the run whose voxels it takes; each is started once."""
+        if run not in made:
+            other = study.voxels_of(run)
+            made[run] = other is None or makes_events(other)
+            if made[run] and not runner.stopped:
+                print(f"== events of {run}", flush=True)
+                made[run] = runner.run(run, "pixelmaps")
+        return made[run]
+
     done = 0
     for i, point in enumerate(chosen):
-        if point.events not in made:
-            print(f"== events of {point.events}", flush=True)
-            made[point.events] = runner.run(point.events, "pixelmaps")
-        if made[point.events] and not runner.stopped:
+        if makes_events(point.events) and not runner.stopped:
             print(f"== {point.run}, {i + 1} of {len(chosen)}: {', '.join(point.models)}", flush=True)
             if runner.run(point.run, "all"):
                 done += 1
-                summarise(study)
+                try:
+                    summarise(study)
+                except InputError as error:
+                    print(f"no curves: {error}", flush=True)
         if runner.stopped:
             print("stopped; start again to go on", flush=True)
             break
@@ -176,13 +227,26 @@ def run_study(study: Study, points: Sequence[str], options: Sequence[str]) -> tu
 
 
 def summarise(study: Study) -> Path:
-    """Write tables and figure of the points that are finished; returns their folder."""
-    # Heavy, and not needed while runs are checked and started.
-    from nuvlm.report.study import read_curves, write_study
+    """Write tables and figure of the points that are finished; returns their folder.
 
-    runs = [Path("results", point.run) for point in study.points]
+    Points that cannot be read, or were made with other settings than the table has now, are left out by name.
+
+    Raises:
+        InputError: points with pixels of one size have different test events.
+    """
+    # Heavy, and not needed while runs are checked and started.
+    from nuvlm.report.study import make_curves, read_point, write_study
+
+    points = []
+    for run in (point.run for point in study.points):
+        folder = Path("results", run)
+        if (folder / "report" / "report.json").is_file():
+            try:
+                points.append(read_point(folder, study.config(study.overlay(run)).model_dump(mode="json")))
+            except InputError as error:
+                print(f"curves without {run}: {error}", flush=True)
     folder = Path("results", study.name, "curves")
-    write_study(folder, *read_curves([run for run in runs if (run / "report" / "report.json").is_file()]))
+    write_study(folder, *make_curves(points))
     return folder
 
 
