@@ -102,6 +102,14 @@ MISTAKES = {
         {"pixelmap": {"size": 512, "zoom": 9}},
         r"pixelmap: size \(512\) x zoom \(9\) gives pictures of 4608 pixels a side; 4096 is the maximum",
     ),
+    "zoom that the base model undoes": (
+        {"pixelmap": {"zoom": 2}, "vlm": {"base": "smollm"}},
+        "pixelmap.zoom has no effect: .* to vlm.smollm.image_size. Set that, or zoom to 1",
+    ),
+    "zoom for a tower alone": (
+        {"pixelmap": {"zoom": 2}, "vlm": {"base": "scratch", "enabled": False}},
+        "pixelmap.zoom has no effect: .* to vlm.scratch.image_size",
+    ),
     "seeds that repeat": ({"bdt": {"seeds": [7, 8, 7]}}, r"bdt: seeds \[7, 8, 7\]: one repeats"),
     "seeds without the first": ({"cnn": {"seeds": [1, 2]}}, r"cnn: seeds \[1, 2\]: the first must be .*, 7"),
     "no training": ({"vlm": {"seeds": 0}}, "vlm.seeds"),
@@ -183,6 +191,12 @@ def test_mistakes_name_the_key_and_the_remedy(mistake):
     values, message = MISTAKES[mistake]
     with pytest.raises(InputError, match=message):
         parse_config(values)
+
+
+def test_a_zoom_that_has_an_effect_or_concerns_no_model_is_allowed():
+    without = {name: {"enabled": not family.on_base} for name, family in FAMILIES.items()}
+    for values in ({"vlm": {"base": "hub"}}, {"vlm": {"base": "random"}}, without):
+        assert parse_config({"pixelmap": {"zoom": 2}} | values).pixelmap.zoom == 2
 
 
 def test_all_mistakes_are_named_at_once():

@@ -19,6 +19,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.settings import Settings
 from nuvlm.models.jobs import Request
 from nuvlm.models.table import FAMILIES, conditions_of, family_name
+from nuvlm.models.vlm.settings import OWN_BASES
 from nuvlm.report.names import figure_names
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow import paths, shards
@@ -31,8 +32,6 @@ CORES_PER_NODE, GPUS_PER_NODE = 64, 4
 
 BUILDERS = {"scratch": "build_base_model", "smollm": "build_grafted_base", "random": "build_random_base"}
 """vlm.base -> rule that makes the base model."""
-OWN_BASES = ("scratch", "smollm")
-"""Base models that are small and made here."""
 
 
 class Rate(Settings):

@@ -11,6 +11,8 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Background = Literal["black", "white"]
 Quantization = Literal["nf4", "int8", "none"]
+OWN_BASES = ("scratch", "smollm")
+"""Base models that are small and made here; their processor scales every picture to `image_size`."""
 
 
 def _check_patches(settings: Any) -> Any:
