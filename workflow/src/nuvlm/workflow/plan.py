@@ -350,12 +350,20 @@ def main(arguments: list[str] | None = None) -> None:
 def gpu_memory(config: Config) -> str:
     """Memory of a GPU in fine-tuning and classifying with the VLM, reckoned from the model's shape, as text.
 
+    That of other models on the base is not reckoned, which the text says of the VLM head.
+
     Raises:
         InputError: it does not fit the card that vlm.gpu_memory_gib states; the message says what would.
     """
-    vlm = config.vlm
-    if vlm.base in OWN_BASES or not vlm.finetune.gpus:
+    vlm, head = config.vlm, config.vlm_head
+    if vlm.base in OWN_BASES:
         return ""
+    text = _memory_of_vlm(config) if vlm.enabled and vlm.finetune.gpus else ""
+    return text + "\nmemory of a GPU, vlm_head: not reckoned" * (head.enabled and head.gpus > 0)
+
+
+def _memory_of_vlm(config: Config) -> str:
+    vlm = config.vlm
     # Heavy: only where it is asked for.
     import nuvlm.models.vlm.jobs  # noqa: F401
     from nuvlm.models.vlm.footprint import GIB, on_gpu
