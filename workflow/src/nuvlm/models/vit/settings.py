@@ -55,6 +55,7 @@ class HeadFamilySettings(HeadSettings, FamilySettings):
 
     training_settings: ClassVar[type[TrainingSettings]]
     classify_batch_size: Annotated[int, Field(ge=1)] = 8
+    """Events in a batch that is classified or explained."""
     gpus: Annotated[int, Field(ge=0)] = 1
     """GPUs of the training job: equal to `processes`, or 0 to train on CPUs. If not 0, classification and explanation
     use one GPU."""
