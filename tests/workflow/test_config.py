@@ -178,6 +178,16 @@ def test_a_recipe_gives_the_settings_of_its_training():
     assert (settings.width, settings.recipe.batch_size, settings.recipe.max_epochs) == (0.5, 8, 300)
 
 
+def test_prompts_of_the_head_are_those_of_the_language_model():
+    for overlay in ("paper.yaml", "dune_cvn.yaml", "microboone.yaml", "config.yaml"):
+        config = parse_config(merge(load("config.yaml"), load(overlay)))
+        assert config.vlm_head.prompts == config.vlm.prompts
+        for request in (config.vlm_head.training("vlm_head"), config.vlm_head.classification()):
+            assert request.inputs["prompts"] == config.vlm.prompts
+    own = parse_config({"vlm_head": {"prompts": "mine.yaml"}})
+    assert (own.vlm_head.prompts, Config().vlm_head.prompts) == ("mine.yaml", Config().vlm.prompts)
+
+
 def test_null_may_come_as_a_word_as_from_the_command_line():
     values = {"models_from": "null", "cnn": {"recipes": {"published": "null", "tuned": {"max_grad_norm": "null"}}}}
     config = parse_config(values)

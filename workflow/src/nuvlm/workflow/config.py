@@ -178,8 +178,8 @@ class PixelMapSettings(Settings):
     knee_mev: Annotated[float, Field(gt=0)] = 1
     """Energy around which `log` goes from linear to logarithmic, MeV."""
     zoom: Annotated[int, Field(ge=1)] = 1
-    """Integer upscaling of pixel maps before the base model's image processor (ViT, VLM head, VLM); nothing else depends on
-    it. It needs a base model that does not scale every picture to one size."""
+    """Integer upscaling of pixel maps before the base model's image processor (ViT, VLM head, VLM). It needs a base
+    model that does not scale every picture to one size."""
 
     @property
     def of_maps(self) -> dict[str, Any]:
@@ -284,6 +284,9 @@ class Config(_Families):
                 f"pixelmap.zoom has no effect: the base model scales every picture to vlm.{self.vlm.base}.image_size. "
                 "Set that, or zoom to 1"
             )
+        if self.vlm_head.prompts is None:
+            # The settings are frozen, and a default that depends on another section is known only here.
+            object.__setattr__(self, "vlm_head", self.vlm_head.model_copy(update={"prompts": self.vlm.prompts}))
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
             raise ValueError("conditions: name each once, and at least one")
         if self.conditions[0] in CONTROLS:

@@ -27,11 +27,12 @@ class VlmHeadSettings(_VlmHead, HeadFamilySettings):
     training_settings: ClassVar[type[TrainingSettings]] = VlmHeadTrainSettings
     enabled: bool = False
     """Whether a run has the model."""
-    prompts: FilePath = "resources/prompts.yaml"
-    """Texts of the conversation, up to the start of the answer; as for the language model."""
+    prompts: FilePath | None = None
+    """Texts of the conversation, up to the start of the answer; null: those of the language model (`vlm.prompts`)."""
 
     @property
     def inputs(self) -> dict[str, str]:
+        assert self.prompts is not None, "the whole configuration sets it, as a section does not know the others"
         return super().inputs | {"prompts": self.prompts}
 
     def training(self, training: str) -> Request:
