@@ -22,6 +22,11 @@ from nuvlm.models.vlm.prompts import Prompts, prompts_for
 from nuvlm.models.vlm.scoring import Encoder, prompt_text
 from nuvlm.models.vlm_head.settings import VlmHeadTrainSettings
 
+KEY = "vlm_head.prompts"
+"""Of the setting that names the file of texts."""
+BATCH_KEY = "vlm_head.recipe.batch_size and vlm_head.classify_batch_size"
+"""Of the settings that say how many events are encoded at a time."""
+
 
 class PromptedClassifier(HeadClassifier[VlmHeadTrainSettings]):
     """The language model with a linear head on its last hidden state at the last token of the prompt.
@@ -47,10 +52,12 @@ class PromptedClassifier(HeadClassifier[VlmHeadTrainSettings]):
         prompts: Path,
         unpacked: bool = False,
     ) -> None:
-        texts, processor = prompts_for(prompts, images, settings.background), load_processor(base)
+        texts, processor = prompts_for(prompts, images, settings.background, KEY), load_processor(base)
         views = len(images["views"])
         check_pretrained_views(base, views)
-        super().__init__(base, Encoder(processor, texts), images, settings, device, unpacked=unpacked)
+        super().__init__(
+            base, Encoder(processor, texts, batch_key=BATCH_KEY), images, settings, device, unpacked=unpacked
+        )
         self._prompt = digest(processor, texts, views)
         if not unpacked:
             self.eval()
@@ -97,10 +104,10 @@ def load_vlm_head(folder: Path, base: Path, prompts: Path, device: torch.device)
 
     def make(card: Mapping[str, Any]) -> PromptedClassifier:
         settings, images = VlmHeadTrainSettings.model_validate(card["settings"]), card["images"]
-        texts = prompts_for(prompts, images, settings.background)
+        texts = prompts_for(prompts, images, settings.background, KEY)
         if card.get("prompt_sha256") != digest(load_processor(base), texts, len(images["views"])):
             raise InputError(
-                f"{folder}: it was trained with another prompt than that of {prompts}. Set vlm_head.prompts to the "
+                f"{folder}: it was trained with another prompt than that of {prompts}. Set {KEY} to the "
                 f"texts of the run that trained it, or remove {folder} and rerun: the workflow trains the model again."
             )
         return PromptedClassifier(base, images, settings, device, prompts=prompts, unpacked=True)
