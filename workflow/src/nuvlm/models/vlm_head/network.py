@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import ProcessorMixin
 
 from nuvlm.base.errors import InputError
-from nuvlm.models.vit.network import HeadClassifier, drop_modules, load_trained
+from nuvlm.models.head.network import HeadClassifier, drop_modules, load_trained
 from nuvlm.models.vlm.adapter import lora_config
 from nuvlm.models.vlm.families import whole_model
 from nuvlm.models.vlm.model import check_pretrained_views, load_processor
@@ -32,7 +32,7 @@ class PromptedClassifier(HeadClassifier[VlmHeadTrainSettings]):
     """The language model with a linear head on its last hidden state at the last token of the prompt.
 
     That token is the one from which the language model predicts the label, the end of the answer's forced prefix; the
-    head replaces its output layer. See :class:`nuvlm.models.vit.network.HeadClassifier`.
+    head replaces its output layer. See :class:`nuvlm.models.head.network.HeadClassifier`.
 
     Args:
         prompts: file of the conversation's texts.
@@ -99,7 +99,7 @@ def load_vlm_head(folder: Path, base: Path, prompts: Path, device: torch.device)
         prompts: file of the texts that it was trained with.
 
     Raises:
-        InputError: see :func:`nuvlm.models.vit.network.load_trained`; or the prompt is another one.
+        InputError: see :func:`nuvlm.models.head.network.load_trained`; or the prompt is another one.
     """
 
     def make(card: Mapping[str, Any]) -> PromptedClassifier:

@@ -5,8 +5,8 @@ from typing import ClassVar
 
 from nuvlm.base.settings import FilePath
 from nuvlm.models.classifier.settings import TrainingSettings
+from nuvlm.models.head.settings import HeadFamilySettings, HeadSettings
 from nuvlm.models.jobs import Request
-from nuvlm.models.vit.settings import HeadFamilySettings, HeadSettings
 from nuvlm.models.vlm.settings import LoraSettings, inference_needs, training_needs
 
 
