@@ -55,8 +55,7 @@ def test_every_event_that_was_not_trained_on_is_predicted_once_by_each_model(res
     expected = set(table[table["split"] != "train"]["event_id"])
     for model in MODELS:
         for condition in CONDITIONS:
-            parts = [pd.read_parquet(results / f"predictions/{model}/{condition}/{part}.parquet") for part in (0, 1)]
-            found = pd.concat(parts)
+            found = pd.read_parquet(results / f"predictions/{model}/{condition}/0.parquet")
             assert sorted(found["event_id"]) == sorted(expected)
             np.testing.assert_allclose(found[["p_nue_cc", "p_numu_cc", "p_nc"]].sum(axis=1), 1, atol=1e-6)
             assert (found["seconds"] > 0).all()
@@ -65,7 +64,7 @@ def test_every_event_that_was_not_trained_on_is_predicted_once_by_each_model(res
 
 def test_rationales_stand_beside_the_truth_of_simulation(results):
     events = read_events(results / "events.parquet").set_index(["shard", "event_id"])
-    table = pd.concat(pd.read_parquet(results / f"explanations/vlm/{part}.parquet") for part in (0, 1))
+    table = pd.read_parquet(results / "explanations/vlm/0.parquet")
     nominal = table[table["picture"] == "nominal"].set_index(["shard", "event_id"])
     assert 10 <= len(nominal) <= 20
     truth = events.loc[nominal.index]
@@ -80,9 +79,7 @@ def test_the_report_counts_what_the_tables_hold(results):
     table = read_events(results / "events.parquet")
     tested = table[table["split"] == "test"]
     for model in MODELS:
-        predicted = pd.concat(
-            pd.read_parquet(results / f"predictions/{model}/nominal/{part}.parquet") for part in (0, 1)
-        )
+        predicted = pd.read_parquet(results / f"predictions/{model}/nominal/0.parquet")
         predicted = predicted[predicted["event_id"].isin(tested["event_id"])]
         score = report["scores"][model]["nominal"]
         assert score["n"] == len(tested)
@@ -100,8 +97,8 @@ def test_every_job_has_a_log_and_a_benchmark(results):
         path.relative_to(results / "benchmarks").with_suffix("") for path in (results / "benchmarks").rglob("*.tsv")
     }
     assert logs == timed
-    # shards, event table, models and exports; predictions and explanations, a job per model and part; report
-    assert len(logs) == 2 * 3 + 1 + 8 + 2 * 5 + 2 * 4 + 4
+    # shards, event table, models and exports; predictions and explanations, a job per model; report
+    assert len(logs) == 2 * 3 + 1 + 8 + 5 + 4 + 4
     for log in ("train_cnn/cnn_published", "train_cnn/cnn_tuned", "train_bdt/bdt"):
         assert "events/s" in (results / f"logs/{log}.log").read_text()
 
@@ -172,8 +169,9 @@ def test_another_detector_needs_only_configuration(tiny_run):
 @pytest.mark.skipif(not SHARED.exists(), reason="needs the sample files")
 def test_own_events_without_truth_go_from_file_to_predictions_and_a_report(tiny_run):
     source = f"input={{source: larndsim, files: [{SHARED}/larndsim/edepsim_mixed.h5], offset_mm: [0, 0, 3500]}}"
-    small = ["conditions=[nominal]", "dataset={parts: 1}"]
-    result = snakemake(tiny_run, "all", "explanations", "--config", "run=mine", "models_from=tiny", source, *small)
+    result = snakemake(
+        tiny_run, "all", "explanations", "--config", "run=mine", "models_from=tiny", source, "conditions=[nominal]"
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     for model in MODELS:
         table = pd.read_parquet(tiny_run / f"results/mine/predictions/{model}/nominal/0.parquet")
@@ -201,9 +199,10 @@ def test_reconstructed_hits_go_from_file_to_predictions_without_drifting_again(t
         event.position_mm[:, 2] -= 3500
     path = write_flow(tiny_run / "flow.h5", make_flow(events, detector))
     source = f"input={{source: ndlarflow, files: [{path}], offset_mm: [0, 0, 3500]}}"
-    small = ["conditions=[nominal]", "dataset={parts: 1}"]
     table = "predictions/bdt/nominal/0.parquet"  # from pixel maps on, nothing depends on the format
-    result = snakemake(tiny_run, f"results/flow/{table}", "--config", "run=flow", "models_from=tiny", source, *small)
+    result = snakemake(
+        tiny_run, f"results/flow/{table}", "--config", "run=flow", "models_from=tiny", source, "conditions=[nominal]"
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     flow = tiny_run / "results/flow"
     predictions = pd.read_parquet(flow / table)
@@ -238,9 +237,10 @@ def test_sparse_images_go_from_file_to_predictions(tiny_run, results):
     }
     path = write_larcv3(tiny_run / "larcv.h5", events, {"cluster3d_pcluster": 1.0}, truth=False, **grid)
     source = f"input={{source: larcv, files: [{path}], offset_mm: [0, 0, 3500]}}"
-    small = ["conditions=[nominal]", "dataset={parts: 1}"]
     table = "predictions/bdt/nominal/0.parquet"  # from pixel maps on, nothing depends on the format
-    result = snakemake(tiny_run, f"results/larcv/{table}", "--config", "run=larcv", "models_from=tiny", source, *small)
+    result = snakemake(
+        tiny_run, f"results/larcv/{table}", "--config", "run=larcv", "models_from=tiny", source, "conditions=[nominal]"
+    )
     assert result.returncode == 0, result.stdout + result.stderr
     predictions = pd.read_parquet(tiny_run / "results/larcv" / table)
     assert predictions["event_id"].tolist() == ids
