@@ -21,8 +21,9 @@ import torch
 import nuvlm.models.vlm.jobs  # noqa: F401  # before Hugging Face's libraries: no network
 from nuvlm.dataset.pixelmaps import image_settings, open_pixel_maps
 from nuvlm.models.classifier.recipes import make_optimizer
+from nuvlm.models.head.network import HeadClassifier
 from nuvlm.models.memory import keep_freed_memory
-from nuvlm.models.vit.network import HeadClassifier, VisionClassifier
+from nuvlm.models.vit.network import VisionClassifier
 from nuvlm.models.vit.settings import VitTrainSettings
 from nuvlm.models.vlm_head.network import PromptedClassifier
 from nuvlm.models.vlm_head.settings import VlmHeadTrainSettings

@@ -11,7 +11,7 @@ from numcodecs import Zstd
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.sparse import CRC_BYTES, SparseEvents, SparseFile
-from nuvlm.base.stores import create_store, open_store, write_store
+from nuvlm.base.stores import EventFile, create_store, open_store, write_store
 
 PLAIN = "zarr.core.codec_pipeline.BatchedCodecPipeline"
 
@@ -89,6 +89,12 @@ def test_a_byte_that_changes_after_the_store_was_opened_is_noticed(byte, tmp_pat
         file.events(0, 1)
 
 
+def test_a_reader_of_dense_events_refuses_them(tmp_path: Path):
+    file = EventFile(tmp_path / "a", open_store(write(tmp_path / "a", random_events(2, 40, 140, 0.1)), "f")["xz"])
+    with pytest.raises(InputError, match="event 1 is no longer readable"):
+        file.read(1, np.empty((40, 140), dtype=np.float32))
+
+
 def test_sparse_and_dense_events_do_not_mix(tmp_path: Path):
     def write_both() -> None:
         with create_store(tmp_path / "a", {}) as store:
@@ -99,9 +105,18 @@ def test_sparse_and_dense_events_do_not_mix(tmp_path: Path):
         write_both()
 
 
-def test_some_of_the_events(rng: np.random.Generator):
+def test_some_of_the_events():
     dense = random_events(6, 7, 9, 0.2)
     dense[2] = 0
     for chosen in ([], [2], [0, 2, 5], list(range(6))):
         np.testing.assert_array_equal(SparseEvents.of(dense).select(np.array(chosen, dtype=int)).dense(), dense[chosen])
-    np.testing.assert_array_equal(SparseEvents.of(dense)[3], dense[3])
+    events = SparseEvents.of(dense)
+    for event in (3, -1, -6):
+        np.testing.assert_array_equal(events[event], dense[event])
+    np.testing.assert_array_equal(np.stack(list(events)), dense)
+    for beyond in (6, -7):
+        with pytest.raises(IndexError):
+            events[beyond]
+    for chosen in ([2, 1], [1, 1], [5, 4, 3, 2, 1, 0], [0] * 6, [-1], [4, 6]):
+        with pytest.raises(ValueError, match="must increase from 0 to at most 5"):
+            events.select(np.array(chosen))

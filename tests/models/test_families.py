@@ -32,6 +32,19 @@ def test_the_models_of_a_family_are_named_after_it(name):
         assert title(model).startswith(FAMILIES[name].title)
 
 
+@pytest.mark.parametrize("gpus", [0, 1, 4])
+def test_the_whole_base_model_has_room_and_time_with_a_head_too(gpus):
+    of_vlm = {"finetune": {"gpus": gpus, "processes": gpus or 1}, "classify": {"gpus": min(gpus, 1)}}
+    head = {"enabled": True, "gpus": gpus, "processes": gpus or 1}
+    config = Config(input={"source": "voxels", "files": ["a.h5"]}, vlm=of_vlm, vlm_head=head)
+    for job in ("training", "classification", "explanation"):
+        model = [["vlm"], ["vlm_head"]] if job == "training" else [[], []]
+        vlm, vlm_head = getattr(config.vlm, job)(*model[0]), getattr(config.vlm_head, job)(*model[1])
+        images = config.vlm_head.memory_mb if job == "training" else 0
+        assert (vlm_head.memory_mb, vlm_head.minutes) == (vlm.memory_mb + images, vlm.minutes)
+        assert (vlm_head.gpus, vlm_head.resumes) == (vlm.gpus, vlm.resumes)
+
+
 @pytest.mark.parametrize("name", FAMILIES)
 def test_trainings_differ_in_the_seed_only(name):
     section = CONFIG.families[name]

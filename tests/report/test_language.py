@@ -55,7 +55,7 @@ def test_a_difference_within_the_spread_between_trainings_is_not_called_one() ->
 
 def test_unequal_training_is_said() -> None:
     unequal = compared([400], [350], epochs=(4, 2))["conclusion"]
-    assert "has seen 2.00 times as many training events: not equal data" in unequal
+    assert "has seen 2.00 times as many training events, so the comparison is not at equal data." in unequal
     assert "The training of the VLM took 2.00 times as long: the computing is not equal" in unequal
     equal = compared([400], [350])["conclusion"]
     assert "the same number of training events, within 10 %. Their trainings took the same time, within" in equal
@@ -85,7 +85,7 @@ def test_every_pair_that_differs_in_language_is_compared() -> None:
 
 def test_models_that_are_right_for_the_same_events_are_as_right() -> None:
     conclusion = compared(vlm=[400], vit=[400])["conclusion"]
-    assert "The VLM is as right as the ViT" in conclusion
+    assert "The VLM is as accurate as the ViT" in conclusion
     assert "Their first trainings are right for the same events." in conclusion
 
 

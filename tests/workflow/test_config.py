@@ -102,6 +102,14 @@ MISTAKES = {
         {"pixelmap": {"size": 512, "zoom": 9}},
         r"pixelmap: size \(512\) x zoom \(9\) gives pictures of 4608 pixels a side; 4096 is the maximum",
     ),
+    "zoom that the base model undoes": (
+        {"pixelmap": {"zoom": 2}, "vlm": {"base": "smollm"}},
+        "pixelmap.zoom has no effect: .* to vlm.smollm.image_size. Set that, or zoom to 1",
+    ),
+    "zoom for a tower alone": (
+        {"pixelmap": {"zoom": 2}, "vlm": {"base": "scratch", "enabled": False}},
+        "pixelmap.zoom has no effect: .* to vlm.scratch.image_size",
+    ),
     "seeds that repeat": ({"bdt": {"seeds": [7, 8, 7]}}, r"bdt: seeds \[7, 8, 7\]: one repeats"),
     "seeds without the first": ({"cnn": {"seeds": [1, 2]}}, r"cnn: seeds \[1, 2\]: the first must be .*, 7"),
     "no training": ({"vlm": {"seeds": 0}}, "vlm.seeds"),
@@ -170,6 +178,16 @@ def test_a_recipe_gives_the_settings_of_its_training():
     assert (settings.width, settings.recipe.batch_size, settings.recipe.max_epochs) == (0.5, 8, 300)
 
 
+def test_prompts_of_the_head_are_those_of_the_language_model():
+    for overlay in ("paper.yaml", "dune_cvn.yaml", "microboone.yaml", "config.yaml"):
+        config = parse_config(merge(load("config.yaml"), load(overlay)))
+        assert config.vlm_head.prompts == config.vlm.prompts
+        for request in (config.vlm_head.training("vlm_head"), config.vlm_head.classification()):
+            assert request.inputs["prompts"] == config.vlm.prompts
+    own = parse_config({"vlm_head": {"prompts": "mine.yaml"}})
+    assert (own.vlm_head.prompts, Config().vlm_head.prompts) == ("mine.yaml", Config().vlm.prompts)
+
+
 def test_null_may_come_as_a_word_as_from_the_command_line():
     values = {"models_from": "null", "cnn": {"recipes": {"published": "null", "tuned": {"max_grad_norm": "null"}}}}
     config = parse_config(values)
@@ -183,6 +201,12 @@ def test_mistakes_name_the_key_and_the_remedy(mistake):
     values, message = MISTAKES[mistake]
     with pytest.raises(InputError, match=message):
         parse_config(values)
+
+
+def test_a_zoom_that_has_an_effect_or_concerns_no_model_is_allowed():
+    without = {name: {"enabled": not family.on_base} for name, family in FAMILIES.items()}
+    for values in ({"vlm": {"base": "hub"}}, {"vlm": {"base": "random"}}, without):
+        assert parse_config({"pixelmap": {"zoom": 2}} | values).pixelmap.zoom == 2
 
 
 def test_all_mistakes_are_named_at_once():

@@ -226,8 +226,6 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
     [
         ("cnn={classify_batch_size: 2}", "classify_cnn"),
         ("cnn={classify_backend: torch}", "classify_cnn"),
-        # Only for models that are shown pictures.
-        ("pixelmap={zoom: 2}", "train_vit train_vlm_head finetune_vlm"),
         ("bdt={classify_batch_size: 2}", "classify_bdt"),
         ("report={browser: 3}", "collect_events"),
         ("cnn={gpus: 1}", "write_report"),
@@ -239,6 +237,13 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
 )
 def test_how_jobs_run_is_no_reason_to_repeat_them(finished, change, rules):
     assert planned(finished, *TINY, change) == after(rules)
+
+
+def test_a_zoom_trains_models_on_the_base_and_no_others(checkout):
+    run = [*TINY, "run=zoomed", "vlm={base: random}"]
+    finish(checkout, *run)
+    on_base = " ".join(family.training_rule for family in FAMILIES.values() if family.on_base)
+    assert planned(checkout, *run, "pixelmap={zoom: 2}") == after(on_base)
 
 
 @pytest.mark.parametrize("recipe", ["published", "tuned"])

@@ -84,6 +84,14 @@ def test_a_smaller_training_set_keeps_a_fraction_of_the_validation_events_and_at
     assert stage(make_plan(few, 2000, 7, rates), "classify_bdt").core_hours == pytest.approx(0.4), "there are no more"
 
 
+def test_what_is_left_out_of_the_totals_is_said():
+    found = make_plan(Config(**SMALL | {"vlm_head": {"enabled": True, "gpus": 0}}), 1000, 1, RATES)
+    assert stage(found, "explain_vlm_head").hours is None
+    assert all(stage(found, rule).hours for rule in ("train_vlm_head", "classify_vlm_head", "train_vit", "explain_vit"))
+    left_out = render(found).split("? not measured on such a machine: ")[1].splitlines()[0]
+    assert left_out == "explain_vlm_head; totals leave them out"
+
+
 def test_gpus_share_the_work_and_count_in_full():
     four = Config(input={"source": "voxels", "files": ["a.h5"]}, dataset={"validation": 0.05, "test": 0.05})
     found = make_plan(four, 190_000, 190, RATES)

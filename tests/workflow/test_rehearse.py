@@ -171,6 +171,20 @@ def test_larger_pictures_take_more_memory_where_the_tower_has_no_tiles(values: d
     assert plain < zoomed == larger
 
 
+def test_a_run_without_the_vlm_is_planned_but_not_rehearsed(values: dict[str, Any]) -> None:
+    config = small(values, gpu_memory_gib=0.1)
+    with pytest.raises(InputError, match="finetune_vlm does not fit"):
+        plan.gpu_memory(config)
+    without = small(values, gpu_memory_gib=0.1, enabled=False)
+    assert plan.gpu_memory(without) == ""
+    head = {"enabled": True, "gpus": 1}
+    assert "vlm_head: not reckoned" in plan.gpu_memory(parse_config(without.model_dump() | {"vlm_head": head}))
+    assert "vlm_head: not reckoned" in plan.gpu_memory(parse_config(small(values).model_dump() | {"vlm_head": head}))
+    with pytest.raises(InputError, match=r"vlm.enabled is false.* Set vlm.enabled to true"):
+        rehearse_run(without, Path("out"), **EXTENT)
+    assert not Path("out").exists()
+
+
 def test_memory_of_an_unknown_shape_or_without_gpus_is_not_reckoned(values: dict[str, Any]) -> None:
     assert plan.gpu_memory(parse_config(values)) == ""
     unknown = values["vlm"]["hub"] | {"model": "some/model"}

@@ -17,11 +17,11 @@ from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import open_store
 from nuvlm.models.classifier.settings import TrainingRecipe
 from nuvlm.models.classifier.trainer import Training
+from nuvlm.models.head.saliency import occlusion
 from nuvlm.models.jobs import ClassificationJob, ExplanationJob
 from nuvlm.models.predictions import read_predictions
 from nuvlm.models.vit import jobs
 from nuvlm.models.vit.network import VisionClassifier, load_vit
-from nuvlm.models.vit.saliency import occlusion
 from nuvlm.models.vit.settings import Adapters, VitTrainSettings
 from nuvlm.models.vit.training import Job, train_vit
 from nuvlm.models.vlm.dataset import to_pictures

@@ -14,6 +14,7 @@ from nuvlm.models.vlm.model import load_model, load_processor
 from nuvlm.models.vlm.prompts import AnswerTokens, Prompts, answer_tokens, conversation, load_prompts
 from nuvlm.models.vlm.scoring import Encoder, LabelScores, beam, encode, score
 from nuvlm.models.vlm.shapes import draw_scene
+from nuvlm.models.vlm_head.network import BATCH_KEY
 
 CPU = torch.device("cpu")
 LABELS = {
@@ -60,7 +61,11 @@ def test_events_of_one_batch_are_alike(processor: MllamaProcessor, prompts_file:
     encode: Any = Encoder(Talkative(), prompts)  # type: ignore[arg-type]
     encode._first = {((56, 56), (56, 56)): ({}, False)}  # not text and pictures apart
     assert len(encode([pictures[0], pictures[1]])["input_ids"]) == 2
-    with pytest.raises(InputError, match=r"inputs of different lengths .* Use batches of one event"):
+    with pytest.raises(InputError, match=r"inputs of different lengths .* Set vlm.classify.batch_size to 1"):
+        encode([pictures[0], black])
+    encode = Encoder(Talkative(), prompts, batch_key=BATCH_KEY)  # type: ignore[arg-type]
+    encode._first = {((56, 56), (56, 56)): ({}, False)}
+    with pytest.raises(InputError, match=r"Set vlm_head.recipe.batch_size and vlm_head.classify_batch_size to 1"):
         encode([pictures[0], black])
     with pytest.raises(ValueError, match="different sizes in one batch"):
         Encoder(processor, prompts)([pictures[0], [picture.resize((28, 28)) for picture in black]])

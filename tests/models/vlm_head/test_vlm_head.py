@@ -201,6 +201,8 @@ def test_what_does_not_fit_is_refused(trained: Path, base: Path, tmp_path: Path)
 
     with pytest.raises(InputError, match=r"vlm_head\.lora\.target_modules: .*nosuch"):
         PromptedClassifier(base, IMAGES, settings(lora={"target_modules": ["nosuch"]}), CPU, prompts=PROMPTS)
+    with pytest.raises(InputError, match=r"speak of the views xz, yz.* Set vlm_head\.prompts to matching"):
+        PromptedClassifier(base, IMAGES | {"views": ["u", "v"]}, settings(), CPU, prompts=PROMPTS)
     three = IMAGES | {"views": ["u", "v", "x"], "centre": None}
     with pytest.raises(InputError, match=r"made for 2 views, but the pixel maps have 3"):
         PromptedClassifier(base, three, settings(), CPU, prompts=THREE_VIEWS)

@@ -50,8 +50,12 @@ class SparseEvents:
         return len(self.begins) - 1
 
     def __getitem__(self, event: int) -> np.ndarray:
-        """One event, dense: (rows, columns)."""
-        return self.select(np.array([event])).dense()[0]
+        """One event, dense: (rows, columns); negative positions count from the end.
+
+        Raises:
+            IndexError: there is none.
+        """
+        return self.select(np.array([range(len(self))[event]])).dense()[0]
 
     @classmethod
     def of(cls, dense: np.ndarray) -> Self:
@@ -78,7 +82,13 @@ class SparseEvents:
         return self.value[self.begins[event] : self.begins[event + 1]]
 
     def select(self, events: np.ndarray) -> "SparseEvents":
-        """The events with these positions."""
+        """The events with these positions, increasing, none twice.
+
+        Raises:
+            ValueError: they are not, or there is no such event.
+        """
+        if len(events) and (events[0] < 0 or events[-1] >= len(self) or (events[1:] <= events[:-1]).any()):
+            raise ValueError(f"positions of events must increase from 0 to at most {len(self) - 1}: {events}")
         if len(events) == len(self):
             return self
         kept = np.isin(np.repeat(np.arange(len(self)), self.counts), events)

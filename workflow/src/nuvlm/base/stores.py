@@ -132,7 +132,10 @@ class _ShardFile:
 
 
 class EventFile:
-    """Random access to the events of one array of a store that :class:`StoreWriter` wrote.
+    """Random access to the events of one array of a store that :meth:`StoreWriter.append` wrote.
+
+    For those of :meth:`StoreWriter.append_sparse`, whose chunks end with a further checksum, there is
+    :class:`nuvlm.base.sparse.SparseFile`; :meth:`read` refuses them.
 
     An event of 2 x 112 x 112 pixels takes 0.05 ms, against 0.3 ms through zarrs and 0.9 ms through zarr. It also works
     in a forked process, where zarrs would wait forever for threads of its parent.

@@ -42,8 +42,8 @@ def image_settings(stores: Mapping[str, Path], zoom: int | None = None) -> dict[
 
     Args:
         stores: shard name -> pixel-map store.
-        zoom: pixels of a picture, along each axis, that show one of a map (`pixelmap.zoom`), for models that are shown
-            pictures; it becomes one of the settings.
+        zoom: integer upscaling of pixel maps before the base model's image processor (`pixelmap.zoom`), for ViT, VLM
+            head and VLM; it becomes one of the settings.
 
     Raises:
         InputError: the stores were made with different settings, one is missing or damaged, or its images do not agree

@@ -28,9 +28,10 @@ VIEWS = ARRAYS[:2]
 
 
 def crop(view: np.ndarray, row: int, column: int, size: int) -> np.ndarray:
-    """Cut a (size, size) window from a (rows, columns) view, with pixel (row, column) at (size // 2, size // 2).
+    """Reference for :func:`crop_displays`, which paints only pixels that are not zero.
 
-    Pixels outside the view are zero. :func:`crop_displays` does the same with the pixels that are not zero.
+    A (size, size) window of a (rows, columns) view, with pixel (row, column) at (size // 2, size // 2). Pixels outside
+    the view are zero.
     """
     window = np.zeros((size, size), dtype=view.dtype)
     top, left = row - size // 2, column - size // 2

@@ -435,7 +435,10 @@ def _sums_of_cells(cells):  # type: ignore[no-untyped-def]
 
 @cached_njit()
 def _holds(view, sums, side, row, column, size, most, space):  # type: ignore[no-untyped-def]
-    """Whether the window about a pixel holds enough: mostly, the cells inside it and those that it cuts tell."""
+    """Whether the window about a pixel holds enough.
+
+    Decided from cell sums; the exact sum only near the threshold.
+    """
     top, bottom, left, right = _corners(view[0], row, column, size)
     enough, margin = HALF * most, ROUNDING * sums[-1, -1]
     i, j, k, m = top // side, -(-bottom // side), left // side, -(-right // side)

@@ -121,7 +121,7 @@ class _Job:
     """:attr:`Request.settings` and :attr:`Request.untracked`."""
     threads: int
     zoom: int = field(default=1, kw_only=True)
-    """Pixels of a picture, along each axis, that show one of a map, for models that are shown pictures."""
+    """Integer upscaling of pixel maps before the base model's image processor (ViT, VLM head, VLM)."""
 
 
 @dataclass(frozen=True)

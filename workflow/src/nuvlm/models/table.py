@@ -32,7 +32,7 @@ class Family(NamedTuple):
     explains: Literal["saliency", "rationales"] | None = None
     """Saliency maps (a Zarr store) or rationales (a table)."""
     on_base: bool = False
-    """Whether it is made of the base model (`vlm.base`), which is shown pixel maps as pictures."""
+    """Whether it uses the base model (`vlm.base`)."""
 
 
 SUFFIXES = {"saliency": ".zarr", "rationales": ".parquet"}

@@ -1,4 +1,4 @@
-"""Does language help? The language model, it with a linear head, and its vision tower with one, against each other."""
+"""Does language help? Paired comparisons of VLM, VLM head and ViT."""
 
 from collections.abc import Mapping, Sequence
 from itertools import product
@@ -73,7 +73,9 @@ def _conclude(row: Mapping[str, Any], one_device: bool) -> str:
     points = 100 * row["difference"]
     low, high = (100 * end for end in row["difference_interval"])
     more = (
-        f"{number(abs(points), 1)} points {'more' if points > 0 else 'less'} accurate than" if points else "as right as"
+        f"{number(abs(points), 1)} points {'more' if points > 0 else 'less'} accurate than"
+        if points
+        else "as accurate as"
     )
     found = (
         f"The {language} is {more} the {tower}, {kind} (95 % interval of the difference {number(low, 1)} to "
@@ -97,7 +99,10 @@ def _conclude(row: Mapping[str, Any], one_device: bool) -> str:
     if data:
         sentences.append("Both have seen the same number of training events, within 10 %.")
     elif seen is not None:
-        sentences.append(f"The {language} has seen {number(seen, 2)} times as many training events: not equal data.")
+        sentences.append(
+            f"The {language} has seen {number(seen, 2)} times as many training events, so the comparison is not at "
+            "equal data."
+        )
     if not one_device:
         sentences.append("They were trained on different devices: their times do not compare.")
     elif computing:

@@ -152,7 +152,7 @@ class Difference(Part):
 
 
 class Language(Part):
-    """Two of: the language model, it with a linear head, and the vision tower of its base with a linear head."""
+    """Paired comparisons of VLM, VLM head and ViT."""
 
     first: str
     second: str

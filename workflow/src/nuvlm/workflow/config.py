@@ -29,6 +29,7 @@ from nuvlm.detector.readout import Readout, Recombination
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
 from nuvlm.models.jobs import FamilySettings
 from nuvlm.models.table import FAMILIES, family_of
+from nuvlm.models.vlm.settings import OWN_BASES
 from nuvlm.sources.table import SOURCES
 from nuvlm.sources.wire_pixels import WirePixels
 
@@ -177,7 +178,8 @@ class PixelMapSettings(Settings):
     knee_mev: Annotated[float, Field(gt=0)] = 1
     """Energy around which `log` goes from linear to logarithmic, MeV."""
     zoom: Annotated[int, Field(ge=1)] = 1
-    """Models that are shown pictures see each pixel of a map as `zoom` x `zoom` pixels; nothing else depends on it."""
+    """Integer upscaling of pixel maps before the base model's image processor (ViT, VLM head, VLM). It needs a base
+    model that does not scale every picture to one size."""
 
     @property
     def of_maps(self) -> dict[str, Any]:
@@ -273,6 +275,18 @@ class Config(_Families):
         self._check_events()
         if not self.families:
             raise ValueError("every family of models is disabled: enable one")
+        if (
+            self.pixelmap.zoom > 1
+            and self.vlm.base in OWN_BASES
+            and any(FAMILIES[name].on_base for name in self.families)
+        ):
+            raise ValueError(
+                f"pixelmap.zoom has no effect: the base model scales every picture to vlm.{self.vlm.base}.image_size. "
+                "Set that, or zoom to 1"
+            )
+        if self.vlm_head.prompts is None:
+            # The settings are frozen, and a default that depends on another section is known only here.
+            object.__setattr__(self, "vlm_head", self.vlm_head.model_copy(update={"prompts": self.vlm.prompts}))
         if not self.conditions or len(set(self.conditions)) != len(self.conditions):
             raise ValueError("conditions: name each once, and at least one")
         if self.conditions[0] in CONTROLS:

@@ -20,6 +20,7 @@ from nuvlm.base.settings import Settings
 from nuvlm.dataset.validation import kept_validation
 from nuvlm.models.jobs import Request
 from nuvlm.models.table import FAMILIES, conditions_of, family_name
+from nuvlm.models.vlm.settings import OWN_BASES
 from nuvlm.report.names import figure_names
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow import paths, shards
@@ -32,8 +33,6 @@ CORES_PER_NODE, GPUS_PER_NODE = 64, 4
 
 BUILDERS = {"scratch": "build_base_model", "smollm": "build_grafted_base", "random": "build_random_base"}
 """vlm.base -> rule that makes the base model."""
-OWN_BASES = ("scratch", "smollm")
-"""Base models that are small and made here."""
 
 
 class Rate(Settings):
@@ -355,12 +354,20 @@ def main(arguments: list[str] | None = None) -> None:
 def gpu_memory(config: Config) -> str:
     """Memory of a GPU in fine-tuning and classifying with the VLM, reckoned from the model's shape, as text.
 
+    That of other models on the base is not reckoned, which the text says of the VLM head.
+
     Raises:
         InputError: it does not fit the card that vlm.gpu_memory_gib states; the message says what would.
     """
-    vlm = config.vlm
-    if vlm.base in OWN_BASES or not vlm.finetune.gpus:
+    vlm, head = config.vlm, config.vlm_head
+    if vlm.base in OWN_BASES:
         return ""
+    text = _memory_of_vlm(config) if vlm.enabled and vlm.finetune.gpus else ""
+    return text + "\nmemory of a GPU, vlm_head: not reckoned" * (head.enabled and head.gpus > 0)
+
+
+def _memory_of_vlm(config: Config) -> str:
+    vlm = config.vlm
     # Heavy: only where it is asked for.
     import nuvlm.models.vlm.jobs  # noqa: F401
     from nuvlm.models.vlm.footprint import GIB, on_gpu

@@ -51,6 +51,11 @@ def rehearse_run(
     Raises:
         InputError: an impossible setting, or a stage that does not fit in memory; the message says what to change.
     """
+    if not config.vlm.enabled:
+        raise InputError(
+            f"run {config.run}: vlm.enabled is false, and a rehearsal is of the VLM alone. Set vlm.enabled to true, or "
+            "train without a rehearsal."
+        )
     # Heavy, and not needed to parse rules. Offline, before anything of Hugging Face is imported.
     import nuvlm.models.vlm.jobs  # noqa: F401
     from nuvlm.models.vlm.rehearsal import Extent, rehearse

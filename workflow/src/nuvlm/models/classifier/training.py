@@ -85,7 +85,7 @@ def train_in_process(
         make_network: settings of the pixel maps (:func:`nuvlm.dataset.pixelmaps.image_settings`) -> network with its
             initial weights, drawn from torch's generator.
         check: refuses a number of training events, and settings of the pixel maps, that the network cannot learn from.
-        zoom: for networks that are shown pictures, see :func:`nuvlm.dataset.pixelmaps.image_settings`.
+        zoom: for networks on the base model, see :func:`nuvlm.dataset.pixelmaps.image_settings`.
         identity: further digests of what the result depends on.
     """
     settings = job.settings

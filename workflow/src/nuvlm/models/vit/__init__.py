@@ -1,4 +1,1 @@
-"""Classification by the vision tower of the language model's base, without language: a linear head on its patches.
-
-What other heads on the base model share is here as well.
-"""
+"""Classification by the vision tower of the language model's base, without language: a linear head on its patches."""

@@ -1,24 +1,10 @@
-"""The jobs of the vision tower: from what a rule gives to the functions that do the work.
+"""The jobs of the vision tower; see :mod:`nuvlm.models.head.jobs`."""
 
-Imported before anything of Hugging Face, so that its libraries ask no server (:mod:`nuvlm.models.vlm.jobs`).
-"""
-
-import time
-from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any
 
-import nuvlm.models.vlm.jobs  # noqa: F401
+from nuvlm.models.head.jobs import classify_with, explain_with, of_training
 from nuvlm.models.jobs import ClassificationJob, ExplanationJob, TrainingJob
 from nuvlm.models.vit.settings import VitTrainSettings
-
-if TYPE_CHECKING:
-    import torch
-
-    from nuvlm.models.classifier.network import ImageClassifier
-
-    Load = Callable[[torch.device], ImageClassifier]
-    """Loads the trained network on a device."""
 
 
 def train(job: TrainingJob) -> None:
@@ -36,68 +22,7 @@ def classify(job: ClassificationJob) -> None:
 
 
 def explain(job: ExplanationJob) -> None:
-    """Explain chosen events of one part by occlusion (:mod:`nuvlm.models.vit.saliency`)."""
+    """Explain chosen events of one part by occlusion (:mod:`nuvlm.models.head.saliency`)."""
     from nuvlm.models.vit.network import load_vit
 
     explain_with(partial(load_vit, job.folder, job.inputs["base"].parent), job)
-
-
-def of_training(job: TrainingJob) -> dict[str, Any]:
-    """What :class:`nuvlm.models.vit.training.HeadJob` takes from a job, without the settings."""
-    return {
-        "base": job.inputs["base"].parent,
-        "events": job.events,
-        "stores": dict(job.stores),
-        "out": job.out,
-        "checkpoint": job.checkpoints.with_suffix(".pt"),
-        "tensorboard": job.tensorboard,
-        "threads": job.threads,
-        "zoom": job.zoom,
-        "log": job.log,
-    }
-
-
-def classify_with(load: "Load", job: ClassificationJob) -> None:
-    """Classify one part with the network that `load` returns."""
-    import torch
-
-    from nuvlm.dataset.pixelmaps import check_images
-    from nuvlm.models.classifier.classification import classify_images
-    from nuvlm.models.classifier.network import logits_of
-    from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
-
-    torch.set_num_threads(job.threads)
-    settings = check_images(job.stores, job.folder / "training.json", job.zoom)
-    device, start = choose_device(), time.perf_counter()
-    network = load(device)
-
-    classify_images(
-        logits_of(network, device),
-        job.events,
-        job.stores,
-        job.outputs,
-        part=job.part,
-        settings=settings,
-        batch_size=job.settings["batch_size"],
-        device=device_name(device),
-        load_seconds=time.perf_counter() - start,
-        meter=partial(energy_meter, device),
-        peak_memory_mb=peak_memory_mb,
-    )
-
-
-def explain_with(load: "Load", job: ExplanationJob) -> None:
-    """Explain chosen events of one part with the network that `load` returns."""
-    import torch
-
-    from nuvlm.dataset.pixelmaps import check_images
-    from nuvlm.models.classifier.saliency import explain_classifier
-    from nuvlm.models.devices import choose_device
-    from nuvlm.models.vit.saliency import AT_ONCE, cell_pixels, occlusion
-
-    torch.set_num_threads(job.threads)
-    images = check_images(job.stores, job.folder / "training.json", job.zoom)
-    device = choose_device()
-    network = load(device)
-    look = partial(occlusion, network, at_once=job.settings.get("batch_size", AT_ONCE))
-    explain_classifier(job, network, look, images, cell_pixels(images["size"]), device)

@@ -158,9 +158,9 @@ def check_pictures(
 
     Args:
         name: of the model, for messages.
-        score: from the pictures of an event to the numbers that make its answer.
+        score: from the pictures of an event to the scores.
         first, second: different pictures.
-        what: these numbers, for messages.
+        what: the scores, for messages.
 
     Raises:
         InputError: names the picture.

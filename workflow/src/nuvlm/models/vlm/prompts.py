@@ -115,17 +115,18 @@ def read_texts(path: Path, kind: type[Texts], example: str) -> Texts:
         raise InputError(f"{path}: mend these keys:\n" + "\n".join(lines)) from None
 
 
-def prompts_for(path: Path, images: Mapping[str, Any], background: Background) -> Prompts:
+def prompts_for(path: Path, images: Mapping[str, Any], background: Background, key: str = "vlm.prompts") -> Prompts:
     """The texts about pixel maps with the settings `images` (:func:`nuvlm.dataset.pixelmaps.image_settings`).
 
     Args:
         background: of the pictures.
+        key: of the setting that names the file, for messages.
 
     Raises:
         InputError: see :func:`load_prompts` and :func:`check_views`.
     """
     prompts = load_prompts(path)
-    check_views(path, prompts, images["views"])
+    check_views(path, prompts, images["views"], key)
     return prompts.about(images["centre"], background)
 
 
@@ -135,7 +136,7 @@ def permuted(prompts: Prompts) -> Prompts:
     return prompts.model_copy(update={"features": dict([*others, first])})
 
 
-def check_views(path: Path, prompts: Prompts, views: Sequence[str]) -> None:
+def check_views(path: Path, prompts: Prompts, views: Sequence[str], key: str = "vlm.prompts") -> None:
     """Refuse texts for views other than those of the pixel maps.
 
     Raises:
@@ -144,7 +145,7 @@ def check_views(path: Path, prompts: Prompts, views: Sequence[str]) -> None:
     if prompts.views is not None and prompts.views != tuple(views):
         raise InputError(
             f"{path}: its texts speak of the views {', '.join(prompts.views)}, but the pixel maps have "
-            f"{', '.join(views)}. Set vlm.prompts to matching texts: with these names under `views`, or "
+            f"{', '.join(views)}. Set {key} to matching texts: with these names under `views`, or "
             "without `views` if they fit any."
         )
 

@@ -48,9 +48,18 @@ class Encoder:
     Args:
         processor, prompts: processor of the model and texts of the conversation.
         dtype: type of the pixels, that of the model, so that they are cast before they are copied to the device.
+        batch_key: of the setting that says how many events are encoded at a time, for messages.
     """
 
-    def __init__(self, processor: ProcessorMixin, prompts: Prompts, dtype: torch.dtype = torch.float32) -> None:
+    def __init__(
+        self,
+        processor: ProcessorMixin,
+        prompts: Prompts,
+        dtype: torch.dtype = torch.float32,
+        *,
+        batch_key: str = "vlm.classify.batch_size",
+    ) -> None:
+        self._batch_key = batch_key
         self._processor = processor
         self._prompts = prompts
         self._dtype = dtype
@@ -105,7 +114,8 @@ class Encoder:
             # Each by itself is encoded, as the first one was.
             raise InputError(
                 f"the base model's processor makes inputs of different lengths of events with pictures of one size "
-                f"({str(error).strip().splitlines()[0]}). Use batches of one event, or another base model."
+                f"({str(error).strip().splitlines()[0]}). Set {self._batch_key} to 1, or use another "
+                "base model."
             ) from error
 
 

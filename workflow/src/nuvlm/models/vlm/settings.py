@@ -11,6 +11,8 @@ Count = Annotated[int, Field(ge=1)]
 Rate = Annotated[float, Field(gt=0, lt=1)]
 Background = Literal["black", "white"]
 Quantization = Literal["nf4", "int8", "none"]
+OWN_BASES = ("scratch", "smollm")
+"""Base models that are small and made here; their processor scales every picture to `image_size`."""
 
 
 def _check_patches(settings: Any) -> Any:
@@ -211,6 +213,16 @@ class ExplainSettings(Settings):
     """Maximum length of a rationale."""
 
 
+def training_needs(gpus: int) -> dict[str, Any]:
+    """Memory and time that a training of the whole base model asks for, as fields of a :class:`Request`."""
+    return {"memory_mb": 16000 + 32000 * gpus, "minutes": 1440}
+
+
+def inference_needs(gpus: int) -> dict[str, Any]:
+    """The same of classification and explanation."""
+    return {"memory_mb": 8000 + 32000 * gpus, "minutes": 480}
+
+
 class VlmSettings(FamilySettings):
     base: Literal["scratch", "smollm", "hub", "random"] = "hub"
     """`scratch`: build_base_model makes a tiny Mllama. `smollm`: build_grafted_base makes one with a small language
@@ -261,20 +273,20 @@ class VlmSettings(FamilySettings):
         if tune.strategy == "deepspeed":
             inputs["deepspeed"] = f"resources/deepspeed/zero{tune.zero_stage}.json"
         return Request(
+            **training_needs(tune.gpus),
             run="nuvlm.models.vlm.jobs:train",
             settings=tune.model_dump(mode="json", exclude={"gpus", "workers"}),
             untracked={"workers": tune.workers},
             inputs=inputs,
             gpus=tune.gpus,
             nodes=tune.nodes,
-            memory_mb=16000 + 32000 * tune.gpus,
-            minutes=1440,
             resumes=True,
             events_factor=tune.epochs,
         )
 
     def _inference(self, run: str, settings: Settings, **inputs: str) -> Request:
         return Request(
+            **inference_needs(self.classify.gpus),
             run=run,
             settings={
                 "settings": settings.model_dump(mode="json", exclude={"gpus", "quantization"}),
@@ -284,8 +296,6 @@ class VlmSettings(FamilySettings):
             },
             inputs=self._inputs(**inputs),
             gpus=self.classify.gpus,
-            memory_mb=8000 + 32000 * self.classify.gpus,
-            minutes=480,
         )
 
     @property

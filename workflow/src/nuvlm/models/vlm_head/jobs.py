@@ -1,11 +1,10 @@
-"""The jobs of the language model with a head; see :mod:`nuvlm.models.vit.jobs`."""
+"""The jobs of the language model with a head; see :mod:`nuvlm.models.head.jobs`."""
 
 from functools import partial
 from typing import Any
 
-import nuvlm.models.vlm.jobs  # noqa: F401
+from nuvlm.models.head.jobs import classify_with, explain_with, of_training
 from nuvlm.models.jobs import ClassificationJob, ExplanationJob, TrainingJob
-from nuvlm.models.vit.jobs import classify_with, explain_with, of_training
 from nuvlm.models.vlm_head.settings import VlmHeadTrainSettings
 
 
@@ -23,7 +22,7 @@ def classify(job: ClassificationJob) -> None:
 
 
 def explain(job: ExplanationJob) -> None:
-    """Explain chosen events of one part by occlusion (:mod:`nuvlm.models.vit.saliency`)."""
+    """Explain chosen events of one part by occlusion (:mod:`nuvlm.models.head.saliency`)."""
     explain_with(_loader(job), job)
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from transformers import ProcessorMixin
 
 from nuvlm.base.errors import InputError
-from nuvlm.models.vit.network import HeadClassifier, drop_modules, load_trained
+from nuvlm.models.head.network import HeadClassifier, drop_modules, load_trained
 from nuvlm.models.vlm.adapter import lora_config
 from nuvlm.models.vlm.families import whole_model
 from nuvlm.models.vlm.model import check_pretrained_views, load_processor
@@ -22,12 +22,17 @@ from nuvlm.models.vlm.prompts import Prompts, prompts_for
 from nuvlm.models.vlm.scoring import Encoder, prompt_text
 from nuvlm.models.vlm_head.settings import VlmHeadTrainSettings
 
+KEY = "vlm_head.prompts"
+"""Of the setting that names the file of texts."""
+BATCH_KEY = "vlm_head.recipe.batch_size and vlm_head.classify_batch_size"
+"""Of the settings that say how many events are encoded at a time."""
+
 
 class PromptedClassifier(HeadClassifier[VlmHeadTrainSettings]):
     """The language model with a linear head on its last hidden state at the last token of the prompt.
 
     That token is the one from which the language model predicts the label, the end of the answer's forced prefix; the
-    head replaces its output layer. See :class:`nuvlm.models.vit.network.HeadClassifier`.
+    head replaces its output layer. See :class:`nuvlm.models.head.network.HeadClassifier`.
 
     Args:
         prompts: file of the conversation's texts.
@@ -47,10 +52,12 @@ class PromptedClassifier(HeadClassifier[VlmHeadTrainSettings]):
         prompts: Path,
         unpacked: bool = False,
     ) -> None:
-        texts, processor = prompts_for(prompts, images, settings.background), load_processor(base)
+        texts, processor = prompts_for(prompts, images, settings.background, KEY), load_processor(base)
         views = len(images["views"])
         check_pretrained_views(base, views)
-        super().__init__(base, Encoder(processor, texts), images, settings, device, unpacked=unpacked)
+        super().__init__(
+            base, Encoder(processor, texts, batch_key=BATCH_KEY), images, settings, device, unpacked=unpacked
+        )
         self._prompt = digest(processor, texts, views)
         if not unpacked:
             self.eval()
@@ -92,15 +99,15 @@ def load_vlm_head(folder: Path, base: Path, prompts: Path, device: torch.device)
         prompts: file of the texts that it was trained with.
 
     Raises:
-        InputError: see :func:`nuvlm.models.vit.network.load_trained`; or the prompt is another one.
+        InputError: see :func:`nuvlm.models.head.network.load_trained`; or the prompt is another one.
     """
 
     def make(card: Mapping[str, Any]) -> PromptedClassifier:
         settings, images = VlmHeadTrainSettings.model_validate(card["settings"]), card["images"]
-        texts = prompts_for(prompts, images, settings.background)
+        texts = prompts_for(prompts, images, settings.background, KEY)
         if card.get("prompt_sha256") != digest(load_processor(base), texts, len(images["views"])):
             raise InputError(
-                f"{folder}: it was trained with another prompt than that of {prompts}. Set vlm_head.prompts to the "
+                f"{folder}: it was trained with another prompt than that of {prompts}. Set {KEY} to the "
                 f"texts of the run that trained it, or remove {folder} and rerun: the workflow trains the model again."
             )
         return PromptedClassifier(base, images, settings, device, prompts=prompts, unpacked=True)

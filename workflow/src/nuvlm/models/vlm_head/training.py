@@ -11,8 +11,8 @@ from typing import Any
 from nuvlm.base.files import sha256
 from nuvlm.models.classifier.processes import local_device
 from nuvlm.models.classifier.training import train_classifier
+from nuvlm.models.head.training import HeadJob, train_head
 from nuvlm.models.torchrun import run_process
-from nuvlm.models.vit.training import HeadJob, train_head
 from nuvlm.models.vlm_head.network import PromptedClassifier
 from nuvlm.models.vlm_head.settings import VlmHeadTrainSettings
 
