@@ -249,6 +249,15 @@ def pixel_map_files(kind):
     ]
 
 
+def made_with(wildcards, resources):
+    """What list_events and take_events write for other runs, which may take the events.
+
+    A function of resources is not tracked. What changes events reruns their rules by other parameters and
+    inputs; input.files may name the same files differently.
+    """
+    return paths.making_events(CONFIG)
+
+
 def display_files(wildcards):
     """The views of all displays; none where the source is ready pixel maps, or the report shows no event."""
     if not (CONFIG.input.has_voxels and CONFIG.report.browser):

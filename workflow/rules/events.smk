@@ -1,14 +1,6 @@
 # The table that training and inference read.
 
 
-def made_with(wildcards, resources):
-    """For other runs, which may take the events. A function of resources is not tracked.
-
-    What changes events reruns their rules by other parameters and inputs; input.files may name the same files differently.
-    """
-    return paths.making_events(CONFIG)
-
-
 if CONFIG.events_from is None:
 
     rule list_events:
