@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from nuvlm.models.classifier.settings import WITHOUT_EFFECT, CommonSettings, TrainingRecipe, TrainingSettings
 from nuvlm.models.jobs import FamilySettings, Request
-from nuvlm.models.vlm.settings import Background, Quantization
+from nuvlm.models.vlm.settings import Background, Quantization, inference_needs, training_needs
 
 DEFAULT = TrainingRecipe(
     optimizer="adamw",
@@ -62,17 +62,18 @@ class HeadFamilySettings(HeadSettings, FamilySettings):
         settings = {name: getattr(self, name) for name in self.training_settings.model_fields}
         settings["seed"] = self.seed_of(training)
         checked = self.training_settings.model_validate(settings)
+        # The whole base is loaded, also where its language model is dropped then; on CPUs by every process.
+        needs = training_needs(self.gpus)
+        needs["memory_mb"] = self.memory_mb + max(needs["memory_mb"], 16000 * self.processes)
         return Request(
             run=f"nuvlm.models.{checked.section}.jobs:train",
             settings=checked.model_dump(mode="json", exclude=WITHOUT_EFFECT),
             untracked=self.model_dump(include=WITHOUT_EFFECT),
             inputs=self.inputs,
             gpus=self.gpus,
-            # The whole base is loaded, also where its language model is dropped then.
-            memory_mb=self.memory_mb + 16000 * self.processes,
-            minutes=720,
             resumes=True,
             events_factor=self.recipe.max_epochs,
+            **needs,
         )
 
     def classification(self) -> Request:
@@ -82,12 +83,13 @@ class HeadFamilySettings(HeadSettings, FamilySettings):
         return self._inference("explain", {})
 
     def _inference(self, job: str, settings: dict[str, int]) -> Request:
+        gpus = min(self.gpus, 1)
         return Request(
             run=f"nuvlm.models.{self.training_settings.section}.jobs:{job}",
             settings=settings,
             inputs=self.inputs,
-            gpus=min(self.gpus, 1),
-            memory_mb=16000,
+            gpus=gpus,
+            **inference_needs(gpus),
         )
 
     @model_validator(mode="after")

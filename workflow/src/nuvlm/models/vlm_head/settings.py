@@ -1,13 +1,12 @@
 """Settings of the language model that answers with a linear head."""
 
-from dataclasses import replace
 from typing import ClassVar
 
 from nuvlm.base.settings import FilePath
 from nuvlm.models.classifier.settings import TrainingSettings
 from nuvlm.models.head.settings import HeadFamilySettings, HeadSettings
 from nuvlm.models.jobs import Request
-from nuvlm.models.vlm.settings import LoraSettings, inference_needs, training_needs
+from nuvlm.models.vlm.settings import LoraSettings
 
 
 class _VlmHead(HeadSettings):
@@ -35,16 +34,6 @@ class VlmHeadSettings(_VlmHead, HeadFamilySettings):
         assert self.prompts is not None, "the whole configuration sets it, as a section does not know the others"
         return super().inputs | {"prompts": self.prompts}
 
-    def training(self, training: str) -> Request:
-        request, needs = super().training(training), training_needs(self.gpus)
-        # On CPUs every process loads the model by itself.
-        needs["memory_mb"] = self.memory_mb + max(needs["memory_mb"], 16000 * self.processes)
-        return replace(request, **needs)
-
     def explanation(self) -> Request:
         # The language model takes more memory for a picture than the tower.
         return self._inference("explain", {"batch_size": self.classify_batch_size})
-
-    def _inference(self, job: str, settings: dict[str, int]) -> Request:
-        request = super()._inference(job, settings)
-        return replace(request, **inference_needs(request.gpus))
