@@ -146,7 +146,7 @@ def mounted(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize("size", ["60k", "100k", "150k"])
+@pytest.mark.parametrize("size", ["60k", pytest.param("100k", marks=pytest.mark.long), "150k"])
 def test_a_full_disk_is_said_and_what_is_missing_comes_when_there_is_room(
     own: Path, expected: dict[str, str], tally: Tally, size: str
 ) -> None:

@@ -81,7 +81,7 @@ def test_after_a_kill_it_goes_on_from_the_checkpoint(values: dict[str, Any]) -> 
             time.sleep(0.02)
         first.send_signal(signal.SIGKILL)
     made = Path("out/base/manifest.json").stat().st_mtime_ns
-    subprocess.run(command, env=environment, check=True)
+    rehearse_run(parse_config(values), Path("out"), keep=True, steps=8, classify=2, explain=0)
     assert Path("out/base/manifest.json").stat().st_mtime_ns == made, "the base model is not made again"
     training = read_json(Path("out/rehearsal.json"))["training"]
     assert training["resumed_from_step"] >= 1

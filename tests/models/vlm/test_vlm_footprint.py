@@ -59,14 +59,22 @@ def allocated(work: Callable[[], Any]) -> int:
 @pytest.mark.parametrize(
     ("tiles", "changes"),
     [
-        (4, {}),
-        (4, {"gradient_checkpointing": False}),
-        (4, {"gradient_checkpointing": False, "bf16": False}),
-        (4, {"gradient_checkpointing": False, "lora": LoraSettings(vision=False)}),
-        (1, {"gradient_checkpointing": False, "lora": LoraSettings(dropout=0.0, target_modules=("q_proj", "v_proj"))}),
-        (1, {"gradient_checkpointing": False, "quantization": "none"}),
-    ],
-    ids=["published", "all kept", "float32", "tower frozen", "no dropout", "unquantised"],
+        pytest.param(4, {}, id="published"),
+        pytest.param(4, {"gradient_checkpointing": False}, id="all kept"),
+        pytest.param(4, {"gradient_checkpointing": False, "bf16": False}, id="float32", marks=pytest.mark.long),
+        pytest.param(
+            4,
+            {"gradient_checkpointing": False, "lora": LoraSettings(vision=False)},
+            id="tower frozen",
+            marks=pytest.mark.long,
+        ),
+        pytest.param(
+            1,
+            {"gradient_checkpointing": False, "lora": LoraSettings(dropout=0.0, target_modules=("q_proj", "v_proj"))},
+            id="no dropout",
+        ),
+        pytest.param(1, {"gradient_checkpointing": False, "quantization": "none"}, id="unquantised"),
+    ],  # fmt: skip
 )
 def test_a_training_allocates_what_is_reckoned(tmp_path: Path, tiles: Any, changes: dict[str, Any]) -> None:
     # Batches that loader processes make ahead are no memory of a device: without them.
