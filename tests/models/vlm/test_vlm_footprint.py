@@ -74,7 +74,7 @@ def allocated(work: Callable[[], Any]) -> int:
             id="no dropout",
         ),
         pytest.param(1, {"gradient_checkpointing": False, "quantization": "none"}, id="unquantised"),
-    ],  # fmt: skip
+    ],
 )
 def test_a_training_allocates_what_is_reckoned(tmp_path: Path, tiles: Any, changes: dict[str, Any]) -> None:
     # Batches that loader processes make ahead are no memory of a device: without them.
