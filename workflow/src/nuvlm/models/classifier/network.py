@@ -72,6 +72,18 @@ def check_finite(weights: Mapping[str, Tensor], path: Path) -> None:
         )
 
 
+def channels_last(network: ImageClassifier) -> ImageClassifier:
+    """Lay the weights of convolutions in two dimensions out with the channels last, which is faster.
+
+    As ``network.to(memory_format=torch.channels_last)``, which fails with convolutions in three dimensions. Not
+    ``contiguous``: it keeps the strides of sides of one, and layers choose how to compute by the strides.
+    """
+    for parameter in network.parameters():
+        if parameter.ndim == 4:
+            parameter.data = parameter.data.to(memory_format=torch.channels_last)
+    return network
+
+
 def count_parameters(network: nn.Module) -> int:
     return sum(parameter.numel() for parameter in network.parameters())
 
