@@ -92,7 +92,8 @@ def test_a_model_from_scratch_is_rehearsed_and_other_settings_start_anew(values:
     scratch = {"base": "scratch", "scratch": {"text_layers": 2, "vision_layers": 1, "image_size": 56}}
     scratch["finetune"] = values["vlm"]["finetune"] | {"rationales": "grounded"}
     extent = {"steps": 3, "classify": 2, "explain": 0}
-    rehearse_run(parse_config(values | {"vlm": values["vlm"] | scratch}), Path("out"), keep=True, **extent)
+    own = values | {"pixelmap": {"size": 64}, "vlm": values["vlm"] | scratch}
+    rehearse_run(parse_config(own), Path("out"), keep=True, **extent)
     result = read_json(Path("out/rehearsal.json"))
     assert "reckoned" not in result
     assert result["floor"]["tokens"] > 60, "the rationale is part of the answer"

@@ -38,8 +38,9 @@ class Recombination(Settings):
         if self.model == "birks":
             return 0.800 / (1 + 0.0486 * density)
         if self.model == "modified_box":
-            # Fitted above 1.7 MeV/cm. Below its maximum, at 0.465, the form falls to zero: keep the maximum instead.
-            density = np.maximum(0.212 * density, 0.465)
+            # Fitted above 1.7 MeV/cm. Below its maximum, where x / (0.93 + x) = ln(0.93 + x), the form falls to zero:
+            # keep the maximum instead.
+            density = np.maximum(0.212 * density, 0.4668356674856)
             return np.log(0.93 + density) / density
         return np.ones_like(density)
 
