@@ -6,7 +6,7 @@ In one run, on one core, in CPU seconds: `smear_and_downsample` and `crop_displa
 shard's voxels, and what zarr takes to write the same pixel maps; for several pixel and crop sizes, and for events of
 more and fewer voxels. Beside them the kernel alone, `np.bincount` of both views without smearing, and
 `scipy.ndimage.gaussian_filter` of the whole detector (10 GB, and wrong, see docs/physics.md). Then both stages as jobs,
-each a process of its own with all its imports, on a shard of 5,000 events, and what 190,000 events take. With --memory,
+each in a separate process with all imports, on a shard of 5,000 events, and what 190,000 events take. With --memory,
 the peak memory of both stages on shards of 1,000 and 10,000 events. The ratios are what carries over to other machines.
 Writes results/preprocessing.json beside this file.
 """
@@ -161,17 +161,21 @@ def kernel(events: list[Event], repeat: int) -> dict[str, float]:
     }
 
 
+def start_stage(stage: str, shard: Path, *options: str) -> str:
+    """What :func:`run_stage` prints in a process, with stores beside the shard."""
+    command = [sys.executable, __file__, str(shard), "--stage", stage, "--folder", str(shard.parent), *options]
+    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+
+
 def jobs(events: list[Event]) -> dict[str, float]:
     """CPU seconds of both stages on a shard, each a process, and what those of PUBLISHED_EVENTS in such shards take."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shard = folder / "a.h5"
+        shard = Path(name) / "a.h5"
         write_repeated(shard, events, SHARD_EVENTS)
         result = {"events_per_shard": float(SHARD_EVENTS)}
         for stage in ("smear", "crop"):
             before = resource.getrusage(resource.RUSAGE_CHILDREN)
-            command = [sys.executable, __file__, str(shard), "--stage", stage, "--folder", name, "--size", "112"]
-            subprocess.run(command, check=True, capture_output=True)
+            start_stage(stage, shard, "--size", "112")
             after = resource.getrusage(resource.RUSAGE_CHILDREN)
             result[f"{stage}_cpu_seconds"] = after.ru_utime + after.ru_stime - before.ru_utime - before.ru_stime
     result["ms_per_event"] = 1e3 * (result["smear_cpu_seconds"] + result["crop_cpu_seconds"]) / SHARD_EVENTS
@@ -181,13 +185,11 @@ def jobs(events: list[Event]) -> dict[str, float]:
 def peak_memory(events: list[Event], n: int) -> dict[str, float]:
     """Peak memory (MB) of each stage, a process each, on a shard of `n` events."""
     with tempfile.TemporaryDirectory() as name:
-        folder = Path(name)
-        shard = folder / "a.h5"
+        shard = Path(name) / "a.h5"
         write_repeated(shard, events, n)
         result = {"events": float(n)}
         for stage in ("smear", "crop"):
-            command = [sys.executable, __file__, str(shard), "--stage", stage, "--folder", name]
-            result[f"{stage}_mb"] = float(subprocess.run(command, check=True, capture_output=True, text=True).stdout)
+            result[f"{stage}_mb"] = float(start_stage(stage, shard))
     return result
 
 

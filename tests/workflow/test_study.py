@@ -109,7 +109,7 @@ def test_a_point_that_is_not_in_the_table_is_refused(tmp_path):
 
 
 def finished(folder: Path, seed: int, train: int, pixel_mm: float = 50, skill: float = 1.0) -> Path:
-    """A finished run, with `train` training events in place of its own."""
+    """A finished run with `train` training events."""
     written = write_run(folder, seed=1, models={"bdt": skill, "bdt.2": skill + 0.1, "cnn_tuned": skill})
     table = pd.read_parquet(written.events)
     others = table[table["split"] != "train"]

@@ -12,11 +12,11 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file, save_file
 
+from interrupted import assert_resumes_exactly
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import open_store
 from nuvlm.models.classifier.settings import TrainingRecipe
-from nuvlm.models.classifier.trainer import Training
 from nuvlm.models.head.saliency import occlusion
 from nuvlm.models.jobs import ClassificationJob, ExplanationJob
 from nuvlm.models.predictions import read_predictions
@@ -131,23 +131,8 @@ def test_other_parts_can_be_trained(adapt: str, base: Path, dataset: Data, tmp_p
 def test_a_stopped_training_ends_as_an_uninterrupted_one(
     trained: Path, base: Path, dataset: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = make_job(tmp_path, base, dataset)
-    epoch = Training._epoch
-
-    def stop(self: Training, number: int) -> None:
-        if number == 3:
-            raise KeyboardInterrupt
-        epoch(self, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_epoch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_vit(job)
-    assert job.checkpoint.exists()
-    train_vit(make_job(tmp_path, base, dataset, gradient_checkpointing=False))
-    expected, found = (load_file(folder / "model.safetensors") for folder in (trained, job.out))
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    job, again = (make_job(tmp_path, base, dataset, **kept) for kept in ({}, {"gradient_checkpointing": False}))
+    assert_resumes_exactly(train_vit, job, again, trained, monkeypatch)
 
 
 def test_occlusion_finds_what_decides() -> None:

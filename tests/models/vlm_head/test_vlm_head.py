@@ -13,12 +13,12 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
+from interrupted import assert_resumes_exactly
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, write_json
 from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import open_store
 from nuvlm.models.classifier.settings import TrainingRecipe
-from nuvlm.models.classifier.trainer import Training
 from nuvlm.models.jobs import ClassificationJob, ExplanationJob
 from nuvlm.models.predictions import read_predictions
 from nuvlm.models.vit.network import load_vit
@@ -137,22 +137,8 @@ def test_it_learns_and_writes_only_what_it_has_trained(
 def test_a_stopped_training_ends_as_an_uninterrupted_one(
     trained: Path, base: Path, dataset: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    job = make_job(tmp_path, base, dataset)
-    epoch = Training._epoch
-
-    def stop(self: Training, number: int) -> None:
-        if number == 3:
-            raise KeyboardInterrupt
-        epoch(self, number)
-
-    with monkeypatch.context() as patch:
-        patch.setattr(Training, "_epoch", stop)
-        with pytest.raises(KeyboardInterrupt):
-            train_vlm_head(job)
-    train_vlm_head(make_job(tmp_path, base, dataset, gradient_checkpointing=False))
-    expected, found = (load_file(folder / "model.safetensors") for folder in (trained, job.out))
-    assert expected.keys() == found.keys()
-    assert all(torch.equal(expected[name], found[name]) for name in expected)
+    job, again = (make_job(tmp_path, base, dataset, **kept) for kept in ({}, {"gradient_checkpointing": False}))
+    assert_resumes_exactly(train_vlm_head, job, again, trained, monkeypatch)
 
 
 @pytest.mark.parametrize("kind", ["qwen3_vl", "smolvlm", "llava_next"])
@@ -172,7 +158,7 @@ def test_other_families_are_trained_with_either_head(kind: str, dataset: Data, t
             together = network(network.prepare(grey, CPU))
             alone = torch.cat([network(network.prepare(grey[i : i + 1], CPU)) for i in range(3)])
         torch.testing.assert_close(together, alone, atol=1e-4, rtol=1e-4)
-        assert len(together.unique(dim=0)) == 3, "each event has an answer of its own"
+        assert len(together.unique(dim=0)) == 3, "each event has a different answer"
 
 
 @pytest.mark.long

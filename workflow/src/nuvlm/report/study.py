@@ -224,7 +224,7 @@ def draw(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
             ax.legend(loc="lower right")
         arrange(figure)
         svg = to_svg(figure, "study")
-    # A page of its own: the colour of its text is not known, so the figure brings its background.
+    # Shown as a separate page: the colour of the page's text is unknown, so the figure has a background.
     return svg.replace("<svg ", '<svg xmlns="http://www.w3.org/2000/svg" style="color: black; background: white" ', 1)
 
 

@@ -179,7 +179,7 @@ class Runner:
             partial.write_text(yaml.safe_dump(settings, sort_keys=False))
         command = [sys.executable, "-m", "snakemake", "--profile", "profiles/local", target, *self._options]
         command += ["--configfile", *self._study.configuration, str(overlay)]
-        # A group of its own: a signal reaches every job.
+        # A separate process group: a signal reaches every job.
         self._snakemake = subprocess.Popen(command, start_new_session=True)
         if self.stopped:  # meanwhile
             self._end_jobs()
