@@ -10,7 +10,7 @@ invisible here; pass them as `entries`.
 
 import ast
 import hashlib
-from collections.abc import Iterable, Iterator
+from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
 from typing import NamedTuple
@@ -30,33 +30,69 @@ class Definition(NamedTuple):
     """``*`` for the statements that run on import: calls, also those whose result is bound to a name."""
 
 
+class _Code:
+    """A statement at the top of a module, or a whole script, and all that it names, from one walk through it."""
+
+    def __init__(self, tree: ast.stmt | ast.Module) -> None:
+        self.tree = tree
+        self.imports: dict[str, Definition | str] = {}
+        """Name -> the definition, or the module, of this package that it stands for."""
+        self.names: set[str] = set()
+        self.attributes: set[tuple[str, str]] = set()
+        """Name, and what is looked up in it."""
+        for node in ast.walk(tree):
+            if isinstance(node, ast.Name):
+                self.names.add(node.id)
+            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
+                self.attributes.add((node.value.id, node.attr))
+            elif isinstance(node, ast.Import | ast.ImportFrom):
+                self.imports.update(_imported(node))
+
+    def uses(self, imports: Mapping[str, Definition | str], bound: Container[str], module: str) -> Iterator[Definition]:
+        """The definitions of the package that it names, where a module has these imports and binds these names."""
+        imports = {**imports, **self.imports}
+        for target in self.imports.values():
+            yield Definition(target, "*") if isinstance(target, str) else target
+        for name, attribute in self.attributes:
+            owner = imports.get(name)
+            if isinstance(owner, str):
+                yield Definition(owner, attribute)
+        for name in self.names:
+            imported = imports.get(name)
+            if isinstance(imported, Definition):
+                yield imported
+            elif name in bound:
+                yield Definition(module, name)
+
+
 class _Module:
     """A module's definitions, their text and what they use, worked out when they are asked for."""
 
     def __init__(self, name: str, text: str) -> None:
-        tree = _strip(ast.parse(text, filename=name))
+        codes = [_Code(statement) for statement in _strip(ast.parse(text, filename=name)).body]
         self.name = name
-        self.imports = dict(_imported(tree))
-        """Name -> the definition, or the module, of this package that it stands for."""
-        self.bindings: dict[str, list[ast.stmt]] = {}
+        self.imports = {bound: target for code in codes for bound, target in code.imports.items()}
+        """Name -> the definition, or the module, of this package that it stands for, for every import in it."""
+        self.bindings: dict[str, list[_Code]] = {}
         """Name -> the statements that bind it, without imports; ``*`` -> those that run on import."""
-        functions = {*self.imports, *(node.name for node in tree.body if isinstance(node, ast.FunctionDef))}
-        for statement in tree.body:
+        functions = {*self.imports, *(code.tree.name for code in codes if isinstance(code.tree, ast.FunctionDef))}
+        for code in codes:
+            statement = code.tree
             if not isinstance(statement, ast.Import | ast.ImportFrom):
                 names = _bound(statement)
                 # ``X = f()`` runs f on import, whether or not X is used.
                 runs = not names or (isinstance(statement, ast.Assign | ast.AnnAssign) and _calls(statement, functions))
                 for bound in [*names, "*"] if runs else names:
-                    self.bindings.setdefault(bound, []).append(statement)
+                    self.bindings.setdefault(bound, []).append(code)
         self.source = cache(self._source)
         self.uses = cache(self._uses)
 
     def _source(self, name: str) -> str:
-        return "\n".join(map(_text, self.bindings.get(name, [])))
+        return "\n".join(_text(code.tree) for code in self.bindings.get(name, []))
 
     def _uses(self, name: str) -> frozenset[Definition]:
-        statements = ast.Module(self.bindings.get(name, []), [])
-        return frozenset(_uses(statements, self.imports, self.bindings, self.name))
+        codes = self.bindings.get(name, [])
+        return frozenset(used for code in codes for used in code.uses(self.imports, self.bindings, self.name))
 
 
 def code_digest(script: Path, *entries: str) -> str:
@@ -75,8 +111,7 @@ def code_digest(script: Path, *entries: str) -> str:
 def reachable(script: Path, *entries: str) -> set[Definition]:
     """The definitions of the package that a script can reach (see :func:`code_digest`)."""
     queue = [Definition(*entry.split(":")) for entry in entries]
-    tree = _strip(ast.parse(script.read_text()))
-    queue += _uses(tree, dict(_imported(tree)), {})
+    queue += _Code(_strip(ast.parse(script.read_text()))).uses({}, (), "")
     found: set[Definition] = set()
     while queue:
         definition = queue.pop()
@@ -123,7 +158,7 @@ def _path(name: str) -> Path | None:
     return path if package == PACKAGE.name and parts and path.is_file() else None
 
 
-def _bound(statement: ast.stmt) -> list[str]:
+def _bound(statement: ast.AST) -> list[str]:
     """The names that a statement at the top of a module binds; none if it does more than that, as a call does."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
         return [statement.name]
@@ -141,41 +176,18 @@ def _calls(tree: ast.AST, functions: set[str]) -> bool:
     return any(node.id in functions for func in called for node in ast.walk(func) if isinstance(node, ast.Name))
 
 
-def _imported(tree: ast.AST) -> Iterator[tuple[str, Definition | str]]:
-    """Name -> what it stands for in this package, for every import below `tree`."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.ImportFrom) and node.module:
-            for alias in node.names:
-                submodule = f"{node.module}.{alias.name}"
-                if _path(submodule):
-                    yield alias.asname or alias.name, submodule
-                elif _path(node.module):
-                    yield alias.asname or alias.name, Definition(node.module, alias.name)
-        elif isinstance(node, ast.Import):
-            for alias in node.names:
-                if _path(alias.name):
-                    yield alias.asname or alias.name, alias.name
-
-
-def _uses(
-    tree: ast.AST, imports: dict[str, Definition | str], bindings: dict[str, list[ast.stmt]], module: str = ""
-) -> Iterator[Definition]:
-    """The definitions of the package that the code below `tree` names."""
-    imports = imports | dict(_imported(tree))
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import | ast.ImportFrom):
-            for _, target in _imported(node):
-                yield Definition(target, "*") if isinstance(target, str) else target
-        elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-            owner = imports.get(node.value.id)
-            if isinstance(owner, str):
-                yield Definition(owner, node.attr)
-        elif isinstance(node, ast.Name):
-            imported = imports.get(node.id)
-            if isinstance(imported, Definition):
-                yield imported
-            elif node.id in bindings:
-                yield Definition(module, node.id)
+def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Definition | str]]:
+    """Name -> what it stands for in this package."""
+    for alias in node.names:
+        if isinstance(node, ast.Import):
+            if _path(alias.name):
+                yield alias.asname or alias.name, alias.name
+        elif node.module:
+            submodule = f"{node.module}.{alias.name}"
+            if _path(submodule):
+                yield alias.asname or alias.name, submodule
+            elif _path(node.module):
+                yield alias.asname or alias.name, Definition(node.module, alias.name)
 
 
 class _Strip(ast.NodeTransformer):
