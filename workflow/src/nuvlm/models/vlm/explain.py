@@ -82,15 +82,16 @@ def explain_vlm(
     texts, words = prompts_for(prompts, images, background), load_rationales(vocabulary)
     chosen = read_explained(events, predictions, "vlm", part=part, count=count, seed=seed)
     rows: list[dict[str, Any]] = []
+    grounded = is_grounded(adapter)
     if len(chosen):
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=choose_device(), merge=merge_adapter)
         explainer = _Explainer(
-            model, load_processor(base), texts, settings, background, zoom, grounded=is_grounded(adapter)
+            model, load_processor(base), texts, settings, background, zoom, grounded=grounded
         )
         answers = _explain_events(explainer, chosen, stores, condition, images)
         rows = [row for found in track(answers, "events", len(chosen)) for row in found]
         logger.info("peak memory %.0f MB", peak_memory_mb())
-    _write(out, chosen, pd.DataFrame(rows, columns=list(ANSWER)), words)
+    _write(out, chosen, pd.DataFrame(rows, columns=list(ANSWER)), words, grounded=grounded)
 
 
 class _Explainer:
@@ -200,14 +201,14 @@ def _occluded(
     return list(zip(block.index[has], without, strict=True))
 
 
-def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales) -> None:
-    """Write the table of rationales, their claims and the true values."""
+def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales, *, grounded: bool) -> None:
+    """Write the table of rationales, their claims and the true values. Other words than the `grounded` ones are free."""
     rows = answers.sort_values("event", kind="stable")
     events = chosen.loc[rows["event"].astype(int)]
     table = events[["event_id", "shard", "row", "class", "predicted", "chosen"]].reset_index(drop=True)
     table["picture"] = rows["picture"].astype("string").to_numpy()
     table["rationale"] = rows["rationale"].astype("string").to_numpy()
-    claimed = [words.parse(text) for text in table["rationale"]]
+    claimed = [words.parse(text) if grounded else words.read(text).agreed for text in table["rationale"]]
     true = [words.state(event) for event in events.to_dict("records")]
     table = table.join(claims_table("claim_", claimed)).join(claims_table("true_", true))
     table["seconds"] = rows["seconds"].to_numpy(dtype=np.float64)
