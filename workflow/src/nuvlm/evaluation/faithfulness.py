@@ -25,7 +25,8 @@ from nuvlm.evaluation.samples import KEY
 Explanations = Mapping[str, Sequence[str | Path]]
 """Tables of rationales (one per part) of each model that writes them."""
 Claims = dict[str, np.ndarray]
-"""Statements of n rationales, or of the truth: (n,) float64 for each of STATEMENTS; 1 yes, 0 no, NaN not stated."""
+"""Statements of n rationales, or of the truth: (n,) float64 for each of STATEMENTS; 1 yes, 0 no, NaN not stated,
+CONTRADICTED stated in two ways."""
 Shares = dict[str, tuple[np.ndarray, np.ndarray]]
 """Per-event numerators and denominators of each metric, (n,) float64 each."""
 
@@ -39,6 +40,8 @@ TOLERANCE = 0.25
 """Relative tolerance of a right length or energy."""
 GAP_CM = 5.0
 """The decision tree ignores shorter gaps: they are not visible in pixels of 5 cm, and are not stated."""
+CONTRADICTED = -1.0
+"""A statement that the same text contradicts: it is made, and never right."""
 SHUFFLES = 200
 TREE_DEPTH, TREE_LEAF = 4, 10
 """Maximum depth of the decision tree, and minimum number of events per leaf."""
@@ -301,7 +304,7 @@ def count(claims: Claims, truth: Claims, chosen: np.ndarray, tree: DecisionTreeC
             shares[f"{name}.precision"] = known & (claim == 1) & (true == 1), known & (claim == 1)
             shares[f"{name}.recall"] = (claim == 1) & (true == 1), true == 1
         if name == "charged":
-            shares[f"{name}.within_one"] = known & (np.abs(claim - true) <= 1), known & made
+            shares[f"{name}.within_one"] = known & (claim >= 0) & (np.abs(claim - true) <= 1), known & made
     right = [shares[f"{name}.right"] for name in STATEMENTS]
     shares["right"] = np.sum([above for above, _ in right], axis=0), np.sum([below for _, below in right], axis=0)
     readable = np.isfinite(np.stack([claims[name] for name in STATEMENTS])).any(axis=0)
@@ -342,7 +345,7 @@ def judge(table: pd.DataFrame) -> list[list[dict[str, Any]]]:
 
 def relative_errors(claim: np.ndarray, true: np.ndarray) -> dict[str, Any]:
     """Relative errors claimed / true - 1: `n`, `median`, and `spread`, the 68 % quantile of the absolute error."""
-    both = np.isfinite(claim) & (true > 0)
+    both = np.isfinite(claim) & (claim >= 0) & (true > 0)
     error = claim[both] / true[both] - 1
     if not len(error):
         return {"n": 0, "median": None, "spread": None}
@@ -455,7 +458,7 @@ def _exchanged(
 def _pairs(true: np.ndarray, claim: np.ndarray) -> list[list[float]]:
     """Pairs of true and claimed value."""
     pairs = np.stack([true, claim], axis=1)
-    kept: list[list[float]] = pairs[np.isfinite(pairs).all(axis=1)][:POINTS].tolist()
+    kept: list[list[float]] = pairs[np.isfinite(pairs).all(axis=1) & (claim >= 0)][:POINTS].tolist()
     return kept
 
 

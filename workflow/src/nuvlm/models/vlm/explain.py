@@ -23,6 +23,7 @@ from nuvlm.models.explained_events import read_explained
 from nuvlm.models.vlm.batches import FittingBatches
 from nuvlm.models.vlm.classify import background_of, is_grounded, load_finetuned
 from nuvlm.models.vlm.dataset import to_pictures
+from nuvlm.models.vlm.free_text import FreeText
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.occlusion import occlude
 from nuvlm.models.vlm.prompts import Prompts, conversation, prompts_for, user_turn
@@ -85,9 +86,7 @@ def explain_vlm(
     grounded = is_grounded(adapter)
     if len(chosen):
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=choose_device(), merge=merge_adapter)
-        explainer = _Explainer(
-            model, load_processor(base), texts, settings, background, zoom, grounded=grounded
-        )
+        explainer = _Explainer(model, load_processor(base), texts, settings, background, zoom, grounded=grounded)
         answers = _explain_events(explainer, chosen, stores, condition, images)
         rows = [row for found in track(answers, "events", len(chosen)) for row in found]
         logger.info("peak memory %.0f MB", peak_memory_mb())
@@ -202,13 +201,14 @@ def _occluded(
 
 
 def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales, *, grounded: bool) -> None:
-    """Write the table of rationales, their claims and the true values. Other words than the `grounded` ones are free."""
+    """Write the table of rationales, their claims and the true values; those that are not `grounded` are free text."""
     rows = answers.sort_values("event", kind="stable")
     events = chosen.loc[rows["event"].astype(int)]
     table = events[["event_id", "shard", "row", "class", "predicted", "chosen"]].reset_index(drop=True)
     table["picture"] = rows["picture"].astype("string").to_numpy()
     table["rationale"] = rows["rationale"].astype("string").to_numpy()
-    claimed = [words.parse(text) if grounded else words.read(text).agreed for text in table["rationale"]]
+    free = None if grounded else FreeText(words)
+    claimed = [words.parse(text) if free is None else free.read(text).agreed for text in table["rationale"]]
     true = [words.state(event) for event in events.to_dict("records")]
     table = table.join(claims_table("claim_", claimed)).join(claims_table("true_", true))
     table["seconds"] = rows["seconds"].to_numpy(dtype=np.float64)

@@ -1,81 +1,251 @@
-"""Free text before phrasings are looked for in it: one spelling of each thing, numbers in digits, sentences."""
+"""Free text: what models state that were not trained on the phrasings of the vocabulary (docs/faithfulness.md)."""
 
 import re
-import unicodedata
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-UNITS = ("no", "one", "two", "three", "four", "five", "six", "seven", "eight", "nine", "ten", "eleven", "twelve")
-UNITS += ("thirteen", "fourteen", "fifteen", "sixteen", "seventeen", "eighteen", "nineteen")
-TENS = ("twenty", "thirty", "forty", "fifty", "sixty", "seventy", "eighty", "ninety")
-NUMBER_WORDS = {word: value for value, word in enumerate(UNITS)} | {"zero": 0, "single": 1}
-NUMBER_WORDS |= {word: 10 * value for value, word in enumerate(TENS, start=2)}
-POWERS = {"hundred": 100, "thousand": 1000}
-_WORD = rf"(?:{'|'.join([*UNITS[1:], *TENS, *POWERS])})"
-_SPELT = rf"(?:a\s+(?={'|'.join(POWERS)}))?{_WORD}(?:(?:\s+and)?\s+{_WORD})*"
-SPELLINGS = (
-    (r"[’‘`´]", "'"),
-    (r"[−‐‑]", "-"),
-    (r"(?<=\d)\s*[–—]\s*(?=\d)", "-"),
-    (r"\s*[–—]\s*", " ; "),
-    (r"[*#|\"“”]", ""),
-    (r"_", " "),
-    (r"\s*\(\s*", ", "),
-    (r"\s*\)", ","),
-    (r"\bcan'?t\b|\bcannot\b", "can not"),
-    (r"\bwon't\b", "will not"),
-    (r"n't\b", " not"),
-    (r"\b(is|are|was|were|does|do|did|has|have|had|would|could|should)nt\b", r"\1 not"),
-    (r"\b(?:approx|ca)\.", "about"),
-    (r"\b(?:e\.g|i\.e|cf|fig)\.", ""),
-    (r"(?<=[a-z])-(?=\w)|(?<=\w)-(?=[a-z])", " "),
+from nuvlm.models.vlm.rationales import (
+    APPROXIMATELY,
+    CM,
+    DETAILS,
+    KINDS,
+    MEV,
+    Claims,
+    Match,
+    Rationales,
+    any_of,
+    find_matches,
+    literally,
+    phrase_pattern,
+    settle,
 )
-"""Patterns and what they become, in this order."""
+from nuvlm.models.vlm.spelling import NUMBER_WORDS, sentences, spell_alike
+
+SUBJECTS = ("track", "shower", "another")
+"""Names of the words that a statement may be about."""
+THINGS = {
+    "track": "track",
+    "no_track": "track",
+    "shower": "shower",
+    "no_shower": "shower",
+    "gap": "shower",
+    "no_gap": "shower",
+}
+"""What each kind of sentence is about."""
+_JOINED = r"(?:to|or|and|x|×|\*|\^|±|\+/?-|-)"
+PART_OF_NUMBER = re.compile(
+    rf"(?:\d\s*(?:[a-z]+\s*)?{_JOINED}\s*|\d\s+|\d[.,]|[-^±/]|(?<!\w)(?:{any_of(NUMBER_WORDS)})\s+{_JOINED}\s+)$",
+    re.IGNORECASE,
+)
+"""Text before digits that are part of a range, a product, a power or an uncertainty."""
+CONTINUED = re.compile(rf"\s*(?:[a-z]+\s*)?{_JOINED}\s*[~≈]?\d", re.IGNORECASE)
+"""Text after digits that are."""
+SAME = 1.25
+"""Largest ratio of two lengths or energies that do not contradict each other."""
 
 
-def spell_alike(text: str, units: Iterable[str]) -> str:
-    """`text` with one kind of quotes, dashes and negation, without markup, and with lengths and energies in digits.
+@dataclass(frozen=True)
+class Reading:
+    """What a text states, and how much of it was understood."""
 
-    Args:
-        text: any text.
-        units: of lengths and energies; numbers in words are put in digits only before one of them.
-    """
-    text = unicodedata.normalize("NFKC", text)
-    for pattern, replacement in SPELLINGS:
-        text = re.sub(pattern, replacement, text, flags=re.IGNORECASE)
-    unit = "|".join(sorted(units, key=len, reverse=True))
-    text = re.sub(
-        rf"(?<!\w)({_SPELT})(\s+and\s+a\s+half)?(?=\s+(?:{unit})(?!\w))", _to_digits, text, flags=re.IGNORECASE
-    )
-    return re.sub(rf"(?<!and )\bhalf\s+an?(?=\s+(?:{unit})(?!\w))", "0.5", text, flags=re.IGNORECASE)
+    claims: Claims
+    """Of several statements about one thing, the first."""
+    contradicted: frozenset[str] = frozenset()
+    """Names of claims of which the text also states something else."""
+    sentences: int = 0
+    understood: int = 0
+    """Sentences in which a statement was read."""
+    denied: int = 0
+    hedged: int = 0
+    """Sentences in which a statement was not read as it is denied in words that are not known, or not asserted."""
 
-
-def _to_digits(match: re.Match[str]) -> str:
-    return f"{value_of(match[1]) + (0.5 if match[2] else 0):g}"
-
-
-def value_of(words: str) -> int:
-    """The number that `words` spell, below a million: "two hundred and forty", "twelve hundred".
-
-    Raises:
-        KeyError: a word is not part of a number.
-    """
-    total, current = 0, 0
-    for word in words.lower().split():
-        if word in ("and", "a"):
-            continue
-        if word in POWERS:
-            current = max(current, 1) * POWERS[word]
-            if word == "thousand":
-                total, current = total + current, 0
-        else:
-            current += NUMBER_WORDS[word]
-    return total + current
+    @property
+    def agreed(self) -> Claims:
+        """The claims without those that are contradicted."""
+        return replace(self.claims, **dict.fromkeys(self.contradicted))
 
 
-def sentences(text: str) -> list[tuple[int, int]]:
-    """Begin and end of each sentence of `text`, its closing mark included. Items of a list are sentences."""
-    ends = [match.end() for match in re.finditer(r"[.!?]+(?=\s|$)|;|\n\s*\n|\n\s*(?=-\s)", text)]
-    bounds = [0, *ends, len(text)]
-    return [
-        (begin, end) for begin, end in zip(bounds, bounds[1:], strict=False) if re.search(r"\w", text[begin:end])
-    ]
+class FreeText:
+    """Reads free text with the phrasings of a vocabulary."""
+
+    def __init__(self, words: Rationales) -> None:
+        self._words = words.words
+        ends = rf"(?:(?P<leaves>{self._any_phrase((*words.leaves, *words.free_leaves))})|"
+        ends += rf"{self._any_phrase((*words.stays, *words.free_stays))})"
+        self._patterns = words.patterns + [
+            (phrase_pattern(self._expression(phrase), ends), name)
+            for name in KINDS
+            for phrase in words.phrasings(name).free
+        ]
+        lists = {thing: words.words.get(thing, ()) for thing in SUBJECTS}
+        lists |= {name: getattr(words, name) for name in ("denials", "hedges", "limits", "further", "retractions")}
+        self._lists = {name: re.compile(_whole_word(listed), re.IGNORECASE) for name, listed in lists.items()}
+
+    def read(self, text: str) -> Reading:
+        """What free text states (docs/faithfulness.md).
+
+        As :meth:`nuvlm.models.vlm.rationales.Rationales.parse`, with more phrasings. A sentence that denies or hedges
+        what it says, or asks, makes no claim. Statements that contradict each other are noted.
+        """
+        text = spell_alike(text, (*CM, *MEV))
+        usable = self._usable(text, find_matches(text, self._patterns))
+        asserted: list[list[Match]] = []
+        denied = hedged = 0
+        for begin, end in (spans := sentences(text)):
+            sentence = text[begin:end].strip(" \n.!,;")
+            if asserted and self._lists["retractions"].fullmatch(sentence):
+                denied += bool(asserted[-1])
+                asserted[-1] = []
+            inside = [match for match in usable if begin <= match.start < end]
+            hedge = self._lists["hedges"].search(text, begin, end) or text[begin:end].rstrip().endswith("?")
+            denial = any(
+                not any(match.start <= word.start() and word.end() <= match.end for match in usable)
+                for word in self._lists["denials"].finditer(text, begin, end)
+            )
+            hedged += bool(inside and hedge)
+            denied += bool(inside and denial and not hedge)
+            asserted.append([] if hedge or denial else inside)
+        claims, contradicted = self._merge(text, [match for inside in asserted for match in inside])
+        understood = sum(map(bool, asserted))
+        return Reading(claims, contradicted, len(spans), understood, denied=denied, hedged=hedged)
+
+    def _usable(self, text: str, found: list[Match]) -> list[Match]:
+        """The matches whose number, if any, is one number and not a limit, and that are about their own thing."""
+        subjects = sorted(
+            (word.start(), word.end(), thing) for thing in SUBJECTS for word in self._lists[thing].finditer(text)
+        )
+        # "muon neutrino" is no muon
+        subjects = [one for one in subjects if not any(_contains(other, one) for other in subjects)]
+        gaps = {match.number for match in found if match.name == "gap"}
+        usable = []
+        for match in found:
+            if match.number is not None:
+                before, after = text[: match.number[0]], text[match.number[1] :]
+                if PART_OF_NUMBER.search(before) or CONTINUED.match(after) or self._is_limit(before, after):
+                    continue
+                if 0 in (match.stated.get(name) for name in ("track_cm", "shower_mev", "gap_cm")):
+                    continue
+                # "the track begins 10 cm from the vertex" states no length
+                if match.name != "gap" and match.number in gaps:
+                    continue
+            if self._is_about(match, subjects) and not _is_qualified(match, found):
+                usable.append(match)
+        return usable
+
+    def _is_limit(self, before: str, after: str) -> bool:
+        """Whether a number between these texts is a limit."""
+        before = re.sub(rf"(?:\b(?:an?|the)\s+)?{APPROXIMATELY}$", "", before, flags=re.IGNORECASE).rstrip()
+        unit = re.match(r"\s*[a-z]+\s*", after, re.IGNORECASE)
+        after = after[unit.end() :] if unit else after.lstrip()
+        limits = self._lists["limits"]
+        return bool(limits.match(after)) or any(word.end() == len(before) for word in limits.finditer(before))
+
+    def _is_about(self, match: Match, subjects: Sequence[tuple[int, int, str]]) -> bool:
+        """Whether a match names its thing, or else that thing was named last; a gap may have no thing before it."""
+        thing = THINGS.get(match.name)
+        if thing is None or any(name == thing and match.start <= start < match.end for start, _, name in subjects):
+            return True
+        last = [name for start, _, name in subjects if start < match.start][-1:]
+        return last == [thing] or (not last and match.name in ("gap", "no_gap"))
+
+    def _merge(self, text: str, found: list[Match]) -> tuple[Claims, frozenset[str]]:
+        """The claims of matches in order, and those of which something else is stated later."""
+        claims: dict[str, Any] = {}
+        contradicted: set[str] = set()
+        merged: list[Match] = []
+        aside: list[Match] = []
+        for match in found:
+            clash = {name for name, value in match.stated.items() if _differs(claims.get(name), value)}
+            if clash and any(match.overlaps(other) and clash & other.stated.keys() for other in merged):
+                continue
+            if clash and (self._is_further(text, match, claims) or self._is_named_by(aside, match, text)):
+                aside.append(match)
+                continue
+            contradicted |= clash
+            claims = match.stated | claims
+            merged.append(match)
+        for thing, details in DETAILS.items():
+            if thing in contradicted:
+                contradicted |= {name for name in details if claims.get(name) is not None}
+        return settle(claims), frozenset(contradicted)
+
+    def _is_further(self, text: str, match: Match, claims: Mapping[str, Any]) -> bool:
+        """Whether a match is about a further, smaller thing than the one of `claims`."""
+        end = match.end if match.number is None else match.number[0]
+        words = text[: match.start].split()[-3:] + text[match.start : end].split()
+        marks = [word for word in words if self._lists["further"].fullmatch(word)]
+        numbers = [
+            (claims.get(name), match.stated[name]) for name in ("track_cm", "shower_mev") if name in match.stated
+        ]
+        smaller = all(stated is not None and value < stated for stated, value in numbers)
+        return smaller and any(len(mark) > 2 or numbers for mark in marks)
+
+    def _is_named_by(self, others: Iterable[Match], match: Match, text: str) -> bool:
+        """Whether a match is about the thing that one of `others` named before in its sentence."""
+        return any(
+            THINGS.get(other.name) == THINGS.get(match.name)
+            and other.start <= match.start
+            and len(sentences(text[other.start : match.end])) == 1
+            and not any(self._lists[thing].search(text, other.end, match.end) for thing in SUBJECTS)
+            for other in others
+        )
+
+    def _any_phrase(self, phrases: Iterable[str]) -> str:
+        """A regular expression for any of `phrases`, the longest first."""
+        return f"(?:{'|'.join(self._expression(phrase) for phrase in sorted(phrases, key=len, reverse=True))})"
+
+    def _expression(self, phrase: str) -> str:
+        """The regular expression of a phrasing, with placeholders. Words that may be left out have their space."""
+        expression = space = ""
+        tokens = re.findall(r"(?:\([^)]*\)|[^\s(])+|\(", phrase)
+        for i, token in enumerate(tokens):
+            pattern, optional = self._token(token)
+            if not optional:
+                expression, space = expression + space + pattern, r"\s+"
+            elif i + 1 < len(tokens):
+                expression, space = rf"{expression}{space}(?:{pattern}\s+){{0,3}}", ""
+            else:
+                expression += rf"(?:\s+{pattern})?"
+        return expression
+
+    def _token(self, token: str) -> tuple[str, bool]:
+        """The regular expression of one word of a phrasing, and whether it may be left out."""
+        words = token[1:-1].split("|") if re.fullmatch(r"\([^)]*\)", token) else self._words.get(token[1:-1])
+        if words is not None:
+            return self._any_phrase(word for word in words if word), "" in words
+        expression = literally(token)
+        for name, listed in self._words.items():
+            expression = expression.replace(rf"\{{{name}\}}", f"(?:{any_of(filter(None, listed))})")
+        return expression, False
+
+
+def _differs(one: Any, other: Any) -> bool:
+    """Whether two statements about the same contradict each other; lengths and energies are not that exact."""
+    if one is None or other is None:
+        return False
+    if isinstance(one, float):
+        return not max(one, other) <= SAME * min(one, other)
+    return bool(one != other)
+
+
+def _is_qualified(match: Match, found: list[Match]) -> bool:
+    """Whether a match is denied, or denies, with a qualification: "no track of 80 cm" does not deny all tracks."""
+    denied = [other for other in found if False in KINDS[other.name].fixed.values()]
+    for no in denied:
+        thing = THINGS[no.name]
+        end = max(other.end for other in denied if other.name == no.name and other.overlaps(no))
+        for yes in found:
+            detailed = THINGS.get(yes.name) == thing and yes.stated.keys() - KINDS[yes.name].fixed.keys()
+            if detailed and yes not in denied and yes.overlaps(no) and yes.end > end and match in (no, yes):
+                return True
+    return False
+
+
+def _contains(outer: tuple[int, int, str], inner: tuple[int, int, str]) -> bool:
+    return outer != inner and outer[0] <= inner[0] and inner[1] <= outer[1]
+
+
+def _whole_word(words: Iterable[str]) -> str:
+    """A regular expression for any of `words`, which may be several words or signs, but no part of a word."""
+    return rf"(?<!\w)(?:{any_of(words) or '(?!)'})(?!\w)"

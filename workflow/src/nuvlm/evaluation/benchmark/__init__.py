@@ -1,0 +1,1 @@
+"""The public benchmark of explanations (docs/faithfulness.md): events, predictions, scores and baselines."""
