@@ -5,6 +5,7 @@
 # make plan         jobs, hours and disk of a run, before it starts: [CONFIG=] [EVENTS=] [EVENTS_PER_SHARD=]
 # make rehearse     a few steps of everything, with random weights: speed, memory, hours: [CONFIG=] [EVENTS=] [PROFILE=]
 # make compare      two finished runs: A=results/x B=results/y
+# make faithfulness scores of anybody's explanations of the benchmark's events: PREDICTIONS=file.jsonl
 # make study        learning curves at the published size, some days: [STUDY=table.yaml] [POINTS="study_1000 ..."]
 # make bundle       a finished run to publish, with its provenance: RUN= [LICENSE=] [AUTHOR=]
 # make validate     the simulation compared with PDG and NIST values, some minutes
@@ -17,7 +18,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: bundle study study-page demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
+.PHONY: bundle faithfulness faithfulness-events faithfulness-baseline study study-page demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -67,6 +68,23 @@ CURVES ?= results/study/curves
 study-page: $(INSTALLED)
 	cp $(CURVES)/*.csv docs/study/
 	$(BIN)/python -m nuvlm.report.study docs/study docs/study.md
+
+# The public benchmark of explanations (docs/faithfulness.md): make faithfulness PREDICTIONS=file.jsonl
+#   make faithfulness-baseline BASELINE=template, or another, writes such a file; of a run: BASELINE=vlm EVENTS_RUN=mine
+BENCHMARK := results/faithfulness/benchmark/truth.csv
+EVENTS_RUN ?= faithfulness
+faithfulness: $(BENCHMARK)
+	@$(BIN)/python -m nuvlm.evaluation.benchmark.score "$(PREDICTIONS)"
+
+faithfulness-baseline: $(BENCHMARK)
+	@$(BIN)/python -m nuvlm.evaluation.benchmark.baselines $(BASELINE) --run "results/$(EVENTS_RUN)"
+
+faithfulness-events: $(INSTALLED)
+	@$(SNAKEMAKE) pixelmaps --configfile config/config.yaml config/faithfulness.yaml
+	@$(BIN)/python -m nuvlm.evaluation.benchmark.events
+
+$(BENCHMARK): | $(INSTALLED)
+	@$(MAKE) faithfulness-events
 
 # A finished run with all that its report is computed from: make bundle RUN=demo [LICENSE=CC-BY-4.0] [AUTHOR="A. Physicist"]
 bundle: $(INSTALLED)

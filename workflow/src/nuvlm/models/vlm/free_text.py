@@ -232,6 +232,9 @@ def _differs(one: Any, other: Any) -> bool:
 def _is_qualified(match: Match, found: list[Match]) -> bool:
     """Whether a match is denied, or denies, with a qualification: "no track of 80 cm" does not deny all tracks."""
     denied = [other for other in found if False in KINDS[other.name].fixed.values()]
+    # "no track is not seen"
+    if match in denied and any(match.crosses(other) for other in denied if other.name == match.name):
+        return True
     for no in denied:
         thing = THINGS[no.name]
         end = max(other.end for other in denied if other.name == no.name and other.overlaps(no))

@@ -112,6 +112,11 @@ class Match(NamedTuple):
     def overlaps(self, other: "Match") -> bool:
         return self.start < other.end and other.start < self.end
 
+    def crosses(self, other: "Match") -> bool:
+        """Whether they overlap, and neither contains the other."""
+        begin, end = sorted([(self.start, self.end), (other.start, other.end)])
+        return begin[0] < end[0] < begin[1] < end[1]
+
 
 class Phrasings(Settings):
     """Phrasings of one kind of sentence."""
