@@ -6,9 +6,11 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import yaml
 
 from nuvlm.base.stores import write_store
 from nuvlm.evaluation.faithfulness import STATEMENTS
+from paths import REPOSITORY
 from run_on_disk import PIXEL_MM, Run
 
 SIZE = 48
@@ -134,3 +136,12 @@ def write_saliency(run: Run, folder: Path, cnn: str = "cnn") -> tuple[list[Path]
     arrays = {"maps": saliency, "fall": fall, "event_id": events["event_id"].to_numpy(np.uint64)}
     write_store(path, arrays, attributes)
     return [path], maps
+
+
+def benchmark_definition(path: Path, maps: Mapping[str, Any] | None = None, **changes: object) -> Path:
+    """The definition of the benchmark of explanations, with changes of its events and maps."""
+    content = yaml.safe_load((REPOSITORY / "resources" / "faithfulness" / "definition.yaml").read_text())
+    content["events"] |= changes
+    content["maps"] |= maps or {}
+    path.write_text(yaml.safe_dump(content))
+    return path

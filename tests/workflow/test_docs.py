@@ -27,6 +27,7 @@ MAKE = ["make", "INSTALLED=.installed", f"BIN={BIN}"]
 # What is not run here, and why. That the target or the script is there is checked all the same.
 EXCUSED = {
     r"make (demo|test|slurm-test|fault-test|long-test)\b": "runs tests or the demo, as do those who run these tests",
+    r"make faithfulness": "simulates 2,000 events; tests/workflow/test_benchmark_run.py scores 90",
     r"make study\b": "takes days; tests/workflow/test_study.py makes a small one",
     r"make rehearse\b": "trains a model of 11 billion parameters; what it calls is tested separately",
     r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls is tested separately",

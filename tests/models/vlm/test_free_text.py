@@ -109,8 +109,8 @@ def test_what_is_not_asserted_is_no_claim(text: str) -> None:
 
 
 negations = st.sampled_from(
-    ["It is not true that {}", "It is false that {}", "I do not believe that {}", "Nobody would say: {}", "{} That is wrong.",
-     "It is wrong to say that {}", "{} This is not true.", "I doubt that {}", "Never does one see it: {}"]
+    ["It is not true that {}", "It is false that {}", "I do not believe that {}", "Nobody would say: {}",
+     "{} That is wrong.", "It is wrong to say that {}", "{} This is not true.", "I doubt that {}", "Never: {}"]
 )  # fmt: skip
 hedges = st.sampled_from(["Possibly {}", "It may be that {}", "It could be that {}", "Perhaps {}", "I guess that {}"])
 
@@ -186,8 +186,8 @@ def test_any_text_can_be_read(text: str) -> None:
     ("text", "first", "contradicted"),
     [
         ("There is a track. There is no track.", {"track": True}, {"track"}),
-        ("The longest track is 80 cm long. The longest track is 200 cm long.", {"track": True, "track_cm": 80}, {"track_cm"}),
-        ("The track leaves the detector. The track stays in the detector.", {"track": True, "leaves": True}, {"leaves"}),
+        ("The longest track is 80 cm long. It is 200 cm long.", {"track": True, "track_cm": 80}, {"track_cm"}),
+        ("The track leaves the detector. It stays in the detector.", {"track": True, "leaves": True}, {"leaves"}),
         ("A shower of 500 MeV is seen. I see no electromagnetic shower.", {"shower": True, "shower_mev": 500},
          {"shower", "shower_mev"}),
         ("It starts without a gap. It starts after a gap of 12 cm.", {"gap": False}, {"gap", "gap_cm"}),

@@ -10,10 +10,13 @@ import argparse
 import sys
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import pandas as pd
+from sklearn.base import ClassifierMixin, RegressorMixin
+from sklearn.dummy import DummyClassifier
+from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
 
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.event_table import read_events
@@ -26,12 +29,10 @@ from nuvlm.evaluation.faithfulness import NUMBERS, STATEMENTS, is_right, read_ex
 from nuvlm.models.bdt.features import Scale, features
 from nuvlm.models.vlm.rationales import Claims, Rationales, load_rationales
 
-if TYPE_CHECKING:
-    from sklearn.ensemble import HistGradientBoostingClassifier, HistGradientBoostingRegressor
-
 BASELINES = ("constant", "prior", "exchanged", "template", "vlm")
-LEAVES, LEARNING_RATE, ROUNDS = 8, 0.05, 120
-"""Of the boosted trees of `template`: as the BDT's."""
+OPTIONS: dict[str, Any] = {"learning_rate": 0.05, "max_leaf_nodes": 8, "max_iter": 120, "early_stopping": False}
+OPTIONS |= {"random_state": SEED}
+"""Of the boosted trees of `template`: leaves and rate as the BDT's."""
 REQUIRES = {"track_cm": "track", "leaves": "track", "shower_mev": "shower", "gap": "shower", "gap_cm": "gap"}
 """The thing that must be there for each claim."""
 
@@ -72,15 +73,15 @@ class Template:
 
     def __init__(self, measured: np.ndarray, truth: pd.DataFrame) -> None:
         """Fit to `measured`, (n, features), and the truth of the same events."""
-        self._class = _classifier().fit(measured, truth["class"].to_numpy())
-        self._models: dict[str, HistGradientBoostingClassifier | HistGradientBoostingRegressor] = {}
+        self._class = _fit_classifier(measured, truth["class"].to_numpy())
+        self._models: dict[str, ClassifierMixin | RegressorMixin] = {}
         for name in STATEMENTS:
             true = truth[name].to_numpy()
             known = np.isfinite(true)
             if name in NUMBERS:
-                self._models[name] = _regressor().fit(measured[known], np.log(true[known]))
+                self._models[name] = HistGradientBoostingRegressor(**OPTIONS).fit(measured[known], np.log(true[known]))
             else:
-                self._models[name] = _classifier().fit(measured[known], true[known])
+                self._models[name] = _fit_classifier(measured[known], true[known])
 
     def describe(self, measured: np.ndarray) -> tuple[list[Claims], list[str]]:
         """Claims and classes of events from `measured`, (n, features), and nothing else."""
@@ -188,20 +189,11 @@ def _stated(claims: Claims, words: Rationales) -> Claims:
     return Claims(**(vars(claims) | rounded))
 
 
-def _classifier() -> "HistGradientBoostingClassifier":
-    from sklearn.ensemble import HistGradientBoostingClassifier
-
-    return HistGradientBoostingClassifier(
-        learning_rate=LEARNING_RATE, max_leaf_nodes=LEAVES, max_iter=ROUNDS, early_stopping=False, random_state=SEED
-    )
-
-
-def _regressor() -> "HistGradientBoostingRegressor":
-    from sklearn.ensemble import HistGradientBoostingRegressor
-
-    return HistGradientBoostingRegressor(
-        learning_rate=LEARNING_RATE, max_leaf_nodes=LEAVES, max_iter=ROUNDS, early_stopping=False, random_state=SEED
-    )
+def _fit_classifier(measured: np.ndarray, true: np.ndarray) -> ClassifierMixin:
+    """Boosted trees; of events that are all alike, that one value."""
+    alike = len(np.unique(true)) == 1
+    model = DummyClassifier() if alike else HistGradientBoostingClassifier(**OPTIONS)
+    return model.fit(measured, true)
 
 
 def main(arguments: list[str] | None = None) -> None:
