@@ -8,11 +8,12 @@ import pandas as pd
 import pytest
 import yaml
 
-from explanations_on_disk import benchmark_definition, topology
+from explanations_on_disk import benchmark_definition, rationale_table, topology
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
+from nuvlm.base.files import write_table
 from nuvlm.evaluation.benchmark import events, score
-from nuvlm.evaluation.benchmark.baselines import exchanged_rows, make_baseline, typical_claims
+from nuvlm.evaluation.benchmark.baselines import exchanged_rows, make_baseline, texts_of_run, typical_claims
 from nuvlm.evaluation.benchmark.definition import Definition, load_definition
 from nuvlm.evaluation.benchmark.events import TRUTH, read_truth, true_claims, truth_table
 from nuvlm.evaluation.benchmark.predictions import read_predictions, write_predictions
@@ -42,18 +43,18 @@ def small(tmp_path_factory: pytest.TempPathFactory) -> tuple[Definition, pd.Data
     return definition, truth_table(simulated(), definition, WORDS)
 
 
-def tested(truth: pd.DataFrame) -> pd.DataFrame:
+def of_test(truth: pd.DataFrame) -> pd.DataFrame:
     return truth[truth["split"] == "test"].reset_index(drop=True)
 
 
 def predictions(truth: pd.DataFrame, texts: list[str]) -> pd.DataFrame:
-    rows = tested(truth)
+    rows = of_test(truth)
     return pd.DataFrame({"event": rows["event"], "text": texts, "class": rows["class"]}, dtype=object)
 
 
 def true_texts(truth: pd.DataFrame) -> list[str]:
     rng = np.random.default_rng(1)
-    return [WORDS.write(true_claims(row, WORDS), rng) for row in tested(truth).to_dict("records")]
+    return [WORDS.write(true_claims(row, WORDS), rng) for row in of_test(truth).to_dict("records")]
 
 
 def scored(small: tuple[Definition, pd.DataFrame], texts: list[str], **columns: object) -> dict:
@@ -79,7 +80,7 @@ def test_the_definition_agrees_with_the_program_and_the_configuration(tmp_path: 
 def test_test_events_are_the_first_of_each_class(small: tuple[Definition, pd.DataFrame]) -> None:
     definition, truth = small
     assert truth["event"].tolist() == [f"v1-{i:05d}" for i in range(300)]
-    assert tested(truth)["class"].value_counts().to_dict() == dict.fromkeys(CLASSES, PER_CLASS)
+    assert of_test(truth)["class"].value_counts().to_dict() == dict.fromkeys(CLASSES, PER_CLASS)
     for _, rows in truth.groupby("class"):
         assert (rows["split"] == "test").tolist() == [i < PER_CLASS for i in range(len(rows))]
     # the last bits of a simulation do not matter, its numbers do
@@ -170,7 +171,7 @@ def test_true_texts_are_right_and_exchanged_ones_are_the_control(small: tuple[De
     assert found["right"]["same_answer"] == found["right"]["same_class"]
     assert found["right"]["any_event"] < found["right"]["same_class"]
 
-    source = exchanged_rows(tested(truth)["class"].to_numpy(), np.random.default_rng(2))
+    source = exchanged_rows(of_test(truth)["class"].to_numpy(), np.random.default_rng(2))
     other = scored(small, [texts[i] for i in source])
     low, high = other["right"]["beyond_same_class_interval"]
     assert low < 0.05
@@ -203,9 +204,9 @@ def test_contradictions_are_made_and_never_right(small: tuple[Definition, pd.Dat
     _, truth = small
     both = "There is no track. A track of 80 cm leaves the detector. Charged particles at the vertex: 0. "
     both += "I count 1 charged at the vertex. There is no electromagnetic shower. A shower of 300 MeV is seen."
-    found = scored(small, [both] * len(tested(truth)))
+    found = scored(small, [both] * len(of_test(truth)))
     assert found["right"]["value"] == 0
-    assert found["text"]["contradicted"] == len(tested(truth))
+    assert found["text"]["contradicted"] == len(of_test(truth))
     for name in ("track", "charged", "shower"):
         assert found["claims"][name]["made"]["value"] == 1
         assert found["claims"][name]["right"]["value"] == 0
@@ -215,15 +216,15 @@ def test_contradictions_are_made_and_never_right(small: tuple[Definition, pd.Dat
 
 def test_what_is_not_understood_is_counted(small: tuple[Definition, pd.DataFrame]) -> None:
     _, truth = small
-    texts = ["", "Purple cheese.", "There may be a track.", "I see no track. It is lovely."]
-    found = scored(small, (texts * len(tested(truth)))[: len(tested(truth))])["text"]
-    quarter = len(tested(truth)) // 4
+    texts = ["", "Purple cheese.", "Perhaps there is a track.", "I see no track. It is lovely."]
+    found = scored(small, (texts * len(of_test(truth)))[: len(of_test(truth))])["text"]
+    quarter = len(of_test(truth)) // 4
     assert found["understood"] == quarter
     assert found["sentences"] == 4 * quarter
     assert found["hedged"] == quarter
     assert found["empty"] == quarter
     assert found["without_claim"] == 3 * quarter
-    json.dumps(scored(small, [""] * len(tested(truth))), allow_nan=False)
+    json.dumps(scored(small, [""] * len(of_test(truth))), allow_nan=False)
 
 
 def test_typical_claims_are_those_that_are_right_most_often(small: tuple[Definition, pd.DataFrame]) -> None:
@@ -241,3 +242,26 @@ def test_typical_claims_are_those_that_are_right_most_often(small: tuple[Definit
     source = exchanged_rows(np.array(["a", "b", "a", "b", "a", "c"]), np.random.default_rng(0))
     assert (source != np.arange(6)).tolist() == [True] * 5 + [False]
     assert exchanged["text"].nunique() > 50
+
+
+def test_texts_of_a_run_are_those_about_the_same_events(small: tuple[Definition, pd.DataFrame], tmp_path: Path) -> None:
+    definition, truth = small
+    run = tmp_path / "mine"
+    with pytest.raises(InputError, match=r"mine/explanations/vlm: no explanations\. Make them with snakemake"):
+        texts_of_run(run, "vlm", truth, definition, WORDS)
+    table = simulated()
+    write_table(run / "events.parquet", table)
+    rows = [(int(i), picture, {}, {}) for i in table["event_id"] for picture in ("nominal", "text_only")]
+    explained = rationale_table(rows, predicted="nc")
+    explained["rationale"] = [f"Event {event}: {picture}." for event, picture, *_ in rows]
+    write_table(run / "explanations" / "vlm" / "0.parquet", explained)
+    found = texts_of_run(run, "vlm", truth, definition, WORDS)
+    assert found["event"].tolist() == of_test(truth)["event"].tolist()
+    assert found["text"].tolist() == [f"Event {int(name[3:])}: nominal." for name in found["event"]]
+    assert set(found["class"]) == {"nc"}
+    write_table(run / "explanations" / "vlm" / "0.parquet", explained[explained["event_id"] != 0])
+    with pytest.raises(InputError, match=r"has no explanation of v1-00000\. Make them"):
+        texts_of_run(run, "vlm", truth, definition, WORDS)
+    write_table(run / "events.parquet", simulated(seed=6))
+    with pytest.raises(InputError, match=r"mine: event v1-0.* is not that of the benchmark"):
+        texts_of_run(run, "vlm", truth, definition, WORDS)
