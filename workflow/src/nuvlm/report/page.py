@@ -94,7 +94,7 @@ def write_report(
             figure=lambda kind, model=None, condition=None: _figure(figures / figure_name(kind, model, condition)),
             alt=lambda kind, model=None, condition=None: describe(kind, results, model, condition),
             score_titles=SCORES,
-            controls_named=CONTROLS,
+            shifted=[name for name in results["scores"][models[0]] if name not in (main, *CONTROLS)],
             statements=wording.STATEMENTS,
             config_yaml=yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True),
         )

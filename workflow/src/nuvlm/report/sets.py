@@ -65,24 +65,21 @@ def _below_promise(sets: Mapping[str, Any]) -> Iterator[str]:
 def _shifted(sets: Mapping[str, Any]) -> Iterator[str]:
     """Other conditions than the one with the validation events of the thresholds."""
     level = sets["level"]
-    broken: dict[str, list[str]] = {}
+    found = []
     for model, of_model in sets["models"].items():
-        for condition, measured in list(of_model["conditions"].items())[1:]:
-            if condition in CONTROLS or not measured["n"]:
-                continue
-            classes = [name for name, of_class in measured["by_class"].items() if _below(of_class, level)]
-            if classes or _below(measured, level):
-                lowest = min(classes, key=lambda name: measured["by_class"][name]["coverage"], default=None)
-                of_class = (
-                    f", lowest {PLAIN[lowest]} {percent(measured['by_class'][lowest]['coverage'])}" if lowest else ""
-                )
-                broken.setdefault(condition, []).append(f"{title(model)} {percent(measured['coverage'])}{of_class}")
-    if broken:
-        main = next(iter(next(iter(sets["models"].values()))["conditions"]))
-        listed = "; ".join(f"{words(condition)}: {', '.join(models)}" for condition, models in broken.items())
+        main, *others = of_model["conditions"]
+        shifted = {name: of_model["conditions"][name] for name in others if name not in CONTROLS}
+        below = {name: measured for name, measured in shifted.items() if _below(measured, level)}
+        if below:
+            lowest = min(below, key=lambda name: below[name]["coverage"])
+            found.append(
+                f"{title(model)} under {', '.join(map(words, below))}, lowest {percent(below[lowest]['coverage'])} "
+                f"{percents(below[lowest]['coverage_interval'])}{f' under {words(lowest)}' if len(below) > 1 else ''}"
+            )
+    if found:
         yield (
-            f"With thresholds from {words(main)} validation events the coverage of all events or of a class is below "
-            f"{promised(level)} by more than its interval under {listed}."
+            f"With thresholds from {words(main)} validation events the coverage is below {promised(level)} by more "
+            f"than its interval for: {'; '.join(found)}."
         )
 
 
@@ -108,7 +105,7 @@ def _in_bins(sets: Mapping[str, Any]) -> Iterator[str]:
     if found:
         yield (
             "The promise is an average over all energies. In bins of class and neutrino energy the coverage is below "
-            f"{promised(level)} by more than its interval for {'; '.join(found)}."
+            f"{promised(level)} by more than its interval for: {'; '.join(found)}."
         )
 
 
