@@ -7,7 +7,7 @@ on its events (Mondrian, or class-conditional). If validation and test events ar
 
 Of all sets with this coverage of each class, thresholds on the true probabilities give those of the smallest mean size
 (Sadinle, Lei and Wasserman, JASA 114, 223 (2019)). The adaptive sets of Romano, Sesia and Candès (arXiv 2006.02544)
-are larger and depend on random numbers. p-values are those of crepes (Boström, PMLR 230, 24 (2024)).
+are larger and depend on random numbers. p-values are those of crepes (Boström, PMLR 230 (2024)).
 """
 
 from collections.abc import Mapping, Sequence
@@ -63,36 +63,29 @@ def measure_sets(
         :func:`nuvlm.evaluation.cuts.measure_answers`: `most_probable` class, and `single`, where other than one class
         in the set is an abstention. `trainings`: coverage and mean size of each training under each condition.
     """
-    first = next(iter(next(iter(validation.values())).values()))[0]
-    calibrated_on = np.bincount(first.truth, minlength=len(CLASSES))
+    truth = next(iter(next(iter(validation.values())).values()))[0].truth
+    calibrated_on = {name: int((truth == k).sum()) for k, name in enumerate(CLASSES)}
     models = {}
     for model, of_model in test.items():
         main = next(iter(of_model))
         limits = [thresholds(sample, level) for sample in validation[model][main]]
-        conditions: dict[str, Any] = {}
-        trainings: dict[str, Any] = {}
+        conditions, trainings = {}, {}
         for condition, samples in of_model.items():
-            truth = samples[0].truth
             sets = [prediction_sets(sample, limit) for sample, limit in zip(samples, limits, strict=True)]
-            found = _measure(sets[0], truth, axes if condition == main else None, seed, resamples)
-            found["by_class"] = {
-                name: _measure(sets[0], truth, axes if condition == main else None, seed, resamples, k)
-                | {"p_value": chance_of_coverage(sets[0][truth == k, k], int(calibrated_on[k]), level)}
-                for k, name in enumerate(CLASSES)
-            }
-            own = prediction_sets(samples[0], thresholds(validation[model][condition][0], level))
-            found["recalibrated"] = None if condition == main else _measure(own, truth, None, seed, resamples)
-            conditions[condition] = found
-            if len(samples) > 1 and len(truth):
+            conditions[condition] = _under_condition(
+                sets[0], samples[0].truth, axes if condition == main else None, calibrated_on, level, seed, resamples
+            )
+            conditions[condition]["recalibrated"] = None
+            if condition != main:
+                own = prediction_sets(samples[0], thresholds(validation[model][condition][0], level))
+                conditions[condition]["recalibrated"] = _measure(own, samples[0].truth, None, seed, resamples)
+            if len(samples) > 1 and len(samples[0]):
                 trainings[condition] = {
-                    "coverage": spread([float(_covered(one, truth).mean()) for one in sets]),
+                    "coverage": spread([float(_covered(one, samples[0].truth).mean()) for one in sets]),
                     "mean_size": spread([float(one.sum(axis=1).mean()) for one in sets]),
                 }
-        answers = {
-            "most_probable": of_model[main][0].predicted,
-            "single": single_class(prediction_sets(of_model[main][0], limits[0])),
-        }
-        unknown = prediction_sets(without_truth[model][main][0], limits[0])
+        first, unknown = of_model[main][0], prediction_sets(without_truth[model][main][0], limits[0])
+        answers = {"most_probable": first.predicted, "single": single_class(prediction_sets(first, limits[0]))}
         models[model] = {
             "threshold": dict(zip(CLASSES, limits[0].tolist(), strict=True)),
             "conditions": conditions,
@@ -101,24 +94,18 @@ def measure_sets(
                 "single": {name: int((single_class(unknown) == k).sum()) for k, name in enumerate(CLASSES)},
             },
             "answers": {
-                name: measure_answers(answer, of_model[main][0].truth, weights, seed, resamples)
-                for name, answer in answers.items()
+                name: measure_answers(answer, first.truth, weights, seed, resamples) for name, answer in answers.items()
             },
             "trainings": trainings,
         }
-    return {
-        "level": level,
-        "needed": events_needed(level),
-        "calibrated_on": dict(zip(CLASSES, calibrated_on.tolist(), strict=True)),
-        "models": models,
-    }
+    return {"level": level, "needed": events_needed(level), "calibrated_on": calibrated_on, "models": models}
 
 
 def thresholds(validation: Sample, level: float) -> np.ndarray:
     """Lowest probability of each class with which it is in a set.
 
-    It is the probability of the true class that n + 1 - ceil((n + 1) `level`) of the n validation events of the class
-    are below, and 0 with fewer events than :func:`events_needed`: then the class is in every set.
+    Of the probabilities of the true class of the n validation events of a class it is the ceil((n + 1) `level`)-th
+    highest, and 0 if n is below :func:`events_needed`: then the class is in every set.
 
     Args:
         validation: n events with truth.
@@ -167,7 +154,7 @@ def chance_of_coverage(covered: np.ndarray, calibrated_on: int, level: float) ->
     """Probability of so few covered test events of a class, or fewer, if the promise holds.
 
     A promise is an average over samples of validation events. With one sample of n, the coverage has a beta
-    distribution with parameters k = ceil((n + 1) `level`) and n + 1 - k (Vovk, PMLR 25, 475 (2012)), so that the number
+    distribution with parameters k = ceil((n + 1) `level`) and n + 1 - k (Vovk, Machine Learning 92, 349 (2013)), so that the number
     of covered test events is beta-binomial.
 
     Args:
@@ -182,6 +169,23 @@ def chance_of_coverage(covered: np.ndarray, calibrated_on: int, level: float) ->
         return None
     rank = ceil((calibrated_on + 1) * level - ROUNDING)
     return float(stats.betabinom.cdf(covered.sum(), len(covered), rank, calibrated_on + 1 - rank))
+
+
+def _under_condition(
+    sets: np.ndarray,
+    truth: np.ndarray,
+    axes: Mapping[str, Axis | None] | None,
+    calibrated_on: Mapping[str, int],
+    level: float,
+    seed: int,
+    resamples: int,
+) -> dict[str, Any]:
+    """:func:`_measure` for all events and, under `by_class`, for each class with its `p_value`."""
+    by_class = {}
+    for k, name in enumerate(CLASSES):
+        by_class[name] = _measure(sets, truth, axes, seed, resamples, k)
+        by_class[name]["p_value"] = chance_of_coverage(sets[truth == k, k], calibrated_on[name], level)
+    return _measure(sets, truth, axes, seed, resamples) | {"by_class": by_class}
 
 
 def _measure(
