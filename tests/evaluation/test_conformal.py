@@ -138,6 +138,14 @@ def test_saturated_and_vanishing_probabilities_are_told_apart() -> None:
     assert prediction_sets(validation, limits)[:, 0].sum() == 18
 
 
+def test_probabilities_that_exceed_1_by_rounding() -> None:
+    """A report with a threshold above 1 would not be written."""
+    p = np.full(19, 1 + 5e-7)
+    validation = sample_of(np.zeros(19, int), np.zeros(19, int), np.stack([p, 0 * p, 0 * p], axis=1))
+    assert thresholds(validation, 0.9)[0] == 1
+    assert prediction_sets(validation, thresholds(validation, 0.9))[:, 0].all()
+
+
 def test_a_single_class_need_not_be_the_most_probable_one() -> None:
     test = sample_of(np.zeros(1, int), np.ones(1, int), np.array([[0.4, 0.6, 0.0]]))
     sets = prediction_sets(test, np.array([0.2, 0.8, 0.5]))

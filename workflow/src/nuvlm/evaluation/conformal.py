@@ -122,7 +122,8 @@ def thresholds(validation: Sample, level: float) -> np.ndarray:
         candidates = np.unique(np.append(true[validation.truth == k], 0.0))
         # p-values without random numbers; equal probabilities count in favour of the class.
         p_values = calibrated.predict_p(-candidates, bins=np.full(len(candidates), k), smoothing=False)
-        limits[k] = candidates[p_values > 1 - level + ROUNDING].min()
+        # A table may hold probabilities that exceed 1 by rounding.
+        limits[k] = min(candidates[p_values > 1 - level + ROUNDING].min(), 1.0)
     return limits
 
 
@@ -154,8 +155,8 @@ def chance_of_coverage(covered: np.ndarray, calibrated_on: int, level: float) ->
     """Probability of so few covered test events of a class, or fewer, if the promise holds.
 
     A promise is an average over samples of validation events. With one sample of n, the coverage has a beta
-    distribution with parameters k = ceil((n + 1) `level`) and n + 1 - k (Vovk, Machine Learning 92, 349 (2013)), so that the number
-    of covered test events is beta-binomial.
+    distribution with parameters k = ceil((n + 1) `level`) and n + 1 - k (Vovk, Machine Learning 92, 349 (2013)), so
+    that the number of covered test events is beta-binomial.
 
     Args:
         covered: bool, for each test event of the class, whether its set holds it.
