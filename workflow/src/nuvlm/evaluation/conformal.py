@@ -51,7 +51,7 @@ def measure_sets(
         without_truth: predictions for events of unknown truth.
         axes: true quantities of the test events in bins.
         weights: (n,) weights of `answers`. Sets and coverage are those of the sample as it is.
-        level: coverage to promise, above 0 and below 1.
+        level: coverage to promise, at least 0.01 and below 1.
         seed: of the bootstrap.
         resamples: number of bootstrap resamples.
 
@@ -109,7 +109,7 @@ def thresholds(validation: Sample, level: float) -> np.ndarray:
 
     Args:
         validation: n events with truth.
-        level: coverage to promise, above 0 and below 1.
+        level: coverage to promise, at least 0.01 and below 1.
 
     Returns:
         (3,), in the order of CLASSES.

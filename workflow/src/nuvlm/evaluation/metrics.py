@@ -73,7 +73,7 @@ def evaluate(
         saliency: stores of saliency maps of each CNN, one per part.
         spectrum: CSV file of the beam spectrum for `cuts`; None: unweighted.
         repeats: Parquet files of the further trainings of each model; those of `predictions` are of its first.
-        level: coverage that prediction sets promise, above 0 and below 1.
+        level: coverage that prediction sets promise, at least 0.01 and below 1.
 
     Raises:
         InputError: an input is unusable; names the file and the event.
