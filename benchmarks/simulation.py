@@ -22,7 +22,8 @@ from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.detector.voxels import voxelize
 from nuvlm.simulation.events import simulate_shard
 from nuvlm.simulation.final_states import FinalState, sample_final_state
-from nuvlm.simulation.recorder import STEP_DTYPE, TRACK_DTYPE, PlainRecorder, Recorded, Recorder
+from nuvlm.simulation.native_actions import STEP_DTYPE, TRACK_DTYPE
+from nuvlm.simulation.recorder import PlainRecorder, Recorded, Recorder
 from nuvlm.simulation.toolkit import DATA, g4
 from nuvlm.simulation.transport import Deposits, argon_box
 
@@ -59,7 +60,7 @@ class PlainAction(PlainRecorder):
         rows = np.array(self.steps).reshape(-1, 8)
         steps = np.zeros(len(rows), dtype=STEP_DTYPE)
         steps["pre"]["position"], steps["post"]["position"] = rows[:, 0:3], rows[:, 3:6]
-        steps["step"]["energy"], steps["pre"]["charge"] = rows[:, 6], rows[:, 7]
+        steps["energy"], steps["pre"]["charge"] = rows[:, 6], rows[:, 7]
         tracks = np.array(self.tracking.rows, dtype=TRACK_DTYPE)
         tracks["steps"] = np.diff(tracks["steps"], prepend=0)
         return Recorded(steps, tracks)
@@ -94,6 +95,9 @@ class NoAction(g4.G4UserSteppingAction):
 
     def begin(self) -> None:
         pass
+
+    def fits(self) -> bool:
+        return True
 
     def end(self) -> Recorded:
         return Recorded(np.zeros(0, dtype=STEP_DTYPE), np.zeros(0, dtype=TRACK_DTYPE))

@@ -4,8 +4,11 @@ import numpy as np
 import pytest
 
 from nuvlm.detector.geometry import Detector
+from nuvlm.simulation import native_actions
 from nuvlm.simulation.final_states import MASS_MEV, Particle
-from nuvlm.simulation.recorder import STEP_DTYPE, PlainRecorder, Recorder
+from nuvlm.simulation.native_actions import STEP_DTYPE
+from nuvlm.simulation.recorder import PlainRecorder, Recorder
+from nuvlm.simulation.toolkit import g4
 from nuvlm.simulation.transport import ArgonBox, Deposits, argon_box
 
 VERTEX = np.array([100.0, -50.0, 500.0])
@@ -176,7 +179,7 @@ def test_heavy_nuclei_and_pseudo_particles_are_not(box: ArgonBox, pdg: int) -> N
     assert not box.knows(pdg)
 
 
-def test_steps_copied_from_memory_are_those_that_geant4_tells(box: ArgonBox) -> None:
+def test_steps_of_compiled_functions_are_those_that_geant4_tells(box: ArgonBox) -> None:
     particles = (beam_particle(13, 500), beam_particle(111, 500), beam_particle(2112, 300), beam_particle(-211, 200))
     found = {}
     for recorder in (PlainRecorder(), Recorder()):
@@ -186,22 +189,47 @@ def test_steps_copied_from_memory_are_those_that_geant4_tells(box: ArgonBox) -> 
             found[type(recorder), seed] = recorder.end()
     box.record_with(Recorder())
     for seed in range(5):
-        plain, copied = found[PlainRecorder, seed], found[Recorder, seed]
+        plain, native = found[PlainRecorder, seed], found[Recorder, seed]
         assert len(plain.steps) > 100
-        np.testing.assert_array_equal(plain.tracks, copied.tracks)
-        for part in ("pre", "post", "step"):
-            for name in STEP_DTYPE[part].names or ():
-                np.testing.assert_array_equal(plain.steps[part][name], copied.steps[part][name], err_msg=name)
+        np.testing.assert_array_equal(plain.tracks, native.tracks)
+        for name in STEP_DTYPE.names or ():
+            np.testing.assert_array_equal(plain.steps[name], native.steps[name], err_msg=name)
+
+
+def test_python_is_called_for_the_first_event_only(box: ArgonBox, monkeypatch: pytest.MonkeyPatch) -> None:
+    calls = []
+    plain = PlainRecorder.UserSteppingAction
+    monkeypatch.setattr(
+        PlainRecorder, "UserSteppingAction", lambda self, step: (calls.append(step), plain(self, step))[1]
+    )
+    recorder = Recorder()
+    box.record_with(recorder)
+    shoot(box, beam_particle(11, 100))
+    assert len(calls) == len(recorder.end().steps) > 10
+    shoot(box, beam_particle(11, 100))
+    assert len(calls) == len(recorder.end().steps)
+    box.record_with(Recorder())
+
+
+def test_an_event_larger_than_the_buffers_is_simulated_again(box: ArgonBox) -> None:
+    recorder = Recorder()
+    box.record_with(recorder)
+    expected = shoot(box, beam_particle(11, 200), seed=4)
+    assert recorder._native is not None
+    for steps, tracks in ((7, 1000), (1000, 3)):
+        recorder._native._reserve(steps, tracks)
+        for name, values in expected._asdict().items():
+            np.testing.assert_array_equal(values, getattr(shoot(box, beam_particle(11, 200), seed=4), name))
+    box.record_with(Recorder())
 
 
 def test_an_unknown_layout_is_noticed_and_read_slowly(
     box: ArgonBox, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     expected = shoot(box, beam_particle(11, 200), seed=4)
-    shifted = np.dtype({"names": ["energy", "length"], "formats": ["f8", "f8"], "offsets": [8, 32], "itemsize": 40})
-    point = STEP_DTYPE["pre"]
+    address = native_actions._address
     monkeypatch.setattr(
-        "nuvlm.simulation.recorder.STEP_DTYPE", np.dtype([("pre", point), ("post", point), ("step", shifted)])
+        native_actions, "_address", lambda wrapper: address(wrapper) + 8 * isinstance(wrapper, g4.G4StepPoint)
     )
     box.record_with(Recorder())
     with caplog.at_level("WARNING"):

@@ -26,7 +26,7 @@ def _record(tree: ast.Module, module: str) -> None:
             continue
         for function in ast.walk(top):
             if isinstance(function, ast.FunctionDef) and not any(
-                "jit" in ast.unparse(decorator) for decorator in function.decorator_list
+                re.search("jit|cfunc", ast.unparse(decorator)) for decorator in function.decorator_list
             ):
                 call = ast.parse(f"{RECORD}({module + ':' + top.name!r})").body
                 described = ast.get_docstring(function, clean=False) is not None

@@ -10,6 +10,8 @@ from typing import Any
 
 import numba
 from numba.core.caching import IndexDataCacheFile
+from numba.core.ccallback import CFunc
+from numba.core.sigutils import normalize_signature
 
 logger = logging.getLogger(__name__)
 
@@ -29,30 +31,47 @@ def cached_njit(**options: Any) -> Callable[[Callable[..., Any]], Any]:
 
     def decorate(function: Callable[..., Any]) -> Any:
         dispatcher = numba.njit(**options)(function)  # noqa: TID251
-        try:
-            dispatcher.enable_caching()
-        except RuntimeError:  # no place for a cache
-            return dispatcher
-        cache = dispatcher._cache
-        cache._cache_file.__class__ = _SealedFiles
-        load, save = cache.load_overload, cache.save_overload
-
-        def load_overload(*arguments: Any) -> Any:
-            try:
-                return load(*arguments)
-            except Exception as error:  # damaged bytes can raise any exception when they are unpickled
-                logger.warning(
-                    "%s: the compiled code of %s is damaged (%r); compiling it again",
-                    Path(cache.cache_path), function.__name__, error,
-                )  # fmt: skip
-                _quietly(cache.flush)
-                return None
-
-        cache.load_overload = load_overload
-        cache.save_overload = lambda *arguments: _quietly(save, *arguments)
+        _keep_compiled(dispatcher, function)
         return dispatcher
 
     return decorate
+
+
+def cached_cfunc(signature: Any) -> Callable[[Callable[..., None]], Any]:
+    """Decorator: ``numba.cfunc(signature, cache=True)``, a function that C can call, in the same way."""
+
+    def decorate(function: Callable[..., None]) -> Any:
+        callback = CFunc(function, normalize_signature(signature), locals={}, options={})
+        _keep_compiled(callback, function)
+        callback.compile()
+        return callback
+
+    return decorate
+
+
+def _keep_compiled(compiled: Any, function: Callable[..., Any]) -> None:
+    """Keep what is compiled of `function` on disk, if there is a place."""
+    try:
+        compiled.enable_caching()
+    except RuntimeError:  # no place for a cache
+        return
+    cache = compiled._cache
+    cache._cache_file.__class__ = _SealedFiles
+    load, save = cache.load_overload, cache.save_overload
+
+    def load_overload(*arguments: Any) -> Any:
+        try:
+            return load(*arguments)
+        except Exception as error:  # damaged bytes can raise any exception when they are unpickled
+            logger.warning(
+                "%s: the compiled code of %s is damaged (%r); compiling it again",
+                Path(cache.cache_path), function.__name__, error,
+            )  # fmt: skip
+            _quietly(cache.flush)
+            return None
+
+    cache.load_overload = load_overload
+    cache.save_overload = lambda *arguments: _quietly(save, *arguments)
 
 
 class _SealedFiles(IndexDataCacheFile):

@@ -1,41 +1,24 @@
 """The steps and tracks of a GEANT4 event, as arrays.
 
-GEANT4 calls Python at every step. The bindings have no call that returns a whole step, and each quantity costs 100 to
-500 ns, which took three quarters of the time of an event (benchmarks/simulation.py). :class:`PlainRecorder` reads the
-quantities one by one and is the reference. :class:`Recorder` copies the step from memory: GEANT4 keeps one G4Step with
-its two points for the lifetime of the process.
+Where GEANT4 calls Python at every step, and Python asks for each quantity, that takes three quarters of the time of an
+event (benchmarks/simulation.py). :class:`PlainRecorder` does it and is the reference. :class:`Recorder` has the steps
+written by compiled functions.
 """
 
-import ctypes
-import io
 import logging
-from collections.abc import Callable
+import os
 from importlib.metadata import version
 from typing import Any, NamedTuple
 
 import numpy as np
 
+from nuvlm.simulation.native_actions import STEP_DTYPE, TRACK_DTYPE, NativeRecord
 from nuvlm.simulation.toolkit import g4
 
 logger = logging.getLogger(__name__)
 
 LAYOUT_OF = "0.1.3"
-"""The version of geant4-pybind, hence of GEANT4, whose G4StepPoint and G4Step the next two types describe."""
-
-# Only the fields used are named. Units are GEANT4's: mm, MeV, charge of the positron.
-_POINT = np.dtype(
-    {
-        "names": ["position", "kinetic", "status", "mass", "charge"],
-        "formats": [("f8", 3), "f8", "i4", "f8", "f8"],
-        "offsets": [0, 72, 152, 168, 176],
-        "itemsize": 200,
-    }
-)
-_STEP = np.dtype({"names": ["energy", "length"], "formats": ["f8", "f8"], "offsets": [0, 32], "itemsize": 40})
-STEP_DTYPE = np.dtype([("pre", _POINT), ("post", _POINT), ("step", _STEP)])
-"""A step: the points before and after it; its energy deposit and true length."""
-TRACK_DTYPE = np.dtype([("track", "i8"), ("parent", "i8"), ("steps", "i8")])
-"""A track: its number, its parent's number (0: primary), and its number of steps."""
+"""The version of geant4-pybind, hence of GEANT4, whose memory layout :mod:`nuvlm.simulation.native_actions` knows."""
 
 
 class Recorded(NamedTuple):
@@ -44,19 +27,18 @@ class Recorded(NamedTuple):
     steps: np.ndarray
     """(steps,) of :data:`STEP_DTYPE`."""
     tracks: np.ndarray
-    """(tracks,) of :data:`TRACK_DTYPE`."""
+    """(tracks,) of :data:`TRACK_DTYPE`, with the number of steps of each."""
 
 
 class _TrackRecorder(g4.G4UserTrackingAction):
     """Records the step after which each track ends: cheaper than reading the track at every step."""
 
-    def __init__(self) -> None:
+    def __init__(self, recorder: "PlainRecorder") -> None:
         super().__init__()
-        self.rows: list[tuple[int, int, int]] = []
-        self.position: Callable[[], int] = lambda: 0
+        self._recorder = recorder
 
     def PostUserTrackingAction(self, track: "g4.G4Track") -> None:
-        self.rows.append((track.GetTrackID(), track.GetParentID(), self.position()))
+        self._recorder.end_track(track)
 
 
 class PlainRecorder(g4.G4UserSteppingAction):
@@ -64,69 +46,79 @@ class PlainRecorder(g4.G4UserSteppingAction):
 
     def __init__(self) -> None:
         super().__init__()
-        self.tracking = _TrackRecorder()
-        self._plain: list[tuple[Any, ...]] = []
+        self.tracking = _TrackRecorder(self)
+        self.begin()
 
     def begin(self) -> None:
         """Discard the previous event."""
-        self._plain = []
-        self.tracking.rows = []
-        self.tracking.position = self._plain.__len__
+        self._rows: list[tuple[Any, ...]] = []
+        self._track_rows: list[tuple[int, int, int]] = []
 
     def UserSteppingAction(self, step: "g4.G4Step") -> None:
-        self._plain.append(_ask(step))
+        self._rows.append(_ask(step))
+
+    def end_track(self, track: "g4.G4Track") -> None:
+        self._track_rows.append((track.GetTrackID(), track.GetParentID(), len(self._rows)))
+
+    def fits(self) -> bool:
+        """Whether all of the event is recorded; otherwise it has to be simulated again."""
+        return True
 
     def end(self) -> Recorded:
         """The event since :meth:`begin`."""
-        return Recorded(np.array(self._plain, dtype=STEP_DTYPE), _tracks(self.tracking.rows, 1))
+        return _recorded(np.array(self._rows, dtype=STEP_DTYPE), np.array(self._track_rows, dtype=TRACK_DTYPE))
 
 
 class Recorder(PlainRecorder):
-    """Copies every step from memory.
+    """Has the steps written by compiled functions.
 
-    The first step of every event is compared with GEANT4's answers. If they differ, or the bindings have another
-    version, steps are read like in :class:`PlainRecorder`.
+    The first event is recorded in both ways. If they differ, or the bindings have another version, steps are read like
+    in :class:`PlainRecorder`.
     """
 
     def __init__(self) -> None:
         super().__init__()
-        self._copies = version("geant4-pybind") == LAYOUT_OF
-        self._buffer = io.BytesIO()
+        known = os.name == "posix" and version("geant4-pybind") == LAYOUT_OF
+        self._native = NativeRecord(self, self.tracking) if known else None
+        self._compared = False
 
     def begin(self) -> None:
         super().begin()
-        if self._copies:
-            self._buffer = io.BytesIO()
-            self.tracking.position = self._buffer.tell
-            # An instance attribute instead of a method saves a look-up per step.
-            self.UserSteppingAction = self._first_step  # type: ignore[method-assign]
+        if native := getattr(self, "_native", None):
+            native.begin()
 
-    def _first_step(self, step: "g4.G4Step") -> None:
-        # Kept alive so that the bindings return the same wrappers.
-        self._wrappers = step, step.GetPreStepPoint(), step.GetPostStepPoint()
-        own, pre, post = map(_memory, self._wrappers, (_STEP, _POINT, _POINT))
-        write = self._buffer.write
+    def UserSteppingAction(self, step: "g4.G4Step") -> None:
+        super().UserSteppingAction(step)
+        if self._native:
+            self._native.add_step(step)
 
-        def copy(_: "g4.G4Step") -> None:
-            write(pre)
-            write(post)
-            write(own)
+    def end_track(self, track: "g4.G4Track") -> None:
+        super().end_track(track)
+        if self._native:
+            self._native.add_track(track)
 
-        read: Callable[[g4.G4Step], None] = copy
-        read(step)
-        if np.frombuffer(self._buffer.getvalue(), dtype=STEP_DTYPE) != np.array([_ask(step)], dtype=STEP_DTYPE):
-            logger.warning("unexpected memory layout of GEANT4 steps: reading them slowly")
-            self._copies = False
-            super().begin()
-            read = super().UserSteppingAction
-            read(step)
-        self.UserSteppingAction = read  # type: ignore[method-assign, assignment]
+    def fits(self) -> bool:
+        return self._native is None or self._native.fits()
 
     def end(self) -> Recorded:
-        if not self._copies:
+        if self._native is None:
             return super().end()
-        steps = np.frombuffer(self._buffer.getbuffer(), dtype=STEP_DTYPE)
-        return Recorded(steps, _tracks(self.tracking.rows, STEP_DTYPE.itemsize))
+        native = _recorded(*self._native.arrays())
+        if not self._compared and len(native.steps):
+            plain = super().end()
+            if not all(np.array_equal(*pair) for pair in zip(plain, native, strict=True)):
+                logger.warning("unexpected memory layout of GEANT4 steps: reading them slowly")
+                self._native = None
+                return plain
+            self._native.install()
+            self._compared = True
+        return native
+
+
+def _recorded(steps: np.ndarray, tracks: np.ndarray) -> Recorded:
+    """The event; of each track, `tracks` has the number of steps up to its end."""
+    tracks["steps"] = np.diff(tracks["steps"], prepend=0)
+    return Recorded(steps, tracks)
 
 
 def _ask(step: "g4.G4Step") -> tuple[Any, ...]:
@@ -135,21 +127,5 @@ def _ask(step: "g4.G4Step") -> tuple[Any, ...]:
     for point in (step.GetPreStepPoint(), step.GetPostStepPoint()):
         position = point.GetPosition()
         where = position.x, position.y, position.z
-        points.append((where, point.GetKineticEnergy(), int(point.GetStepStatus()), point.GetMass(), point.GetCharge()))
-    return *points, (step.GetTotalEnergyDeposit(), step.GetStepLength())
-
-
-def _memory(wrapper: object, dtype: np.dtype) -> memoryview:
-    """The first bytes of the C++ object behind an object of the bindings."""
-    # pybind11 instance: after the Python object header, a pointer to the pointer to the C++ object.
-    pointer = ctypes.POINTER(ctypes.c_void_p).from_address(id(wrapper) + object.__basicsize__)
-    return memoryview((ctypes.c_char * dtype.itemsize).from_address(pointer.contents.value or 0)).cast("B")
-
-
-def _tracks(rows: list[tuple[int, int, int]], unit: int) -> np.ndarray:
-    """Rows of (track, parent, position after its last step, in `unit` a step) -> (tracks,) of TRACK_DTYPE."""
-    table = np.array(rows, dtype=np.int64).reshape(-1, 3)
-    tracks = np.empty(len(table), dtype=TRACK_DTYPE)
-    tracks["track"], tracks["parent"] = table[:, 0], table[:, 1]
-    tracks["steps"] = np.diff(table[:, 2] // unit, prepend=0)
-    return tracks
+        points.append((where, point.GetKineticEnergy(), point.GetMass(), point.GetCharge(), int(point.GetStepStatus())))
+    return *points, step.GetTotalEnergyDeposit(), step.GetStepLength()

@@ -96,11 +96,14 @@ class ArgonBox:
     def record(self, vertex_mm: np.ndarray, particles: Sequence[Particle], rng: np.random.Generator) -> Recorded:
         """Like :meth:`transport`, returning steps and tracks, with positions relative to the centre of the box."""
         # The engine takes 64 bits, as a list that ends with a zero.
-        g4.G4Random.setTheSeeds([*rng.integers(1, 2**32, 2).tolist(), 0])
+        seeds = [*rng.integers(1, 2**32, 2).tolist(), 0]
         self._gun.load(vertex_mm - self._centre, particles)
-        self._recorder.begin()
-        self._manager.BeamOn(1)
-        return self._recorder.end()
+        while True:
+            g4.G4Random.setTheSeeds(seeds)
+            self._recorder.begin()
+            self._manager.BeamOn(1)
+            if self._recorder.fits():
+                return self._recorder.end()
 
 
 def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, tracked: np.ndarray) -> Deposits:
@@ -125,7 +128,7 @@ def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, 
     start = np.where(charged[:, None], pre["position"] + centre_mm, end)
 
     primary = tracks["track"][row] <= n_tracked
-    length = np.bincount(particle[primary], weights=steps["step"]["length"][primary], minlength=n)
+    length = np.bincount(particle[primary], weights=steps["length"][primary], minlength=n)
     leaves = np.zeros(n, dtype=bool)
     leaves[particle[primary & (post["status"] == int(g4.G4StepStatus.fWorldBoundary))]] = True
 
@@ -140,11 +143,11 @@ def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, 
     gap = np.full(n, np.inf)
     np.minimum.at(gap, particle[converts], np.linalg.norm(end[converts] - vertex_mm, axis=1))
 
-    kept = steps["step"]["energy"] > 0
+    kept = steps["energy"] > 0
     return Deposits(
         start[kept],
         end[kept],
-        steps["step"]["energy"][kept],
+        steps["energy"][kept],
         particle[kept],
         electromagnetic[kept],
         length,

@@ -126,7 +126,7 @@ def mean_energy_loss(results: Results, n: int) -> None:
         losses = []
         for steps, tracks in record(MUON, kinetic, n):
             muon = steps[: tracks["steps"][0]]
-            path = np.cumsum(muon["step"]["length"]) / 10
+            path = np.cumsum(muon["length"]) / 10
             losses.append((kinetic - np.interp(length, path, muon["post"]["kinetic"])) / length)
         known = expected.bethe_over_mev_cm(kinetic, length)
         source = f"Bethe and Sternheimer (PDG), mean over {length} cm"
@@ -269,7 +269,7 @@ def _unbalanced(recorded: Recorded, kinetic_mev: float) -> float:
     leaving = steps[steps["post"]["status"] == 0]  # fWorldBoundary
     # A positron that leaves takes the energy of its annihilation with it.
     mass = 2 * MASS_MEV[ELECTRON] * (leaving["pre"]["charge"] > 0).sum()
-    found = steps["step"]["energy"].sum() + leaving["post"]["kinetic"].sum() + mass
+    found = steps["energy"].sum() + leaving["post"]["kinetic"].sum() + mass
     return float(abs(found - kinetic_mev) / kinetic_mev)
 
 
