@@ -85,7 +85,7 @@ def test_cuts_are_weighted_and_everything_else_is_not(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     beam = write(tmp_path, "energy_gev,weight\n0,0\n2,1\n5,0\n")
     for name, spectrum in (("plain", None), ("beam", beam)):
-        evaluate(run.events, run.predictions, tmp_path / f"{name}.json", resamples=20, spectrum=spectrum)
+        evaluate(run.events, run.predictions, tmp_path / f"{name}.json", resamples=20, spectrum=spectrum, level=0.5)
     plain, weighted = (read_json(tmp_path / f"{name}.json") for name in ("plain", "beam"))
     assert plain["spectrum"] is None
     result = weighted["spectrum"]
@@ -95,6 +95,11 @@ def test_cuts_are_weighted_and_everything_else_is_not(tmp_path: Path) -> None:
     assert 1 < result["effective_events"] < n - result["left_out"]
     assert plain["scores"] == weighted["scores"]
     assert plain["cuts"]["cnn"]["nc"]["efficiency"] != weighted["cuts"]["cnn"]["nc"]["efficiency"]
+    sets, of_beam = plain["sets"]["models"]["cnn"], weighted["sets"]["models"]["cnn"]
+    for selection, answers in sets.pop("answers").items():
+        assert answers["kept"] > 0
+        assert answers["accuracy"] != of_beam["answers"][selection]["accuracy"]
+    assert of_beam == {**sets, "answers": of_beam["answers"]}
     beam.write_text("energy_gev,weight\n1000,1\n2000,1\n")
     with pytest.raises(InputError, match=r"beam.csv: no test event lies within the spectrum. Check that its energies"):
         evaluate(run.events, run.predictions, tmp_path / "no.json", resamples=20, spectrum=beam)

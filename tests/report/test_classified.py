@@ -1,5 +1,6 @@
 """The summary at the end of make classify: counts, confidences, and what was left out."""
 
+import shutil
 from pathlib import Path
 
 import numpy as np
@@ -36,6 +37,13 @@ def test_every_event_is_counted_with_its_confidence(finished: Path) -> None:
         for name in CLASSES:
             chosen = table[table["predicted"] == name]
             np.testing.assert_allclose(row[name, "confidence"], chosen[f"p_{name}"].mean())
+
+
+def test_parts_of_an_earlier_run_are_not_counted(finished: Path) -> None:
+    counts = count_classes(finished)
+    for table in finished.glob("predictions/*/nominal/1.parquet"):
+        shutil.copy(table, table.with_name("2.parquet"))
+    assert count_classes(finished).equals(counts)
 
 
 def test_what_was_left_out_is_said_once(finished: Path) -> None:

@@ -14,7 +14,7 @@ from nuvlm.base.files import write_json
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.models.table import title
 from nuvlm.report.figures import draw_figures
-from nuvlm.report.names import KINDS, OVERVIEWS, RATIONALES, figure_name, figure_names
+from nuvlm.report.names import KINDS, OF_MODEL, OVERVIEWS, RATIONALES, figure_name, figure_names
 from paths import REPOSITORY
 from run_on_disk import CONDITIONS, Run, write_run
 
@@ -128,7 +128,8 @@ def test_unknown_truth_is_stated(run: Run, tmp_path: Path) -> None:
     assert "DIS" in texts
     assert "no neutral-current event with a known neutral pion" in _texts(tmp_path / figure_name("pi0"))
     assert "no degraded condition" in _texts(tmp_path / figure_name("robustness"))
-    assert "energy unknown for these events" in _texts(tmp_path / figure_name("disagreement"))
+    for figure in (figure_name("disagreement"), figure_name("sets", "cnn")):
+        assert "energy unknown for these events" in _texts(tmp_path / figure)
 
 
 def test_the_best_cut_is_marked(run: Run, figures: Path) -> None:
@@ -137,6 +138,12 @@ def test_the_best_cut_is_marked(run: Run, figures: Path) -> None:
     for of_class in cuts.values():
         best = of_class["best"]["product"]
         assert f"{best['cut']:.2f}: {best['product']:.3g}" in texts
+
+
+def test_coverage_and_size_of_sets_are_drawn_with_the_promise(figures: Path) -> None:
+    texts = _texts(figures / figure_name("sets", "cnn"))
+    assert {"coverage", "mean number of classes", "promised"} <= set(texts)
+    assert texts.count("true neutrino energy (GeV)") == 2
 
 
 def test_training_curves_of_epochs_and_of_steps(figures: Path) -> None:
@@ -161,7 +168,7 @@ def test_without_truth_or_history_every_figure_is_still_there(tmp_path: Path) ->
     assert "no history recorded" in _texts(tmp_path / "figures" / "training.svg")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *OVERVIEWS, RATIONALES])
+@pytest.mark.parametrize("kind", [*KINDS, *OF_MODEL, *OVERVIEWS, RATIONALES])
 def test_every_kind_of_figure_has_a_caption(kind: str) -> None:
     assert (REPOSITORY / "workflow" / "report" / f"{kind}.rst").read_text().strip()
 

@@ -143,6 +143,28 @@ def test_temperatures_are_on_the_page(report: tuple[str, dict]) -> None:
             assert f"{result['nll']:.3f}" in section
 
 
+def test_prediction_sets_are_on_the_page(report: tuple[str, dict]) -> None:
+    """The events are too few for 90 %, which the page says; all sets are of three classes."""
+    html, numbers = report
+    sets = numbers["sets"]
+    section = html.split('<h3 id="sets">')[1].split("</section>")[0]
+    text = " ".join(re.sub(r"<[^>]+>", " ", section).split())
+    assert "so that 90 % of the true events of each class" in text
+    assert min(sets["calibrated_on"].values()) < sets["needed"] == 9
+    assert sets["conclusions"][0].startswith("To promise 90 %, 9 validation events of a class are needed. There are ")
+    for sentence in sets["conclusions"]:
+        assert sentence in text
+    for model in ("cnn", "vlm"):
+        for condition in ("nominal", "half_resolution"):
+            found = sets["models"][model]["conditions"][condition]
+            low, high = found["coverage_interval"]
+            assert f"{100 * found['coverage']:.1f} % [{100 * low:.1f}, {100 * high:.1f}]" in text
+    cuts = " ".join(re.sub(r"<[^>]+>", " ", html.split("<h3>Abstention</h3>")[1].split("</section>")[0]).split())
+    kept = sets["models"]["cnn"]["answers"]["single"]["kept"]
+    assert f"CNN {kept:.3f}" in cuts
+    assert any(f"{100 * kept:.1f} % with the CNN" in line for line in numbers["summary"])
+
+
 def test_swapped_models_swap_the_verdict(tmp_path: Path) -> None:
     run = write_run(tmp_path)
     swapped = {"cnn": run.predictions["vlm"], "vlm": run.predictions["cnn"]}
@@ -158,6 +180,9 @@ def test_several_trainings_have_a_spread_an_ensemble_and_a_part_in_the_verdict(t
     trained = numbers["trainings"]
     assert {model: of_model["n"] for model, of_model in trained.items()} == {"cnn": 3, "vlm": 2, "bdt": 1}
     assert trained["bdt"]["conditions"] == {}
+    spread = numbers["sets"]["models"]["cnn"]["trainings"]["nominal"]["mean_size"]
+    assert len(spread["values"]) == 3
+    assert "all, mean of 3 trainings" in html
     nominal = trained["cnn"]["conditions"]["nominal"]
     accuracy = nominal["scores"]["accuracy"]
     assert accuracy["values"][0] == numbers["scores"]["cnn"]["nominal"]["accuracy"]

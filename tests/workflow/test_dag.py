@@ -631,6 +631,7 @@ def test_own_files_with_the_models_of_another_run_train_nothing(finished):
     ("arguments", "message"),
     [
         (["--config", "cnn={widht: 1}"], "cnn.widht: unknown key; known here: seeds"),
+        (["--config", "report={coverage: 90}"], "report.coverage: Input should be less than 1"),
         (["--config", "display={pixel_mm: 33}"], "not a multiple of the voxel size"),
         (["--config", "input={source: voxels, files: ['none/*.h5']}"], "'none/*.h5' matches no file"),
         (["--config", "run=new", "models_from=never"], "models_from: there is no finished model in results/never"),
@@ -680,6 +681,10 @@ def test_every_source_makes_a_plan(checkout, source, monkeypatch):
 
 def test_lint(checkout):
     assert "good condition" in snakemake(checkout, "--lint")
+
+
+def test_the_coverage_of_sets_concerns_the_scores(finished):
+    assert planned(finished, *TINY, "report={coverage: 0.8}") == after("evaluate")
 
 
 def test_a_beam_s_spectrum_concerns_the_scores_and_is_checked_before_anything_runs(finished):

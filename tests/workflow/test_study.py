@@ -15,6 +15,7 @@ import yaml
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, sha256, write_json
+from nuvlm.dataset.event_table import NO_PART
 from nuvlm.report.study import BEGIN, END, PUBLISHED_EVENTS, make_curves, read_point, tables, write_page, write_study
 from nuvlm.workflow.study import main, read_study, summarise
 from paths import REPOSITORY, copy_workflow
@@ -113,8 +114,8 @@ def finished(folder: Path, seed: int, train: int, pixel_mm: float = 50, skill: f
     written = write_run(folder, seed=1, models={"bdt": skill, "bdt.2": skill + 0.1, "cnn_tuned": skill})
     table = pd.read_parquet(written.events)
     others = table[table["split"] != "train"]
-    more = pd.DataFrame({"shard": "more", "event_id": np.arange(train).astype(np.uint64), "split": "train"})
-    pd.concat([others, more]).to_parquet(written.events)
+    identity = {"shard": "more", "event_id": np.arange(train).astype(np.uint64)}
+    pd.concat([others, pd.DataFrame({**identity, "split": "train", "part": NO_PART})]).to_parquet(written.events)
     for training in (folder / "models").iterdir():
         write_json(training / "training.json", {"seconds": 10.5})
     write_json(folder / "models" / "bdt.2" / "training.json", {"seconds": 11.5})

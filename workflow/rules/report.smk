@@ -56,6 +56,7 @@ rule evaluate:
         code=code("evaluate.py"),
         predictions=PREDICTIONS,
         repeats=REPEATS,
+        level=CONFIG.report.coverage,
         explanations=RATIONALES,
         saliency=SALIENCY,
     script:

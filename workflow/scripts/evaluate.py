@@ -9,6 +9,7 @@ evaluate(
     snakemake.params.predictions,
     Path(snakemake.output[0]),
     repeats=snakemake.params.repeats,
+    level=snakemake.params.level,
     explanations=snakemake.params.explanations,
     saliency=snakemake.params.saliency,
     spectrum=Path(snakemake.input.spectrum) if snakemake.input.spectrum else None,

@@ -7,6 +7,8 @@ import pandas as pd
 from nuvlm.base.files import read_table
 
 SPLITS = ("train", "validation", "test")
+NO_PART = -1
+"""Part of the events that no model classifies, those for training."""
 
 
 def read_events(path: str | Path) -> pd.DataFrame:

@@ -14,7 +14,7 @@ from nuvlm.base.errors import InputError, OnBadEvent, remake
 from nuvlm.base.files import read_table, write_table
 from nuvlm.base.logs import track
 from nuvlm.base.stores import open_store
-from nuvlm.dataset.event_table import SPLITS, read_events
+from nuvlm.dataset.event_table import NO_PART, SPLITS, read_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.dataset.store_list import read_store_list, write_store_list
 from nuvlm.dataset.topology import TOPOLOGY_COLUMNS, find_topology, leading_pion_energy
@@ -81,12 +81,12 @@ def limit_training(events: pd.DataFrame, count: int | None, seed: int) -> pd.Dat
 
 
 def assign_parts(events: pd.DataFrame, parts: int) -> np.ndarray:
-    """Part of inference of each row of the event table, -1 for training events.
+    """Part of inference of each row of the event table.
 
     Parts are contiguous, so that each reads few shards.
     """
     predicted = (events["split"] != "train").fillna(True)
-    part = np.full(len(events), -1, dtype=np.int64)
+    part = np.full(len(events), NO_PART, dtype=np.int64)
     part[predicted] = np.arange(predicted.sum()) * parts // max(int(predicted.sum()), 1)
     return part
 

@@ -1,10 +1,11 @@
-"""Selection by a cut on the probability of a class: scan of the cut, and the best cut."""
+"""Selection of events of a class: by a cut on its probability, and by answers that may be abstentions."""
 
 from typing import Any
 
 import numpy as np
 
 from nuvlm.base.classes import CLASSES
+from nuvlm.evaluation.intervals import RESAMPLES, bootstrap
 from nuvlm.evaluation.samples import Sample
 
 CUTS = np.linspace(0, 0.99, 100)
@@ -45,6 +46,54 @@ def scan_cuts(
             of_class["best"][merit] = {"cut": float(CUTS[best].round(6)), **at_best, "chosen_on": len(validation)}
         found[name] = of_class
     return found
+
+
+def measure_answers(
+    answer: np.ndarray, truth: np.ndarray, weights: np.ndarray, seed: int, resamples: int = RESAMPLES
+) -> dict[str, Any]:
+    """Measure a selection of events by an answer that may be an abstention.
+
+    Args:
+        answer: (n,) index into CLASSES; -1 for an abstention.
+        truth: (n,) index into CLASSES.
+        weights: (n,) event weights in any unit.
+        seed: of the bootstrap.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        `kept`, the fraction of events with an answer, and `accuracy` of these; `efficiency` and `purity` of each class,
+        the fraction of its true events that get it as an answer, and the fraction of these answers that are right. All
+        with bootstrap intervals, and None if there is no event to divide by.
+    """
+    classes = range(len(CLASSES))
+    parts = {"all": answer >= -1, "kept": answer >= 0, "right": answer == truth}
+    for k in classes:
+        parts |= {f"true_{k}": truth == k, f"given_{k}": answer == k, f"right_{k}": (answer == k) & (truth == k)}
+    cells = np.stack(list(parts.values()), axis=1) * weights[:, None]  # (n, 12)
+
+    def measure(drawn: np.ndarray) -> dict[str, np.ndarray]:
+        sums = dict(zip(parts, (drawn @ cells).T, strict=True))
+        with np.errstate(divide="ignore", invalid="ignore"):
+            found = {"kept": sums["kept"] / sums["all"], "accuracy": sums["right"] / sums["kept"]}
+            for k in classes:
+                found[f"efficiency_{k}"] = sums[f"right_{k}"] / sums[f"true_{k}"]
+                found[f"purity_{k}"] = sums[f"right_{k}"] / sums[f"given_{k}"]
+        return found
+
+    values = {name: _number(value[0]) for name, value in measure(np.ones((1, len(truth)))).items()}
+    ends = bootstrap(measure, len(truth), seed, resamples)
+
+    def quoted(quantity: str, name: str) -> dict[str, Any]:
+        return {quantity: values[name], f"{quantity}_interval": ends.get(name)}
+
+    return {
+        **quoted("kept", "kept"),
+        **quoted("accuracy", "accuracy"),
+        "by_class": {
+            name: quoted("efficiency", f"efficiency_{k}") | quoted("purity", f"purity_{k}")
+            for k, name in enumerate(CLASSES)
+        },
+    }
 
 
 def _scan(sample: Sample, weights: np.ndarray, k: int) -> dict[str, np.ndarray]:

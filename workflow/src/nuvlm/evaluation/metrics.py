@@ -27,6 +27,7 @@ from nuvlm.dataset.event_table import read_events
 from nuvlm.detector.geometry import HALF
 from nuvlm.evaluation.calibration import calibrate, expected_calibration_error
 from nuvlm.evaluation.comparison import agreement, compare_all
+from nuvlm.evaluation.conformal import LEVEL, measure_sets
 from nuvlm.evaluation.cuts import scan_cuts
 from nuvlm.evaluation.dependence import Axis, dependence, pion_axis, pions_mistaken, truth_axes
 from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_saliency
@@ -56,6 +57,7 @@ def evaluate(
     saliency: Mapping[str, Sequence[str | Path]] = MappingProxyType({}),
     spectrum: Path | None = None,
     repeats: Mapping[str, Sequence[Mapping[str, Sequence[str | Path]]]] = MappingProxyType({}),
+    level: float = LEVEL,
 ) -> None:
     """Score every model under every condition, compare the models, and write all numbers to `out` (JSON).
 
@@ -71,6 +73,7 @@ def evaluate(
         saliency: stores of saliency maps of each CNN, one per part.
         spectrum: CSV file of the beam spectrum for `cuts`; None: unweighted.
         repeats: Parquet files of the further trainings of each model; those of `predictions` are of its first.
+        level: coverage that prediction sets promise, at least 0.01 and below 1.
 
     Raises:
         InputError: an input is unusable; names the file and the event.
@@ -81,17 +84,18 @@ def evaluate(
     unlabelled = table[table["class"].isna()]
     logger.info("%d of %d events are scored, %d have no truth", len(scored), len(table), len(unlabelled))
     beam, weights = _weights(spectrum, table, {"test": scored, "validation": validation})
-    samples = {
-        model: {condition: read_sample(scored, parts) for condition, parts in conditions.items()}
-        for model, conditions in predictions.items()
-    }
-    trained = {
-        model: {
-            condition: [sample, *(read_sample(scored, parts[condition]) for parts in repeats.get(model, ()))]
-            for condition, sample in of_model.items()
+    # Model -> condition -> each training.
+    trained, validated, without_truth = (
+        {
+            model: {
+                condition: [read_sample(rows, each[condition]) for each in (conditions, *repeats.get(model, ()))]
+                for condition in conditions
+            }
+            for model, conditions in predictions.items()
         }
-        for model, of_model in samples.items()
-    }
+        for rows in (scored, validation, unlabelled)
+    )
+    samples = {model: {name: several[0] for name, several in of_model.items()} for model, of_model in trained.items()}
     axes = truth_axes(scored)
     pions = pion_axis(scored), scored["pi0_energy"].to_numpy(np.float64)
     scores: dict[str, dict[str, Any]] = {}
@@ -103,15 +107,14 @@ def evaluate(
         if condition in shown_in_full(samples[model]):
             describe_sample(score, sample, axes)
             score["pi0"] = pions_mistaken(sample, *pions)
-        without_truth = read_sample(unlabelled, predictions[model][condition])
-        score["predicted_without_truth"] = _counts(without_truth.predicted)
+        score["predicted_without_truth"] = _counts(without_truth[model][condition][0].predicted)
         scores.setdefault(model, {})[condition] = score
         if len(sample):
             logger.info("%s, %s: accuracy %.3f, n = %d", model, condition, score["accuracy"], score["n"])
     calibration, cuts = {}, {}
     for model, conditions in samples.items():
         main = next(iter(conditions))
-        chosen = read_sample(validation, predictions[model][main])
+        chosen = validated[model][main][0]
         calibration[model] = calibrate(chosen, conditions[main])
         cuts[model] = scan_cuts(chosen, conditions[main], weights["validation"], weights["test"])
         if calibration[model]["temperatures"]["fitted"]["temperature"] is None:
@@ -128,6 +131,7 @@ def evaluate(
         "calibration": calibration,
         "spectrum": beam,
         "cuts": cuts,
+        "sets": measure_sets(validated, trained, without_truth, axes, weights["test"], level, SEED, resamples),
         "comparisons": _comparisons(trained, axes["energy"], resamples),
         "trainings": _trainings(trained, resamples),
         "changes": _changes(samples, resamples),

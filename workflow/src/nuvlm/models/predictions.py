@@ -10,6 +10,7 @@ import pandas as pd
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, read_table, write_json, write_table
+from nuvlm.dataset.event_table import NO_PART
 from nuvlm.models.power import Energy
 
 PROBABILITIES = tuple(f"p_{label}" for label in CLASSES)
@@ -95,6 +96,17 @@ def write_predictions(
         table[column] = values
     write_json(Path(path).with_suffix(".json"), asdict(cost), sealed=True)
     write_table(path, table)
+
+
+def part_tables(folder: Path, events: pd.DataFrame) -> list[Path]:
+    """The prediction tables of the parts of an event table.
+
+    Args:
+        folder: of a model under a condition, predictions/{model}/{condition}; it may hold further tables, of an earlier
+            run with more parts.
+        events: the event table.
+    """
+    return [folder / f"{part}.parquet" for part in sorted({*events["part"]} - {NO_PART})]
 
 
 def read_predictions(paths: Iterable[str | Path]) -> pd.DataFrame:

@@ -18,12 +18,21 @@ def describe(kind: str, results: Mapping[str, Any], model: str | None = None, co
     """
     if kind == "robustness":
         return "; ".join(f"{title(name)}: {_accuracies(scores)}" for name, scores in results["scores"].items())
+    if kind == "sets":
+        return _sets(next(iter(results["sets"]["models"][model or ""]["conditions"].values())))
     of_model = results["scores"].get(model, {})
     # Figures per model show the first condition.
     score = of_model.get(condition or next(iter(of_model), None))
     if kind not in _OF_SCORE or not score or not score["n"]:
         return ""
     return _OF_SCORE[kind](score)
+
+
+def _sets(measured: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{PLAIN[name]}: coverage {percent(of_class['coverage'])}, mean size {number(of_class['mean_size'], 2)}"
+        for name, of_class in measured["by_class"].items()
+    )
 
 
 def _accuracies(scores: Mapping[str, Any]) -> str:

@@ -9,7 +9,8 @@ import pandas as pd
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
-from nuvlm.models.predictions import PROBABILITIES, read_predictions
+from nuvlm.dataset.event_table import read_events
+from nuvlm.models.predictions import PROBABILITIES, part_tables, read_predictions
 from nuvlm.models.table import title
 
 WARNING = re.compile(r"^\S+ \S+ WARNING (?:\[rank \d+\] )?\S+: (.*)$")
@@ -29,18 +30,20 @@ def count_classes(run: Path) -> pd.DataFrame:
         that class over the events assigned to it, NaN if there is none.
 
     Raises:
-        InputError: there are no predictions.
+        InputError: there are no predictions, or a table of them is missing.
     """
+    folders = sorted(run.glob("predictions/*/nominal"))
+    if not folders:
+        raise InputError(f"{run}: there are no predictions in it. Finish the run, or give another folder.")
     rows = {}
-    for folder in sorted(run.glob("predictions/*/nominal")):
-        table = read_predictions(sorted(folder.glob("*.parquet")))
+    events = read_events(run / "events.parquet")
+    for folder in folders:
+        table = read_predictions(part_tables(folder, events))
         row: dict[tuple[str, str], float] = {}
         for name, column in zip(CLASSES, PROBABILITIES, strict=True):
             chosen = table.loc[table["predicted"] == name, column]
             row[name, "events"], row[name, "confidence"] = len(chosen), float(chosen.mean())
         rows[title(folder.parent.name)] = row
-    if not rows:
-        raise InputError(f"{run}: there are no predictions in it. Finish the run, or give another folder.")
     return pd.DataFrame.from_dict(rows, orient="index")
 
 

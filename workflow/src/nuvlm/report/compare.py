@@ -18,6 +18,7 @@ from nuvlm.evaluation.comparison import compare
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, percentile_interval
 from nuvlm.evaluation.metrics import SEED, weighted_scores
 from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
+from nuvlm.models.predictions import part_tables
 from nuvlm.models.table import title
 from nuvlm.report.names import words
 from nuvlm.report.page import environment
@@ -58,15 +59,16 @@ def read_run(folder: str | Path) -> FinishedRun:
     report = read_json(folder / "report" / "report.json")
     if report.get("format") != "nuvlm-report":
         raise InputError(f"{folder}/report/report.json: not a NuVLM report. Remove it and rerun.")
+    events = read_events(folder / "events.parquet")
     predictions: dict[str, dict[str, list[Path]]] = {}
     # The report lists the models and conditions of the run; the folder may hold files of earlier runs.
     for model, conditions in report["scores"].items():
         for condition in conditions:
-            parts = sorted((folder / "predictions" / model / condition).glob("*.parquet"))
-            if not parts:
+            parts = part_tables(folder / "predictions" / model / condition, events)
+            if not all(path.is_file() for path in parts):
                 raise InputError(f"{folder}/predictions/{model}/{condition}: no predictions. Rerun the workflow.")
             predictions.setdefault(model, {})[condition] = parts
-    return FinishedRun(folder, report, labelled_events(read_events(folder / "events.parquet"), "test"), predictions)
+    return FinishedRun(folder, report, labelled_events(events, "test"), predictions)
 
 
 def compare_runs(first: FinishedRun, second: FinishedRun, resamples: int = RESAMPLES) -> dict[str, Any]:

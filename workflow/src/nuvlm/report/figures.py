@@ -64,6 +64,7 @@ def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
         for kind, draw, measured in (
             ("reliability", _reliability, results["calibration"][model]["temperatures"]),
             ("cuts", _cuts, results["cuts"][model]),
+            ("sets", _sets, {"level": results["sets"]["level"], **results["sets"]["models"][model]}),
         ):
             path = out / figure_name(kind, model)
             if score["n"]:
@@ -219,6 +220,27 @@ def _cuts(cuts: Mapping[str, Any], path: Path) -> None:
             column[1].set_xlabel(f"cut on P({LABELS[name]})")
         for ax, merit in zip(axes[:, 0], FIGURES_OF_MERIT, strict=True):
             ax.set(ylabel=labels[merit], ylim=(0, None))  # of the row, when all of it is drawn
+        save_figure(figure, path)
+
+
+def _sets(sets: Mapping[str, Any], path: Path) -> None:
+    """Coverage and mean size of the prediction sets of each class against neutrino energy; dashed: the promise."""
+    by_class = next(iter(sets["conditions"].values()))["by_class"]
+    along = {name: of_class["dependence"]["energy"] for name, of_class in by_class.items()}
+    if not all(along.values()):
+        _draw_message(path, "energy unknown for these events")
+        return
+    with new_figure(6.4, 3.2, columns=2) as (figure, (left, right)):
+        for offset, (name, bins) in zip((-1, 0, 1), along.items(), strict=True):
+            centre, width = _centres(left, bins)
+            _points(left, centre + offset * 0.12 * width, bins["coverage"], bins["coverage_interval"], name)
+            sizes = np.array([np.nan if value is None else value for value in bins["mean_size"]])
+            right.stairs(sizes, bins["edges"], color=COLOURS[name], linewidth=1.5)
+        left.axhline(sets["level"], color="#888888", linewidth=1, linestyle="--", label="promised")
+        left.set(ylabel="coverage", ylim=(-0.02, 1.02), xlabel=QUANTITIES["energy"])
+        right.set(ylabel="mean number of classes", ylim=(0, len(along)), xlabel=QUANTITIES["energy"])
+        right.set_xlim(left.get_xlim())
+        figure.legend(*left.get_legend_handles_labels(), loc="outside upper center", ncols=4)
         save_figure(figure, path)
 
 

@@ -82,6 +82,7 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
     yield table.result("Events", [score["n"] for score in found])
     for model, of_model in scores.items():
         yield from _of_model(report, model, of_model[main], main)
+    yield _of_sets(report["sets"], main)
     for kind, curve in report["robustness"].items():
         points = [(model, point) for model, of_model in curve["models"].items() for point in of_model]
         yield (
@@ -110,6 +111,27 @@ def tables(report: Mapping[str, Any]) -> Iterator[Table]:
     table.result("Time per event", [of["ms_per_sample"] for of in cost.values()], units="MS")
     table.result("Energy per event", [of["joules_per_sample"] for of in cost.values()], units="J")
     yield table.result("Peak memory", [of["peak_memory_mb"] for of in cost.values()], units="MB")
+
+
+def _of_sets(sets: Mapping[str, Any], condition: str) -> Table:
+    """Coverage and size of the prediction sets under the first condition."""
+    cells = [
+        (model, name, of_class)
+        for model, of_model in sets["models"].items()
+        for name, of_class in of_model["conditions"][condition]["by_class"].items()
+    ]
+    table = Table(
+        "Prediction sets",
+        f"Sets with a promised coverage of {sets['level']:g} of each class; {words(condition)}, test split.",
+        ["EFF"],
+    )
+    table.column("Model", [title(model) for model, _, _ in cells]).column("True class", [name for _, name, _ in cells])
+    found = [of_class for _, _, of_class in cells]
+    table.result(
+        "Coverage", [one["coverage"] for one in found], [one["coverage_interval"] for one in found], label=EXACT
+    )
+    table.result("Mean size", [one["mean_size"] for one in found], [one["mean_size_interval"] for one in found])
+    return table.result("Threshold", [sets["models"][model]["threshold"][name] for model, name, _ in cells])
 
 
 def _of_model(report: Mapping[str, Any], model: str, score: Mapping[str, Any], condition: str) -> Iterator[Table]:

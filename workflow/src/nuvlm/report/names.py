@@ -10,7 +10,7 @@ from nuvlm.models.conditions import shown_in_full
 
 KINDS = ("confusion", "roc", "energy", "dependence", "scores")
 """Figures of each model under each condition shown in full."""
-OF_MODEL = ("reliability", "cuts")
+OF_MODEL = ("reliability", "cuts", "sets")
 """Figures of each model under the first condition."""
 OVERVIEWS = ("robustness", "pi0", "disagreement", "training")
 """Figures of all models together."""

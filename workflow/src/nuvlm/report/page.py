@@ -15,7 +15,7 @@ from markupsafe import Markup
 
 from nuvlm.base.files import atomic_path, read_json, verify, write_json
 from nuvlm.evaluation.samples import Predictions
-from nuvlm.models.conditions import shown_in_full
+from nuvlm.models.conditions import CONTROLS, shown_in_full
 from nuvlm.models.table import title
 from nuvlm.report import wording
 from nuvlm.report.alt import describe
@@ -26,6 +26,7 @@ from nuvlm.report.language import compare_language
 from nuvlm.report.names import figure_name, words
 from nuvlm.report.provenance import provenance
 from nuvlm.report.schema import SCORES, VERSION, check_report
+from nuvlm.report.sets import conclude_sets, promised
 from nuvlm.report.summary import summarise
 from nuvlm.report.tables import latex_tables
 
@@ -93,6 +94,7 @@ def write_report(
             figure=lambda kind, model=None, condition=None: _figure(figures / figure_name(kind, model, condition)),
             alt=lambda kind, model=None, condition=None: describe(kind, results, model, condition),
             score_titles=SCORES,
+            shifted=[name for name in results["scores"][models[0]] if name not in (main, *CONTROLS)],
             statements=wording.STATEMENTS,
             config_yaml=yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True),
         )
@@ -141,6 +143,7 @@ def report_numbers(
         "summary": sentences,
         **results,
         "windows": _windows(results["windows"], images.get("centre")),
+        "sets": {**results["sets"], "conclusions": conclude_sets(results["sets"])},
         "controls": conclude(results),
         "language": compare_language(results, cost, main),
         "cost": cost,
@@ -237,6 +240,7 @@ def environment() -> Environment:
         as_script,
         wording.stated,
         wording.picture,
+        promised,
     ):
         templates.filters[function.__name__] = function
     return templates

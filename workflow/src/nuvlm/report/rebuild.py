@@ -47,6 +47,7 @@ def rebuild(bundle: Path, out: Path) -> None:
             explanations=_within(bundle, inputs["explanations"]),
             saliency=_within(bundle, inputs["saliency"]),
             spectrum=bundle / spectrum["copy"] if spectrum else None,
+            level=inputs["provenance"]["config"]["report"]["coverage"],
         )
         results = read_json(scores)
     if spectrum:

@@ -287,6 +287,122 @@ class Cuts(Part):
     """By figure of merit: significance, product."""
 
 
+class AnswersOfClass(Part):
+    efficiency: Fraction | None
+    """Fraction of the true events of the class that get it as the answer."""
+    efficiency_interval: Interval
+    purity: Fraction | None
+    """Fraction of these answers that are right."""
+    purity_interval: Interval
+
+
+class Answers(Part):
+    """A selection of events by answers, with bootstrap intervals."""
+
+    kept: Fraction | None
+    """Fraction of the events that get an answer."""
+    kept_interval: Interval
+    accuracy: Fraction | None
+    """Of the answers."""
+    accuracy_interval: Interval
+    by_class: dict[str, AnswersOfClass]
+
+
+class SetsAlong(Part):
+    """Coverage and size of prediction sets against a true quantity; intervals are Clopper-Pearson."""
+
+    edges: list[float] | None = None
+    """Bin edges: GeV, or dimensionless for the inelasticity."""
+    categories: list[str] | None = None
+    """Category names, instead of edges."""
+    coverage: Values
+    coverage_interval: list[Interval]
+    coverage_n: list[Count]
+    """Events in each bin."""
+    mean_size: Values
+
+
+class SetsMeasured(Part):
+    """Coverage and size of the prediction sets of test events."""
+
+    n: Count
+    coverage: Fraction | None
+    """Fraction of the sets that hold the true class; the interval is Clopper-Pearson."""
+    coverage_interval: Interval
+    mean_size: float | None
+    """Mean number of classes in a set; the interval is of a bootstrap."""
+    mean_size_interval: Interval
+    sizes: Annotated[list[Count], Field(min_length=4, max_length=4)]
+    """Sets of no, one, two and three classes."""
+    dependence: dict[str, SetsAlong | None] | None
+    """By quantity, as in `scores`; null except under the first condition."""
+
+
+class SetsOfClass(SetsMeasured):
+    """The same for the true events of one class."""
+
+    p_value: Fraction | None
+    """Probability of so few covered events, or fewer, if validation and test events are exchangeable (beta-binomial);
+    null if the class is in every set."""
+
+
+class SetsUnderCondition(SetsMeasured):
+    """Sets under one condition with the thresholds of the first one."""
+
+    by_class: dict[str, SetsOfClass]
+    recalibrated: SetsMeasured | None
+    """With thresholds from the validation events under the same condition; null for the first one."""
+
+
+class SetsWithoutTruth(Part):
+    """Sets of events with unknown truth, under the first condition."""
+
+    sizes: Annotated[list[Count], Field(min_length=4, max_length=4)]
+    single: dict[str, Count]
+    """Sets of this class only."""
+
+
+class SpreadOfSize(Part):
+    """The same as `Spread` for a mean size of sets."""
+
+    values: Values
+    mean: float | None
+    deviation: float | None
+
+
+class SetsOfTrainings(Part):
+    """Sets of each training, with thresholds of its own."""
+
+    coverage: Spread
+    mean_size: SpreadOfSize
+
+
+class SetsOfModel(Part):
+    threshold: dict[str, Fraction]
+    """Lowest probability of each class with which it is in a set; 0: it is in every set."""
+    conditions: dict[str, SetsUnderCondition]
+    without_truth: SetsWithoutTruth
+    answers: dict[str, Answers]
+    """Under the first condition, weighted as `cuts`: `most_probable`, the most probable class of every event; `single`,
+    the class of sets of one class, other sets being abstentions."""
+    trainings: dict[str, SetsOfTrainings]
+    """By condition; empty for one training, or without truth."""
+
+
+class PredictionSets(Part):
+    """Sets of classes with a promised coverage of each class: split conformal prediction."""
+
+    level: Fraction
+    """Promised coverage: report.coverage."""
+    needed: Count
+    """Validation events of a class without which it is in every set."""
+    calibrated_on: dict[str, Count]
+    """Validation events of each class."""
+    models: dict[str, SetsOfModel]
+    conclusions: list[str]
+    """Where a class is in every set, and where the coverage is below the promise by more than its interval."""
+
+
 class Change(Difference):
     """A model under a condition (first) compared with the reference condition (second)."""
 
@@ -592,6 +708,7 @@ class Report(Part):
     spectrum: Beam | None
     cuts: dict[str, dict[str, Cuts]]
     """By model and class, under the first condition."""
+    sets: PredictionSets
     comparisons: list[Comparison]
     trainings: dict[str, Trainings]
     """By model."""

@@ -22,6 +22,7 @@ from nuvlm.evaluation.intervals import Interval, binomial_interval
 from nuvlm.evaluation.learning_curve import fit_power_law
 from nuvlm.evaluation.metrics import SEED
 from nuvlm.evaluation.samples import KEY, read_sample
+from nuvlm.models.predictions import part_tables
 from nuvlm.models.table import title
 from nuvlm.models.trainings import split_training, training_name
 from nuvlm.report.compare import read_run, settings_that_differ
@@ -135,12 +136,12 @@ def read_point(folder: Path, config: Mapping[str, Any] | None = None) -> Finishe
         changes = "; ".join(f"{item['key']} was {item['first']}, is {item['second']}" for item in differing)
         raise InputError(f"{folder}: made with other settings ({changes}). Run it again, or set them as they were.")
     pixel = float(made_with["display"]["pixel_mm"])
-    count = int((read_events(folder / "events.parquet")["split"] == "train").sum())
+    events = read_events(folder / "events.parquet")
+    count = int((events["split"] == "train").sum())
     point = FinishedPoint(folder, run.events[KEY], [], [])
     for training in _trainings(run.report):
         model, number = split_training(training)
-        parts = sorted((folder / "predictions" / training / "nominal").glob("*.parquet"))
-        right = read_sample(run.events, parts).correct
+        right = read_sample(run.events, part_tables(folder / "predictions" / training / "nominal", events)).correct
         interval = binomial_interval(int(right.sum()), len(right))
         assert interval is not None
         seconds = read_json(folder / "models" / training / "training.json")["seconds"]

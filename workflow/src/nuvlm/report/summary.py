@@ -8,6 +8,7 @@ import numpy as np
 from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import family_name, title
 from nuvlm.report.names import words
+from nuvlm.report.sets import promised
 from nuvlm.report.wording import PLAIN, SIGNIFICANT, number, p_value, percent, significant
 
 
@@ -44,6 +45,7 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
         _changes(name, {model: of_model[name] for model, of_model in changes.items() if name in of_model})
         for name in conditions
     ]
+    sentences.append(_sets(results["sets"], weighted=results["spectrum"] is not None))
     explained = {model: measures for model, measures in results["explanations"].items() if measures["with_truth"]}
     sentences += [_rationales(model, measures["right"]) for model, measures in explained.items()]
     sentences.append(_speed(cost))
@@ -183,6 +185,20 @@ def _changes(condition: str, changes: Mapping[str, Mapping[str, Any]]) -> str:
         )
     reference = next(iter(changes.values()))["reference"]
     return f"From {words(reference)} to {words(condition)}, in points of accuracy: {'; '.join(clauses)}."
+
+
+def _sets(sets: Mapping[str, Any], weighted: bool) -> str:
+    """How often a prediction set is an answer, and how often this is right."""
+    single = {model: of_model["answers"]["single"] for model, of_model in sets["models"].items()}
+    clauses = [
+        f"{percent(answers['kept'])} with the {title(model)}"
+        + (f", of which {percent(answers['accuracy'])} are right" if answers["kept"] else "")
+        for model, answers in single.items()
+    ]
+    return (
+        f"Prediction sets that promise a coverage of {promised(sets['level'])} hold a single class for these fractions "
+        f"of the events{', weighted to the beam spectrum' if weighted else ''}: {'; '.join(clauses)}."
+    )
 
 
 def _rationales(model: str, right: Mapping[str, Any]) -> str:

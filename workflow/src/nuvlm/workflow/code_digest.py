@@ -13,7 +13,7 @@ import hashlib
 from collections.abc import Container, Iterable, Iterator, Mapping
 from functools import cache
 from pathlib import Path
-from typing import NamedTuple
+from typing import NamedTuple, TypeGuard
 
 PACKAGE = Path(__file__).parents[1]
 WITHOUT_EFFECT = frozenset(
@@ -30,23 +30,23 @@ class Definition(NamedTuple):
     """``*`` for the statements that run on import: calls, also those whose result is bound to a name."""
 
 
-class _Code:
-    """A statement at the top of a module, or a whole script, and all that it names, from one walk through it."""
+class _Code(ast.NodeTransformer):
+    """Code without what changes no result, and all that it names, from one walk through it.
+
+    Args:
+        tree: a statement at the top of a module, or a whole script; it is changed.
+    """
+
+    tree: ast.AST
+    """None if nothing is left."""
 
     def __init__(self, tree: ast.stmt | ast.Module) -> None:
-        self.tree = tree
         self.imports: dict[str, Definition | str] = {}
         """Name -> the definition, or the module, of this package that it stands for."""
         self.names: set[str] = set()
         self.attributes: set[tuple[str, str]] = set()
         """Name, and what is looked up in it."""
-        for node in ast.walk(tree):
-            if isinstance(node, ast.Name):
-                self.names.add(node.id)
-            elif isinstance(node, ast.Attribute) and isinstance(node.value, ast.Name):
-                self.attributes.add((node.value.id, node.attr))
-            elif isinstance(node, ast.Import | ast.ImportFrom):
-                self.imports.update(_imported(node))
+        self.tree = self.visit(tree)
 
     def uses(self, imports: Mapping[str, Definition | str], bound: Container[str], module: str) -> Iterator[Definition]:
         """The definitions of the package that it names, where a module has these imports and binds these names."""
@@ -64,12 +64,53 @@ class _Code:
             elif name in bound:
                 yield Definition(module, name)
 
+    def visit_Name(self, node: ast.Name) -> ast.AST:
+        self.names.add(node.id)
+        return node
+
+    def visit_Attribute(self, node: ast.Attribute) -> ast.AST:
+        if isinstance(node.value, ast.Name):
+            self.attributes.add((node.value.id, node.attr))
+        return self.generic_visit(node)
+
+    def visit_Import(self, node: ast.Import) -> ast.AST:
+        self.imports.update(_imported(node))
+        return node
+
+    def visit_ImportFrom(self, node: ast.ImportFrom) -> ast.AST:
+        self.imports.update(_imported(node))
+        return node
+
+    def visit_Constant(self, node: ast.Constant) -> ast.AST:
+        return node
+
+    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
+        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):  # a docstring
+            return None
+        call = node.value.func if isinstance(node.value, ast.Call) else None
+        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "logger":
+            return None
+        return self.generic_visit(node)
+
+    def visit_Pass(self, node: ast.Pass) -> None:
+        return None
+
+    def visit_Call(self, node: ast.Call) -> ast.AST:
+        if isinstance(node.func, ast.Name) and node.func.id == "InputError":
+            return self.visit_Name(node.func)
+        return self.generic_visit(node)
+
+    def visit_If(self, node: ast.If) -> ast.AST | Iterable[ast.AST]:
+        if _checks_types(node):
+            return [item for statement in node.orelse if (item := self.visit(statement)) is not None]
+        return self.generic_visit(node)
+
 
 class _Module:
     """A module's definitions, their text and what they use, worked out when they are asked for."""
 
     def __init__(self, name: str, text: str) -> None:
-        codes = [_Code(statement) for statement in _strip(ast.parse(text, filename=name)).body]
+        codes = [code for item in _at_run_time(ast.parse(text, filename=name).body) if (code := _Code(item)).tree]
         self.name = name
         self.imports = {bound: target for code in codes for bound, target in code.imports.items()}
         """Name -> the definition, or the module, of this package that it stands for, for every import in it."""
@@ -102,7 +143,7 @@ def code_digest(script: Path, *entries: str) -> str:
         script: Python file outside the package.
         entries: further definitions that it uses, as ``nuvlm.package.module:name``.
     """
-    digest = hashlib.sha256(_text(_strip(ast.parse(script.read_text()))).encode())
+    digest = hashlib.sha256(_text(_Code(ast.parse(script.read_text())).tree).encode())
     for definition in sorted(reachable(script, *entries)):
         digest.update("\n".join([*definition, _load(definition.module).source(definition.name)]).encode())
     return digest.hexdigest()
@@ -111,7 +152,7 @@ def code_digest(script: Path, *entries: str) -> str:
 def reachable(script: Path, *entries: str) -> set[Definition]:
     """The definitions of the package that a script can reach (see :func:`code_digest`)."""
     queue = [Definition(*entry.split(":")) for entry in entries]
-    queue += _Code(_strip(ast.parse(script.read_text()))).uses({}, (), "")
+    queue += _Code(ast.parse(script.read_text())).uses({}, (), "")
     found: set[Definition] = set()
     while queue:
         definition = queue.pop()
@@ -158,6 +199,21 @@ def _path(name: str) -> Path | None:
     return path if package == PACKAGE.name and parts and path.is_file() else None
 
 
+def _at_run_time(statements: Iterable[ast.stmt]) -> Iterator[ast.stmt]:
+    """Statements of a module, without those for a type checker."""
+    for statement in statements:
+        if _checks_types(statement):
+            yield from statement.orelse
+        else:
+            yield statement
+
+
+def _checks_types(statement: ast.stmt) -> TypeGuard[ast.If]:
+    return (
+        isinstance(statement, ast.If) and isinstance(statement.test, ast.Name) and statement.test.id == "TYPE_CHECKING"
+    )
+
+
 def _bound(statement: ast.AST) -> list[str]:
     """The names that a statement at the top of a module binds; none if it does more than that, as a call does."""
     if isinstance(statement, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef):
@@ -188,36 +244,6 @@ def _imported(node: ast.Import | ast.ImportFrom) -> Iterator[tuple[str, Definiti
                 yield alias.asname or alias.name, submodule
             elif _path(node.module):
                 yield alias.asname or alias.name, Definition(node.module, alias.name)
-
-
-class _Strip(ast.NodeTransformer):
-    """Takes out what changes no result."""
-
-    def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
-        if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):  # a docstring
-            return None
-        call = node.value.func if isinstance(node.value, ast.Call) else None
-        if isinstance(call, ast.Attribute) and isinstance(call.value, ast.Name) and call.value.id == "logger":
-            return None
-        return self.generic_visit(node)
-
-    def visit_Pass(self, node: ast.Pass) -> None:
-        return None
-
-    def visit_Call(self, node: ast.Call) -> ast.AST:
-        if isinstance(node.func, ast.Name) and node.func.id == "InputError":
-            return node.func
-        return self.generic_visit(node)
-
-    def visit_If(self, node: ast.If) -> ast.AST | Iterable[ast.stmt]:
-        if isinstance(node.test, ast.Name) and node.test.id == "TYPE_CHECKING":
-            return [item for statement in node.orelse if (item := self.visit(statement)) is not None]
-        return self.generic_visit(node)
-
-
-def _strip(tree: ast.Module) -> ast.Module:
-    stripped: ast.Module = _Strip().visit(tree)
-    return stripped
 
 
 def _text(tree: ast.AST) -> str:

@@ -222,6 +222,8 @@ class ReportSettings(Settings):
     """Events that are explained: half of them the worst mistakes, the others drawn at random (docs/vlm.md)."""
     spectrum: FilePath | None = None
     """CSV file of a beam's spectrum that cuts are weighted by (docs/report.md); null: the sample as it is."""
+    coverage: Annotated[float, Field(ge=0.01, lt=1)] = 0.9
+    """Fraction of the events of each class whose prediction set is promised to hold it (docs/report.md)."""
 
 
 if TYPE_CHECKING:

@@ -254,7 +254,9 @@ def finetune(job: Job) -> None:
         # Before the model: stage 3 partitions the weights over the processes while they are loaded.
         importlib.import_module("deepspeed").init_distributed()
     model = load_model(job.base, settings.quantization, bf16=settings.bf16, device_map=_device_map(settings))
-    if not _reentrant(settings):  # else each process has a part of every matrix, and the model cannot run by itself
+    # A checkpoint says that the model has passed. With a reentrant strategy each process has a part of every matrix, so
+    # the model cannot run by itself.
+    if checkpoint is None and not _reentrant(settings):
         with _memory_errors():
             probe(model, processor, prompts, len(images["views"]), images["size"] * job.zoom)
     trainer = RationaleTrainer(
