@@ -65,6 +65,9 @@ def test_what_is_written_is_read_and_understood(claims: Claims, seed: int) -> No
          Claims(track=True, track_cm=80, shower=True, shower_mev=300)),
         ("The track starts right at the vertex.", NOTHING),
         ("The track ends 80 cm from the vertex.", NOTHING),
+        ("The vertex is 20 cm from the wall and the track is 80 cm from the shower.", NOTHING),
+        ("No shower, no track, no gap.", Claims(track=False, shower=False)),
+        ("The shower of 300 MeV doesn't leave the detector.", Claims(shower=True, shower_mev=300)),
         ("The muon neutrino leaves the detector.", NOTHING),
         # a further one contradicts nothing
         ("A track of 80 cm leaves the detector. Another track of 30 cm stops in the detector.",

@@ -79,7 +79,10 @@ class FreeText:
             for phrase in words.phrasings(name).free
         ]
         lists = {thing: words.words.get(thing, ()) for thing in SUBJECTS}
-        lists |= {name: getattr(words, name) for name in ("denials", "hedges", "limits", "further", "retractions")}
+        lists |= {
+            name: getattr(words, name)
+            for name in ("denials", "hedges", "limits", "distances", "further", "retractions")
+        }
         self._lists = {name: re.compile(_whole_word(listed), re.IGNORECASE) for name, listed in lists.items()}
 
     def read(self, text: str) -> Reading:
@@ -89,7 +92,9 @@ class FreeText:
         what it says, or asks, makes no claim. Statements that contradict each other are noted.
         """
         text = spell_alike(text, (*CM, *MEV))
-        usable = self._usable(text, find_matches(text, self._patterns))
+        found = find_matches(text, self._patterns)
+        usable = self._usable(text, found)
+        whole = [match for match in found if not _is_qualified(match, found)]
         asserted: list[list[Match]] = []
         denied = hedged = 0
         for begin, end in (spans := sentences(text)):
@@ -100,7 +105,7 @@ class FreeText:
             inside = [match for match in usable if begin <= match.start < end]
             hedge = self._lists["hedges"].search(text, begin, end) or text[begin:end].rstrip().endswith("?")
             denial = any(
-                not any(match.start <= word.start() and word.end() <= match.end for match in usable)
+                not any(match.start <= word.start() and word.end() <= match.end for match in whole)
                 for word in self._lists["denials"].finditer(text, begin, end)
             )
             hedged += bool(inside and hedge)
@@ -127,7 +132,7 @@ class FreeText:
                 if 0 in (match.stated.get(name) for name in ("track_cm", "shower_mev", "gap_cm")):
                     continue
                 # "the track begins 10 cm from the vertex" states no length
-                if match.name != "gap" and match.number in gaps:
+                if match.name != "gap" and (match.number in gaps or self._follows("distances", after)):
                     continue
             if self._is_about(match, subjects) and not _is_qualified(match, found):
                 usable.append(match)
@@ -136,10 +141,13 @@ class FreeText:
     def _is_limit(self, before: str, after: str) -> bool:
         """Whether a number between these texts is a limit."""
         before = re.sub(rf"(?:\b(?:an?|the)\s+)?{APPROXIMATELY}$", "", before, flags=re.IGNORECASE).rstrip()
-        unit = re.match(r"\s*[a-z]+\s*", after, re.IGNORECASE)
-        after = after[unit.end() :] if unit else after.lstrip()
-        limits = self._lists["limits"]
-        return bool(limits.match(after)) or any(word.end() == len(before) for word in limits.finditer(before))
+        limits = self._lists["limits"].finditer(before)
+        return self._follows("limits", after) or any(word.end() == len(before) for word in limits)
+
+    def _follows(self, listed: str, after: str) -> bool:
+        """Whether one of the words of a list follows the unit at the begin of `after`."""
+        unit = re.match(r"\s*[a-z]*\s*", after, re.IGNORECASE)
+        return bool(unit and self._lists[listed].match(after, unit.end()))
 
     def _is_about(self, match: Match, subjects: Sequence[tuple[int, int, str]]) -> bool:
         """Whether a match names its thing, or else that thing was named last; a gap may have no thing before it."""

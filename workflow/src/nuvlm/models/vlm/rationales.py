@@ -148,6 +148,8 @@ class Rationales(Settings):
     """A sentence with one of them asserts nothing."""
     limits: Words = ()
     """Next to a number they make it a limit, which is no claim."""
+    distances: Words = ()
+    """After a length, they make it a distance, which is no track's length."""
     further: Words = ()
     """Introduce a further thing: a smaller number of it contradicts nothing."""
     retractions: Words = ()
