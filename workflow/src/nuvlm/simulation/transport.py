@@ -19,6 +19,7 @@ from nuvlm.simulation.toolkit import g4
 
 logger = logging.getLogger(__name__)
 
+MATERIAL = "G4_lAr"
 PRODUCTION_CUT_MM = 0.7
 """Production cut: secondaries of shorter range are deposited locally."""
 LIGHT_NUCLEI = frozenset({1000010020, 1000010030, 1000020030, 1000020040})
@@ -186,7 +187,7 @@ class _Geometry(g4.G4VUserDetectorConstruction):
         self._limits = g4.G4UserLimits(step_mm)
 
     def Construct(self) -> object:
-        argon = g4.G4NistManager.Instance().FindOrBuildMaterial("G4_lAr")
+        argon = g4.G4NistManager.Instance().FindOrBuildMaterial(MATERIAL)
         self._box = g4.G4Box("argon", *self._half_mm)
         self._volume = g4.G4LogicalVolume(self._box, argon, "argon")
         self._volume.SetUserLimits(self._limits)
