@@ -86,6 +86,7 @@ def test_after_a_kill_it_goes_on_from_the_checkpoint(values: dict[str, Any]) -> 
     training = read_json(Path("out/rehearsal.json"))["training"]
     assert training["resumed_from_step"] >= 1
     assert training["first_run"] is None, "it has not trained the first steps again"
+    assert training["checkpoint_bytes"] > training["adapter_bytes"]
 
 
 def test_a_model_from_scratch_is_rehearsed_and_other_settings_start_anew(values: dict[str, Any]) -> None:

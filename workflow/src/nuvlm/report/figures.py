@@ -235,7 +235,7 @@ def _sets(sets: Mapping[str, Any], path: Path) -> None:
             centre, width = _centres(left, bins)
             _points(left, centre + offset * 0.12 * width, bins["coverage"], bins["coverage_interval"], name)
             sizes = np.array([np.nan if value is None else value for value in bins["mean_size"]])
-            right.stairs(sizes, bins["edges"], color=COLOURS[name], linewidth=1.5)
+            right.stairs(sizes, bins["edges"], baseline=None, color=COLOURS[name], linewidth=1.5)
         left.axhline(sets["level"], color="#888888", linewidth=1, linestyle="--", label="promised")
         left.set(ylabel="coverage", ylim=(-0.02, 1.02), xlabel=QUANTITIES["energy"])
         right.set(ylabel="mean number of classes", ylim=(0, len(along)), xlabel=QUANTITIES["energy"])

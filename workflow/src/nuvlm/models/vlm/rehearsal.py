@@ -438,16 +438,20 @@ def _interrupted(checkpoints: Path) -> Iterator[_Interruption]:
     done, interruption = threading.Event(), _Interruption()
     start = time.perf_counter()
 
+    def look() -> bool:
+        complete = sorted(checkpoints.glob(f"checkpoint-*/{FINGERPRINT}"))
+        if complete:
+            interruption.bytes = _bytes(complete[0].parent)
+        return bool(complete)
+
     def watch() -> None:
         while not done.wait(0.01):
-            complete = sorted(checkpoints.glob(f"checkpoint-*/{FINGERPRINT}"))
-            if complete:
-                interruption.bytes = _bytes(complete[0].parent)
+            if look():
                 interruption.measured = {"seconds_to_first_checkpoint": time.perf_counter() - start}
                 os.kill(os.getpid(), signal.SIGTERM)
                 return
 
-    if any(checkpoints.glob(f"checkpoint-*/{FINGERPRINT}")):
+    if look():
         yield interruption  # this is a resume already, of a rehearsal that was killed
         return
     watcher = threading.Thread(target=watch, daemon=True)
