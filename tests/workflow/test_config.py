@@ -40,7 +40,7 @@ def test_default_config_is_valid_and_names_every_setting():
     assert keys_of(load("config.yaml")) == keys_of(config.model_dump())
 
 
-@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml"])
+@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml", "faithfulness.yaml"])
 def test_overlays_are_valid(overlay):
     parse_config(merge(load("config.yaml"), load(overlay)))
 
