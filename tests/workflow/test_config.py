@@ -40,7 +40,9 @@ def test_default_config_is_valid_and_names_every_setting():
     assert keys_of(load("config.yaml")) == keys_of(config.model_dump())
 
 
-@pytest.mark.parametrize("overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml", "faithfulness.yaml"])
+@pytest.mark.parametrize(
+    "overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml", "faithfulness.yaml"]
+)
 def test_overlays_are_valid(overlay):
     parse_config(merge(load("config.yaml"), load(overlay)))
 

@@ -63,12 +63,12 @@ class Definition(Settings):
         """The public name of a simulated event: its version and its id."""
         return f"v{self.version}-{event_id:05d}"
 
-    def judge_name(self, name: str) -> Literal["ours", "other version", "no event"]:
+    def judge_name(self, name: str) -> Literal["this version", "other version", "no event"]:
         """Whether a name can be one of this version's events."""
         found = re.fullmatch(r"v(\d+)-\d{5,}", name)
         if found is None:
             return "no event"
-        return "ours" if int(found[1]) == self.version else "other version"
+        return "this version" if int(found[1]) == self.version else "other version"
 
 
 def load_definition(path: Path = FILE) -> Definition:
