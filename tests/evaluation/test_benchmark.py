@@ -183,7 +183,7 @@ def test_true_texts_are_right_and_exchanged_ones_are_the_control(small: tuple[De
 def test_one_answer_for_all_does_not_help_against_the_class(
     small: tuple[Definition, pd.DataFrame],
 ) -> None:
-    """Texts that state what is typical of the true class, with one answer for all: beyond the answer, not the class."""
+    """Texts with the typical claims of the true class, all with one answer: beyond the answer, not beyond the class."""
     definition, truth = small
     prior = make_baseline("prior", truth, definition, WORDS, run=Path("none"))
     found = scored(small, list(prior["text"]), **{"class": "nc"})

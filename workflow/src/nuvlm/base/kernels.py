@@ -50,7 +50,7 @@ def cached_cfunc(signature: Any) -> Callable[[Callable[..., None]], Any]:
 
 
 def _keep_compiled(compiled: Any, function: Callable[..., Any]) -> None:
-    """Keep what is compiled of `function` on disk, if there is a place."""
+    """Cache the compiled code of `function` on disk, where a folder can be written."""
     try:
         compiled.enable_caching()
     except RuntimeError:  # no place for a cache

@@ -39,6 +39,8 @@ class FinishedRun:
     report: dict[str, Any]
     events: pd.DataFrame
     """Events of the test split with known truth."""
+    table: pd.DataFrame
+    """The whole event table."""
     predictions: dict[str, dict[str, list[Path]]]
     """Prediction tables of each model under each condition."""
 
@@ -68,7 +70,7 @@ def read_run(folder: str | Path) -> FinishedRun:
             if not all(path.is_file() for path in parts):
                 raise InputError(f"{folder}/predictions/{model}/{condition}: no predictions. Rerun the workflow.")
             predictions.setdefault(model, {})[condition] = parts
-    return FinishedRun(folder, report, labelled_events(events, "test"), predictions)
+    return FinishedRun(folder, report, labelled_events(events, "test"), events, predictions)
 
 
 def compare_runs(first: FinishedRun, second: FinishedRun, resamples: int = RESAMPLES) -> dict[str, Any]:

@@ -371,7 +371,7 @@ class SpreadOfSize(Part):
 
 
 class SetsOfTrainings(Part):
-    """Sets of each training, with thresholds of its own."""
+    """Sets of each training, with the thresholds of that training."""
 
     coverage: Spread
     mean_size: SpreadOfSize

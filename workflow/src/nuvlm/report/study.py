@@ -17,7 +17,6 @@ import pandas as pd
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, read_json
-from nuvlm.dataset.event_table import read_events
 from nuvlm.evaluation.intervals import Interval, binomial_interval
 from nuvlm.evaluation.learning_curve import fit_power_law
 from nuvlm.evaluation.metrics import SEED
@@ -136,12 +135,12 @@ def read_point(folder: Path, config: Mapping[str, Any] | None = None) -> Finishe
         changes = "; ".join(f"{item['key']} was {item['first']}, is {item['second']}" for item in differing)
         raise InputError(f"{folder}: made with other settings ({changes}). Run it again, or set them as they were.")
     pixel = float(made_with["display"]["pixel_mm"])
-    events = read_events(folder / "events.parquet")
-    count = int((events["split"] == "train").sum())
+    count = int((run.table["split"] == "train").sum())
     point = FinishedPoint(folder, run.events[KEY], [], [])
     for training in _trainings(run.report):
         model, number = split_training(training)
-        right = read_sample(run.events, part_tables(folder / "predictions" / training / "nominal", events)).correct
+        parts = part_tables(folder / "predictions" / training / "nominal", run.table)
+        right = read_sample(run.events, parts).correct
         interval = binomial_interval(int(right.sum()), len(right))
         assert interval is not None
         seconds = read_json(folder / "models" / training / "training.json")["seconds"]

@@ -16,7 +16,7 @@ from numba.extending import intrinsic
 
 from nuvlm.base.kernels import cached_cfunc
 
-# Positions in memory, in words of 8 bytes, of what is read of G4StepPoint and G4Step; in words of 4 of G4Track.
+# Where the fields lie in memory: of G4StepPoint and G4Step in words of 8 bytes, of G4Track in words of 4.
 POSITION, KINETIC, STATUS, MASS, CHARGE = 0, 9, 19, 21, 22
 DEPOSIT, LENGTH = 0, 4
 PARENT_NUMBER, TRACK_NUMBER = 65, 66

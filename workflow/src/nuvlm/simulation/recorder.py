@@ -76,16 +76,19 @@ class Recorder(PlainRecorder):
     in :class:`PlainRecorder`.
     """
 
+    _native: NativeRecord | None = None
+
     def __init__(self) -> None:
         super().__init__()
         known = os.name == "posix" and version("geant4-pybind") == LAYOUT_OF
-        self._native = NativeRecord(self, self.tracking) if known else None
+        if known:
+            self._native = NativeRecord(self, self.tracking)
         self._compared = False
 
     def begin(self) -> None:
         super().begin()
-        if native := getattr(self, "_native", None):
-            native.begin()
+        if self._native:
+            self._native.begin()
 
     def UserSteppingAction(self, step: "g4.G4Step") -> None:
         super().UserSteppingAction(step)

@@ -82,7 +82,7 @@ class _Code(ast.NodeTransformer):
         return node
 
     def visit_Constant(self, node: ast.Constant) -> ast.AST:
-        return node
+        return node  # faster than Python's own, which looks for deprecated names of this method
 
     def visit_Expr(self, node: ast.Expr) -> ast.AST | None:
         if isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):  # a docstring

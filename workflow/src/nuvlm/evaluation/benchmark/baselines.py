@@ -1,7 +1,7 @@
 """Baselines of the benchmark, each a file of predictions: ``make faithfulness-baseline BASELINE=template``.
 
-`constant` says the same of every event, `prior` the same of every event of a class, `exchanged` what is true of another
-event of the class. `template` fills the sentences of the vocabulary with what boosted trees estimate from quantities
+`constant` has one text for all events, `prior` one for each class, `exchanged` the true claims of another event of the
+class. `template` fills the sentences of the vocabulary with what boosted trees estimate from quantities
 measured in the maps; it learns from the practice events. `vlm` takes the texts of a model of a run. The class is the
 true one, but for `template` and `vlm`, which answer for themselves, and where `--classes` names another file.
 """
@@ -164,8 +164,9 @@ def make_baseline(
     tested, practice = (truth[truth["split"] == split].reset_index(drop=True) for split in ("test", "practice"))
     answers = list(tested["class"] if classes is None else classes)
     if baseline == "template":
-        template = Template(measure_maps(run, practice, definition), practice)
-        claims, answers = template.describe(measure_maps(run, tested, definition))
+        measured = measure_maps(run, truth, definition)
+        is_test = (truth["split"] == "test").to_numpy()
+        claims, answers = Template(measured[~is_test], practice).describe(measured[is_test])
     elif baseline == "constant":
         claims = [typical_claims(practice, words)] * len(tested)
     elif baseline == "prior":
