@@ -16,5 +16,6 @@ simulate_shard(
     offset_mm=tuple(snakemake.params.offset_mm),
     on_bad_event=snakemake.params.on_bad_event,
     recombination=Recombination(**snakemake.params.recombination),
+    with_counterfactuals=snakemake.params.with_counterfactuals,
     **snakemake.params.settings,
 )

@@ -21,6 +21,7 @@ from nuvlm.dataset.topology import TOPOLOGY_COLUMNS, find_topology, leading_pion
 from nuvlm.dataset.validation import kept_validation
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import open_shard
+from nuvlm.simulation.counterfactuals import NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -29,6 +30,8 @@ TRUTH_COLUMNS += ["vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]
 """Columns that every source provides, apart from the event's id and class."""
 ENERGY_COLUMNS = ["visible_energy", "edge_energy"]
 """Columns from the pixel-map stores, MeV; NaN for pixel maps made elsewhere."""
+CHANGE_COLUMNS = ["original", "counterfactual"]
+"""Columns of runs with counterfactual events only: the id of the event as simulated, and what is changed."""
 WINDOW_COLUMNS = ["centred_by", "window_share"]
 """Columns from the pixel-map stores: what the window is centred on, and the fraction of the charge in it."""
 
@@ -142,7 +145,7 @@ def list_events(
         table = pd.DataFrame({"shard": name, "row": np.arange(len(truth))}).join(truth[["event_id", "class"]])
         table["split"] = pd.Series(split, dtype="string")
         columns = [*TRUTH_COLUMNS, *ENERGY_COLUMNS, *WINDOW_COLUMNS, "pi0_energy", *TOPOLOGY_COLUMNS]
-        tables.append(table.join(truth[columns]))
+        tables.append(table.join(truth[[*columns, *(name for name in CHANGE_COLUMNS if name in truth)]]))
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class is neither trained on nor scored, but it is classified.
     events_table["split"] = events_table["split"].where(events_table["class"].notna())
@@ -212,6 +215,7 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent, stored
                     "crop_displays name the first", path, len(shard.events) - len(events), len(shard.events),
                 )  # fmt: skip
         particles = shard.truth("particles")
+        originals, changes = shard.originals(), shard.truth("counterfactuals")
         try:
             topology = find_topology(events["event_id"], particles, shard.truth("deposits"))
         except ValueError as error:
@@ -225,6 +229,10 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent, stored
     for axis, label in enumerate("xyz"):
         truth[f"vertex_{label}_mm"] = events["vertex_mm"][:, axis]
     truth["pi0_energy"] = leading_pion_energy(events["event_id"], particles)
+    if changes is not None:
+        kinds = pd.Series(changes["kind"], index=changes["event_id"]).reindex(events["event_id"])
+        truth["original"] = [originals.get(event, event) for event in events["event_id"].tolist()]
+        truth["counterfactual"] = _names(kinds.to_numpy(), list(NAMES))
     return truth.join(topology)
 
 

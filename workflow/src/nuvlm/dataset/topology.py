@@ -77,7 +77,8 @@ def find_topology(event_ids: np.ndarray, particles: np.ndarray | None, deposits:
     charged, electron = is_charged(pdg), pdg == ELECTRON
     rows = pd.DataFrame({"event_id": particles["event_id"], "length": length, "energy": energy})
     rows["leaves"] = deposits["leaves"] > 0
-    rows["gap"] = np.where(electron, 0.0, gap)
+    # Electrons start at the vertex, except in counterfactual events.
+    rows["gap"] = np.where(electron & np.isnan(gap), 0.0, gap)
     rows[list("xyz")] = direction
     track = charged & ~electron & (length >= TRACK_MM)
     # Photons of neutrons leave isolated blips. Showers of a charged hadron start at its end and belong to its track.

@@ -3,10 +3,13 @@
 A window belongs to the charge of its event: one that would hold less than half of the charge that a window of its size
 can hold lies elsewhere, as around the vertex of a neutrino in the rock upstream of the detector. Such an event, or one
 without a vertex, is centred by its charge. If that fails too, it is a bad event.
+
+A counterfactual event (docs/simulation.md) has the window of the event that it was made from, so that nothing else
+differs between their pixel maps.
 """
 
 import logging
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -131,6 +134,23 @@ def _share(charge: np.ndarray) -> np.ndarray:
     return np.minimum(*share)
 
 
+def _window_of(ids: np.ndarray, originals: Mapping[int, int]) -> np.ndarray:
+    """(events,) the row of the event whose window each event has: of a counterfactual event the row of its original,
+    which precedes it."""
+    rows = {int(event): row for row, event in enumerate(ids)}
+    windows = [rows.get(originals.get(event, event), row) for event, row in rows.items()]
+    return np.minimum(windows, np.arange(len(ids)))
+
+
+def _share_anyhow(views: Sequence[SparseEvents], pixels: np.ndarray, size: int) -> np.ndarray:
+    """(events,) as :func:`_share`, also of windows that hold little; NaN for events without charge."""
+    shares = []
+    for axis, view in enumerate(views):
+        inside, _, total = window_charge(view, pixels[:, axis], pixels[:, 2], size).T
+        shares.append(np.divide(inside, total, out=np.full(inside.shape, np.nan), where=total > 0))
+    return np.minimum(*shares)
+
+
 def crop_displays(
     displays: Path,
     out: Path,
@@ -165,6 +185,8 @@ def crop_displays(
     n = len(ids)
     at_once = max(1, BLOCK_PIXELS // max(file.pixels for file in files))
     images = np.zeros((1, len(VIEWS), size, size), dtype=np.uint8)
+    window_of = _window_of(ids, dict(store.attrs.get("originals", [])))
+    chosen_pixels = np.zeros((n, 3), dtype=np.int64)
     attributes = {
         "format": "nuvlm-pixelmaps",
         "version": 1,
@@ -198,6 +220,11 @@ def crop_displays(
                     pixel_mm=pixel_mm,
                     size=size,
                 )
+                chosen_pixels[begin : rows.stop] = pixels
+                changed = np.flatnonzero(window_of[begin : rows.stop] != np.arange(begin, rows.stop))
+                if len(changed):
+                    pixels[changed] = chosen_pixels[window_of[begin + changed]]
+                    share[changed] = _share_anyhow([view.select(changed) for view in views], pixels[changed], size)
                 greys = [
                     grayscale(view.value, transfer=transfer, white_mev=white_mev, knee_mev=knee_mev) for view in views
                 ]

@@ -368,6 +368,8 @@ def smear_and_downsample(
         smearing = Smearing(detector, DRIFTED if voxels.drifted else diffusion, pixel_mm)
         attributes["diffusion"] = None if voxels.drifted else diffusion.model_dump()
         attributes["readout"] = None if voxels.drifted else readout.model_dump()
+        if originals := voxels.originals():
+            attributes["originals"] = [[event, original] for event, original in originals.items()]
         store = stack.enter_context(create_store(out, attributes))
 
         def events() -> Iterator[int]:

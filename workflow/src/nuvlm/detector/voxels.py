@@ -433,6 +433,23 @@ class VoxelShard:
             ) from error
         return rows
 
+    def originals(self) -> dict[int, int]:
+        """Event id of each counterfactual event -> that of the event it was made from; empty without the table.
+
+        Raises:
+            InputError: the table /truth/counterfactuals cannot be used.
+        """
+        rows = self.truth("counterfactuals")
+        if rows is None:
+            return {}
+        if not {"event_id", "original", "kind"} <= set(rows.dtype.names or ()):
+            raise InputError(
+                f"{self.path}: /truth/counterfactuals needs the columns event_id, original and kind (docs/formats.md). "
+                "Correct the program that wrote the file, or leave the table out."
+            )
+        pairs = zip(rows["event_id"].tolist(), rows["original"].tolist(), strict=True)
+        return {event: original for event, original in pairs if event != original}
+
     def blocks(self, voxels: int = 1_000_000, events: int = 10_000) -> Iterator[tuple[np.ndarray, Voxels, np.ndarray]]:
         """Read the events block by block, in order.
 

@@ -14,7 +14,8 @@ from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.logs import track
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
-from nuvlm.detector.voxels import Event, voxelize, write_shard
+from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
+from nuvlm.simulation.counterfactuals import AS_SIMULATED, DTYPE, NAMES, Counterfactual, counterfactuals
 from nuvlm.simulation.final_states import FinalState, Particle, sample_final_state
 from nuvlm.simulation.generator_evidence import GeneratorEvidence, particle_rows
 from nuvlm.simulation.genie import GenieEvent, read_genie
@@ -39,6 +40,10 @@ DEPOSIT_DTYPE = np.dtype(
 detector; energy deposited by it and its descendants, before recombination; the part of it from electrons, positrons and
 photons; the gap from the vertex to the first photon conversion (NaN: none); whether the particle leaves."""
 NO_RECOMBINATION = Recombination()
+IDS = 10
+"""Event ids for an event and its counterfactuals: the last digit is the index of the kind."""
+COUNTERFACTUAL_SEED = 2**64
+"""Added to the seed: beyond the seeds of runs."""
 REDRAWS = 1000
 """Maximum number of draws for an interaction that leaves no energy in the detector."""
 
@@ -75,6 +80,7 @@ def simulate_shard(
     offset_mm: tuple[float, float, float] = (0, 0, 0),
     on_bad_event: OnBadEvent = "error",
     recombination: Recombination = NO_RECOMBINATION,
+    with_counterfactuals: bool = False,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
 
@@ -89,12 +95,15 @@ def simulate_shard(
         vertices: `file` uses GENIE's vertices plus `offset_mm`, instead of the fiducial volume.
         on_bad_event: a GENIE entry that cannot be used stops the job (`error`) or is left out and counted (`skip`).
         recombination: turns the energy of each step into visible energy.
+        with_counterfactuals: write each event with its counterfactuals, numbered from :data:`IDS` times its id. Their
+            random numbers differ from those of a run without them, so that no model was trained on these events.
 
     Raises:
         InputError: incomplete GEANT4 data sets (see :func:`nuvlm.simulation.geant4_tables.provide_data`), GENIE files
             or events that cannot be used, or a shard that cannot be written.
     """
     fiducial = fiducial_box_mm(detector, margin_mm, margin_downstream_mm)
+    seed += COUNTERFACTUAL_SEED * with_counterfactuals
     conclusions = Conclusions()
     if files:
         offset, where = np.array(offset_mm, dtype=np.float64), None if vertices == "file" else fiducial
@@ -103,7 +112,8 @@ def simulate_shard(
         interactions = from_genie(entries, detector, first_event, seed, where, offset)
     else:
         interactions = sampled(range(first_event, first_event + n_events), seed, fiducial)
-    events = simulate(detector, track(interactions, "events", n_events), recombination, on_bad_event)
+    watched = track(interactions, "events", n_events)
+    events = simulate(detector, watched, recombination, on_bad_event, with_counterfactuals=with_counterfactuals)
     write_shard(Path(path), detector, events, lambda: {"conclusions": conclusions.to_json()} if files else {})
 
 
@@ -150,8 +160,10 @@ def simulate(
     interactions: Iterable[Interaction],
     recombination: Recombination = NO_RECOMBINATION,
     on_bad_event: OnBadEvent = "error",
+    *,
+    with_counterfactuals: bool = False,
 ) -> Iterator[Event]:
-    """Yield the simulated events, in order.
+    """Yield the simulated events, in order, each followed by its counterfactuals if they are asked for.
 
     An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
     drawn again. Particles that GEANT4 cannot track (nuclei above 4He, generator pseudo-particles) are left out and
@@ -165,17 +177,28 @@ def simulate(
 
     box = argon_box(detector)
     account = _Account(on_bad_event)
+
+    def takes(
+        vertex: np.ndarray, particles: tuple[Particle, ...], rng: np.random.Generator
+    ) -> Iterator[Counterfactual]:
+        if with_counterfactuals:
+            return counterfactuals(box, detector, vertex, particles, rng)
+        return iter([Counterfactual(AS_SIMULATED, particles, box.transport(vertex, particles, rng))])
+
+    def visible(deposits: "Deposits") -> Voxels:
+        length = np.linalg.norm(deposits.end_mm - deposits.start_mm, axis=1)
+        energy = recombination.visible_energy(deposits.energy_mev, length)
+        return voxelize(detector, deposits.start_mm, deposits.end_mm, energy)[0]
+
     for interaction in interactions:
         defect = interaction.defect
         if not defect:
             for _ in range(interaction.draws):
                 state, vertex = interaction.draw()
                 particles = account.trackable(box, state.particles)
-                deposits = box.transport(vertex, particles, interaction.rng)
-                length = np.linalg.norm(deposits.end_mm - deposits.start_mm, axis=1)
-                energy = recombination.visible_energy(deposits.energy_mev, length)
-                voxels, _ = voxelize(detector, deposits.start_mm, deposits.end_mm, energy)
-                if len(voxels):
+                simulated = takes(vertex, particles, interaction.rng)
+                first = next(simulated, None)
+                if first and len(voxels := visible(first.deposits)):
                     break
                 account.n_empty += 1
             else:
@@ -184,22 +207,28 @@ def simulate(
             account.refuse(interaction, defect)
             continue
         account.count_left_out(state.particles, particles)
-        event_id = interaction.event_id
-        yield Event(
-            event_id=event_id,
-            voxels=voxels,
-            nu_pdg=state.nu_pdg,
-            is_cc=state.is_cc,
-            nu_energy=state.nu_energy,
-            inelasticity=state.inelasticity,
-            vertex_mm=(float(vertex[0]), float(vertex[1]), float(vertex[2])),
-            mode=state.mode,
-            truth={
-                "particles": particle_rows(event_id, particles),
-                "deposits": deposit_rows(event_id, particles, deposits),
-            },
-        )
+        position = float(vertex[0]), float(vertex[1]), float(vertex[2])
+        original = interaction.event_id * (IDS if with_counterfactuals else 1)
+        of_state = (state.nu_pdg, state.is_cc, state.nu_energy, state.inelasticity, position, state.mode)
+        yield Event(original, voxels, *of_state, _truth(original, first, original if with_counterfactuals else None))
+        # What a changed event is called in truth is not defined, so that it has no class and no score.
+        for changed in simulated:
+            event_id = original + NAMES.index(changed.kind)
+            voxels = visible(changed.deposits)
+            if len(voxels):
+                yield Event(event_id, voxels, vertex_mm=position, truth=_truth(event_id, changed, original))
     account.log()
+
+
+def _truth(event_id: int, event: Counterfactual, original: int | None) -> dict[str, np.ndarray]:
+    """Rows of the /truth tables; `original` is None in runs without counterfactuals."""
+    tables = {
+        "particles": particle_rows(event_id, event.particles),
+        "deposits": deposit_rows(event_id, event.particles, event.deposits),
+    }
+    if original is None:
+        return tables
+    return tables | {"counterfactuals": np.array([(event_id, original, NAMES.index(event.kind))], dtype=DTYPE)}
 
 
 class _Account:

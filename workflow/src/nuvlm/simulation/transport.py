@@ -50,6 +50,8 @@ class Deposits(NamedTuple):
     """(particles,): distance from the vertex to the nearest first interaction of a photon (Compton scattering, pair
     production, absorption). The photon is the particle or descends from it, and its parent is no electron, positron or
     photon. NaN without one, as for every electron."""
+    conversion_mm: np.ndarray
+    """(particles, 3): where that interaction is; NaN without one."""
 
 
 class ArgonBox:
@@ -87,7 +89,8 @@ class ArgonBox:
     def transport(self, vertex_mm: np.ndarray, particles: Sequence[Particle], rng: np.random.Generator) -> Deposits:
         """Transport `particles` from `vertex_mm` (3,), with all secondaries.
 
-        GEANT4's random engine is seeded from `rng`, so the result is independent of earlier events.
+        GEANT4's random engine is seeded from `rng`, so the result is independent of earlier events. All particles share
+        its random numbers: without one of them, the others would deposit differently.
         """
         # Neutrinos deposit nothing and are not tracked.
         tracked = np.array([abs(particle.pdg) not in NEUTRINOS for particle in particles], dtype=bool)
@@ -141,8 +144,10 @@ def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, 
     interacts = begins & (post["status"] == int(g4.G4StepStatus.fPostStepDoItProc)) & (post["kinetic"] < pre["kinetic"])
     _, first = np.unique(row[interacts], return_index=True)
     converts = np.flatnonzero(interacts)[first]
-    gap = np.full(n, np.inf)
-    np.minimum.at(gap, particle[converts], np.linalg.norm(end[converts] - vertex_mm, axis=1))
+    # The nearest of a particle is the last one that is assigned.
+    converts = converts[np.argsort(-np.linalg.norm(end[converts] - vertex_mm, axis=1), kind="stable")]
+    conversion = np.full((n, 3), np.nan)
+    conversion[particle[converts]] = end[converts]
 
     kept = steps["energy"] > 0
     return Deposits(
@@ -153,7 +158,8 @@ def _deposits(recorded: Recorded, centre_mm: np.ndarray, vertex_mm: np.ndarray, 
         electromagnetic[kept],
         length,
         leaves,
-        np.where(np.isfinite(gap), gap, np.nan),
+        np.linalg.norm(conversion - vertex_mm, axis=1),
+        conversion,
     )
 
 

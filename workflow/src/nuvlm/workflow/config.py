@@ -89,6 +89,9 @@ class SimulateSettings(Settings):
     """Distance of the fiducial volume from the walls, mm. Not published."""
     margin_downstream_mm: Annotated[float, Field(ge=0)] = 1500
     """Distance of the fiducial volume from the downstream wall, mm."""
+    counterfactuals: bool = False
+    """Simulate each event also without its electron, muon or photons, and with its shower after a gap or at the vertex
+    (docs/simulation.md). For runs that classify with the models of another (models_from)."""
 
 
 class InputSettings(Settings):
@@ -131,6 +134,11 @@ class InputSettings(Settings):
             raise ValueError(f"{what}, but files is empty: list the files to read ({SOURCES[self.source].files})")
         if self.simulate.vertices == "file" and not from_genie:
             raise ValueError("simulate.vertices is 'file', but there is none: set simulate.final_states to 'genie'")
+        if self.simulate.counterfactuals and self.source != "simulate":
+            raise ValueError(
+                f"simulate.counterfactuals has no effect for source '{self.source}': a file has one version of each "
+                "event. Set source to 'simulate', or counterfactuals to false"
+            )
         settings = SOURCES[self.source].settings
         has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"
         if any(self.offset_mm) and not ("offset_mm" in settings and has_coordinates):
@@ -271,6 +279,11 @@ class Config(_Families):
             raise ValueError(
                 f"display.readout cannot act on source '{self.input.source}', whose charge was read out already: leave "
                 "display.readout at its defaults"
+            )
+        if self.input.simulate.counterfactuals and self.models_from is None:
+            raise ValueError(
+                "input.simulate.counterfactuals makes events for testing only: set models_from to a finished run, or "
+                "counterfactuals to false"
             )
         if self.models_from == self.run:
             raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")

@@ -1,0 +1,144 @@
+"""Counterfactual events: a simulated event again, with one of its particles left out or moved.
+
+Particles of one GEANT4 event share its random numbers, so without one of them all others would deposit differently.
+Here each particle is a GEANT4 event with a seed of its own, and an event is the sum of its particles, also as
+simulated: what is not changed deposits the same, bit for bit. A shower is moved as a whole, as argon is the same
+everywhere; what then lies outside the detector is lost, and what had left it is not found again.
+"""
+
+from collections.abc import Iterator, Sequence
+from typing import TYPE_CHECKING, Literal, NamedTuple
+
+import numpy as np
+
+from nuvlm.detector.geometry import Detector
+from nuvlm.simulation.final_states import ELECTRON, MUON, PION_ZERO, Particle
+
+if TYPE_CHECKING:
+    from nuvlm.simulation.transport import ArgonBox, Deposits
+
+PHOTON = 22
+GAP_MM = 200.0
+"""Length by which a gap is opened: a photon's mean conversion length, four pixels of 5 cm."""
+LEAST_MEV = 50.0
+"""Particles that deposit less are not changed: nobody would see it. A shower that counts deposits as much."""
+
+
+class Kind(NamedTuple):
+    """What is changed."""
+
+    particles: Literal["electron", "muon", "photons"]
+    change: Literal["left out", "after a gap", "at the vertex"]
+    """`after a gap`: moved by :data:`GAP_MM` along the flight; `at the vertex`: moved so that the first conversion of a
+    photon is at the vertex."""
+
+
+AS_SIMULATED = "as_simulated"
+KINDS = {
+    "without_electron": Kind("electron", "left out"),
+    "without_muon": Kind("muon", "left out"),
+    "without_photons": Kind("photons", "left out"),
+    "electron_after_gap": Kind("electron", "after a gap"),
+    "photons_after_gap": Kind("photons", "after a gap"),
+    "photons_at_vertex": Kind("photons", "at the vertex"),
+}
+"""Photons are changed in events without an electron, whose shower is theirs."""
+NAMES = (AS_SIMULATED, *KINDS)
+"""Name of each code in /truth/counterfactuals."""
+PDG = {"electron": (ELECTRON,), "muon": (MUON,), "photons": (PHOTON, PION_ZERO)}
+"""Absolute PDG codes of the primary particles."""
+DTYPE = np.dtype([("event_id", "u8"), ("original", "u8"), ("kind", "u1")])
+"""Table /truth/counterfactuals, one row per event: the event that it is the counterfactual of, and an index into
+NAMES. An event as simulated is its own original."""
+
+
+class Counterfactual(NamedTuple):
+    """An event, as simulated or changed."""
+
+    kind: str
+    """One of NAMES."""
+    particles: tuple[Particle, ...]
+    """Without those that are left out."""
+    deposits: "Deposits"
+
+
+def counterfactuals(
+    box: "ArgonBox", detector: Detector, vertex_mm: np.ndarray, particles: Sequence[Particle], rng: np.random.Generator
+) -> Iterator[Counterfactual]:
+    """Yield an event as simulated, and then each of its counterfactuals that can be made.
+
+    A kind is left out if the event has no such particles, if they deposit less than :data:`LEAST_MEV`, if nothing
+    would be left of the event, or if a shower would begin outside the detector.
+
+    Args:
+        box: GEANT4.
+        detector: its geometry.
+        vertex_mm: (3,).
+        particles: those that GEANT4 can track.
+        rng: of the seeds.
+    """
+    seeds = rng.integers(2**63, size=len(particles)).tolist()
+    each = [box.transport(vertex_mm, [p], np.random.default_rng(s)) for p, s in zip(particles, seeds, strict=True)]
+    if not each:
+        return
+    yield Counterfactual(AS_SIMULATED, tuple(particles), _sum(each))
+    low, high = np.array(detector.box_mm, dtype=np.float64).T
+    has_electron = any(abs(particle.pdg) == ELECTRON for particle in particles)
+    for kind, (of, change) in KINDS.items():
+        rows = [i for i, particle in enumerate(particles) if abs(particle.pdg) in PDG[of]]
+        if (of == "photons" and has_electron) or sum(float(each[i].energy_mev.sum()) for i in rows) < LEAST_MEV:
+            continue
+        if change == "left out":
+            kept = [i for i in range(len(particles)) if i not in rows]
+            if kept:
+                yield Counterfactual(kind, tuple(particles[i] for i in kept), _sum([each[i] for i in kept]))
+            continue
+        shifts = {i: _shift(vertex_mm, particles[i], each[i], change) for i in rows}
+        begins = [
+            vertex_mm + shift if of == "electron" else each[i].conversion_mm[0] + shift for i, shift in shifts.items()
+        ]
+        # A photon that leaves without a conversion has no shower to be moved.
+        known = [begin for begin in begins if np.isfinite(begin).all()]
+        if known and all(((low < begin) & (begin < high)).all() for begin in known):
+            changed = [
+                _moved(one, shifts[i], vertex_mm, low, high) if i in shifts else one for i, one in enumerate(each)
+            ]
+            yield Counterfactual(kind, tuple(particles), _sum(changed))
+
+
+def _shift(vertex_mm: np.ndarray, particle: Particle, deposits: "Deposits", change: str) -> np.ndarray:
+    """(3,) by which the shower of a particle is moved, mm; NaN for photons without a conversion."""
+    if abs(particle.pdg) == ELECTRON:
+        along = np.array([particle.px, particle.py, particle.pz])
+    else:
+        along = deposits.conversion_mm[0] - vertex_mm
+    shift: np.ndarray = -along if change == "at the vertex" else GAP_MM / np.linalg.norm(along) * along
+    return shift
+
+
+def _moved(
+    deposits: "Deposits", shift_mm: np.ndarray, vertex_mm: np.ndarray, low: np.ndarray, high: np.ndarray
+) -> "Deposits":
+    """The deposits of one particle, moved; without those that are outside the detector then."""
+    if not np.isfinite(shift_mm).all():
+        return deposits
+    start, end, conversion = deposits.start_mm + shift_mm, deposits.end_mm + shift_mm, deposits.conversion_mm + shift_mm
+    inside = ((low <= np.minimum(start, end)) & (np.maximum(start, end) <= high)).all(axis=1)
+    # An electron has no conversion, but it has a gap now.
+    gap = np.where(np.isnan(deposits.photon_gap_mm), shift_mm, conversion - vertex_mm)
+    return deposits._replace(
+        start_mm=start[inside],
+        end_mm=end[inside],
+        energy_mev=deposits.energy_mev[inside],
+        particle=deposits.particle[inside],
+        electromagnetic=deposits.electromagnetic[inside],
+        photon_gap_mm=np.linalg.norm(gap, axis=1),
+        conversion_mm=conversion,
+    )
+
+
+def _sum(each: Sequence["Deposits"]) -> "Deposits":
+    """The deposits of an event whose particles were transported one by one."""
+    joined = [np.concatenate(arrays) for arrays in zip(*each, strict=True)]
+    deposits = each[0]._make(joined)
+    return deposits._replace(particle=np.repeat(np.arange(len(each)), [len(one.energy_mev) for one in each]))
