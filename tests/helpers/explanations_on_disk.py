@@ -85,7 +85,7 @@ def write_explanations(run: Run, folder: Path, seed: int = 4, rationale: str = "
     """Give the events a topology, and write rationales of a VLM for all but training events.
 
     With the picture, three of four rationales are true, the others are those of another event; with a black picture
-    all are the same. Occluded things are not stated.
+    all are the same.
     """
     rng = np.random.default_rng(seed)
     events = topology(pd.read_parquet(run.events))
@@ -99,10 +99,6 @@ def write_explanations(run: Run, folder: Path, seed: int = 4, rationale: str = "
             truth = true_claims(event)
             stated = truth if rng.random() < 0.75 else true_claims(records[rng.integers(len(records))])
             pictures = {"nominal": stated, "text_only": {"track": True, "track_cm": 50, "shower": False, "charged": 2}}
-            if truth.get("shower"):
-                pictures["without_shower"] = stated | {"shower": False, "shower_mev": None, "gap": None, "gap_cm": None}
-            if truth.get("track"):
-                pictures["without_track"] = stated | {"track": False, "track_cm": None, "leaves": None}
             for picture, said in pictures.items():
                 rows.append((int(answer["event_id"]), picture, said, truth))
                 who.append({key: answer[key] for key in ("shard", "row", "class", "predicted")})

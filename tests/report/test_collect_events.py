@@ -130,11 +130,7 @@ def test_explained_events_come_with_their_rationales_and_where_the_cnn_looks(tmp
         if not rationale:
             continue
         seen += 1
-        pictures = ["nominal", "text_only"] + ["without_shower"] * int(event["shower_mev"] > 0)
-        assert [one["picture"] for one in rationale][:2] == pictures[:2]
-        assert sorted(one["picture"] for one in rationale) == sorted(
-            pictures + ["without_track"] * int(event["track_mm"] > 0)
-        )
+        assert [one["picture"] for one in rationale] == ["nominal", "text_only"]
         blind = {claim["statement"]: claim["right"] for claim in rationale[1]["claims"]}
         assert blind == {
             "track": event["track_mm"] > 0,

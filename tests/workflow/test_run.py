@@ -71,7 +71,7 @@ def test_rationales_stand_beside_the_truth_of_simulation(results):
     assert (truth["split"] == "test").all()
     assert (nominal["true_track"] == (truth["track_mm"] > 0)).all()
     assert (nominal["true_charged"] == truth["charged"]).all()
-    assert (table["picture"] == "without_track").sum() == nominal["true_track"].sum()
+    assert (table["picture"] == "text_only").sum() == len(nominal)
 
 
 def test_the_report_counts_what_the_tables_hold(results):

@@ -38,6 +38,9 @@ rule evaluate:
         [explanation_files(*stores) for stores in SALIENCY.values()],
         events="<results>/events.parquet",
         spectrum=CONFIG.report.spectrum or [],
+        pixelmaps=(
+            "<results>/pixelmaps.json" if CONFIG.input.simulate.counterfactuals else []
+        ),
     output:
         "<results>/evaluation/scores.json",
     log:

@@ -1,5 +1,6 @@
 from pathlib import Path
 
+from nuvlm.dataset.store_list import read_store_list
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.base.logs import setup_logging
 
@@ -12,5 +13,6 @@ evaluate(
     level=snakemake.params.level,
     explanations=snakemake.params.explanations,
     saliency=snakemake.params.saliency,
+    stores=read_store_list(Path(snakemake.input.pixelmaps)) if snakemake.input.pixelmaps else {},
     spectrum=Path(snakemake.input.spectrum) if snakemake.input.spectrum else None,
 )

@@ -67,14 +67,10 @@ def test_table_has_the_rationales_under_every_picture(
     assert sorted(table[table["picture"] == "nominal"].index) == sorted(events.index)
     assert (table["chosen"] == "sample").all()
     assert f"{len(events)} events in" in caplog.text
-    # the other pictures of an event: black for all, occluded for those that have such a thing
     said = read_predictions([tmp_path / "predictions.parquet"]).set_index(["shard", "event_id"])["predicted"]
     assert (table["predicted"] == said.loc[table.index].to_numpy()).all()
-    for identity, event in events.iterrows():
-        pictures = table.loc[[identity]]["picture"].tolist()
-        expected = ["nominal", "text_only"]
-        expected += ["without_shower"] * bool(event["shower_mev"] > 0) + ["without_track"] * bool(event["track_mm"] > 0)
-        assert sorted(pictures) == sorted(expected)
+    pictures = table.groupby(level=[0, 1])["picture"].apply(list)
+    assert all(found == ["nominal", "text_only"] for found in pictures)
     black = table[table["picture"] == "text_only"].groupby("predicted")["rationale"]
     assert (black.nunique() == 1).all(), "nothing is to be seen, so the label alone speaks"
     # what is claimed is what the text says; what is true is what the truth of the event would have said

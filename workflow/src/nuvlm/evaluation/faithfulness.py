@@ -123,7 +123,6 @@ def measure(
     _check_pictures(pictures)
     truth, chosen = read_claims(nominal, "true"), class_codes(nominal["predicted"])
     claims = {name: read_claims(rows.reindex(nominal.index), "claim") for name, rows in pictures.items()}
-    has = {name: nominal.index.isin(rows.index) for name, rows in pictures.items()}
     shares = {name: count(claims[name], truth, chosen, tree) for name in ("nominal", "text_only") if name in claims}
     errors = {
         name: {picture: relative_errors(claims[picture][name], truth[name]) for picture in shares} for name in NUMBERS
@@ -174,10 +173,6 @@ def measure(
             }
             for name in NUMBERS
         },
-        "occlusion": {
-            what: occlusion(what, other, claims, truth, has, seed, resamples)
-            for what, other in (("shower", "track"), ("track", "shower"))
-        },
         "tree": {
             "depth": TREE_DEPTH,
             "fitted_on": None if tree is None else int(tree.tree_.n_node_samples[0]),
@@ -226,55 +221,6 @@ def measure_saliency(
     for name, value in values.items():
         measured |= {name: float(value.mean()) if n else None, f"{name}_interval": intervals.get(name)}
     return measured
-
-
-def occlusion(
-    what: str,
-    other: str,
-    claims: Mapping[str, Claims],
-    truth: Claims,
-    has: Mapping[str, np.ndarray],
-    seed: int,
-    resamples: int = RESAMPLES,
-) -> dict[str, Any]:
-    """Measure how true claims change when the region of the claim, or, as a control, of the other thing, is blackened.
-
-    Args:
-        what: ``shower`` or ``track``.
-        other: the other of the two.
-        claims: claims for each picture, same n events.
-        truth: true statements of these events.
-        has: (n,) bool for each picture, the event has a rationale.
-        seed: seed of the bootstrap.
-        resamples: number of bootstrap resamples.
-
-    Returns:
-        `taken_out` and `control`: fraction `vanished`, and `left`, the median ratio of the claimed length or energy
-        after and before; `difference` of the two fractions for the `n` events with both pictures.
-    """
-    nothing = np.full(len(truth[what]), np.nan)
-    number = "track_cm" if what == "track" else "shower_mev"
-    before = claims["nominal"]
-    stated = (before[what] == 1) & (truth[what] == 1)
-    result: dict[str, Any] = {}
-    seen, gone = {}, {}
-    for key, picture in (("taken_out", f"without_{what}"), ("control", f"without_{other}")):
-        after = claims.get(picture, {what: nothing, number: nothing})
-        seen[key] = stated & has.get(picture, False)
-        gone[key] = seen[key] & (after[what] != 1)
-        with np.errstate(divide="ignore", invalid="ignore"):  # a model may claim a length of 0
-            left = np.where(gone[key], 0, after[number]) / before[number]
-        left = left[seen[key] & np.isfinite(left)]
-        result[key] = {
-            "vanished": _share(gone[key], seen[key], seed, resamples),
-            "left": float(np.median(left)) if len(left) else None,
-        }
-    both = seen["taken_out"] & seen["control"]
-    more = (gone["taken_out"].astype(np.float64) - gone["control"])[both]
-    n = len(more)
-    intervals = bootstrap(lambda weights: {"difference": weights @ more / n}, n, seed, resamples)
-    result |= {"n": n, "difference": float(more.mean()) if n else None}
-    return result | {"difference_interval": intervals.get("difference")}
 
 
 def count(claims: Claims, truth: Claims, chosen: np.ndarray, tree: DecisionTreeClassifier | None) -> Shares:

@@ -28,6 +28,7 @@ from nuvlm.detector.geometry import HALF
 from nuvlm.evaluation.calibration import calibrate, expected_calibration_error
 from nuvlm.evaluation.comparison import agreement, compare_all
 from nuvlm.evaluation.conformal import LEVEL, measure_sets
+from nuvlm.evaluation.counterfactuals import as_simulated, measure_counterfactuals
 from nuvlm.evaluation.cuts import scan_cuts
 from nuvlm.evaluation.dependence import Axis, dependence, pion_axis, pions_mistaken, truth_axes
 from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_saliency
@@ -58,6 +59,7 @@ def evaluate(
     spectrum: Path | None = None,
     repeats: Mapping[str, Sequence[Mapping[str, Sequence[str | Path]]]] = MappingProxyType({}),
     level: float = LEVEL,
+    stores: Mapping[str, Path] = MappingProxyType({}),
 ) -> None:
     """Score every model under every condition, compare the models, and write all numbers to `out` (JSON).
 
@@ -74,11 +76,13 @@ def evaluate(
         spectrum: CSV file of the beam spectrum for `cuts`; None: unweighted.
         repeats: Parquet files of the further trainings of each model; those of `predictions` are of its first.
         level: coverage that prediction sets promise, at least 0.01 and below 1.
+        stores: pixel-map store of each shard, for saliency maps of counterfactual events.
 
     Raises:
         InputError: an input is unusable; names the file and the event.
     """
-    table = read_events(events)
+    every = read_events(events)
+    table = as_simulated(every)
     scored = labelled_events(table, "test")
     validation = labelled_events(table, "validation")
     unlabelled = table[table["class"].isna()]
@@ -137,6 +141,7 @@ def evaluate(
         "changes": _changes(samples, resamples),
         "explanations": faithfulness,
         "saliency": {model: measure_saliency(table, parts, SEED, resamples) for model, parts in saliency.items()},
+        "counterfactuals": measure_counterfactuals(every, predictions, explanations, saliency, stores, SEED, resamples),
     }
     write_json(out, _rounded(results), sealed=True)
 

@@ -480,24 +480,6 @@ class ClaimErrors(Part):
     """Pairs of true and claimed value."""
 
 
-class Occluded(Part):
-    """Claims of a thing after a region was blackened."""
-
-    vanished: Share
-    left: float | None
-    """Median ratio of the claimed length or energy after and before; 0 if the claim vanished."""
-
-
-class Occlusion(Part):
-    """Occlusion of the region of a thing, and of the other thing as a control."""
-
-    taken_out: Occluded
-    control: Occluded
-    n: Count
-    difference: float | None
-    difference_interval: Interval
-
-
 class ConsistencyTree(Part):
     """Decision tree that maps true statements to a class."""
 
@@ -519,8 +501,6 @@ class Explanation(Part):
     """By statement and metric: made, right, precision, recall, within_one."""
     errors: dict[str, ClaimErrors]
     """track_cm, shower_mev, gap_cm."""
-    occlusion: dict[str, Occlusion]
-    """shower, track."""
     tree: ConsistencyTree
 
 
@@ -536,6 +516,68 @@ class Saliency(Part):
     random_interval: Interval
     difference: float | None
     difference_interval: Interval
+
+
+class FollowingAnswers(Part):
+    """Answers for events of one class, as simulated and changed in one way."""
+
+    kind: str
+    """What is changed (docs/simulation.md)."""
+    truth: str
+    """Class of the events as simulated."""
+    tracked: str
+    """The class that the change argues against, or for if `rises`."""
+    rises: bool
+    before: Share
+    """Of all pairs, answered with `tracked` as simulated."""
+    after: Share
+    """Of all pairs, answered with `tracked` when changed."""
+    follows: Share
+    """Of the answers that the change argues against, those that change from, or to, `tracked`."""
+    changed: Share
+    """Of all pairs, another answer."""
+    answers_after: dict[str, Count]
+    """Answers for the changed events that `follows` counts."""
+    shift: float | None
+    """Mean change of the probability of `tracked`, of all pairs."""
+    shift_interval: Interval
+
+
+class FollowingClaims(Part):
+    """Claims of rationales for events as simulated and changed in one way."""
+
+    follows: Share
+    """Of right claims that are wrong of the changed event, those that its rationale makes right."""
+    stays: Share
+    """Of right claims that are still true, those that are made again."""
+
+
+class Overlap(Part):
+    """Saliency on the particle that is left out, means over events."""
+
+    n: Count
+    saliency: float | None
+    charge: float | None
+    """Fraction of the charge: a map that is nothing but the charge."""
+    area: float | None
+    """Fraction of the pixels with charge: a map that is the same everywhere."""
+    beyond_charge: float | None
+    beyond_charge_interval: Interval
+    beyond_area: float | None
+    beyond_area_interval: Interval
+
+
+class Counterfactuals(Part):
+    """Answers, claims and saliency for events with one particle left out or moved (docs/counterfactuals.md)."""
+
+    pairs: dict[str, Count]
+    """By kind."""
+    answers: dict[str, list[FollowingAnswers]]
+    """By model."""
+    claims: dict[str, dict[str, dict[str, FollowingClaims]]]
+    """By model, kind and statement."""
+    saliency: dict[str, dict[str, Overlap]]
+    """By model; of `all` events, and those whose answer `flips` or `stays` without the particle."""
 
 
 class Training(Part):
@@ -718,6 +760,8 @@ class Report(Part):
     """By model; empty with `report.explain: 0`."""
     saliency: dict[str, Saliency | None]
     """By model."""
+    counterfactuals: Counterfactuals | None
+    """Null in a run without them."""
     controls: list[Control]
     language: list[Language]
     """Does language help? Empty without both models or without truth."""

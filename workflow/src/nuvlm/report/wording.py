@@ -21,8 +21,6 @@ STATEMENTS = {
 PICTURES = {
     "nominal": "as it is",
     "text_only": "black",
-    "without_shower": "the shower's region black",
-    "without_track": "the track's region black",
 }
 """Pictures that rationales are given for."""
 YES_NO = {

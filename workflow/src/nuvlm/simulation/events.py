@@ -1,5 +1,6 @@
 """Simulated neutrino events: final state, transport in liquid argon with GEANT4, voxels."""
 
+import itertools
 import logging
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator, Sequence
@@ -197,8 +198,9 @@ def simulate(
                 state, vertex = interaction.draw()
                 particles = account.trackable(box, state.particles)
                 simulated = takes(vertex, particles, interaction.rng)
-                first = next(simulated, None)
-                if first and len(voxels := visible(first.deposits)):
+                # Without a particle that GEANT4 can track, there is no event.
+                taken = list(itertools.islice(simulated, 1))
+                if taken and len(voxels := visible(taken[0].deposits)):
                     break
                 account.n_empty += 1
             else:
@@ -210,7 +212,7 @@ def simulate(
         position = float(vertex[0]), float(vertex[1]), float(vertex[2])
         original = interaction.event_id * (IDS if with_counterfactuals else 1)
         of_state = (state.nu_pdg, state.is_cc, state.nu_energy, state.inelasticity, position, state.mode)
-        yield Event(original, voxels, *of_state, _truth(original, first, original if with_counterfactuals else None))
+        yield Event(original, voxels, *of_state, _truth(original, taken[0], original if with_counterfactuals else None))
         # What a changed event is called in truth is not defined, so that it has no class and no score.
         for changed in simulated:
             event_id = original + NAMES.index(changed.kind)

@@ -5,7 +5,7 @@ import time
 from collections.abc import Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -16,7 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.files import write_table
 from nuvlm.base.logs import track
-from nuvlm.dataset.pixelmaps import check_images, open_pixel_maps, read_blocks
+from nuvlm.dataset.pixelmaps import check_images, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, peak_memory_mb
 from nuvlm.models.explained_events import read_explained
@@ -25,7 +25,6 @@ from nuvlm.models.vlm.classify import background_of, is_grounded, load_finetuned
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.free_text import FreeText
 from nuvlm.models.vlm.model import load_processor
-from nuvlm.models.vlm.occlusion import occlude
 from nuvlm.models.vlm.prompts import Prompts, conversation, prompts_for, user_turn
 from nuvlm.models.vlm.rationales import Rationales, claims_table, load_rationales
 from nuvlm.models.vlm.settings import Background, ExplainSettings, Quantization
@@ -33,8 +32,6 @@ from nuvlm.models.vlm.settings import Background, ExplainSettings, Quantization
 logger = logging.getLogger(__name__)
 
 NOMINAL, TEXT_ONLY = "nominal", "text_only"
-WITHOUT: dict[str, Literal["shower", "track"]] = {"without_shower": "shower", "without_track": "track"}
-"""Picture name -> the object whose region is made black."""
 ANSWER = ("event", "picture", "rationale", "seconds")
 
 
@@ -159,9 +156,6 @@ def _explain_events(
     settings: Mapping[str, Any],
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each event, one per picture; label by label, so that prompts in a batch have one length."""
-    corners = pd.DataFrame(index=chosen.index, columns=list("xyz"), dtype=np.float64)
-    for shard, group in chosen.groupby("shard"):
-        corners.loc[group.index] = open_pixel_maps(stores[str(shard)])["corner_mm"][:][group["row"]]
     for label in CLASSES:
         same_label = chosen[chosen["predicted"] == label]
         text_only: list[tuple[str, float]] = []
@@ -169,35 +163,11 @@ def _explain_events(
             block = same_label.iloc[where]
             # Prompt and black picture are the same for all events with this label.
             text_only = text_only or explainer.explain(label, [np.zeros_like(maps[0])])
-            shown = [(event, NOMINAL, views) for event, views in zip(block.index, maps, strict=True)]
-            for picture, what in WITHOUT.items():
-                corner_mm = corners.loc[block.index].to_numpy()
-                shown += [
-                    (event, picture, views)
-                    for event, views in _occluded(block, maps, what, corner_mm, settings["pixel_mm"])
-                ]
-            events = block.loc[[event for event, *_ in shown]]
-            degraded = degrade(condition, np.stack([views for *_, views in shown]), events, settings)
+            degraded = degrade(condition, maps, block, settings)
             answers = explainer.explain(label, list(degraded))
-            answered = [(event, picture, *answer) for (event, picture, _), answer in zip(shown, answers, strict=True)]
-            for event in block.index:
-                found = [row for row in answered if row[0] == event] + [(event, TEXT_ONLY, *text_only[0])]
+            for event, answer in zip(block.index, answers, strict=True):
+                found = [(event, NOMINAL, *answer), (event, TEXT_ONLY, *text_only[0])]
                 yield [dict(zip(ANSWER, row, strict=True)) for row in found]
-
-
-def _occluded(
-    block: pd.DataFrame,
-    maps: np.ndarray,
-    what: Literal["shower", "track"],
-    corner_mm: np.ndarray,
-    pixel_mm: float | None,
-) -> list[tuple[int, np.ndarray]]:
-    """Index and occluded pixel maps of the events of `block` that have a shower or track, as given by `what`."""
-    has = block[[f"{what}_direction_z", "vertex_z_mm"]].notna().all(axis=1).to_numpy()
-    if pixel_mm is None or not has.any():
-        return []
-    without = occlude(maps[has], what, block[has], corner_mm=corner_mm[has], pixel_mm=pixel_mm)
-    return list(zip(block.index[has], without, strict=True))
 
 
 def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales, *, grounded: bool) -> None:

@@ -1,0 +1,121 @@
+"""Answers, claims and saliency that follow a particle, counted by hand."""
+
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from explanations_on_disk import rationale_table
+from nuvlm.base.classes import CLASSES
+from nuvlm.base.stores import write_store
+from nuvlm.evaluation.counterfactuals import as_simulated, measure_counterfactuals, overlap, pair
+from nuvlm.evaluation.intervals import binomial_interval
+from nuvlm.models.predictions import Cost, write_predictions
+from nuvlm.simulation.counterfactuals import AS_SIMULATED
+
+ELECTRON, TRACK = {"shower": True, "shower_mev": 500, "gap": False}, {"track": True, "track_cm": 80, "leaves": False}
+NO_SHOWER = {"shower": False}
+# Event, original, kind, class, answer, statements of the rationale, true statements.
+EVENTS = [
+    (0, 0, AS_SIMULATED, "nue_cc", "nue_cc", TRACK | ELECTRON, TRACK | ELECTRON),
+    (1, 0, "without_electron", None, "nc", TRACK | NO_SHOWER, TRACK | NO_SHOWER),
+    (10, 10, AS_SIMULATED, "nue_cc", "nue_cc", TRACK | ELECTRON, TRACK | ELECTRON),
+    (11, 10, "without_electron", None, "nue_cc", TRACK | ELECTRON, TRACK | NO_SHOWER),
+    (20, 20, AS_SIMULATED, "nue_cc", "nc", TRACK | NO_SHOWER, TRACK | ELECTRON),
+    (21, 20, "without_electron", None, "nc", TRACK | {"track_cm": 200} | NO_SHOWER, TRACK | NO_SHOWER),
+    (30, 30, AS_SIMULATED, "nc", "nc", ELECTRON, ELECTRON | {"gap": True, "gap_cm": 20}),
+    (36, 30, "photons_at_vertex", None, "nue_cc", ELECTRON, ELECTRON),
+    (46, 40, "photons_at_vertex", None, "nc", ELECTRON, ELECTRON),  # its original was left out
+]
+ROWS = range(len(EVENTS))
+
+
+@pytest.fixture
+def events() -> pd.DataFrame:
+    table = pd.DataFrame([row[:4] for row in EVENTS], columns=["event_id", "original", "counterfactual", "class"])
+    table["event_id"] = table["event_id"].astype(np.uint64)
+    table["class"], table["counterfactual"] = table["class"].astype("string"), table["counterfactual"].astype("string")
+    return table.assign(shard="first", row=list(ROWS), part=0, centred_by="charge")
+
+
+def measured(folder: Path, events: pd.DataFrame) -> dict:
+    answered = np.array([CLASSES.index(row[4]) for row in EVENTS])
+    p = np.where(np.arange(3) == answered[:, None], 0.8, 0.1)
+    predictions = folder / "0.parquet"
+    cost = Cost("cpu", 1, len(EVENTS), 0, 0, 1)
+    write_predictions(predictions, events, np.log(p), 1.0, np.zeros(len(EVENTS)), {}, cost)
+    texts = folder / "texts.parquet"
+    rationale_table([(row[0], "nominal", *row[5:]) for row in EVENTS]).to_parquet(texts)
+    images = np.zeros((len(EVENTS), 2, 16, 16), dtype=np.uint8)
+    images[:, :, :4, :4] = 100  # a track of 16 pixels
+    images[[0, 4], :, 8:12, 8:12] = 100  # an electron, which the others do not have
+    images[2, :, 8:12, 8:14] = 100
+    store = folder / "maps.zarr"
+    write_store(
+        store, {"images": images, "event_id": events["event_id"].to_numpy()}, {
+            "format": "nuvlm-pixelmaps", "version": 1, "views": ["xz", "yz"], "size": 16, "pixel_mm": 50,
+            "centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1,
+        },
+    )  # fmt: skip
+    saliency = np.zeros_like(images)
+    saliency[0, :, 8:12, 8:12] = 200  # all on the electron
+    saliency[2, :, :4, :4] = 50  # none
+    cam = folder / "cam.zarr"
+    attributes = {"format": "nuvlm-cam", "version": 1, "shard": ["first"] * len(EVENTS)}
+    write_store(cam, {"maps": saliency, "event_id": events["event_id"].to_numpy()}, attributes)
+    found = measure_counterfactuals(
+        events, {"cnn": {"nominal": [predictions]}}, {"vlm": [texts]}, {"cnn": [cam]}, {"first": store}, 1, 200
+    )
+    assert found is not None
+    return found
+
+
+def test_pairs_are_an_event_and_the_same_changed(events: pd.DataFrame) -> None:
+    originals, changed = pair(events)
+    assert originals["event_id"].tolist() == [0, 10, 20, 30]
+    assert changed["event_id"].tolist() == [1, 11, 21, 36]
+    assert as_simulated(events)["event_id"].tolist() == [0, 10, 20, 30]
+    without = events.drop(columns=["original", "counterfactual"])
+    assert as_simulated(without) is without
+    assert measure_counterfactuals(without, {}, {}, {}, {}, 1) is None
+
+
+def test_answers_claims_and_saliency_by_hand(tmp_path: Path, events: pd.DataFrame) -> None:
+    found = measured(tmp_path, events)
+    assert found["pairs"]["without_electron"] == 3
+    assert found["pairs"]["photons_at_vertex"] == 1
+    rows = {(row["kind"], row["truth"]): row for row in found["answers"]["cnn"]}
+    electron, vertex = rows["without_electron", "nue_cc"], rows["photons_at_vertex", "nc"]
+    assert (electron["before"]["value"], electron["after"]["value"]) == (pytest.approx(2 / 3), pytest.approx(1 / 3))
+    # Of the two answers nue CC one has followed.
+    assert electron["follows"] == {"value": 0.5, "interval": binomial_interval(1, 2), "n": 2}
+    assert electron["answers_after"] == {"nue_cc": 1, "numu_cc": 0, "nc": 1}
+    assert electron["changed"]["value"] == pytest.approx(1 / 3)
+    assert electron["shift"] == pytest.approx(-0.7 / 3)
+    assert electron["shift_interval"][0] <= electron["shift"] <= electron["shift_interval"][1]
+    assert (vertex["rises"], vertex["follows"]["value"], vertex["shift"]) == (True, 1, pytest.approx(0.7))
+    assert rows["without_muon", "numu_cc"]["follows"] == {"value": None, "interval": None, "n": 0}
+
+    claims = found["claims"]["vlm"]["without_electron"]
+    # The claim of a shower was right twice, and goes with the electron once; the third event was never said to have it.
+    assert (claims["shower"]["follows"]["value"], claims["shower"]["follows"]["n"]) == (0.5, 2)
+    assert claims["shower_mev"]["follows"]["value"] == 0.5
+    # The track stays; once its length is told in another way.
+    assert (claims["track"]["stays"]["value"], claims["track_cm"]["stays"]["value"]) == (1, pytest.approx(2 / 3))
+    gap = found["claims"]["vlm"]["photons_at_vertex"]["gap"]
+    assert gap["follows"]["n"] == 0, "the claim was wrong before"
+
+    saliency = found["saliency"]["cnn"]
+    assert [saliency[group]["n"] for group in ("all", "flips", "stays")] == [2, 1, 1]
+    assert (saliency["flips"]["saliency"], saliency["stays"]["saliency"]) == (1, 0)
+    assert saliency["flips"]["charge"] == pytest.approx(0.5)
+    assert saliency["stays"]["area"] == pytest.approx(24 / 40)
+    assert saliency["flips"]["beyond_charge"] == pytest.approx(0.5)
+
+
+def test_overlap_counts_the_removed_part_of_the_charge() -> None:
+    before, after = np.array([4.0, 4.0, 2.0, 0.0]), np.array([0.0, 2.0, 2.0, 0.0])
+    # All of the first pixel, half of the second, none of the third; the fourth has no charge.
+    assert overlap(np.array([1.0, 2.0, 1.0, 9.0]), before, after) == (0.5, 0.6, 0.5)
+    assert np.isnan(overlap(np.zeros(4), before, after)).all()

@@ -1,0 +1,270 @@
+"""Do answers, claims and saliency follow a particle of the simulation? Measured with counterfactual events.
+
+Each counterfactual event (:mod:`nuvlm.simulation.counterfactuals`) is paired with the event that it was made from: the
+same event but for one particle, in the same window.
+"""
+
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+import pandas as pd
+
+from nuvlm.base.classes import CLASSES, class_codes
+from nuvlm.base.stores import open_store
+from nuvlm.dataset.pixelmaps import image_settings, read_blocks
+from nuvlm.detector.grayscale import energy_of_grey
+from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, is_right, read_claims, read_explanations
+from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap_means
+from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
+from nuvlm.simulation.counterfactuals import AS_SIMULATED, KINDS
+
+AT_ONCE = 64
+"""Pairs whose pixel maps are in memory at the same time."""
+
+
+class Expected(NamedTuple):
+    """What physics expects of a kind of counterfactual events."""
+
+    truths: tuple[str, ...]
+    """Classes of the events as simulated that are counted."""
+    tracked: str
+    """The class whose probability should change."""
+    rises: bool
+
+
+EXPECTED = {
+    "without_electron": Expected(("nue_cc",), "nue_cc", False),
+    "without_muon": Expected(("numu_cc",), "numu_cc", False),
+    "without_photons": Expected(("numu_cc", "nc"), "nue_cc", False),
+    "electron_after_gap": Expected(("nue_cc",), "nue_cc", False),
+    "photons_after_gap": Expected(("numu_cc", "nc"), "nue_cc", False),
+    "photons_at_vertex": Expected(("numu_cc", "nc"), "nue_cc", True),
+}
+"""An electron starts at the vertex; photons begin their shower after a gap."""
+
+
+def as_simulated(events: pd.DataFrame) -> pd.DataFrame:
+    """The event table without counterfactual events."""
+    if "counterfactual" not in events:
+        return events
+    changed = events["counterfactual"].notna() & (events["counterfactual"] != AS_SIMULATED)
+    return events[~changed].reset_index(drop=True)
+
+
+def measure_counterfactuals(
+    events: pd.DataFrame,
+    predictions: Predictions,
+    explanations: Explanations,
+    saliency: Mapping[str, Sequence[str | Path]],
+    stores: Mapping[str, Path],
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any] | None:
+    """Measure how answers, claims and saliency maps follow what is changed in the events.
+
+    Args:
+        events: the event table.
+        predictions: prediction tables of each model under each condition; the first one is used.
+        explanations: tables of rationales of each model that writes them.
+        saliency: stores of saliency maps of each model that has them.
+        stores: pixel-map store of each shard.
+        seed: of the bootstrap.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        The keys of :class:`nuvlm.report.schema.Counterfactuals`; None in a run without counterfactual events.
+
+    Raises:
+        InputError: an input is unusable; names the file or the event.
+    """
+    if "counterfactual" not in events:
+        return None
+    pairs = pair(events)
+    answers: dict[str, tuple[Sample, Sample]] = {}
+    for model, conditions in predictions.items():
+        tables = next(iter(conditions.values()))
+        answers[model] = read_sample(pairs[0], tables), read_sample(pairs[1], tables)
+    return {
+        "pairs": {kind: int((pairs[1]["counterfactual"] == kind).sum()) for kind in KINDS},
+        "answers": {model: list(_answers(pairs, *of_model, seed, resamples)) for model, of_model in answers.items()},
+        "claims": {model: _claims(pairs[1], read_explanations(tables)) for model, tables in explanations.items()},
+        "saliency": {
+            model: measure_overlap(pairs, *answers[model], maps, stores, seed, resamples)
+            for model, maps in saliency.items()
+        },
+    }
+
+
+def pair(events: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
+    """The events as simulated and changed, row by row, one row a pair; without pairs whose original was left out."""
+    changed = events[events["counterfactual"].isin(list(KINDS))]
+    originals = events[events["counterfactual"] == AS_SIMULATED].set_index(KEY)
+    index = pd.MultiIndex.from_frame(changed[["shard", "original"]], names=KEY)
+    known = index.isin(originals.index)
+    return originals.loc[index[known]].reset_index(), changed[known].reset_index(drop=True)
+
+
+def _answers(
+    pairs: tuple[pd.DataFrame, pd.DataFrame], before: Sample, after: Sample, seed: int, resamples: int
+) -> Iterator[dict[str, Any]]:
+    """Yield the answers of one model for each kind and class of the events as simulated."""
+    for kind, (truths, tracked, rises) in EXPECTED.items():
+        column = CLASSES.index(tracked)
+        for truth in truths:
+            rows = np.flatnonzero((pairs[1]["counterfactual"] == kind) & (pairs[0]["class"] == truth))
+            first, second = before.predicted[rows], after.predicted[rows]
+            called, then = first == column, second == column
+            # Only an answer that the change argues against can follow it.
+            concerned = ~called if rises else called
+            shift = (after.probabilities - before.probabilities)[rows, column]
+            yield {
+                "kind": kind,
+                "truth": truth,
+                "tracked": tracked,
+                "rises": rises,
+                "before": _share(called, np.ones_like(called)),
+                "after": _share(then, np.ones_like(then)),
+                "follows": _share(concerned & (then == rises), concerned),
+                "changed": _share(first != second, np.ones_like(called)),
+                "answers_after": dict(zip(CLASSES, np.bincount(second[concerned], minlength=3).tolist(), strict=True)),
+                "shift": float(shift.mean()) if len(shift) else None,
+                "shift_interval": bootstrap_means(shift[:, None], seed, resamples)[0] if len(shift) else None,
+            }
+
+
+def _claims(changed: pd.DataFrame, rationales: pd.DataFrame) -> dict[str, dict[str, Any]]:
+    """By kind and statement: right claims that the change makes wrong, and those that it does not concern.
+
+    `follows`: of right claims that would be wrong of the changed event, those that the rationale of the changed event
+    makes right; `stays`: of right claims that are still true, those that are made again. A thing that is not there is
+    stated right if nothing is said of it.
+    """
+    nominal = rationales[rationales["picture"] == "nominal"].set_index(KEY)
+    one, other = (
+        pd.MultiIndex.from_frame(changed[["shard", name]], names=KEY).isin(nominal.index)
+        for name in ("original", "event_id")
+    )
+    changed = changed[one & other]
+    tables = [
+        nominal.loc[pd.MultiIndex.from_frame(changed[["shard", name]], names=KEY)] for name in ("original", "event_id")
+    ]
+    (claim, true), (claim_then, true_then) = ((read_claims(t, "claim"), read_claims(t, "true")) for t in tables)
+    found: dict[str, dict[str, Any]] = {}
+    for kind in KINDS:
+        rows = (changed["counterfactual"] == kind).to_numpy()
+        found[kind] = {}
+        for name in STATEMENTS:
+            right = rows & _agree(name, claim, true)
+            right_then = _agree(name, claim_then, true_then)
+            still = _agree(name, true, true_then)
+            found[kind][name] = {
+                "follows": _share(right & ~still & right_then, right & ~still),
+                "stays": _share(right & still & right_then, right & still),
+            }
+    return found
+
+
+def _agree(name: str, claims: Claims, truth: Claims) -> np.ndarray:
+    """(n,) bool: a claim is right, or neither says anything."""
+    nothing = np.isnan(claims[name]) & np.isnan(truth[name])
+    agree: np.ndarray = nothing | is_right(name, claims[name], truth[name])
+    return agree
+
+
+def measure_overlap(
+    pairs: tuple[pd.DataFrame, pd.DataFrame],
+    before: Sample,
+    after: Sample,
+    maps: Sequence[str | Path],
+    stores: Mapping[str, Path],
+    seed: int,
+    resamples: int = RESAMPLES,
+) -> dict[str, Any]:
+    """Measure how much of a saliency map lies on the particle that is left out.
+
+    Pairs of events without an electron, a muon or photons count if the answer for the event as simulated was the class
+    that the particle argues for. Each pixel with charge counts with the fraction of its charge that the particle has
+    left there.
+
+    Args:
+        pairs: see :func:`pair`.
+        before, after: predictions of the model for them.
+        maps: stores of its saliency maps of the events as simulated, for the class that was answered.
+        stores: pixel-map store of each shard.
+        seed: of the bootstrap.
+        resamples: number of bootstrap resamples.
+
+    Returns:
+        By group, of `all` pairs and those whose answer `flips` or `stays`: `n`, means of the `saliency`, of the
+        `charge` and of the `area` on the particle, and of the differences `beyond_charge` and `beyond_area` with their
+        intervals.
+    """
+    left_out = np.array([KINDS[kind].change == "left out" for kind in pairs[1]["counterfactual"]], dtype=bool)
+    tracked = class_codes(pd.Series([EXPECTED[kind].tracked for kind in pairs[1]["counterfactual"]], dtype="string"))
+    opened: list[Any] = []
+    places: dict[tuple[str, int], tuple[int, int]] = {}
+    for path in maps:
+        store = open_store(path, "nuvlm-cam")
+        keys = zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
+        places.update({key: (len(opened), row) for row, key in enumerate(keys)})
+        opened.append(store["maps"])
+    names = list(zip(pairs[0]["shard"], pairs[0]["event_id"].tolist(), strict=True))
+    mapped = np.array([name in places for name in names], dtype=bool)
+    rows = np.flatnonzero(left_out & (before.predicted == tracked) & mapped)
+    settings = image_settings(stores)
+    energy = energy_of_grey(**{name: settings[name] for name in ("transfer", "white_mev", "knee_mev")})
+    shares = np.full((len(rows), 3), np.nan)
+    for begin in range(0, len(rows), AT_ONCE):
+        some = rows[begin : begin + AT_ONCE]
+        first, second = (energy[_images(table.iloc[some].reset_index(drop=True), stores)] for table in pairs)
+        for i, row in enumerate(some):
+            number, place = places[names[row]]
+            shares[begin + i] = overlap(opened[number][place].astype(np.float64), first[i], second[i])
+    flips = after.predicted[rows] != before.predicted[rows]
+    groups = {"all": np.ones_like(flips), "flips": flips, "stays": ~flips}
+    return {name: _mean_overlap(shares[group], seed, resamples) for name, group in groups.items()}
+
+
+def overlap(saliency: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
+    """Fractions of the saliency, the charge and the area that lie on what is left out; NaN for an empty map.
+
+    Args:
+        saliency: at least 0; counted in pixels with charge.
+        before, after: energy in each pixel of the event and of the event without the particle, same shape, MeV.
+    """
+    lit = before > 0
+    charge, weight = before[lit], saliency[lit]
+    part = np.clip(1 - after[lit] / charge, 0, 1)
+    if not weight.sum():
+        return np.nan, np.nan, np.nan
+    return float(part @ weight / weight.sum()), float(part @ charge / charge.sum()), float(part.mean())
+
+
+def _images(events: pd.DataFrame, stores: Mapping[str, Path]) -> np.ndarray:
+    """uint8 (n, views, size, size), in the order of `events`."""
+    images: dict[int, np.ndarray] = {}
+    for where, block in read_blocks(stores, events, AT_ONCE):
+        images.update(zip(np.arange(len(events))[where].tolist(), block, strict=True))
+    return np.stack([images[i] for i in range(len(events))])
+
+
+def _mean_overlap(shares: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
+    """Means over (n, 3) of :func:`overlap`; events with an empty map are left out."""
+    shares = shares[np.isfinite(shares).all(axis=1)]
+    columns = np.concatenate([shares, shares[:, :1] - shares[:, 1:]], axis=1)
+    intervals = bootstrap_means(columns, seed, resamples) if len(shares) else [None] * 5
+    names = ("saliency", "charge", "area", "beyond_charge", "beyond_area")
+    found: dict[str, Any] = {"n": len(shares)}
+    for i, name in enumerate(names):
+        found[name] = float(columns[:, i].mean()) if len(shares) else None
+        if name.startswith("beyond"):
+            found[f"{name}_interval"] = intervals[i]
+    return found
+
+
+def _share(above: np.ndarray, below: np.ndarray) -> dict[str, Any]:
+    """`value`, Clopper-Pearson `interval` and `n` of a fraction of events."""
+    k, n = int(above.sum()), int(below.sum())
+    return {"value": k / n if n else None, "interval": binomial_interval(k, n), "n": n}
