@@ -1,11 +1,21 @@
 """Counterfactual events: only what is named changes."""
 
+from dataclasses import replace
+from pathlib import Path
+
 import numpy as np
 import pytest
 
+from nuvlm.base.errors import InputError
+from nuvlm.base.stores import open_store
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.list_events import list_events
+from nuvlm.dataset.pixelmaps import open_pixel_maps
 from nuvlm.dataset.topology import find_topology
-from nuvlm.detector.geometry import Detector
-from nuvlm.detector.voxels import Event
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Detector, Diffusion
+from nuvlm.detector.voxels import Event, write_shard
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, GAP_MM, NAMES, Counterfactual, counterfactuals
 from nuvlm.simulation.events import IDS, Interaction, simulate
 from nuvlm.simulation.final_states import FinalState, Particle
@@ -116,3 +126,49 @@ def test_events_of_a_shard() -> None:
 def energies(event: Event) -> dict[tuple[int, int, int], float]:
     voxels = event.voxels
     return dict(zip(zip(voxels.x, voxels.y, voxels.z, strict=True), voxels.energy, strict=True))
+
+
+def test_windows_stay_and_the_event_table_names_what_is_changed(tmp_path: Path) -> None:
+    shard, displays, maps = tmp_path / "a.h5", tmp_path / "displays.zarr", tmp_path / "maps.zarr"
+    state = FinalState(14, True, 1.5, 0.4, 1, (Particle.of(13, np.array([0.0, 0.0, 1500.0])), PION_ZERO))
+    interactions = [Interaction(i, "", np.random.default_rng(i), lambda: (state, VERTEX)) for i in range(3)]
+    write_shard(shard, DETECTOR, simulate(DETECTOR, interactions, with_counterfactuals=True))
+    smear_and_downsample(shard, displays, detector=DETECTOR, diffusion=Diffusion(), pixel_mm=50)
+    settings = {"size": 32, "centre": "charge", "transfer": "log", "white_mev": 200, "knee_mev": 1}
+    crop_displays(displays, maps, **settings, on_bad_event="skip")
+    out = tmp_path / "events.parquet"
+    list_events(
+        {"a": shard}, {"a": maps}, out, detector=DETECTOR, validation=0, test=0, seed=1, parts=1, train=False,
+        on_bad_event="skip",
+    )  # fmt: skip
+    events, store = read_events(out), open_pixel_maps(maps)
+    changed = events[events["counterfactual"] != AS_SIMULATED]
+    assert set(changed["counterfactual"]) >= {"without_muon", "without_photons", "photons_at_vertex"}
+    assert (changed["original"] == changed["event_id"] // IDS * IDS).all()
+    assert changed["class"].isna().all()
+    assert changed["split"].isna().all()
+    assert (events[events["counterfactual"] == AS_SIMULATED]["split"] == "test").all()
+    corner, images = store["corner_mm"][:], store["images"][:]
+    originals = events.set_index("event_id")["row"]
+    for _, event in changed.iterrows():
+        original = originals[event["original"]]
+        assert (corner[event["row"]] == corner[original]).all()
+        if event["counterfactual"].startswith("without"):
+            assert (images[event["row"]] <= images[original]).all()
+            assert (images[event["row"]] < images[original]).any()
+    # Without counterfactuals the windows are those of each event's own charge.
+    lone = simulate(DETECTOR, [Interaction(0, "", np.random.default_rng(0), lambda: (state, VERTEX))])
+    write_shard(tmp_path / "b.h5", DETECTOR, lone)
+    smear_and_downsample(tmp_path / "b.h5", tmp_path / "b.zarr", detector=DETECTOR, diffusion=Diffusion(), pixel_mm=50)
+    assert "originals" not in open_store(tmp_path / "b.zarr", "nuvlm-displays").attrs
+
+
+def test_a_table_that_cannot_be_used_is_named(tmp_path: Path) -> None:
+    rows = np.array([(3, 3)], dtype=[("event_id", "u8"), ("base", "u8")])
+    state = FinalState(12, True, 1.5, 0.4, 1, (ELECTRON,))
+    (event,) = simulate(DETECTOR, [Interaction(3, "", np.random.default_rng(0), lambda: (state, VERTEX))])
+    write_shard(tmp_path / "a.h5", DETECTOR, [replace(event, truth={"counterfactuals": rows})])
+    with pytest.raises(InputError, match=r"a\.h5: /truth/counterfactuals needs the columns event_id, original"):
+        smear_and_downsample(
+            tmp_path / "a.h5", tmp_path / "a.zarr", detector=DETECTOR, diffusion=Diffusion(), pixel_mm=50
+        )

@@ -41,7 +41,8 @@ def test_default_config_is_valid_and_names_every_setting():
 
 
 @pytest.mark.parametrize(
-    "overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml", "faithfulness.yaml"]
+    "overlay",
+    ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml", "faithfulness.yaml", "counterfactuals.yaml"],
 )
 def test_overlays_are_valid(overlay):
     parse_config(merge(load("config.yaml"), load(overlay)))
@@ -154,6 +155,17 @@ MISTAKES = {
         r"global_batch_size \(6\) must be a multiple",
     ),
     "run name that is a path": ({"run": "../elsewhere"}, "run: .*pattern"),
+    "counterfactuals to train on": (
+        {"input": {"simulate": {"counterfactuals": True}}},
+        "counterfactuals makes events for testing only: set models_from",
+    ),
+    "counterfactuals of a file": (
+        {
+            "models_from": "a",
+            "input": {"source": "edepsim", "files": ["a.root"], "simulate": {"counterfactuals": True}},
+        },
+        "counterfactuals has no effect for source 'edepsim': a file has one version of each event",
+    ),
     "own models": ({"run": "a", "models_from": "a"}, "models_from is this run itself"),
     "own events": ({"run": "a", "events_from": "a"}, "events_from is this run itself"),
     "events of another run for its models": ({"models_from": "a", "events_from": "b"}, "events_from chooses events to"),

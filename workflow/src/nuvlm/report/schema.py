@@ -568,7 +568,7 @@ class Overlap(Part):
 
 
 class Counterfactuals(Part):
-    """Answers, claims and saliency for events with one particle left out or moved (docs/counterfactuals.md)."""
+    """Answers, claims and saliency for events with one particle left out or moved (docs/report.md)."""
 
     pairs: dict[str, Count]
     """By kind."""
