@@ -22,6 +22,7 @@ EVENTS = [
     (1, 0, "without_electron", None, "nc", TRACK | NO_SHOWER, TRACK | NO_SHOWER),
     (10, 10, AS_SIMULATED, "nue_cc", "nue_cc", TRACK | ELECTRON, TRACK | ELECTRON),
     (11, 10, "without_electron", None, "nue_cc", TRACK | ELECTRON, TRACK | NO_SHOWER),
+    (14, 10, "electron_after_gap", None, "nc", TRACK | ELECTRON, TRACK | ELECTRON | {"gap": True, "gap_cm": 20}),
     (20, 20, AS_SIMULATED, "nue_cc", "nc", TRACK | NO_SHOWER, TRACK | ELECTRON),
     (21, 20, "without_electron", None, "nc", TRACK | {"track_cm": 200} | NO_SHOWER, TRACK | NO_SHOWER),
     (30, 30, AS_SIMULATED, "nc", "nc", ELECTRON, ELECTRON | {"gap": True, "gap_cm": 20}),
@@ -49,7 +50,7 @@ def measured(folder: Path, events: pd.DataFrame) -> dict:
     rationale_table([(row[0], "nominal", *row[5:]) for row in EVENTS]).to_parquet(texts)
     images = np.zeros((len(EVENTS), 2, 16, 16), dtype=np.uint8)
     images[:, :, :4, :4] = 100  # a track of 16 pixels
-    images[[0, 4], :, 8:12, 8:12] = 100  # an electron, which the others do not have
+    images[[0, 5], :, 8:12, 8:12] = 100  # an electron, which the others do not have
     images[2, :, 8:12, 8:14] = 100
     store = folder / "maps.zarr"
     write_store(
@@ -73,8 +74,8 @@ def measured(folder: Path, events: pd.DataFrame) -> dict:
 
 def test_pairs_are_an_event_and_the_same_changed(events: pd.DataFrame) -> None:
     originals, changed = pair(events)
-    assert originals["event_id"].tolist() == [0, 10, 20, 30]
-    assert changed["event_id"].tolist() == [1, 11, 21, 36]
+    assert originals["event_id"].tolist() == [0, 10, 10, 20, 30]
+    assert changed["event_id"].tolist() == [1, 11, 14, 21, 36]
     assert as_simulated(events)["event_id"].tolist() == [0, 10, 20, 30]
     without = events.drop(columns=["original", "counterfactual"])
     assert as_simulated(without) is without
@@ -103,6 +104,8 @@ def test_answers_claims_and_saliency_by_hand(tmp_path: Path, events: pd.DataFram
     assert claims["shower_mev"]["follows"]["value"] == 0.5
     # The track stays; once its length is told in another way.
     assert (claims["track"]["stays"]["value"], claims["track_cm"]["stays"]["value"]) == (1, pytest.approx(2 / 3))
+    gap = found["claims"]["vlm"]["electron_after_gap"]["gap"]
+    assert (gap["follows"]["value"], gap["follows"]["n"]) == (0, 1)
     gap = found["claims"]["vlm"]["photons_at_vertex"]["gap"]
     assert gap["follows"]["n"] == 0, "the claim was wrong before"
 

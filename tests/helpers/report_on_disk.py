@@ -37,7 +37,7 @@ def make_report(
         saliency[cnn], maps = write_saliency(run, folder, cnn)
     evaluate(
         run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, saliency=saliency,
-        repeats=run.repeats,
+        repeats=run.repeats, stores=maps,
     )  # fmt: skip
     _draw_once(folder / "scores.json", run.training, folder / "figures")
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
@@ -57,7 +57,9 @@ def _draw_once(scores: Path, training: dict[str, Path], figures: Path) -> None:
     """
     results = read_json(scores)
     first = next(iter(results["scores"].values()))
-    needed = figures_of(list(results["scores"]), list(first), results["explanations"])
+    needed = figures_of(
+        list(results["scores"]), list(first), results["explanations"], counterfactuals=bool(results["counterfactuals"])
+    )
     if any(figure.kind not in _DRAWN for figure in needed) or not any(score["n"] for score in first.values()):
         draw_figures(scores, training, figures)
         if any(score["n"] for score in first.values()):

@@ -14,7 +14,7 @@ from nuvlm.base.files import write_json
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.models.table import title
 from nuvlm.report.figures import draw_figures
-from nuvlm.report.names import KINDS, OF_MODEL, OVERVIEWS, RATIONALES, figure_name, figure_names
+from nuvlm.report.names import COUNTERFACTUALS, KINDS, OF_MODEL, OF_RATIONALES, OVERVIEWS, figure_name, figure_names
 from paths import REPOSITORY
 from run_on_disk import CONDITIONS, Run, write_run
 
@@ -168,7 +168,7 @@ def test_without_truth_or_history_every_figure_is_still_there(tmp_path: Path) ->
     assert "no history recorded" in _texts(tmp_path / "figures" / "training.svg")
 
 
-@pytest.mark.parametrize("kind", [*KINDS, *OF_MODEL, *OVERVIEWS, RATIONALES])
+@pytest.mark.parametrize("kind", [*KINDS, *OF_MODEL, *OVERVIEWS, *OF_RATIONALES, COUNTERFACTUALS])
 def test_every_kind_of_figure_has_a_caption(kind: str) -> None:
     assert (REPOSITORY / "workflow" / "report" / f"{kind}.rst").read_text().strip()
 

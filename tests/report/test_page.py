@@ -16,6 +16,7 @@ from nuvlm.base.files import read_json, write_json
 from nuvlm.models.conditions import CONTROLS
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.page import departures, with_image_settings, write_report
+from nuvlm.simulation.counterfactuals import KINDS
 from nuvlm.workflow.config import Config
 from paths import REPOSITORY
 from report_on_disk import PUBLISHED, make_page, make_report
@@ -406,6 +407,57 @@ def test_claims_are_marked_and_words_are_harmless(explained: tuple[str, dict]) -
     first = [event["explanations"][0]["rationales"][0] for event in data["events"]]
     assert {right for rationale in first for _, right, _ in rationale["claims"]} == {True, False}
     assert all(event["saliency"] == ["cnn"] for event in numbers["gallery"])
+
+
+@pytest.fixture(scope="module")
+def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
+    """A run of which the events without a class are others, changed."""
+    folder = tmp_path_factory.mktemp("changed")
+    run = write_run(folder, labelled=0.5)
+    rationales = write_explanations(run, folder)
+    events = pd.read_parquet(run.events)
+    without, test = events["class"].isna(), (events["split"] == "test").fillna(False)
+    events["original"], events["counterfactual"] = events["event_id"], "as_simulated"
+    for shard, rows in events[without].groupby("shard"):
+        originals = events[test & (events["shard"] == shard)]["event_id"].to_numpy()
+        events.loc[rows.index, "original"] = np.resize(originals, len(rows))
+        events.loc[rows.index, "counterfactual"] = np.resize(list(KINDS), len(rows))
+    events.to_parquet(run.events, index=False)
+    return make_report(run, folder, rationales=rationales)
+
+
+def test_what_follows_a_changed_event_is_on_the_page(changed: tuple[str, dict], explained: tuple[str, dict]) -> None:
+    html, numbers = changed
+    found = numbers["counterfactuals"]
+    assert sum(found["pairs"].values()) > 50
+    assert numbers["events"].get("none") is None, "changed events are not counted among those without truth"
+    page = Page(html)
+    assert page.unlabelled == 0
+    section = html.split('<section id="counterfactuals">')[1].split("</section>")[0]
+    text = " ".join(" ".join(Page(f"<a>{section}</a>").text).split())
+    assert found["conclusions"]
+    assert all(sentence in text for sentence in found["conclusions"])
+    for rows in found["answers"].values():
+        for row in rows:
+            if row["follows"]["n"]:
+                assert f"{100 * row['follows']['value']:.1f} %" in text
+    assert explained[1]["counterfactuals"] is None
+    assert 'id="counterfactuals"' not in explained[0]
+
+
+def test_four_sentences_tell_what_rationales_are_worth(explained: tuple[str, dict]) -> None:
+    html, numbers = explained
+    measured = numbers["explanations"]["vlm"]
+    said, true, picture, by_claim = measured["sentences"]
+    assert (
+        f"claims a track in {100 * measured['claims']['track']['precision']['nominal']['n'] / measured['n']:.1f} %"
+        in said
+    )
+    assert true.startswith(f"{100 * measured['right']['nominal']['value']:.1f} %")
+    assert f"{100 * measured['right']['beyond_label']:.1f} points" in picture
+    assert "number of charged particles" in by_claim
+    text = " ".join(Page(html).text)
+    assert all(" ".join(sentence.split()) in " ".join(text.split()) for sentence in measured["sentences"])
 
 
 def test_without_explanations_the_page_is_silent_about_them(report: tuple[str, dict]) -> None:

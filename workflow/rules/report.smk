@@ -27,7 +27,12 @@ TEMPLATE = [
         "event_browser.js",
     )
 ]
-FIGURES = figures_of(MODELS, CONFIG.conditions, RATIONALES)
+FIGURES = figures_of(
+    MODELS,
+    CONFIG.conditions,
+    RATIONALES,
+    counterfactuals=CONFIG.input.simulate.counterfactuals,
+)
 
 
 rule evaluate:

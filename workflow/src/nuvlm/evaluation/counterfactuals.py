@@ -5,6 +5,7 @@ same event but for one particle, in the same window.
 """
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import fields
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -13,6 +14,7 @@ import pandas as pd
 
 from nuvlm.base.classes import CLASSES, class_codes
 from nuvlm.base.stores import open_store
+from nuvlm.dataset.event_table import NO_PART
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
 from nuvlm.detector.grayscale import energy_of_grey
 from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, is_right, read_claims, read_explanations
@@ -81,11 +83,12 @@ def measure_counterfactuals(
     """
     if "counterfactual" not in events:
         return None
+    events = events[events["part"] != NO_PART].reset_index(drop=True)
     pairs = pair(events)
-    answers: dict[str, tuple[Sample, Sample]] = {}
-    for model, conditions in predictions.items():
-        tables = next(iter(conditions.values()))
-        answers[model] = read_sample(pairs[0], tables), read_sample(pairs[1], tables)
+    places = pd.Series(np.arange(len(events)), index=pd.MultiIndex.from_frame(events[KEY]))
+    first, second = (places.loc[pd.MultiIndex.from_frame(rows[KEY])].to_numpy() for rows in pairs)
+    samples = {model: read_sample(events, next(iter(tables.values()))) for model, tables in predictions.items()}
+    answers = {model: (_take(sample, first), _take(sample, second)) for model, sample in samples.items()}
     return {
         "pairs": {kind: int((pairs[1]["counterfactual"] == kind).sum()) for kind in KINDS},
         "answers": {model: list(_answers(pairs, *of_model, seed, resamples)) for model, of_model in answers.items()},
@@ -104,6 +107,11 @@ def pair(events: pd.DataFrame) -> tuple[pd.DataFrame, pd.DataFrame]:
     index = pd.MultiIndex.from_frame(changed[["shard", "original"]], names=KEY)
     known = index.isin(originals.index)
     return originals.loc[index[known]].reset_index(), changed[known].reset_index(drop=True)
+
+
+def _take(sample: Sample, rows: np.ndarray) -> Sample:
+    """The predictions of some events, which may repeat."""
+    return Sample(*(getattr(sample, field.name)[rows] for field in fields(Sample)))
 
 
 def _answers(

@@ -12,11 +12,13 @@ from matplotlib.axes import Axes
 from nuvlm.base.files import read_json
 from nuvlm.base.logs import track
 from nuvlm.evaluation.cuts import FIGURES_OF_MERIT
-from nuvlm.evaluation.faithfulness import TOLERANCE
+from nuvlm.evaluation.faithfulness import STATEMENTS, TOLERANCE
 from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import title
-from nuvlm.report.names import KINDS, RATIONALES, figure_name, words
+from nuvlm.report.explained import CHANGES
+from nuvlm.report.names import COUNTERFACTUALS, KINDS, figure_name, words
 from nuvlm.report.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure, use_reduced_fonts
+from nuvlm.report.wording import STATEMENTS as STATEMENT_TITLES
 
 logger = logging.getLogger(__name__)
 
@@ -77,7 +79,10 @@ def draw_figures(scores: Path, training: Mapping[str, Path], out: Path) -> None:
     pairs = [c for c in results["comparisons"] if c["condition"] == first_of[c["first"]] and c["n"]]
     _disagreement(pairs, list(by_model), out / figure_name("disagreement"))
     for model, measured in results["explanations"].items():
-        _rationales(measured["errors"], out / figure_name(RATIONALES, model))
+        _claims(measured["claims"], out / figure_name("claims", model))
+        _rationales(measured["errors"], out / figure_name("rationales", model))
+    if results["counterfactuals"]:
+        _counterfactuals(results["counterfactuals"]["answers"], out / figure_name(COUNTERFACTUALS))
     cards = {model: read_json(path) for model, path in training.items()}
     _training(cards, out / figure_name("training"))
 
@@ -345,6 +350,60 @@ def _steps(ax: Axes, bins: Mapping[str, Any], which: str, colour: str) -> None:
 
 def _colour(model: str, models: Sequence[str]) -> str:
     return MODEL_COLOURS[models.index(model) % len(MODEL_COLOURS)]
+
+
+def _claims(claims: Mapping[str, Any], path: Path) -> None:
+    """By statement: how often it is made, how often that is right, and right of another event with the same answer."""
+    places = np.arange(len(STATEMENTS))[::-1]
+    with new_figure(6.4, 3.4) as (figure, ax):
+        made = [claims[name]["made"]["nominal"]["value"] or 0 for name in STATEMENTS]
+        ax.barh(places, made, height=0.7, color="#888888", alpha=0.25, label="made")
+        for place, name in zip(places, STATEMENTS, strict=True):
+            right = claims[name]["right"]
+            first = place == places[0]
+            if right["nominal"]["value"] is not None:
+                value, ends = right["nominal"]["value"], right["nominal"]["interval"]
+                arms = _arms([value], [ends]) if ends else None
+                ax.errorbar(
+                    value, place, xerr=arms, fmt="o", color="#0072b2", label="right, of those made" if first else None
+                )
+            if right["same_label"] is not None:
+                label = "right of another event with the same answer" if first else None
+                ax.plot(right["same_label"], place, "|", color="#d55e00", markersize=14, markeredgewidth=2, label=label)
+        ax.set_yticks(places, [STATEMENT_TITLES[name] for name in STATEMENTS])
+        ax.set(xlim=(0, 1), xlabel="fraction of the rationales")
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        save_figure(figure, path)
+
+
+def _counterfactuals(answers: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
+    """Fraction of the answers that follow each change, of each model, with Clopper-Pearson intervals."""
+    rows = next(iter(answers.values()))
+    places = np.arange(len(rows), dtype=np.float64)[::-1]
+    with new_figure(6.8, 1 + 0.16 * len(rows) * (len(answers) + 1)) as (figure, ax):
+        for i, (model, of_model) in enumerate(answers.items()):
+            offset = 0.7 * (0.5 - (i + 0.5) / len(answers))
+            known = [
+                (place, row["follows"]) for place, row in zip(places, of_model, strict=True) if row["follows"]["n"]
+            ]
+            values = [share["value"] for _, share in known]
+            ax.errorbar(
+                values,
+                [place + offset for place, _ in known],
+                xerr=_arms(values, [share["interval"] for _, share in known]),
+                fmt="o",
+                color=MODEL_COLOURS[i % len(MODEL_COLOURS)],
+                label=title(model),
+            )
+        names = [
+            f"{LABELS[row['truth']]} {CHANGES[row['kind']]}:\n"
+            f"{'to' if row['rises'] else 'from'} {LABELS[row['tracked']]}"
+            for row in rows
+        ]
+        ax.set_yticks(places, names)
+        ax.set(xlim=(0, 1), xlabel="fraction of the answers that follow the change")
+        figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=3)
+        save_figure(figure, path)
 
 
 def _rationales(errors: Mapping[str, Any], path: Path) -> None:

@@ -14,8 +14,10 @@ OF_MODEL = ("reliability", "cuts", "sets")
 """Figures of each model under the first condition."""
 OVERVIEWS = ("robustness", "pi0", "disagreement", "training")
 """Figures of all models together."""
-RATIONALES = "rationales"
-"""Figure of each model that gives rationales."""
+OF_RATIONALES = ("claims", "rationales")
+"""Figures of each model that gives rationales."""
+COUNTERFACTUALS = "counterfactuals"
+"""Figure of all models, in runs with counterfactual events."""
 
 
 class FigureOf(NamedTuple):
@@ -31,12 +33,15 @@ def figure_name(kind: str, model: str | None = None, condition: str | None = Non
     return "_".join(part for part in (kind, model, condition) if part) + ".svg"
 
 
-def figures_of(models: Sequence[str], conditions: Sequence[str], explaining: Iterable[str] = ()) -> list[FigureOf]:
+def figures_of(
+    models: Sequence[str], conditions: Sequence[str], explaining: Iterable[str] = (), *, counterfactuals: bool = False
+) -> list[FigureOf]:
     """All figures of a run; `explaining` are the models that give rationales."""
     drawn = shown_in_full(conditions)
     of_each = [FigureOf(kind, model, condition) for kind in KINDS for model in models for condition in drawn]
     of_each += [FigureOf(kind, model) for kind in OF_MODEL for model in models]
-    return [*of_each, *map(FigureOf, OVERVIEWS), *(FigureOf(RATIONALES, model) for model in explaining)]
+    of_each += [FigureOf(kind, model) for kind in OF_RATIONALES for model in explaining]
+    return [*of_each, *map(FigureOf, OVERVIEWS), *([FigureOf(COUNTERFACTUALS)] if counterfactuals else [])]
 
 
 def figure_names(models: Sequence[str], conditions: Sequence[str], explaining: Iterable[str] = ()) -> list[str]:

@@ -22,6 +22,7 @@ from nuvlm.report.alt import describe
 from nuvlm.report.browser_data import as_script, page_data
 from nuvlm.report.controls import conclude
 from nuvlm.report.cost import summarise_cost
+from nuvlm.report.explained import CHANGES, conclude_counterfactuals, explain_in_words
 from nuvlm.report.language import compare_language
 from nuvlm.report.names import figure_name, words
 from nuvlm.report.provenance import provenance
@@ -96,6 +97,7 @@ def write_report(
             score_titles=SCORES,
             shifted=[name for name in results["scores"][models[0]] if name not in (main, *CONTROLS)],
             statements=wording.STATEMENTS,
+            kinds_of_change=CHANGES,
             config_yaml=yaml.safe_dump(json.loads(json.dumps(config)), sort_keys=False, allow_unicode=True),
         )
     )
@@ -143,6 +145,12 @@ def report_numbers(
         "summary": sentences,
         **results,
         "windows": _windows(results["windows"], images.get("centre")),
+        "explanations": {
+            model: {**measured, "sentences": explain_in_words(model, measured)}
+            for model, measured in results["explanations"].items()
+        },
+        "counterfactuals": (changed := results["counterfactuals"])
+        and {**changed, "conclusions": conclude_counterfactuals(changed)},
         "sets": {**results["sets"], "conclusions": conclude_sets(results["sets"])},
         "controls": conclude(results),
         "language": compare_language(results, cost, main),

@@ -492,6 +492,8 @@ class ConsistencyTree(Part):
 class Explanation(Part):
     """Faithfulness of the rationales of one model."""
 
+    sentences: list[str]
+    """What is said, how much of it is true, how much of that comes from the picture, by claim."""
     n: Count
     with_truth: Count
     right: RationaleMetric
@@ -570,6 +572,7 @@ class Overlap(Part):
 class Counterfactuals(Part):
     """Answers, claims and saliency for events with one particle left out or moved (docs/report.md)."""
 
+    conclusions: list[str]
     pairs: dict[str, Count]
     """By kind."""
     answers: dict[str, list[FollowingAnswers]]

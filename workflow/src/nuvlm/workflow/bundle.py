@@ -77,11 +77,17 @@ def read_run(folder: Path) -> Run:
     if report.get("format") != "nuvlm-report":
         raise InputError(f"{path}: not a NuVLM report. Remove it and rerun.")
     try:
-        return Run(folder, report, parse_config(report["provenance"]["config"]))
+        config = parse_config(report["provenance"]["config"])
     except (InputError, KeyError) as error:
         raise InputError(
             f"{path}: written by another version ({error}). Run the workflow again, or use the version that wrote it."
         ) from error
+    if config.input.simulate.counterfactuals:
+        raise InputError(
+            f"{folder}: a run with counterfactual events. Its report depends on pixel maps, which a bundle does not "
+            f"have: publish the run of its models, '{config.models_from}'."
+        )
+    return Run(folder, report, config)
 
 
 def rebuild_inputs(run: Run) -> dict[str, Any]:

@@ -1,0 +1,124 @@
+"""The sections on explanations and counterfactual events in sentences, written from the numbers."""
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from nuvlm.evaluation.faithfulness import STATEMENTS, YES_NO
+from nuvlm.models.table import title
+from nuvlm.report import wording
+from nuvlm.report.wording import PLAIN, number, percent, percents
+
+THINGS = {"track": "a track", "leaves": "a track that leaves the detector", "shower": "a shower", "gap": "a gap"}
+"""Claims of a rationale, as objects of a sentence."""
+CHANGES = {
+    "without_electron": "without the electron",
+    "without_muon": "without the muon",
+    "without_photons": "without the photons",
+    "electron_after_gap": "with the electron's shower after a gap",
+    "photons_after_gap": "with a wider gap before the photons' shower",
+    "photons_at_vertex": "with the photons' shower at the vertex",
+}
+"""Kinds of counterfactual events (nuvlm.simulation.counterfactuals)."""
+FEW = 10
+"""With fewer events a fraction is no sentence."""
+
+
+def explain_in_words(model: str, measured: Mapping[str, Any]) -> list[str]:
+    """What the rationales of a model say, how much of it is true, how much of that comes from the picture, by claim.
+
+    Args:
+        model: name.
+        measured: :func:`nuvlm.evaluation.faithfulness.measure`.
+
+    Returns:
+        Four sentences; one if nothing can be judged.
+    """
+    claims, n, right = measured["claims"], measured["n"], measured["right"]
+    if not (measured["with_truth"] and right["nominal"]["n"]):
+        return [f"The rationales of the {title(model)} contain no statement that can be judged."]
+    said = [f"{THINGS[name]} {_of(claims[name]['precision']['nominal']['n'], n)}" for name in YES_NO]
+    true = [
+        f"{THINGS[name]} {percent(share['value'])}"
+        for name in YES_NO
+        if (share := claims[name]["precision"]["nominal"])["value"] is not None
+    ]
+    length = claims["track_cm"]["right"]["nominal"]["value"]
+    beyond = {name: claims[name]["right"] for name in STATEMENTS if claims[name]["right"]["beyond_label_interval"]}
+    seen = [name for name, metric in beyond.items() if metric["beyond_label_interval"][0] > 0]
+    unseen = [name for name in beyond if name not in seen]
+    points = [f"{wording.STATEMENTS[name]} {number(100 * beyond[name]['beyond_label'], 1)}" for name in seen]
+    return [
+        f"In {n:,} test events drawn at random the {title(model)} claims {_listed(said)}.",
+        f"{percent(right['nominal']['value'])} {percents(right['nominal']['interval'])} of its statements are true; of "
+        f"these claims, {_listed(true)}; lengths of tracks are within 25 % in {percent(length)}.",
+        f"{percent(right['same_label'])} are true of another event with the same answer: "
+        f"{number(100 * right['beyond_label'], 1)} points {percents(right['beyond_label_interval'])} come from the "
+        "picture.",
+        (f"By statement, points from the picture: {_listed(points)}" if seen else "No single statement gains from it")
+        + (
+            f"; none that can be measured: {_listed([wording.STATEMENTS[name] for name in unseen])}." if unseen else "."
+        ),
+    ]
+
+
+def conclude_counterfactuals(measured: Mapping[str, Any] | None) -> list[str]:
+    """What answers, claims and saliency maps follow, in sentences."""
+    if measured is None:
+        return []
+    return [
+        *(sentence for model, rows in measured["answers"].items() for sentence in _answers(model, rows)),
+        *(sentence for model, kinds in measured["claims"].items() for sentence in _claims(model, kinds)),
+        *(sentence for model, groups in measured["saliency"].items() for sentence in _saliency(model, groups)),
+    ]
+
+
+def _answers(model: str, rows: list[Mapping[str, Any]]) -> Iterator[str]:
+    clauses = [
+        f"{CHANGES[row['kind']]}, a {PLAIN[row['truth']]} event that it calls "
+        f"{'something else' if row['rises'] else PLAIN[row['tracked']]} is called "
+        f"{PLAIN[row['tracked']] if row['rises'] else 'something else'} in {percent(row['follows']['value'])} "
+        f"{percents(row['follows']['interval'])} of {row['follows']['n']}"
+        for row in rows
+        if row["follows"]["n"] >= FEW
+    ]
+    if clauses:
+        yield f"{title(model)}: {'; '.join(clauses)}."
+
+
+def _claims(model: str, kinds: Mapping[str, Any]) -> Iterator[str]:
+    clauses = [
+        f"{wording.STATEMENTS[name]} in {percent(share['value'])} {percents(share['interval'])} of {share['n']} "
+        f"{CHANGES[kind]}"
+        for kind, of_kind in kinds.items()
+        for name in YES_NO
+        if (share := of_kind[name]["follows"])["n"] >= FEW
+    ]
+    if clauses:
+        yield f"The claims of the {title(model)} that were right and would now be wrong change: {'; '.join(clauses)}."
+
+
+def _saliency(model: str, groups: Mapping[str, Any]) -> Iterator[str]:
+    found = groups["all"]
+    if found["n"] >= FEW:
+        yield (
+            f"{percent(found['saliency'])} of the saliency of the {title(model)} lies on the particle that is left "
+            f"out, which has {percent(found['charge'])} of the charge: a difference of {_points(found)}"
+            + "".join(
+                f", {_points(groups[name])} where the answer {name}"
+                for name in ("flips", "stays")
+                if groups[name]["n"] >= FEW
+            )
+            + f" (mean of {found['n']} events)."
+        )
+
+
+def _points(overlap: Mapping[str, Any]) -> str:
+    return f"{number(100 * overlap['beyond_charge'], 1)} points {percents(overlap['beyond_charge_interval'])}"
+
+
+def _of(k: int, n: int) -> str:
+    return f"in {percent(k / n)}" if k else "never"
+
+
+def _listed(items: list[str]) -> str:
+    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)
