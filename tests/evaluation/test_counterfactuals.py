@@ -9,7 +9,8 @@ import pytest
 from explanations_on_disk import rationale_table
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.stores import write_store
-from nuvlm.evaluation.counterfactuals import as_simulated, measure_counterfactuals, overlap, pair
+from nuvlm.dataset.event_table import as_simulated
+from nuvlm.evaluation.counterfactuals import measure_counterfactuals, overlap, pair
 from nuvlm.evaluation.intervals import binomial_interval
 from nuvlm.models.predictions import Cost, write_predictions
 from nuvlm.simulation.counterfactuals import AS_SIMULATED

@@ -5,10 +5,19 @@ from pathlib import Path
 import pandas as pd
 
 from nuvlm.base.files import read_table
+from nuvlm.simulation.counterfactuals import AS_SIMULATED
 
 SPLITS = ("train", "validation", "test")
 NO_PART = -1
 """Part of the events that no model classifies, those for training."""
+
+
+def as_simulated(events: pd.DataFrame) -> pd.DataFrame:
+    """Rows of the event table without counterfactual events."""
+    if "counterfactual" not in events:
+        return events
+    changed = events["counterfactual"].notna() & (events["counterfactual"] != AS_SIMULATED)
+    return events[~changed].reset_index(drop=True)
 
 
 def read_events(path: str | Path) -> pd.DataFrame:

@@ -4,8 +4,9 @@ Each counterfactual event (:mod:`nuvlm.simulation.counterfactuals`) is paired wi
 same event but for one particle, in the same window.
 """
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import fields
+from functools import partial
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,6 +23,8 @@ from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap_m
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, KINDS
 
+SaliencyMaps = dict[tuple[str, int], Callable[[], np.ndarray]]
+"""Shard and id of an event -> its map, read when it is needed."""
 AT_ONCE = 64
 """Pairs whose pixel maps are in memory at the same time."""
 
@@ -47,14 +50,6 @@ EXPECTED = {
 """An electron starts at the vertex; photons begin their shower after a gap."""
 
 
-def as_simulated(events: pd.DataFrame) -> pd.DataFrame:
-    """The event table without counterfactual events."""
-    if "counterfactual" not in events:
-        return events
-    changed = events["counterfactual"].notna() & (events["counterfactual"] != AS_SIMULATED)
-    return events[~changed].reset_index(drop=True)
-
-
 def measure_counterfactuals(
     events: pd.DataFrame,
     predictions: Predictions,
@@ -70,7 +65,7 @@ def measure_counterfactuals(
         events: the event table.
         predictions: prediction tables of each model under each condition; the first one is used.
         explanations: tables of rationales of each model that writes them.
-        saliency: stores of saliency maps of each model that has them.
+        saliency: stores of saliency maps of each model that has them; tables of rationales may have maps, too.
         stores: pixel-map store of each shard.
         seed: of the bootstrap.
         resamples: number of bootstrap resamples.
@@ -89,13 +84,16 @@ def measure_counterfactuals(
     first, second = (places.loc[pd.MultiIndex.from_frame(rows[KEY])].to_numpy() for rows in pairs)
     samples = {model: read_sample(events, next(iter(tables.values()))) for model, tables in predictions.items()}
     answers = {model: (_take(sample, first), _take(sample, second)) for model, sample in samples.items()}
+    rationales = {model: read_explanations(tables) for model, tables in explanations.items()}
+    maps = {model: _stored_maps(paths) for model, paths in saliency.items()}
+    maps |= {model: _written_maps(table) for model, table in rationales.items() if "saliency" in table}
     return {
         "pairs": {kind: int((pairs[1]["counterfactual"] == kind).sum()) for kind in KINDS},
         "answers": {model: list(_answers(pairs, *of_model, seed, resamples)) for model, of_model in answers.items()},
-        "claims": {model: _claims(pairs[1], read_explanations(tables)) for model, tables in explanations.items()},
+        "claims": {model: _claims(pairs[1], table) for model, table in rationales.items()},
         "saliency": {
-            model: measure_overlap(pairs, *answers[model], maps, stores, seed, resamples)
-            for model, maps in saliency.items()
+            model: measure_overlap(pairs, *answers[model], of_model, stores, seed, resamples)
+            for model, of_model in maps.items()
         },
     }
 
@@ -185,7 +183,7 @@ def measure_overlap(
     pairs: tuple[pd.DataFrame, pd.DataFrame],
     before: Sample,
     after: Sample,
-    maps: Sequence[str | Path],
+    maps: SaliencyMaps,
     stores: Mapping[str, Path],
     seed: int,
     resamples: int = RESAMPLES,
@@ -199,7 +197,7 @@ def measure_overlap(
     Args:
         pairs: see :func:`pair`.
         before, after: predictions of the model for them.
-        maps: stores of its saliency maps of the events as simulated, for the class that was answered.
+        maps: its saliency maps of the events as simulated, for the class that was answered.
         stores: pixel-map store of each shard.
         seed: of the bootstrap.
         resamples: number of bootstrap resamples.
@@ -211,15 +209,8 @@ def measure_overlap(
     """
     left_out = np.array([KINDS[kind].change == "left out" for kind in pairs[1]["counterfactual"]], dtype=bool)
     tracked = class_codes(pd.Series([EXPECTED[kind].tracked for kind in pairs[1]["counterfactual"]], dtype="string"))
-    opened: list[Any] = []
-    places: dict[tuple[str, int], tuple[int, int]] = {}
-    for path in maps:
-        store = open_store(path, "nuvlm-cam")
-        keys = zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
-        places.update({key: (len(opened), row) for row, key in enumerate(keys)})
-        opened.append(store["maps"])
     names = list(zip(pairs[0]["shard"], pairs[0]["event_id"].tolist(), strict=True))
-    mapped = np.array([name in places for name in names], dtype=bool)
+    mapped = np.array([name in maps for name in names], dtype=bool)
     rows = np.flatnonzero(left_out & (before.predicted == tracked) & mapped)
     settings = image_settings(stores)
     energy = energy_of_grey(**{name: settings[name] for name in ("transfer", "white_mev", "knee_mev")})
@@ -228,8 +219,7 @@ def measure_overlap(
         some = rows[begin : begin + AT_ONCE]
         first, second = (energy[_images(table.iloc[some].reset_index(drop=True), stores)] for table in pairs)
         for i, row in enumerate(some):
-            number, place = places[names[row]]
-            shares[begin + i] = overlap(opened[number][place].astype(np.float64), first[i], second[i])
+            shares[begin + i] = overlap(_of_size(maps[names[row]](), first[i].shape), first[i], second[i])
     flips = after.predicted[rows] != before.predicted[rows]
     groups = {"all": np.ones_like(flips), "flips": flips, "stays": ~flips}
     return {name: _mean_overlap(shares[group], seed, resamples) for name, group in groups.items()}
@@ -248,6 +238,32 @@ def overlap(saliency: np.ndarray, before: np.ndarray, after: np.ndarray) -> tupl
     if not weight.sum():
         return np.nan, np.nan, np.nan
     return float(part @ weight / weight.sum()), float(part @ charge / charge.sum()), float(part.mean())
+
+
+def _stored_maps(paths: Sequence[str | Path]) -> SaliencyMaps:
+    """Of stores of saliency maps (docs/formats.md)."""
+    maps: SaliencyMaps = {}
+    for path in paths:
+        store = open_store(path, "nuvlm-cam")
+        keys = zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
+        maps |= {key: partial(store["maps"].__getitem__, row) for row, key in enumerate(keys)}
+    return maps
+
+
+def _written_maps(table: pd.DataFrame) -> SaliencyMaps:
+    """Of a table of rationales."""
+    rows = table[table["saliency"].notna()]
+    keys = zip(rows["shard"], rows["event_id"].tolist(), strict=True)
+    return {key: partial(np.asarray, values) for key, values in zip(keys, rows["saliency"], strict=True)}
+
+
+def _of_size(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
+    """float64 of `shape` (views, size, size): a map, or one value for each square cell of the views, in their order."""
+    if values.shape != shape:
+        cells = round((values.size / shape[0]) ** 0.5)
+        side = -(-shape[1] // cells)
+        values = np.kron(values.reshape(shape[0], cells, cells), np.ones((1, side, side)))[:, : shape[1], : shape[2]]
+    return values.astype(np.float64)
 
 
 def _images(events: pd.DataFrame, stores: Mapping[str, Path]) -> np.ndarray:

@@ -23,12 +23,12 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import write_json
 from nuvlm.base.kernels import cached_njit
 from nuvlm.base.logs import track
-from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.event_table import as_simulated, read_events
 from nuvlm.detector.geometry import HALF
 from nuvlm.evaluation.calibration import calibrate, expected_calibration_error
 from nuvlm.evaluation.comparison import agreement, compare_all
 from nuvlm.evaluation.conformal import LEVEL, measure_sets
-from nuvlm.evaluation.counterfactuals import as_simulated, measure_counterfactuals
+from nuvlm.evaluation.counterfactuals import measure_counterfactuals
 from nuvlm.evaluation.cuts import scan_cuts
 from nuvlm.evaluation.dependence import Axis, dependence, pion_axis, pions_mistaken, truth_axes
 from nuvlm.evaluation.faithfulness import Explanations, measure_faithfulness, measure_saliency

@@ -19,6 +19,15 @@ CHANGES = {
     "photons_at_vertex": "with the photons' shower at the vertex",
 }
 """Kinds of counterfactual events (nuvlm.simulation.counterfactuals)."""
+CLAIMED = {
+    "without_electron": ("shower",),
+    "without_muon": ("track", "leaves"),
+    "without_photons": ("shower",),
+    "electron_after_gap": ("gap",),
+    "photons_after_gap": ("gap",),
+    "photons_at_vertex": ("gap",),
+}
+"""The claims about what is changed."""
 FEW = 10
 """With fewer events a fraction is no sentence."""
 
@@ -66,35 +75,45 @@ def conclude_counterfactuals(measured: Mapping[str, Any] | None) -> list[str]:
     if measured is None:
         return []
     return [
-        *(sentence for model, rows in measured["answers"].items() for sentence in _answers(model, rows)),
+        *_answers(measured["answers"]),
         *(sentence for model, kinds in measured["claims"].items() for sentence in _claims(model, kinds)),
         *(sentence for model, groups in measured["saliency"].items() for sentence in _saliency(model, groups)),
     ]
 
 
-def _answers(model: str, rows: list[Mapping[str, Any]]) -> Iterator[str]:
-    clauses = [
-        f"{CHANGES[row['kind']]}, a {PLAIN[row['truth']]} event that it calls "
-        f"{'something else' if row['rises'] else PLAIN[row['tracked']]} is called "
-        f"{PLAIN[row['tracked']] if row['rises'] else 'something else'} in {percent(row['follows']['value'])} "
-        f"{percents(row['follows']['interval'])} of {row['follows']['n']}"
-        for row in rows
-        if row["follows"]["n"] >= FEW
-    ]
-    if clauses:
-        yield f"{title(model)}: {'; '.join(clauses)}."
+def _answers(answers: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[str]:
+    """A sentence for each kind and true class, with all models for which there are enough events."""
+    for rows in zip(*answers.values(), strict=True):
+        row = rows[0]
+        known = [(model, one) for model, one in zip(answers, rows, strict=True) if one["follows"]["n"] >= FEW]
+        clauses = [
+            f"{title(model)} {percent(one['follows']['value'])} {percents(one['follows']['interval'])} of "
+            f"{one['follows']['n']}" + ("" if row["rises"] else f" ({_called(one, 'nc')})")
+            for model, one in known
+        ]
+        if clauses:
+            change = CHANGES[row["kind"]]
+            before, after = ("not called", "is then") if row["rises"] else ("called", "is no longer")
+            yield (
+                f"{change[0].upper()}{change[1:]}, a {PLAIN[row['truth']]} event {before} {PLAIN[row['tracked']]} {after} "
+                f"in: {'; '.join(clauses)}."
+            )
+
+
+def _called(row: Mapping[str, Any], name: str) -> str:
+    return f"{percent(row['answers_after'][name] / row['follows']['n'])} {PLAIN[name]}"
 
 
 def _claims(model: str, kinds: Mapping[str, Any]) -> Iterator[str]:
     clauses = [
-        f"{wording.STATEMENTS[name]} in {percent(share['value'])} {percents(share['interval'])} of {share['n']} "
-        f"{CHANGES[kind]}"
-        for kind, of_kind in kinds.items()
-        for name in YES_NO
-        if (share := of_kind[name]["follows"])["n"] >= FEW
+        f"{CHANGES[kind]}, {wording.STATEMENTS[name]}: {percent(share['value'])} {percents(share['interval'])} of "
+        f"{share['n']}"
+        for kind, statements in CLAIMED.items()
+        for name in statements
+        if (share := kinds[kind][name]["follows"])["n"] >= FEW
     ]
     if clauses:
-        yield f"The claims of the {title(model)} that were right and would now be wrong change: {'; '.join(clauses)}."
+        yield f"Right claims of the {title(model)} that the change makes wrong follow it: {'; '.join(clauses)}."
 
 
 def _saliency(model: str, groups: Mapping[str, Any]) -> Iterator[str]:

@@ -139,6 +139,6 @@ def _moved(
 
 def _sum(each: Sequence["Deposits"]) -> "Deposits":
     """The deposits of an event whose particles were transported one by one."""
-    joined = [np.concatenate(arrays) for arrays in zip(*each, strict=True)]
-    deposits = each[0]._make(joined)
-    return deposits._replace(particle=np.repeat(np.arange(len(each)), [len(one.energy_mev) for one in each]))
+    joined = dict(zip(each[0]._fields, map(np.concatenate, zip(*each, strict=True)), strict=True))
+    joined["particle"] = np.repeat(np.arange(len(each)), [len(one.energy_mev) for one in each])
+    return each[0]._replace(**joined)

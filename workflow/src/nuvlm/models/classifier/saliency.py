@@ -14,6 +14,7 @@ from torch import Tensor
 from nuvlm.base.classes import class_codes
 from nuvlm.base.logs import track
 from nuvlm.base.stores import create_store
+from nuvlm.dataset.event_table import as_simulated
 from nuvlm.dataset.pixelmaps import read_blocks
 from nuvlm.models.classifier.network import ImageClassifier
 from nuvlm.models.explained_events import read_explained
@@ -48,7 +49,9 @@ def explain_classifier(
     Raises:
         InputError: a file is damaged, or the pixel maps have other settings than the training's.
     """
-    chosen = read_explained(job.events, job.predictions, job.model, part=job.part, count=job.count, seed=job.seed)
+    explained = read_explained(job.events, job.predictions, job.model, part=job.part, count=job.count, seed=job.seed)
+    # A map of an event is compared with what is changed in it.
+    chosen = as_simulated(explained)
     predicted = class_codes(chosen["predicted"])
     shape = (len(chosen), len(images["views"]), images["size"], images["size"])
     maps = np.zeros(shape, dtype=np.uint8)

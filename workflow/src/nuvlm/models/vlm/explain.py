@@ -20,19 +20,22 @@ from nuvlm.dataset.pixelmaps import check_images, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, peak_memory_mb
 from nuvlm.models.explained_events import read_explained
+from nuvlm.models.head.saliency import occlude_cells
 from nuvlm.models.vlm.batches import FittingBatches
 from nuvlm.models.vlm.classify import background_of, is_grounded, load_finetuned
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.free_text import FreeText
 from nuvlm.models.vlm.model import load_processor
-from nuvlm.models.vlm.prompts import Prompts, conversation, prompts_for, user_turn
+from nuvlm.models.vlm.prompts import Prompts, answer_tokens, conversation, prompts_for, user_turn
 from nuvlm.models.vlm.rationales import Rationales, claims_table, load_rationales
+from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import Background, ExplainSettings, Quantization
+from nuvlm.simulation.counterfactuals import AS_SIMULATED
 
 logger = logging.getLogger(__name__)
 
 NOMINAL, TEXT_ONLY = "nominal", "text_only"
-ANSWER = ("event", "picture", "rationale", "seconds")
+ANSWER = ("event", "picture", "rationale", "seconds", "saliency")
 
 
 def explain_vlm(
@@ -111,6 +114,9 @@ class _Explainer:
         self._zoom = zoom
         self._grounded = grounded
         self._tokens = settings.max_new_tokens
+        self.maps = settings.saliency
+        self._encoder = Encoder(processor, texts, model.dtype)
+        self._scorer = Scorer(model, answer_tokens(processor.tokenizer, texts, separated=grounded))
         self.batches = FittingBatches(settings.batch_size)
 
     def explain(self, label: str, pictures: Sequence[np.ndarray]) -> list[tuple[str, float]]:
@@ -120,6 +126,19 @@ class _Explainer:
         for _, answers in self.batches.run(partial(self._explain, label), shown):
             rationales += answers
         return rationales
+
+    def saliency(self, label: str, pictures: np.ndarray) -> list[list[float]]:
+        """Fall of the log-probability of `label` when a cell is black, of all cells of all views; uint8 `pictures`
+        (n, views, size, size)."""
+        classes = torch.full((len(pictures),), CLASSES.index(label))
+        cells = occlude_cells(self._score, torch.from_numpy(pictures), classes, at_once=self.batches.size)
+        return [values.tolist() for values in cells.flatten(1)]
+
+    def _score(self, grey: torch.Tensor, classes: torch.Tensor) -> torch.Tensor:
+        shown = [to_pictures(views, self._background, self._zoom) for views in grey.numpy()]
+        inputs = {name: value.to(self._model.device) for name, value in self._encoder(shown).items()}
+        logp = torch.from_numpy(self._scorer(inputs).joint)
+        return logp.log_softmax(dim=1).gather(1, classes[:, None]).squeeze(1).float()
 
     def _explain(self, label: str, pictures: Sequence[Sequence[Image.Image]]) -> list[tuple[str, float]]:
         start = time.perf_counter()
@@ -156,6 +175,9 @@ def _explain_events(
     settings: Mapping[str, Any],
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each event, one per picture; label by label, so that prompts in a batch have one length."""
+    # A map of an event is compared with what is changed in it.
+    kinds = chosen["counterfactual"] if "counterfactual" in chosen else pd.Series(AS_SIMULATED, index=chosen.index)
+    unchanged = set(chosen.index[kinds == AS_SIMULATED])
     for label in CLASSES:
         same_label = chosen[chosen["predicted"] == label]
         text_only: list[tuple[str, float]] = []
@@ -165,8 +187,12 @@ def _explain_events(
             text_only = text_only or explainer.explain(label, [np.zeros_like(maps[0])])
             degraded = degrade(condition, maps, block, settings)
             answers = explainer.explain(label, list(degraded))
+            maps_of = dict.fromkeys(block.index)
+            mapped = [i for i, event in enumerate(block.index) if event in unchanged] if explainer.maps else []
+            if mapped:
+                maps_of |= dict(zip(block.index[mapped], explainer.saliency(label, degraded[mapped]), strict=True))
             for event, answer in zip(block.index, answers, strict=True):
-                found = [(event, NOMINAL, *answer), (event, TEXT_ONLY, *text_only[0])]
+                found = [(event, NOMINAL, *answer, maps_of[event]), (event, TEXT_ONLY, *text_only[0], None)]
                 yield [dict(zip(ANSWER, row, strict=True)) for row in found]
 
 
@@ -182,4 +208,6 @@ def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Ration
     true = [words.state(event) for event in events.to_dict("records")]
     table = table.join(claims_table("claim_", claimed)).join(claims_table("true_", true))
     table["seconds"] = rows["seconds"].to_numpy(dtype=np.float64)
+    if rows["saliency"].notna().any():
+        table["saliency"] = rows["saliency"].to_numpy()
     write_table(out, table)
