@@ -9,14 +9,17 @@ import pandas as pd
 import pytest
 import torch
 
+from nuvlm.base.classes import CLASSES
 from nuvlm.dataset.pixelmaps import image_settings
+from nuvlm.models.head.saliency import cell_pixels
 from nuvlm.models.predictions import read_predictions
 from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.explain import explain_vlm
 from nuvlm.models.vlm.model import load_processor
-from nuvlm.models.vlm.prompts import conversation, prompts_for
+from nuvlm.models.vlm.prompts import answer_tokens, conversation, prompts_for
 from nuvlm.models.vlm.rationales import CLAIM_TYPES, load_rationales
+from nuvlm.models.vlm.scoring import encode, plain_scores
 from nuvlm.models.vlm.settings import ClassifySettings, ExplainSettings, FinetuneSettings
 from nuvlm.models.vlm.training import Job, finetune
 from stores import read_pixel_maps
@@ -84,6 +87,35 @@ def test_table_has_the_rationales_under_every_picture(
     unknown = table.index.get_level_values("event_id") % 6 == 1005 % 6
     assert (table["true_track"].isna() == unknown).all()
     assert (table["seconds"] > 0).all()
+
+
+def test_saliency_is_what_the_answer_loses_without_a_cell(tuned: Job, tmp_path: Path) -> None:
+    from nuvlm.models.vlm.classify import load_finetuned
+
+    table = explain(tuned, tmp_path / "0.parquet", count=8, saliency=True)
+    assert table[table["picture"] == "text_only"]["saliency"].isna().all()
+    table = table[table["picture"] == "nominal"].reset_index(drop=True)
+    cells = [np.array(values).reshape(2, -1) for values in table["saliency"]]
+    assert min(values.min() for values in cells) == 0
+    model = load_finetuned(tuned.base, tuned.out, "nf4", bf16=False, device=torch.device("cpu"), merge=False)
+    processor = load_processor(tuned.base)
+    prompts = prompts_for(tuned.prompts, image_settings(tuned.stores), tuned.settings.background)
+    answers = answer_tokens(processor.tokenizer, prompts, separated=True)
+    event = int(np.argmax([values.max() for values in cells]))
+    whole = read_pixel_maps(tuned.stores, table)[event]
+    view, cell = np.unravel_index(cells[event].argmax(), cells[event].shape)
+    side = cell_pixels(whole.shape[-1])
+    row, column = side * np.array(divmod(cell, round(cells[event].shape[1] ** 0.5)))
+    hidden = whole.copy()
+    hidden[view, row : row + side, column : column + side] = 0
+    logp = []
+    for views in (whole, hidden):
+        inputs = encode(processor, prompts, [to_pictures(views, tuned.settings.background)], model.device)
+        scores = [plain_scores(model, inputs, label)[0] for label in answers.labels]
+        logp.append(torch.stack(scores, dim=-1).log_softmax(dim=-1).flatten())
+    chosen = CLASSES.index(table["predicted"][event])
+    assert float(logp[0][chosen] - logp[1][chosen]) == pytest.approx(cells[event].max(), abs=1e-3)
+    assert cells[event].max() > 0
 
 
 def test_rationales_do_not_depend_on_the_batch(tuned: Job, tmp_path: Path) -> None:

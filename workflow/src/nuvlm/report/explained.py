@@ -95,8 +95,8 @@ def _answers(answers: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[str]:
             change = CHANGES[row["kind"]]
             before, after = ("not called", "is then") if row["rises"] else ("called", "is no longer")
             yield (
-                f"{change[0].upper()}{change[1:]}, a {PLAIN[row['truth']]} event {before} {PLAIN[row['tracked']]} {after} "
-                f"in: {'; '.join(clauses)}."
+                f"{change[0].upper()}{change[1:]}, a {PLAIN[row['truth']]} event {before} {PLAIN[row['tracked']]} "
+                f"{after} in: {'; '.join(clauses)}."
             )
 
 
