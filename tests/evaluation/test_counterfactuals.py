@@ -110,7 +110,8 @@ def test_answers_claims_and_saliency_by_hand(tmp_path: Path, events: pd.DataFram
     gap = found["claims"]["vlm"]["photons_at_vertex"]["gap"]
     assert gap["follows"]["n"] == 0, "the claim was wrong before"
 
-    saliency = found["saliency"]["cnn"]
+    assert found["saliency"]["cnn"]["difference"] == pytest.approx(0.5 + 24 / 40)
+    saliency = found["saliency"]["cnn"]["groups"]
     assert [saliency[group]["n"] for group in ("all", "flips", "stays")] == [2, 1, 1]
     assert (saliency["flips"]["saliency"], saliency["stays"]["saliency"]) == (1, 0)
     assert saliency["flips"]["charge"] == pytest.approx(0.5)

@@ -19,7 +19,7 @@ from nuvlm.dataset.event_table import NO_PART
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
 from nuvlm.detector.grayscale import energy_of_grey
 from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, is_right, read_claims, read_explanations
-from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap_means
+from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap, bootstrap_means
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, KINDS
 
@@ -203,9 +203,9 @@ def measure_overlap(
         resamples: number of bootstrap resamples.
 
     Returns:
-        By group, of `all` pairs and those whose answer `flips` or `stays`: `n`, means of the `saliency`, of the
+        `groups`, of `all` pairs and those whose answer `flips` or `stays`: `n`, means of the `saliency`, of the
         `charge` and of the `area` on the particle, and of the differences `beyond_charge` and `beyond_area` with their
-        intervals.
+        intervals; `difference` of `beyond_charge`, `flips` minus `stays`, with its interval.
     """
     left_out = np.array([KINDS[kind].change == "left out" for kind in pairs[1]["counterfactual"]], dtype=bool)
     tracked = class_codes(pd.Series([EXPECTED[kind].tracked for kind in pairs[1]["counterfactual"]], dtype="string"))
@@ -221,8 +221,22 @@ def measure_overlap(
         for i, row in enumerate(some):
             shares[begin + i] = overlap(_of_size(maps[names[row]](), first[i].shape), first[i], second[i])
     flips = after.predicted[rows] != before.predicted[rows]
+    known = np.isfinite(shares).all(axis=1)  # not so of an empty map
+    shares, flips = shares[known], flips[known]
     groups = {"all": np.ones_like(flips), "flips": flips, "stays": ~flips}
-    return {name: _mean_overlap(shares[group], seed, resamples) for name, group in groups.items()}
+    beyond, sign = shares[:, 0] - shares[:, 1], np.stack([flips, ~flips]).astype(np.float64)
+
+    def difference(weights: np.ndarray) -> dict[str, np.ndarray]:
+        with np.errstate(invalid="ignore"):  # a group may be empty
+            means = [(weights * group) @ beyond / (weights @ group) for group in sign]
+        return {"difference": means[0] - means[1]}
+
+    value = difference(np.ones((1, len(beyond))))["difference"][0]
+    return {
+        "groups": {name: _mean_overlap(shares[group], seed, resamples) for name, group in groups.items()},
+        "difference": float(value) if np.isfinite(value) else None,
+        "difference_interval": bootstrap(difference, len(beyond), seed, resamples).get("difference"),
+    }
 
 
 def overlap(saliency: np.ndarray, before: np.ndarray, after: np.ndarray) -> tuple[float, float, float]:
@@ -275,8 +289,7 @@ def _images(events: pd.DataFrame, stores: Mapping[str, Path]) -> np.ndarray:
 
 
 def _mean_overlap(shares: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
-    """Means over (n, 3) of :func:`overlap`; events with an empty map are left out."""
-    shares = shares[np.isfinite(shares).all(axis=1)]
+    """Means over (n, 3) of :func:`overlap`."""
     columns = np.concatenate([shares, shares[:, :1] - shares[:, 1:]], axis=1)
     intervals = bootstrap_means(columns, seed, resamples) if len(shares) else [None] * 5
     names = ("saliency", "charge", "area", "beyond_charge", "beyond_area")

@@ -93,7 +93,7 @@ def _answers(answers: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[str]:
         ]
         if clauses:
             change = CHANGES[row["kind"]]
-            before, after = ("not called", "is then") if row["rises"] else ("called", "is no longer")
+            before, after = ("not called", "then is") if row["rises"] else ("called", "no longer is")
             yield (
                 f"{change[0].upper()}{change[1:]}, a {PLAIN[row['truth']]} event {before} {PLAIN[row['tracked']]} "
                 f"{after} in: {'; '.join(clauses)}."
@@ -116,23 +116,20 @@ def _claims(model: str, kinds: Mapping[str, Any]) -> Iterator[str]:
         yield f"Right claims of the {title(model)} that the change makes wrong follow it: {'; '.join(clauses)}."
 
 
-def _saliency(model: str, groups: Mapping[str, Any]) -> Iterator[str]:
-    found = groups["all"]
+def _saliency(model: str, measured: Mapping[str, Any]) -> Iterator[str]:
+    found = measured["groups"]["all"]
     if found["n"] >= FEW:
         yield (
             f"{percent(found['saliency'])} of the saliency of the {title(model)} lies on the particle that is left "
-            f"out, which has {percent(found['charge'])} of the charge: a difference of {_points(found)}"
-            + "".join(
-                f", {_points(groups[name])} where the answer {name}"
-                for name in ("flips", "stays")
-                if groups[name]["n"] >= FEW
-            )
-            + f" (mean of {found['n']} events)."
+            f"out, {percent(found['charge'])} of the charge and {percent(found['area'])} of the area: beyond the "
+            f"charge {_points(found['beyond_charge'], found['beyond_charge_interval'])}, mean of {found['n']} events; "
+            f"events whose answer flips without it minus the others: "
+            f"{_points(measured['difference'], measured['difference_interval'])}."
         )
 
 
-def _points(overlap: Mapping[str, Any]) -> str:
-    return f"{number(100 * overlap['beyond_charge'], 1)} points {percents(overlap['beyond_charge_interval'])}"
+def _points(value: float | None, ends: Any) -> str:
+    return "not known" if value is None else f"{number(round(100 * value, 1) + 0.0, 1)} points {percents(ends)}"
 
 
 def _of(k: int, n: int) -> str:

@@ -569,6 +569,14 @@ class Overlap(Part):
     beyond_area_interval: Interval
 
 
+class SaliencyOnParticle(Part):
+    groups: dict[str, Overlap]
+    """`all` events, and those whose answer `flips` or `stays` without the particle."""
+    difference: float | None
+    """Of `beyond_charge`, `flips` minus `stays`."""
+    difference_interval: Interval
+
+
 class Counterfactuals(Part):
     """Answers, claims and saliency for events with one particle left out or moved (docs/report.md)."""
 
@@ -579,8 +587,8 @@ class Counterfactuals(Part):
     """By model."""
     claims: dict[str, dict[str, dict[str, FollowingClaims]]]
     """By model, kind and statement."""
-    saliency: dict[str, dict[str, Overlap]]
-    """By model; of `all` events, and those whose answer `flips` or `stays` without the particle."""
+    saliency: dict[str, SaliencyOnParticle]
+    """By model."""
 
 
 class Training(Part):

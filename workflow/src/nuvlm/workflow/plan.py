@@ -78,6 +78,10 @@ class Stage:
         return self.jobs * (self.hours or 0) * self.gpus
 
 
+WITH_COUNTERFACTUALS = 2.7
+"""Events with their counterfactuals for each event, of the sampler's final states."""
+
+
 @dataclass(frozen=True)
 class Plan:
     config: Config
@@ -157,6 +161,8 @@ def make_plan(config: Config, events: int, shards: int, rates: Iterable[Rate]) -
     epochs of a CNN are counted in full, although it may stop early; where recipes have different numbers of them, a
     job's hours are the mean.
     """
+    if config.input.simulate.counterfactuals:
+        events = round(events * WITH_COUNTERFACTUALS)
     table = list(rates)
     start = _nearest(table, "start", config, gpus=False)
     asked = requests(config)
