@@ -92,6 +92,14 @@ def test_what_is_left_out_of_the_totals_is_said():
     assert left_out == "explain_vlm_head; totals leave them out"
 
 
+def test_counterfactual_events_are_counted():
+    changed, plain = (
+        make_plan(Config(**SMALL, models_from="a", input={"simulate": {"counterfactuals": on}}), 400, 4, RATES)
+        for on in (True, False)
+    )
+    assert changed.events / plain.events == pytest.approx(2.7)
+
+
 def test_gpus_share_the_work_and_count_in_full():
     four = Config(input={"source": "voxels", "files": ["a.h5"]}, dataset={"validation": 0.05, "test": 0.05})
     found = make_plan(four, 190_000, 190, RATES)
