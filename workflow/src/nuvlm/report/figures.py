@@ -380,7 +380,7 @@ def _counterfactuals(answers: Mapping[str, Sequence[Mapping[str, Any]]], path: P
     """Fraction of the answers that follow each change, of each model, with Clopper-Pearson intervals."""
     rows = next(iter(answers.values()))
     places = np.arange(len(rows), dtype=np.float64)[::-1]
-    with new_figure(6.8, 1 + 0.16 * len(rows) * (len(answers) + 1)) as (figure, ax):
+    with new_figure(7.6, 1 + 0.16 * len(rows) * (len(answers) + 1)) as (figure, ax):
         for i, (model, of_model) in enumerate(answers.items()):
             offset = 0.7 * (0.5 - (i + 0.5) / len(answers))
             known = [
