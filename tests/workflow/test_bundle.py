@@ -197,6 +197,10 @@ def test_configuration_licence_and_citation_are_in_it(bundle: Path, report: dict
         (["results/tiny", "--out", "config"], "config: is in the way, and not a bundle"),
         (["results/yours"], "The events are from files of yours: .* LICENSE=CC-BY-4.0"),
         (["results/copied"], "has no record of results/copied/report/report.json"),
+        (
+            ["results/changed"],
+            "results/changed: a run with counterfactual events.*publish the run of its models, 'tiny'",
+        ),
         (["results/older"], "results/older/report/report.json: written by another version"),
     ],
 )
@@ -205,11 +209,13 @@ def test_what_cannot_be_published_is_refused_by_name(
     capsys: pytest.CaptureFixture[str],
 ) -> None:  # fmt: skip
     config = report["provenance"]["config"]
+    simulated = config["input"] | {"simulate": config["input"]["simulate"] | {"counterfactuals": True}}
     yours = Config.model_validate({"run": "yours", "input": {"source": "larndsim", "files": ["a.h5"]}})
     configs = {
         "yours": yours.model_dump(mode="json"),
         "copied": config | {"run": "copied"},
         "older": config | {"tree": {}},
+        "changed": config | {"run": "changed", "models_from": "tiny", "input": simulated},
     }
     (tiny_run / "results/unfinished").mkdir(exist_ok=True)
     for run, other in configs.items():
