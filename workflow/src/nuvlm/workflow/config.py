@@ -75,6 +75,13 @@ SourceName = Annotated[
 ]
 
 
+class CosmicsSettings(Settings):
+    """Muons of cosmic rays in the pictures of simulated events (docs/simulation.md#cosmic-rays)."""
+
+    rate_hz_m2: Annotated[float, Field(ge=0, le=10_000)] = 0
+    """Muons a second through a horizontal square metre: 125 at sea level; 0: none."""
+
+
 class SimulateSettings(Settings):
     """Simulated events: final states, transported by GEANT4 (docs/simulation.md)."""
 
@@ -89,6 +96,7 @@ class SimulateSettings(Settings):
     """Distance of the fiducial volume from the walls, mm. Not published."""
     margin_downstream_mm: Annotated[float, Field(ge=0)] = 1500
     """Distance of the fiducial volume from the downstream wall, mm."""
+    cosmics: CosmicsSettings = CosmicsSettings()
 
 
 class InputSettings(Settings):
@@ -131,6 +139,11 @@ class InputSettings(Settings):
             raise ValueError(f"{what}, but files is empty: list the files to read ({SOURCES[self.source].files})")
         if self.simulate.vertices == "file" and not from_genie:
             raise ValueError("simulate.vertices is 'file', but there is none: set simulate.final_states to 'genie'")
+        if self.simulate.cosmics.rate_hz_m2 and self.source != "simulate":
+            raise ValueError(
+                f"simulate.cosmics has no effect for source '{self.source}': leave its rate_hz_m2 at 0. Muons are added "
+                "to simulated events only"
+            )
         settings = SOURCES[self.source].settings
         has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"
         if any(self.offset_mm) and not ("offset_mm" in settings and has_coordinates):
