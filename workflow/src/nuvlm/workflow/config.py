@@ -332,6 +332,14 @@ class Config(_Families):
                 )
 
     @property
+    def cosmics(self) -> dict[str, float] | None:
+        """Cosmic muons that the simulation adds (:class:`nuvlm.simulation.cosmics.Overlay`), None without them."""
+        rate = self.input.simulate.cosmics.rate_hz_m2
+        if not rate:
+            return None
+        return {"rate_hz_m2": rate, "drift_velocity_mm_us": self.display.readout.drift_velocity_mm_us}
+
+    @property
     def families(self) -> dict[str, FamilySettings]:
         """Family -> its section, for the families with models, in the order of the report."""
         sections: dict[str, FamilySettings] = {name: getattr(self, name) for name in FAMILIES}
@@ -395,6 +403,20 @@ def parse_config(values: Mapping[str, Any]) -> Config:
                 message += f" (got {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
             lines.append(f"  {key}: {message}")
         raise InputError("the configuration cannot be used; mend these keys:\n" + "\n".join(lines)) from None
+
+
+def check_space_charge(config: Config) -> None:
+    """Check the map of space charge, if displays are made with one.
+
+    Raises:
+        InputError: see :func:`nuvlm.detector.space_charge.read_displacement_map`.
+    """
+    space_charge = config.display.readout.space_charge
+    if space_charge.has_effects and config.input.has_voxels and config.events_from is None:
+        # Imported late: most runs have no map.
+        from nuvlm.detector.space_charge import read_displacement_map
+
+        read_displacement_map(space_charge, config.detector)
 
 
 def read_overlays(files: Iterable[Path]) -> dict[str, Any]:
