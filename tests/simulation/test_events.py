@@ -8,9 +8,17 @@ import h5py
 import numpy as np
 import pytest
 
-from nuvlm.detector.geometry import Detector, fiducial_box_mm
+from nuvlm.base.errors import InputError
+from nuvlm.base.stores import open_store
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.list_events import list_events
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
-from nuvlm.detector.voxels import Event
+from nuvlm.detector.visible_energy import COSMIC_DTYPE, cosmic_energy
+from nuvlm.detector.voxels import Event, open_shard, write_shard
+from nuvlm.simulation.cosmics import Overlay
 from nuvlm.simulation.events import NO_RECOMBINATION, sampled, simulate, simulate_shard
 
 DETECTOR = Detector()
@@ -140,3 +148,97 @@ def test_recombination_changes_voxels_alone(events: list[Event]) -> None:
             np.testing.assert_array_equal(getattr(before.voxels, name), getattr(after.voxels, name))
         assert before.truth["deposits"].tobytes() == after.truth["deposits"].tobytes()
         assert 0.3 < after.voxels.energy.sum() / before.voxels.energy.sum() < 1
+
+
+@pytest.fixture(scope="module")
+def with_muons() -> list[Event]:
+    """Events of the fixture `events`, with eight times the cosmic rays of sea level."""
+    cosmics = Overlay(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
+    return list(simulate(DETECTOR, sampled(range(100, 106), 7, EVERYWHERE), cosmics=cosmics))
+
+
+def test_cosmic_muons_are_added_and_leave_the_neutrino_as_it_is(events: list[Event], with_muons: list[Event]) -> None:
+    muons = 0
+    for alone, event in zip(events, with_muons, strict=False):
+        for name in ("event_id", "nu_pdg", "is_cc", "nu_energy", "inelasticity", "vertex_mm", "mode"):
+            assert getattr(alone, name) == getattr(event, name)
+        for name in ("particles", "deposits"):
+            assert alone.truth[name].tobytes() == event.truth[name].tobytes()
+        table = event.truth.get("cosmics", np.zeros(0, COSMIC_DTYPE))
+        muons += len(table)
+        assert (table["event_id"] == event.event_id).all()
+        assert set(table["pdg"].tolist()) <= {13, -13}
+        assert (table["edge_mev"] <= table["visible_mev"]).all()
+        total = alone.voxels.energy.sum(dtype=float) + table["visible_mev"].sum()
+        assert event.voxels.energy.sum(dtype=float) == pytest.approx(total, rel=1e-6)
+        # The picture holds both.
+        shape = DETECTOR.shape
+        keys, alone_keys = (
+            np.ravel_multi_index((e.voxels.x.astype(int), e.voxels.y, e.voxels.z), shape) for e in (event, alone)
+        )
+        at = np.searchsorted(keys, alone_keys)
+        np.testing.assert_array_equal(keys[at], alone_keys)
+        assert (event.voxels.energy[at] >= alone.voxels.energy * (1 - 1e-6)).all()
+        assert (len(keys) > len(alone_keys)) == bool(table["visible_mev"].sum() > 0)
+    assert muons > 20
+
+
+def test_muons_cross_with_the_energy_loss_of_muons(with_muons: list[Event]) -> None:
+    table = np.concatenate([event.truth["cosmics"] for event in with_muons if "cosmics" in event.truth])
+    low, high = np.array(DETECTOR.box_mm).T
+    direction = table["momentum_mev"] / np.linalg.norm(table["momentum_mev"], axis=1)[:, None]
+    with np.errstate(divide="ignore"):
+        ways = np.where(direction > 0, high - table["entry_mm"], low - table["entry_mm"]) / direction
+    length_cm = ways.min(axis=1) / 10
+    # Half of the charge of a picture's muons arrives in time; fast muons lose 2.1 to 3 MeV/cm, showers of them more.
+    through = table["kinetic_mev"] > 3 * 2.5 * length_cm
+    loss = table["visible_mev"][through].sum() / length_cm[through].sum()
+    assert 0.3 * 2.3 < loss < 0.8 * 2.6
+
+
+def test_muons_of_an_event_do_not_depend_on_others(with_muons: list[Event]) -> None:
+    cosmics = Overlay(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
+    (again,) = simulate(DETECTOR, sampled(range(103, 104), 7, EVERYWHERE), cosmics=cosmics)
+    assert_same(again, with_muons[3])
+
+
+def test_without_muons_nothing_changes(events: list[Event]) -> None:
+    rare = Overlay(rate_hz_m2=1e-9, drift_velocity_mm_us=1.6)
+    (event,) = simulate(DETECTOR, sampled(range(100, 101), 7, EVERYWHERE), cosmics=rare)
+    assert_same(event, events[0])
+    assert "cosmics" not in event.truth
+
+
+def test_energy_of_muons_is_kept_apart(with_muons: list[Event], tmp_path: Path) -> None:
+    """Visible energy is the neutrino's in displays; the table of events has that of the muons in its own column."""
+    shard, displays, maps, listed = (tmp_path / name for name in ("a.h5", "d.zarr", "p.zarr", "events.parquet"))
+    write_shard(shard, DETECTOR, with_muons)
+    smear_and_downsample(shard, displays, detector=DETECTOR, diffusion=Diffusion(), pixel_mm=50)
+    store = open_store(displays, "nuvlm-displays")
+    visible, edge = store["visible_energy"][:], store["edge_energy"][:]
+    muons = np.zeros(len(with_muons))
+    for row, event in enumerate(with_muons):
+        deposited = event.truth["deposits"]["energy_mev"].sum()
+        muons[row] = event.truth["cosmics"]["visible_mev"].sum() if "cosmics" in event.truth else 0
+        assert visible[row] == pytest.approx(deposited, rel=1e-3)
+        assert 0 <= edge[row] <= visible[row] * (1 + 1e-6)
+        assert store["xz"][row].sum() == pytest.approx(deposited + muons[row], rel=0.02)
+    crop_displays(displays, maps, size=56, centre="vertex", transfer="log", white_mev=200, knee_mev=1)
+    split = {"validation": 0.0, "test": 0.0, "seed": 7, "parts": 1, "train": False}
+    list_events({"a": shard}, {"a": maps}, listed, detector=DETECTOR, **split)
+    table = read_events(listed)
+    np.testing.assert_allclose(table["cosmic_energy"], muons)
+    np.testing.assert_allclose(table["visible_energy"], visible)
+
+    with h5py.File(shard, "r+") as file:
+        rows = file["truth/cosmics"]
+        for wrong in ({"event_id": 99}, {"visible_mev": np.nan}, {"edge_mev": -1.0}):
+            kept = rows[0]
+            changed = kept.copy()
+            for name, value in wrong.items():
+                changed[name] = value
+            rows[0] = changed
+            file.flush()
+            with open_shard(shard, DETECTOR) as opened, pytest.raises(InputError, match="in /truth/cosmics"):
+                cosmic_energy(opened)
+            rows[0] = kept

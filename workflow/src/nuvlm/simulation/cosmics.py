@@ -165,7 +165,9 @@ class CosmicMuons:
                 (visible,), (edge,) = self._visible_energy(voxels, np.array([0, len(voxels)]))
             particle = muon.particle
             momentum = (particle.px, particle.py, particle.pz)
-            rows.append((event_id, particle.pdg, particle.kinetic, momentum, muon.entry_mm, muon.time_us, visible, edge))
+            rows.append(
+                (event_id, particle.pdg, particle.kinetic, momentum, muon.entry_mm, muon.time_us, visible, edge)
+            )
         if not rows:
             return None
         start, end, energy = (np.concatenate(part) for part in zip(*parts, strict=True))

@@ -157,9 +157,9 @@ def simulate(
 ) -> Iterator[Event]:
     """Yield the simulated events, in order.
 
-    Truth is that of the neutrino; cosmic muons have the table /truth/cosmics. An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
+    An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
     drawn again. Particles that GEANT4 cannot track (nuclei above 4He, generator pseudo-particles) are left out and
-    counted.
+    counted. Truth is that of the neutrino; cosmic muons have the table /truth/cosmics.
 
     Raises:
         InputError: an interaction cannot be used and `on_bad_event` is "error".
