@@ -122,7 +122,7 @@ def test_in_the_published_detector_the_effect_is_below_a_voxel():
 @pytest.mark.parametrize("detector", [Detector(), Detector(anodes_mm=(-200, 700), cathodes_mm=()), SMALL])
 def test_drift_cells_have_the_anodes_of_the_drift_distance(detector):
     cells = drift_cells(detector)
-    low, high = detector.box_mm[detector.drift]
+    _, high = detector.box_mm[detector.drift]
     assert [cells[0].low, *(cell.high for cell in cells)] == [*(cell.low for cell in cells), high]
     for cell in cells:
         at = np.linspace(cell.low, cell.high, 12)[1:-1]
@@ -265,7 +265,7 @@ def test_displays_are_displaced_and_energies_are_not(make_shard, detector, tmp_p
 def test_charge_that_is_displaced_out_of_the_detector_is_counted(tmp_path: Path, caplog):
     voxels = drawn(SMALL, 400, 5)
     displacement = SpaceChargeDisplacement(bumpy(SMALL, 60), SMALL)
-    found, begins = displacement(voxels, np.array([0, 400]))
+    found, _ = displacement(voxels, np.array([0, 400]))
     assert 0 < displacement.lost_mev < displacement.all_mev
     assert found.energy.sum() + displacement.lost_mev == pytest.approx(voxels.energy.sum(), rel=1e-5)
     displacement.log(tmp_path / "a.h5")

@@ -124,7 +124,7 @@ def test_charge_appears_later_by_the_time_of_the_muon():
     points = np.column_stack([true, np.zeros(5), np.full(5, 100.0)])
 
     def seen(time_us: float) -> list[float | None]:
-        start, end, recorded = muons.reconstruct(points, points + [0, 3, 0], time_us)
+        start, end, recorded = muons.reconstruct(points, points + np.array([0, 3, 0]), time_us)
         np.testing.assert_array_equal(end - start, np.full((5, 3), [0.0, 3, 0]))
         np.testing.assert_array_equal(start[:, 1:], points[:, 1:])
         return [round(x, 6) if kept else None for x, kept in zip(start[:, 0].tolist(), recorded, strict=True)]

@@ -20,6 +20,9 @@ from nuvlm.detector.visible_energy import COSMIC_DTYPE, cosmic_energy
 from nuvlm.detector.voxels import Event, open_shard, write_shard
 from nuvlm.simulation.cosmics import Overlay
 from nuvlm.simulation.events import NO_RECOMBINATION, sampled, simulate, simulate_shard
+from nuvlm.workflow.config import check_space_charge, parse_config, read_overlays
+from nuvlm.workflow.space_charge_map import main as make_map
+from paths import REPOSITORY
 
 DETECTOR = Detector()
 EVERYWHERE = fiducial_box_mm(DETECTOR, 0, 0)
@@ -242,3 +245,42 @@ def test_energy_of_muons_is_kept_apart(with_muons: list[Event], tmp_path: Path) 
             with open_shard(shard, DETECTOR) as opened, pytest.raises(InputError, match="in /truth/cosmics"):
                 cosmic_energy(opened)
             rows[0] = kept
+
+
+def test_the_realistic_detector_from_its_overlay_to_the_displays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlays = [REPOSITORY / "config" / name for name in ("config.yaml", "realistic.yaml")]
+    path = tmp_path / "map.h5"
+    assert make_map([str(path), "--maximum-mm", "10", *map(str, overlays)]) == 0
+    assert "at most 10 mm along x" in capsys.readouterr().out
+    values = read_overlays(overlays)
+    values["display"]["readout"]["space_charge"]["map"] = str(path)
+    config = parse_config(values)
+    check_space_charge(config)
+    assert config.cosmics is not None
+    shard, displays = tmp_path / "a.h5", tmp_path / "d.zarr"
+    simulate_shard(
+        shard, config.detector, first_event=0, n_events=4, seed=7, margin_mm=500, margin_downstream_mm=1500,
+        recombination=config.input.recombination, cosmics=Overlay(**config.cosmics),
+    )  # fmt: skip
+    display = config.display
+    smear_and_downsample(
+        shard, displays, detector=config.detector, diffusion=display.diffusion, pixel_mm=50, readout=display.readout
+    )
+    store = open_store(displays, "nuvlm-displays")
+    with open_shard(shard, config.detector) as opened:
+        cosmic = cosmic_energy(opened)[:, 0]
+    # Of the charge, capture takes up to 8 %, dead channels 8 %, and the threshold some.
+    seen = store["xz"][:].sum(axis=(1, 2)) / (store["visible_energy"][:] + cosmic)
+    assert ((seen > 0.75) & (seen < 0.95)).all()
+    assert store.attrs["readout"]["space_charge"]["map"] == str(path)
+
+
+def test_a_map_that_is_too_large_for_the_detector_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "map.h5"
+    assert make_map([str(path), "--maximum-mm", "500", str(REPOSITORY / "config/config.yaml")]) == 1
+    assert "more than the longest drift, 300 mm" in capsys.readouterr().err
+    assert not path.exists()

@@ -1,4 +1,5 @@
-"""Effects on charge other than diffusion: recombination, space charge, electron lifetime, dead channels, noise, threshold.
+"""Effects on charge other than diffusion: recombination, space charge, electron lifetime, dead channels, noise,
+threshold.
 
 All are off by default: the published system has only diffusion (arXiv 2509.08461). They are for studies of a
 classifier's robustness to a real detector; docs/physics.md describes each effect.

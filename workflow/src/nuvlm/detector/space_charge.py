@@ -73,7 +73,7 @@ def read_displacement_map(setting: SpaceCharge, detector: Detector) -> Displacem
             ) from error
     _check_cover(path, grid, detector)
     grid = grid._replace(displacement_mm=grid.displacement_mm * setting.scale)
-    _check_displacements(path, grid, detector, "" if setting.scale == 1 else f" (with scale {setting.scale:g})")
+    check_displacements(path, grid, detector, "" if setting.scale == 1 else f" (with scale {setting.scale:g})")
     return grid
 
 
@@ -104,8 +104,8 @@ def _read(path: Path, file: h5py.File) -> DisplacementMap:
     quantity = _text(file["displacement"].attrs.get("quantity"))
     if quantity != QUANTITY:
         raise InputError(
-            f"{path}: the attribute 'quantity' of /displacement is {quantity!r}, not {QUANTITY!r}. If the map goes from "
-            "reconstructed to true positions, invert it; if it has this sign already, set the attribute."
+            f"{path}: the attribute 'quantity' of /displacement is {quantity!r}, not {QUANTITY!r}. If the map goes "
+            "from reconstructed to true positions, invert it; if it has this sign already, set the attribute."
         )
     axes = [file[name][()].astype(np.float64) for name in "xyz"]
     for name, points in zip("xyz", axes, strict=True):
@@ -148,7 +148,12 @@ def _check_cover(path: Path, grid: DisplacementMap, detector: Detector) -> None:
             )
 
 
-def _check_displacements(path: Path, grid: DisplacementMap, detector: Detector, scaled: str) -> None:
+def check_displacements(path: Path, grid: DisplacementMap, detector: Detector, scaled: str = "") -> None:
+    """Check that a map can be one of this detector, as :func:`read_displacement_map` says.
+
+    Raises:
+        InputError: naming `path`.
+    """
     values, along = grid.displacement_mm, detector.drift
     cells = drift_cells(detector)
     longest = max(cell.longest_mm for cell in cells)
@@ -179,8 +184,8 @@ def _check_displacements(path: Path, grid: DisplacementMap, detector: Detector, 
             if (at > limit).any():
                 moves = "Charge there is read out at once" if name == "anode" else "Charge would drift through it"
                 raise InputError(
-                    f"{path}: at the {name} at {plane:g} mm the displacement{scaled} is up to {at.max():.3g} mm. {moves}: "
-                    f"let it fall to zero there, with a plane of the grid at {plane:g} mm."
+                    f"{path}: at the {name} at {plane:g} mm the displacement{scaled} is up to {at.max():.3g} mm. "
+                    f"{moves}: let it fall to zero there, with a plane of the grid at {plane:g} mm."
                 )
 
 
@@ -188,8 +193,8 @@ def _refuse(path: Path, bad: np.ndarray, position: np.ndarray, moved: np.ndarray
     if bad.any():
         first = tuple(np.argwhere(bad)[0])
         raise InputError(
-            f"{path}: {np.count_nonzero(bad)} points of the grid in the detector are reconstructed {where}{scaled}; the "
-            f"first, {np.round(position[first], 3).tolist()} mm, at {np.round(moved[first], 3).tolist()} mm. Check the "
+            f"{path}: {np.count_nonzero(bad)} points of the grid in the detector are reconstructed {where}{scaled}; "
+            f"the first, {np.round(position[first], 3).tolist()} mm, at {np.round(moved[first], 3).tolist()} mm. Check the "
             "sign and the unit of /displacement, and that the map is one of this detector."
         )
 

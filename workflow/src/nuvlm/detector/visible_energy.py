@@ -82,8 +82,8 @@ def cosmic_energy(shard: VoxelShard) -> np.ndarray:
     if wrong.any():
         event = table["event_id"][wrong][0]
         raise InputError(
-            f"{shard.path}: a row of event {event} in /truth/cosmics has no such event, or an energy that is negative or "
-            "not a number. Make the shard again, or leave out the table."
+            f"{shard.path}: a row of event {event} in /truth/cosmics has no such event, or an energy that is negative "
+            "or not a number. Make the shard again, or leave out the table."
         )
     np.add.at(energy, row, parts)
     return energy

@@ -59,7 +59,7 @@ class Steps(NamedTuple):
 
 
 def intensity(energy_gev: np.ndarray, cos_zenith: np.ndarray) -> np.ndarray:
-    """Muons per m2, s, sr and GeV at sea level, of total energy (GeV) and cosine of the zenith angle, which broadcast."""
+    """Muons per m2, s, sr and GeV at sea level, of total energy (GeV) and cosine of the zenith angle."""
     p1, p2, p3, p4, p5 = 0.102573, -0.068287, 0.958633, 0.0407253, 0.817285
     # Of the zenith angle where the muon is produced: the Earth is round.
     star2 = (cos_zenith**2 + p1**2 + p2 * cos_zenith**p3 + p4 * cos_zenith**p5) / (1 + p1**2 + p2 + p4)

@@ -141,8 +141,8 @@ class InputSettings(Settings):
             raise ValueError("simulate.vertices is 'file', but there is none: set simulate.final_states to 'genie'")
         if self.simulate.cosmics.rate_hz_m2 and self.source != "simulate":
             raise ValueError(
-                f"simulate.cosmics has no effect for source '{self.source}': leave its rate_hz_m2 at 0. Muons are added "
-                "to simulated events only"
+                f"simulate.cosmics has no effect for source '{self.source}': leave its rate_hz_m2 at 0. Muons are "
+                "added to simulated events only"
             )
         settings = SOURCES[self.source].settings
         has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"

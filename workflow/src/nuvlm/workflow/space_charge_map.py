@@ -11,8 +11,7 @@ from pathlib import Path
 
 from nuvlm.base.errors import InputError
 from nuvlm.detector.geometry import drift_cells
-from nuvlm.detector.readout import SpaceCharge
-from nuvlm.detector.space_charge import example_map, expected_maximum_mm, read_displacement_map, write_map
+from nuvlm.detector.space_charge import check_displacements, example_map, expected_maximum_mm, write_map
 from nuvlm.workflow.config import parse_config, read_overlays
 
 
@@ -29,9 +28,9 @@ def main(arguments: list[str] | None = None) -> int:
         longest = max(cell.longest_mm for cell in drift_cells(detector))
         expected = expected_maximum_mm(longest, field)
         maximum = expected if options.maximum_mm is None else options.maximum_mm
-        write_map(options.map, example_map(detector, maximum))
-        # It may be too large for this detector.
-        read_displacement_map(SpaceCharge(map=str(options.map)), detector)
+        grid = example_map(detector, maximum)
+        check_displacements(options.map, grid, detector)
+        write_map(options.map, grid)
     except InputError as error:
         print(error, file=sys.stderr)
         return 1
