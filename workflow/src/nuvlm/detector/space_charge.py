@@ -194,8 +194,8 @@ def _refuse(path: Path, bad: np.ndarray, position: np.ndarray, moved: np.ndarray
         first = tuple(np.argwhere(bad)[0])
         raise InputError(
             f"{path}: {np.count_nonzero(bad)} points of the grid in the detector are reconstructed {where}{scaled}; "
-            f"the first, {np.round(position[first], 3).tolist()} mm, at {np.round(moved[first], 3).tolist()} mm. Check the "
-            "sign and the unit of /displacement, and that the map is one of this detector."
+            f"the first, {np.round(position[first], 3).tolist()} mm, at {np.round(moved[first], 3).tolist()} mm. "
+            "Check the sign and the unit of /displacement, and that the map is one of this detector."
         )
 
 
@@ -237,8 +237,8 @@ class SpaceChargeDisplacement:
         events = []
         for begin, end in itertools.pairwise(begins.tolist()):
             kept = inside[begin:end]
-            index = moved[begin:end][kept]
-            events.append(merge_voxels(self._detector, *index.T, voxels.energy[begin:end][kept]))
+            x, y, z = moved[begin:end][kept].T
+            events.append(merge_voxels(self._detector, x, y, z, voxels.energy[begin:end][kept]))
         self.all_mev += float(voxels.energy.sum(dtype=np.float64))
         self.lost_mev += float(voxels.energy[~inside].sum(dtype=np.float64))
         columns = zip(*((event.x, event.y, event.z, event.energy) for event in events), strict=True)

@@ -94,7 +94,7 @@ class CosmicMuons:
         self._areas = np.array([y * z, x * z, x * y])
         """Of the faces across x, y and z, m2."""
         self._visible_energy = VisibleEnergy(detector)
-        log_edges = np.linspace(*np.log(ENERGY_GEV), CELLS[0] + 1)
+        log_edges = np.log(np.geomspace(*ENERGY_GEV, CELLS[0] + 1))
         cos_edges = np.linspace(0, 1, CELLS[1] + 1)
         self._log_edges, self._cos_edges = log_edges, cos_edges
         energy, cosine = np.exp((log_edges[1:] + log_edges[:-1]) / 2)[:, None], (cos_edges[1:] + cos_edges[:-1]) / 2
@@ -129,9 +129,9 @@ class CosmicMuons:
         entry = rng.uniform(self._box[:, 0], self._box[:, 1])
         entry[face] = self._box[face, 0] if direction[face] > 0 else self._box[face, 1]
         entry = np.clip(entry, self._box[:, 0] + NUDGE_MM, self._box[:, 1] - NUDGE_MM)
-        momentum = np.sqrt(energy**2 - MASS_MEV[MUON] ** 2) * direction
+        px, py, pz = (np.sqrt(energy**2 - MASS_MEV[MUON] ** 2) * direction).tolist()
         # A positive muon is the antiparticle.
-        particle = Particle(-MUON if rng.random() < POSITIVE else MUON, *momentum.tolist(), float(energy))
+        particle = Particle(-MUON if rng.random() < POSITIVE else MUON, px, py, pz, float(energy))
         return Muon(particle, entry, rng.uniform(-self.window_us, self.window_us))
 
     def reconstruct(
