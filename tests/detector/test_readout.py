@@ -1,5 +1,7 @@
 """Recombination against published values, and the electronics effect by effect."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from hypothesis import example, given
@@ -126,5 +128,5 @@ def test_the_comparison_with_larnest_is_of_these_formulas(monkeypatch):
         if row["electron_mev"] >= 0.1:
             relative = row["larnest"] / result["rows"][-2]["larnest"]
             assert relative == pytest.approx(row["birks"] / result["rows"][-2]["birks"], rel=0.1)
-    pytest.importorskip("nestpy")
-    assert script.measure()["rows"] == [pytest.approx(row, rel=1e-3) for row in result["rows"]]
+    if find_spec("nestpy"):
+        assert script.measure()["rows"] == [pytest.approx(row, rel=1e-3) for row in result["rows"]]
