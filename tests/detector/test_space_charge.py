@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.stores import open_store
+from nuvlm.detector import space_charge
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Detector, Diffusion, drift_cells, drift_distance_mm
 from nuvlm.detector.readout import Readout, SpaceCharge
@@ -227,6 +228,14 @@ def test_a_scale_that_leads_too_far_is_refused(tmp_path: Path):
     write_map(path, example_map(SMALL, 4))
     with pytest.raises(InputError, match=r"\(with scale 30\) is 11\d\.\d mm, more than"):
         read_displacement_map(SpaceCharge(map=str(path), scale=30), SMALL)
+
+
+def test_a_grid_that_needs_too_much_memory_is_refused(tmp_path: Path, monkeypatch):
+    path = tmp_path / "map.h5"
+    write_map(path, example_map(SMALL, 4, points=5))
+    monkeypatch.setattr(space_charge, "MOST_POINTS", 500)
+    with pytest.raises(InputError, match=r"map\.h5: the grid has 525 points; the maximum is 500\."):
+        read_displacement_map(SpaceCharge(map=str(path)), SMALL)
 
 
 def test_files_that_are_no_maps(tmp_path: Path):

@@ -20,6 +20,7 @@ from nuvlm.detector.visible_energy import COSMIC_DTYPE, cosmic_energy
 from nuvlm.detector.voxels import Event, open_shard, write_shard
 from nuvlm.simulation.cosmics import Overlay
 from nuvlm.simulation.events import NO_RECOMBINATION, sampled, simulate, simulate_shard
+from nuvlm.sources.voxel_shards import check_voxel_shard
 from nuvlm.workflow.config import check_space_charge, parse_config, read_overlays
 from nuvlm.workflow.space_charge_map import main as make_map
 from paths import REPOSITORY
@@ -232,6 +233,11 @@ def test_energy_of_muons_is_kept_apart(with_muons: list[Event], tmp_path: Path) 
     table = read_events(listed)
     np.testing.assert_allclose(table["cosmic_energy"], muons)
     np.testing.assert_allclose(table["visible_energy"], visible)
+
+    # Used as a shard of another program, it is not suspected for the charge of the muons.
+    concluded = check_voxel_shard(shard, DETECTOR).to_json()
+    assert f"in {(muons > 0).sum()} of 6 events" in concluded
+    assert "deposit more than their energy" not in concluded
 
     with h5py.File(shard, "r+") as file:
         rows = file["truth/cosmics"]

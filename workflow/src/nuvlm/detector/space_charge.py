@@ -29,6 +29,8 @@ logger = logging.getLogger(__name__)
 FORMAT, VERSION = "nuvlm-space-charge", 1
 QUANTITY = "reconstructed - true"
 SETTING = "display.readout.space_charge.map"
+MOST_POINTS = 4_000_000
+"""Of the grid: limits the memory. The field is smooth; this is one point every 2 cm of the published detector."""
 MM = {"um": 1e-3, "cm": 10.0, "m": 1000.0}
 """Other units -> mm, for the remedy in errors."""
 
@@ -116,6 +118,11 @@ def _read(path: Path, file: h5py.File) -> DisplacementMap:
                 f"{points.shape}, {points.ravel()[:3].tolist()}... Put the map on a regular grid."
             )
     expected = (*(len(points) for points in axes), 3)
+    if math.prod(expected[:3]) > MOST_POINTS:
+        raise InputError(
+            f"{path}: the grid has {math.prod(expected[:3]):,} points; the maximum is {MOST_POINTS:,}. The field is "
+            "smooth: leave out points."
+        )
     values = file["displacement"]
     if values.shape != expected:
         like = sorted(values.shape) == sorted(expected)
