@@ -7,9 +7,9 @@ from hypothesis import strategies as st
 from scipy import integrate, stats
 
 from nuvlm.detector.geometry import Detector, drift_cells
-from nuvlm.simulation.cosmics import ENERGY_GEV, CosmicMuons, Overlay, intensity
+from nuvlm.simulation.cosmics import ENERGY_GEV, CosmicMuons, Cosmics, intensity
 
-SEA_LEVEL = Overlay(rate_hz_m2=125, drift_velocity_mm_us=1.6)
+SEA_LEVEL = Cosmics(rate_hz_m2=125, drift_velocity_mm_us=1.6)
 SLAB = Detector(x_mm=(-2000, 2000), y_mm=(-5, 5), z_mm=(-2000, 2000), anodes_mm=(0,), cathodes_mm=())
 
 
@@ -47,7 +47,7 @@ def test_a_thin_horizontal_box_sees_the_rate_that_is_asked_for():
     assert muons.window_us == 2000 / 1.6
     rate = muons.expected / (2 * muons.window_us * 1e-6) / 16
     assert rate == pytest.approx(125, rel=0.01)  # through the edges come 0.4 % more
-    doubled = CosmicMuons(SLAB, Overlay(rate_hz_m2=250, drift_velocity_mm_us=1.6))
+    doubled = CosmicMuons(SLAB, Cosmics(rate_hz_m2=250, drift_velocity_mm_us=1.6))
     assert doubled.expected == pytest.approx(2 * muons.expected)
     rng = np.random.default_rng(3)
     counts = [len(muons.draw(rng)) for _ in range(400)]

@@ -18,7 +18,7 @@ from nuvlm.detector.geometry import Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.visible_energy import COSMIC_DTYPE, cosmic_energy
 from nuvlm.detector.voxels import Event, open_shard, write_shard
-from nuvlm.simulation.cosmics import Overlay
+from nuvlm.simulation.cosmics import Cosmics
 from nuvlm.simulation.events import NO_RECOMBINATION, sampled, simulate, simulate_shard
 from nuvlm.sources.voxel_shards import check_voxel_shard
 from nuvlm.workflow.config import check_space_charge, parse_config, read_overlays
@@ -157,7 +157,7 @@ def test_recombination_changes_voxels_alone(events: list[Event]) -> None:
 @pytest.fixture(scope="module")
 def with_muons() -> list[Event]:
     """Events of the fixture `events`, with eight times the cosmic rays of sea level."""
-    cosmics = Overlay(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
+    cosmics = Cosmics(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
     return list(simulate(DETECTOR, sampled(range(100, 106), 7, EVERYWHERE), cosmics=cosmics))
 
 
@@ -201,13 +201,13 @@ def test_muons_cross_with_the_energy_loss_of_muons(with_muons: list[Event]) -> N
 
 
 def test_muons_of_an_event_do_not_depend_on_others(with_muons: list[Event]) -> None:
-    cosmics = Overlay(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
+    cosmics = Cosmics(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
     (again,) = simulate(DETECTOR, sampled(range(103, 104), 7, EVERYWHERE), cosmics=cosmics)
     assert_same(again, with_muons[3])
 
 
 def test_without_muons_nothing_changes(events: list[Event]) -> None:
-    rare = Overlay(rate_hz_m2=1e-9, drift_velocity_mm_us=1.6)
+    rare = Cosmics(rate_hz_m2=1e-9, drift_velocity_mm_us=1.6)
     (event,) = simulate(DETECTOR, sampled(range(100, 101), 7, EVERYWHERE), cosmics=rare)
     assert_same(event, events[0])
     assert "cosmics" not in event.truth
@@ -268,7 +268,7 @@ def test_the_realistic_detector_from_its_overlay_to_the_displays(
     shard, displays = tmp_path / "a.h5", tmp_path / "d.zarr"
     simulate_shard(
         shard, config.detector, first_event=0, n_events=4, seed=7, margin_mm=500, margin_downstream_mm=1500,
-        recombination=config.input.recombination, cosmics=Overlay(**config.cosmics),
+        recombination=config.input.recombination, cosmics=Cosmics(**config.cosmics),
     )  # fmt: skip
     display = config.display
     smear_and_downsample(

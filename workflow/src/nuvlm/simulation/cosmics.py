@@ -28,7 +28,7 @@ NUDGE_MM = 1e-3
 """Muons start so far inside the wall, which is the boundary of GEANT4's world."""
 
 
-class Overlay(Settings):
+class Cosmics(Settings):
     """Which muons are added to an event."""
 
     rate_hz_m2: Positive
@@ -80,11 +80,11 @@ class CosmicMuons:
 
     Args:
         detector: its box is crossed from above; y is vertical.
-        overlay: rate and drift velocity.
+        cosmics: rate and drift velocity.
     """
 
-    def __init__(self, detector: Detector, overlay: Overlay) -> None:
-        self._velocity = overlay.drift_velocity_mm_us
+    def __init__(self, detector: Detector, cosmics: Cosmics) -> None:
+        self._velocity = cosmics.drift_velocity_mm_us
         self._detector, self._along = detector, detector.drift
         self._cells = np.array(drift_cells(detector))  # (cells, 3): low, high, anode
         self.window_us = max(cell.longest_mm for cell in drift_cells(detector)) / self._velocity
@@ -104,7 +104,7 @@ class CosmicMuons:
         # The projected area of the box, integrated over the azimuth.
         area = 4 * np.sqrt(1 - cosine**2) * (self._areas[0] + self._areas[2]) + 2 * np.pi * cosine * self._areas[1]
         through = here * area
-        self.expected = overlay.rate_hz_m2 / horizontal * through.sum() * 2 * self.window_us * 1e-6
+        self.expected = cosmics.rate_hz_m2 / horizontal * through.sum() * 2 * self.window_us * 1e-6
         """Mean number of muons in a picture."""
         self._cumulative = np.cumsum(through.ravel() / through.sum())
 
@@ -147,7 +147,7 @@ class CosmicMuons:
         moved[:, self._along] = shift
         return start_mm + moved, end_mm + moved, recorded
 
-    def overlay(
+    def simulate(
         self, box: "ArgonBox", event_id: int, recombination: Recombination, rng: np.random.Generator
     ) -> Steps | None:
         """Transport the muons of an event with GEANT4; None if there are none."""

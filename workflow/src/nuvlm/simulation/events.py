@@ -15,7 +15,7 @@ from nuvlm.base.logs import track
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Event, voxelize, write_shard
-from nuvlm.simulation.cosmics import CosmicMuons, Overlay
+from nuvlm.simulation.cosmics import CosmicMuons, Cosmics
 from nuvlm.simulation.final_states import FinalState, Particle, sample_final_state
 from nuvlm.simulation.generator_evidence import GeneratorEvidence, particle_rows
 from nuvlm.simulation.genie import GenieEvent, read_genie
@@ -76,7 +76,7 @@ def simulate_shard(
     offset_mm: tuple[float, float, float] = (0, 0, 0),
     on_bad_event: OnBadEvent = "error",
     recombination: Recombination = NO_RECOMBINATION,
-    cosmics: Overlay | None = None,
+    cosmics: Cosmics | None = None,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
 
@@ -153,7 +153,7 @@ def simulate(
     interactions: Iterable[Interaction],
     recombination: Recombination = NO_RECOMBINATION,
     on_bad_event: OnBadEvent = "error",
-    cosmics: Overlay | None = None,
+    cosmics: Cosmics | None = None,
 ) -> Iterator[Event]:
     """Yield the simulated events, in order.
 
@@ -197,7 +197,7 @@ def simulate(
             "deposits": deposit_rows(event_id, particles, deposits),
         }
         # A stream of its own: the neutrino's event does not depend on the muons.
-        added = muons and muons.overlay(box, event_id, recombination, interaction.rng.spawn(1)[0])
+        added = muons and muons.simulate(box, event_id, recombination, interaction.rng.spawn(1)[0])
         if added:
             voxels, _ = voxelize(
                 detector,

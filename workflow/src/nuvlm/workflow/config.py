@@ -333,7 +333,7 @@ class Config(_Families):
 
     @property
     def cosmics(self) -> dict[str, float] | None:
-        """Cosmic muons that the simulation adds (:class:`nuvlm.simulation.cosmics.Overlay`), None without them."""
+        """Cosmic muons that the simulation adds (:class:`nuvlm.simulation.cosmics.Cosmics`), None without them."""
         rate = self.input.simulate.cosmics.rate_hz_m2
         if not rate:
             return None
