@@ -164,6 +164,13 @@ MISTAKES = {
         },
         "display.readout cannot act on source 'ndlarflow', whose charge was read out already",
     ),
+    "space charge of ready maps": (
+        {
+            "input": {"source": "png", "files": ["maps"]},
+            "display": {"readout": {"space_charge": {"map": "map.h5"}}},
+        },
+        "display.readout cannot act on source 'png', which has ready pixel maps",
+    ),
     "pixel between voxels": ({"display": {"pixel_mm": 8}}, "multiple of the voxel size along y"),
     "pixel that leaves a rest": ({"display": {"pixel_mm": 33}}, "not a multiple of the voxel size along y"),
     "voxel that leaves a rest": ({"detector": {"voxel_mm": [3, 5, 5]}}, "does not divide x_mm"),

@@ -280,10 +280,12 @@ class Config(_Families):
         self.detector.display_shape(self.display.pixel_mm)
         if self.input.source == "simulate":
             fiducial_box_mm(self.detector, self.input.simulate.margin_mm, self.input.simulate.margin_downstream_mm)
-        if SOURCES[self.input.source].kind == "drifted" and self.display.readout.has_effects:
+        kind = SOURCES[self.input.source].kind
+        if kind != "steps" and self.display.readout.has_effects:
+            why = "whose charge was read out already" if kind == "drifted" else "which has ready pixel maps"
             raise ValueError(
-                f"display.readout cannot act on source '{self.input.source}', whose charge was read out already: leave "
-                "display.readout at its defaults"
+                f"display.readout cannot act on source '{self.input.source}', {why}: leave display.readout at its "
+                "defaults"
             )
         if self.models_from == self.run:
             raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")
