@@ -32,6 +32,7 @@ if CONFIG.input.source == "simulate":
             on_bad_event=CONFIG.input.on_bad_event,
             recombination=CONFIG.input.recombination.model_dump(mode="json"),
             with_counterfactuals=CONFIG.input.simulate.counterfactuals,
+            cosmics=CONFIG.cosmics,
         script:
             "../scripts/simulate_events.py"
 

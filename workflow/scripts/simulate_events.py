@@ -3,6 +3,7 @@ from pathlib import Path
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.geometry import Detector
 from nuvlm.base.logs import setup_logging
+from nuvlm.simulation.cosmics import Cosmics
 from nuvlm.simulation.events import simulate_shard
 
 setup_logging(snakemake.log[0])
@@ -17,5 +18,6 @@ simulate_shard(
     on_bad_event=snakemake.params.on_bad_event,
     recombination=Recombination(**snakemake.params.recombination),
     with_counterfactuals=snakemake.params.with_counterfactuals,
+    cosmics=snakemake.params.cosmics and Cosmics(**snakemake.params.cosmics),
     **snakemake.params.settings,
 )

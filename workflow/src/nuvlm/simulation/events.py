@@ -16,6 +16,7 @@ from nuvlm.base.logs import track
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
+from nuvlm.simulation.cosmics import CosmicMuons, Cosmics, Steps
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, DTYPE, NAMES, Counterfactual, counterfactuals
 from nuvlm.simulation.final_states import FinalState, Particle, sample_final_state
 from nuvlm.simulation.generator_evidence import GeneratorEvidence, particle_rows
@@ -81,6 +82,7 @@ def simulate_shard(
     offset_mm: tuple[float, float, float] = (0, 0, 0),
     on_bad_event: OnBadEvent = "error",
     recombination: Recombination = NO_RECOMBINATION,
+    cosmics: Cosmics | None = None,
     with_counterfactuals: bool = False,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
@@ -98,6 +100,7 @@ def simulate_shard(
         recombination: turns the energy of each step into visible energy.
         with_counterfactuals: write each event with its counterfactuals, numbered from :data:`IDS` times its id. Their
             random numbers differ from those of a run without them, so that no model was trained on these events.
+        cosmics: muons of cosmic rays that are added; without them, the events are the same in all else.
 
     Raises:
         InputError: incomplete GEANT4 data sets (see :func:`nuvlm.simulation.geant4_tables.provide_data`), GENIE files
@@ -114,7 +117,9 @@ def simulate_shard(
     else:
         interactions = sampled(range(first_event, first_event + n_events), seed, fiducial)
     watched = track(interactions, "events", n_events)
-    events = simulate(detector, watched, recombination, on_bad_event, with_counterfactuals=with_counterfactuals)
+    events = simulate(
+        detector, watched, recombination, on_bad_event, cosmics, with_counterfactuals=with_counterfactuals
+    )
     write_shard(Path(path), detector, events, lambda: {"conclusions": conclusions.to_json()} if files else {})
 
 
@@ -161,6 +166,7 @@ def simulate(
     interactions: Iterable[Interaction],
     recombination: Recombination = NO_RECOMBINATION,
     on_bad_event: OnBadEvent = "error",
+    cosmics: Cosmics | None = None,
     *,
     with_counterfactuals: bool = False,
 ) -> Iterator[Event]:
@@ -168,7 +174,7 @@ def simulate(
 
     An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
     drawn again. Particles that GEANT4 cannot track (nuclei above 4He, generator pseudo-particles) are left out and
-    counted.
+    counted. Truth is that of the neutrino; cosmic muons have the table /truth/cosmics.
 
     Raises:
         InputError: an interaction cannot be used and `on_bad_event` is "error".
@@ -177,6 +183,9 @@ def simulate(
     from nuvlm.simulation.transport import argon_box
 
     box = argon_box(detector)
+    muons = None if cosmics is None else CosmicMuons(detector, cosmics)
+    if muons is not None:
+        logger.info("%.3g cosmic muons an event, within %.4g us", muons.expected, muons.window_us)
     account = _Account(on_bad_event)
 
     def takes(
@@ -186,10 +195,13 @@ def simulate(
             return counterfactuals(box, detector, vertex, particles, rng)
         return iter([Counterfactual(AS_SIMULATED, particles, box.transport(vertex, particles, rng))])
 
-    def visible(deposits: "Deposits") -> Voxels:
-        length = np.linalg.norm(deposits.end_mm - deposits.start_mm, axis=1)
-        energy = recombination.visible_energy(deposits.energy_mev, length)
-        return voxelize(detector, deposits.start_mm, deposits.end_mm, energy)[0]
+    def visible(deposits: "Deposits", added: Steps | None = None) -> Voxels:
+        start, end = deposits.start_mm, deposits.end_mm
+        energy = recombination.visible_energy(deposits.energy_mev, np.linalg.norm(end - start, axis=1))
+        if added is not None:
+            start, end = np.concatenate([start, added.start_mm]), np.concatenate([end, added.end_mm])
+            energy = np.concatenate([energy, added.energy_mev])
+        return voxelize(detector, start, end, energy)[0]
 
     for interaction in interactions:
         defect = interaction.defect
@@ -211,23 +223,32 @@ def simulate(
         account.count_left_out(state.particles, particles)
         position = float(vertex[0]), float(vertex[1]), float(vertex[2])
         original = interaction.event_id * (IDS if with_counterfactuals else 1)
+        # A stream of its own: the neutrino's event does not depend on the muons. A changed event has the same.
+        stream = interaction.rng.spawn(1)[0]
+        added = None if muons is None else muons.simulate(box, original, recombination, stream)
+        if added is not None:
+            voxels = visible(taken[0].deposits, added)
         of_state = (state.nu_pdg, state.is_cc, state.nu_energy, state.inelasticity, position, state.mode)
-        yield Event(original, voxels, *of_state, _truth(original, taken[0], original if with_counterfactuals else None))
+        truth = _truth(original, taken[0], added, original if with_counterfactuals else None)
+        yield Event(original, voxels, *of_state, truth)
         # What a changed event is called in truth is not defined, so that it has no class and no score.
         for changed in simulated:
             event_id = original + NAMES.index(changed.kind)
-            voxels = visible(changed.deposits)
-            if len(voxels):
-                yield Event(event_id, voxels, vertex_mm=position, truth=_truth(event_id, changed, original))
+            if len(visible(changed.deposits)):
+                truth = _truth(event_id, changed, added, original)
+                yield Event(event_id, visible(changed.deposits, added), vertex_mm=position, truth=truth)
     account.log()
 
 
-def _truth(event_id: int, event: Counterfactual, original: int | None) -> dict[str, np.ndarray]:
+def _truth(event_id: int, event: Counterfactual, added: Steps | None, original: int | None) -> dict[str, np.ndarray]:
     """Rows of the /truth tables; `original` is None in runs without counterfactuals."""
     tables = {
         "particles": particle_rows(event_id, event.particles),
         "deposits": deposit_rows(event_id, event.particles, event.deposits),
     }
+    if added is not None:
+        tables["cosmics"] = added.truth.copy()
+        tables["cosmics"]["event_id"] = event_id
     if original is None:
         return tables
     return tables | {"counterfactuals": np.array([(event_id, original, NAMES.index(event.kind))], dtype=DTYPE)}
