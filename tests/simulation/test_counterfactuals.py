@@ -16,6 +16,7 @@ from nuvlm.detector.crop import crop_displays
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import Event, write_shard
+from nuvlm.simulation.cosmics import Cosmics
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, GAP_MM, NAMES, Counterfactual, counterfactuals
 from nuvlm.simulation.events import IDS, Interaction, simulate
 from nuvlm.simulation.final_states import FinalState, Particle
@@ -172,3 +173,17 @@ def test_a_table_that_cannot_be_used_is_named(tmp_path: Path) -> None:
         smear_and_downsample(
             tmp_path / "a.h5", tmp_path / "a.zarr", detector=DETECTOR, diffusion=Diffusion(), pixel_mm=50
         )
+
+
+def test_a_changed_event_has_the_cosmic_muons_of_its_original() -> None:
+    state = FinalState(12, True, 1.5, 0.4, 1, (ELECTRON, PROTON))
+    interaction = Interaction(5, "", np.random.default_rng(4), lambda: (state, VERTEX))
+    muons = Cosmics(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
+    whole, *others = simulate(DETECTOR, [interaction], cosmics=muons, with_counterfactuals=True)
+    assert len(whole.truth["cosmics"]) > 1
+    for changed in others:
+        found, expected = changed.truth["cosmics"], whole.truth["cosmics"]
+        assert set(found["event_id"].tolist()) == {changed.event_id}
+        for name in set(found.dtype.names) - {"event_id"}:
+            np.testing.assert_array_equal(found[name], expected[name])
+    assert energies(others[0]).keys() < energies(whole).keys()
