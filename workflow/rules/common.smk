@@ -83,6 +83,7 @@ from nuvlm.workflow.plan import RATES, expected_seconds
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import sha256
 from nuvlm.report.names import figure_name, words
+from nuvlm.evaluation.nuisances import NOMINAL, split_variation, variation_shard
 from nuvlm.evaluation.spectrum import read_spectrum
 
 try:
@@ -133,6 +134,11 @@ onstart:
 MODELS = CONFIG.models
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 TRAININGS = CONFIG.trainings
+# Variation -> its configuration; those that act before the voxels.
+VARIATIONS, REMADE = {}, frozenset()
+if CONFIG.systematics is not None:
+    VARIATIONS = {name: CONFIG.variation(name) for name in CONFIG.variations}
+    REMADE = CONFIG.remade
 PARTS = range(CONFIG.dataset.parts)
 # Of each part.
 EXPLAINED = -(-CONFIG.report.explain // CONFIG.dataset.parts)
@@ -222,11 +228,25 @@ def of_attempt(amount, resumes):
     return amount if resumes else scaled(amount)
 
 
-def voxel_shard(wildcards):
-    """The voxel shard of {shard}: made here, or the user's own where it lies."""
+def voxel_file(shard):
+    """The voxel shard of a shard: made here, or the user's own where it lies."""
+    if CONFIG.systematics is not None:
+        variation, name = split_variation(shard)
+        made = variation if variation in REMADE else NOMINAL
+        return f"results/{CONFIG.run}/voxels/{variation_shard(made, name)}.h5"
     if CONFIG.input.source == "voxels":
-        return SHARDS[wildcards.shard]
-    return "<results>/voxels/{shard}.h5"
+        return SHARDS[shard]
+    return f"results/{CONFIG.run}/voxels/{shard}.h5"
+
+
+def varied(settings):
+    """Settings of a rule that makes events, as its parameter: those of the shard's variation in a run of systematics.
+
+    `settings` takes them from a configuration.
+    """
+    if CONFIG.systematics is None:
+        return settings(CONFIG)
+    return lambda wildcards: settings(VARIATIONS[split_variation(wildcards.shard)[0]])
 
 
 def pixel_map_store():
@@ -236,10 +256,9 @@ def pixel_map_store():
 # Inputs of all shards are functions: jobs of other rules, which parse the rules again on a cluster, need none of them.
 def truth_files(wildcards):
     """The truth of all shards: voxel shards, or the tables beside ready pixel maps."""
-    if CONFIG.input.source == "voxels":
-        return list(SHARDS.values())
-    truth = "voxels/{shard}.h5" if CONFIG.input.has_voxels else "truth/{shard}.parquet"
-    return expand(f"<results>/{truth}", shard=SHARDS)
+    if CONFIG.input.has_voxels:
+        return list(map(voxel_file, SHARDS))
+    return expand("<results>/truth/{shard}.parquet", shard=SHARDS)
 
 
 def pixel_map_files(kind):
@@ -267,7 +286,9 @@ def display_files(wildcards):
 
 
 def display_store():
-    return paths.store_files("<results>/displays/{shard}.zarr", paths.DISPLAY_ARRAYS)
+    files = paths.store_files("<results>/displays/{shard}.zarr", paths.DISPLAY_ARRAYS)
+    # Nobody looks at those of the variations.
+    return files if CONFIG.systematics is None else list(map(temp, files))
 
 
 def trained_models():

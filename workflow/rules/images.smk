@@ -5,7 +5,7 @@ if CONFIG.input.has_voxels:
     rule smear_and_downsample:
         """Smear a shard's voxels by diffusion and sum them into event displays, in one exact pass."""
         input:
-            shard=voxel_shard,
+            shard=lambda wildcards: voxel_file(wildcards.shard),
         output:
             display_store(),
         log:
@@ -23,10 +23,10 @@ if CONFIG.input.has_voxels:
         params:
             code=code("smear_and_downsample.py"),
             detector=CONFIG.detector.model_dump(mode="json"),
-            display=CONFIG.display.model_dump(mode="json"),
+            display=varied(lambda config: config.display.model_dump(mode="json")),
             on_bad_event=CONFIG.input.on_bad_event,
             # Shards of other programs have not been checked by a conversion.
-            foreign=CONFIG.input.source == "voxels",
+            foreign=CONFIG.input.source == "voxels" and CONFIG.systematics is None,
         script:
             "../scripts/smear_and_downsample.py"
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_table
 
 SPLITS = ("train", "validation", "test")
@@ -18,6 +19,21 @@ def read_events(path: str | Path) -> pd.DataFrame:
         InputError: the file is missing or damaged.
     """
     return read_table(path, "event table")
+
+
+def read_test_events(path: str | Path, shard: str) -> list[int]:
+    """The ids of the test events of a shard.
+
+    Raises:
+        InputError: the table is missing or damaged, or has no test event of the shard.
+    """
+    table = read_events(path)
+    chosen: list[int] = table["event_id"][
+        ((table["split"] == "test") & (table["shard"] == shard)).fillna(False)
+    ].tolist()
+    if not chosen:
+        raise InputError(f"{path}: has no test event of shard {shard}. Name a run that has some.")
+    return chosen
 
 
 def read_part(path: str | Path, part: int) -> pd.DataFrame:

@@ -5,7 +5,7 @@ NaN, an index outside the detector or an incomplete event.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -391,6 +391,61 @@ def write_shard(
             table.flush()
         file.attrs.update(attributes())
     return len(seen)
+
+
+def select_events(
+    path: Path, out: Path, detector: Detector, chosen: Sequence[int], on_bad_event: OnBadEvent = "error"
+) -> None:
+    """Write the events with the ids `chosen` of a voxel shard to a shard of their own, with their truth.
+
+    Args:
+        path: the shard.
+        out: the shard to write.
+        detector: its geometry.
+        chosen: (n,) event ids.
+        on_bad_event: whether an event that cannot be used is an error, or left out, as where its pixel maps were made.
+
+    Raises:
+        InputError: see :func:`open_shard`; or an event is not in the shard.
+    """
+    with open_shard(path, detector, on_bad_event) as shard:
+        wanted = np.isin(shard.events["event_id"], np.array(chosen, dtype=np.uint64))
+        if missing := sorted({*chosen} - {*shard.events["event_id"][wanted].tolist()}):
+            raise InputError(
+                f"{path}: has no event {missing[0]} ({len(missing)} of {len(chosen)} missing). The file has changed "
+                "since the run: make it again, and the run."
+            )
+        found = {name: shard.truth(name) for name in ("particles", "deposits")}
+        # Sorted by event, so that the rows of each are a slice.
+        tables = {
+            name: rows[np.argsort(rows["event_id"], kind="stable")] for name, rows in found.items() if rows is not None
+        }
+
+        def events() -> Iterator[Event]:
+            for rows, block, begins in shard.blocks():
+                for row, begin, end in zip(rows, begins[:-1], begins[1:], strict=True):
+                    if not wanted[row]:
+                        continue
+                    about = shard.events[row]
+                    spans = {
+                        name: slice(
+                            *(np.searchsorted(table["event_id"], about["event_id"], s) for s in ("left", "right"))
+                        )
+                        for name, table in tables.items()
+                    }
+                    yield Event(
+                        event_id=int(about["event_id"]),
+                        voxels=Voxels(*(column[begin:end] for column in (block.x, block.y, block.z, block.energy))),
+                        nu_pdg=int(about["nu_pdg"]),
+                        is_cc=bool(about["is_cc"]),
+                        nu_energy=float(about["nu_energy"]),
+                        inelasticity=float(about["inelasticity"]),
+                        vertex_mm=(*about["vertex_mm"].tolist(),),
+                        mode=int(about["mode"]),
+                        truth={name: table[spans[name]] for name, table in tables.items()},
+                    )
+
+        write_shard(out, detector, events(), drifted=shard.drifted)
 
 
 class VoxelShard:

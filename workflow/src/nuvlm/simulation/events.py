@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -75,6 +75,7 @@ def simulate_shard(
     offset_mm: tuple[float, float, float] = (0, 0, 0),
     on_bad_event: OnBadEvent = "error",
     recombination: Recombination = NO_RECOMBINATION,
+    only: Collection[int] | None = None,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
 
@@ -89,6 +90,7 @@ def simulate_shard(
         vertices: `file` uses GENIE's vertices plus `offset_mm`, instead of the fiducial volume.
         on_bad_event: a GENIE entry that cannot be used stops the job (`error`) or is left out and counted (`skip`).
         recombination: turns the energy of each step into visible energy.
+        only: ids of the events to simulate; None for all.
 
     Raises:
         InputError: incomplete GEANT4 data sets (see :func:`nuvlm.simulation.geant4_tables.provide_data`), GENIE files
@@ -103,6 +105,9 @@ def simulate_shard(
         interactions = from_genie(entries, detector, first_event, seed, where, offset)
     else:
         interactions = sampled(range(first_event, first_event + n_events), seed, fiducial)
+    if only is not None:
+        chosen, n_events = frozenset(only), len(only)
+        interactions = (interaction for interaction in interactions if interaction.event_id in chosen)
     events = simulate(detector, track(interactions, "events", n_events), recombination, on_bad_event)
     write_shard(Path(path), detector, events, lambda: {"conclusions": conclusions.to_json()} if files else {})
 

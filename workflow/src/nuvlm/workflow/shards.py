@@ -1,10 +1,14 @@
-"""The shards of a run: one per input file, or per block of simulated events; or those of the run of events_from."""
+"""The shards of a run: one per input file, or per block of simulated events; or those of the run of events_from.
+
+A run of systematics has each of them once for every variation, as ``{variation}.{shard}``.
+"""
 
 import glob
 from pathlib import Path
 
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.store_list import read_store_list
+from nuvlm.evaluation.nuisances import NOMINAL, split_variation, variation_shard
 from nuvlm.workflow.config import Config
 
 
@@ -15,6 +19,8 @@ def list_shards(config: Config) -> dict[str, str]:
         InputError: a path or pattern matches no file, or two files have the same name; or the list of the run of
             events_from cannot be read.
     """
+    if config.systematics is not None:
+        return _varied_shards(config)
     if config.events_from is not None:
         # Not input.files: files may have arrived since, or been removed.
         path = Path("results", config.events_from, "pixelmaps.json")
@@ -31,6 +37,21 @@ def list_shards(config: Config) -> dict[str, str]:
             )
         shards[name] = file
     return shards
+
+
+def _varied_shards(config: Config) -> dict[str, str]:
+    """Those of each variation; the file is the voxel shard of the run, or what is converted again."""
+    assert config.systematics is not None
+    if not config.systematics.shards:
+        raise InputError("systematics.shards is empty. Start with: make systematics RUN=<a finished run>")
+    files = {NOMINAL: dict(config.systematics.shards)}
+    if remade := config.remade:
+        files |= dict.fromkeys(remade, list_shards(config.model_copy(update={"systematics": None})))
+    return {
+        variation_shard(variation, shard): files.get(variation, {}).get(shard, "")
+        for variation in config.variations
+        for shard in config.systematics.shards
+    }
 
 
 def genie_files(config: Config) -> list[str]:
@@ -72,5 +93,5 @@ def shard_name(file: str) -> str:
 def simulated_events(config: Config, shard: str) -> tuple[int, int]:
     """First event id and number of events of a simulated shard."""
     simulate = config.input.simulate
-    first = int(shard.removeprefix("sim")) * simulate.events_per_shard
+    first = int(split_variation(shard)[1].removeprefix("sim")) * simulate.events_per_shard
     return first, min(simulate.events_per_shard, simulate.events - first)
