@@ -3,6 +3,20 @@ from nuvlm.sources.table import SOURCES
 
 # In a run of systematics, of the test events of another run, the nominal ones are taken from there.
 AGAIN = {}
+
+
+def varied_shards(wildcards):
+    """The shards of the other run that {shard} has test events of."""
+    if not AGAIN:
+        return []
+    return list(CONFIG.systematics.shards[split_variation(wildcards.shard)[1]])
+
+
+def simulated_events(wildcards):
+    """First event id and number of events of a shard; of a run of systematics, its table of chosen events says which."""
+    return None if AGAIN else shards.simulated_events(CONFIG, wildcards.shard)
+
+
 if CONFIG.systematics is not None:
     AGAIN = {"chosen": f"results/{CONFIG.systematics.run}/events.parquet"}
 
@@ -32,7 +46,8 @@ if CONFIG.input.source == "simulate":
         params:
             code=code("simulate_events.py"),
             detector=CONFIG.detector.model_dump(mode="json"),
-            events=lambda wildcards: shards.simulated_events(CONFIG, wildcards.shard),
+            events=simulated_events,
+            shards=varied_shards,
             settings=varied(
                 lambda config: config.input.simulate.model_dump(
                     include={"seed", "margin_mm", "margin_downstream_mm", "vertices"}
@@ -69,11 +84,20 @@ if ROW.reader is not None:
         CONVERTED = {"shard": "<results>/voxels/{shard}.h5"}
         if AGAIN:
             CONVERTED = {"shard": temp("<results>/converted/{shard}.h5")}
+            FILES = shards.list_shards(
+                CONFIG.model_copy(update={"systematics": None})
+            )
+
+    def converted_file(wildcards):
+        """The file of {shard}, which in a run of systematics is {variation}.{shard of the other run}."""
+        if AGAIN:
+            return FILES[split_variation(wildcards.shard)[1]]
+        return SHARDS[wildcards.shard]
 
     rule convert:
         """Convert an input file to a voxel shard, or to pixel maps and their truth."""
         input:
-            file=lambda wildcards: SHARDS[wildcards.shard],
+            file=converted_file,
         output:
             **CONVERTED,
         log:
@@ -100,15 +124,20 @@ if ROW.reader is not None:
 if AGAIN:
 
     def all_events(wildcards):
-        """The shard that test events are taken from: that of the run, or one that is converted again."""
-        if split_variation(wildcards.shard)[0] in REMADE:
-            return "<results>/converted/{shard}.h5"
-        return SHARDS[wildcards.shard]
+        """The shards that test events are taken from: those of the other run, or converted again."""
+        variation, block = split_variation(wildcards.shard)
+        files = CONFIG.systematics.shards[block]
+        if variation not in REMADE:
+            return list(files.values())
+        return [
+            f"results/{CONFIG.run}/converted/{variation_shard(variation, shard)}.h5"
+            for shard in files
+        ]
 
     rule select_events:
-        """Take the test events of another run out of a voxel shard."""
+        """Take test events of another run out of their voxel shards."""
         input:
-            shard=all_events,
+            voxels=all_events,
             **AGAIN,
         output:
             "<results>/voxels/{shard}.h5",
@@ -129,6 +158,7 @@ if AGAIN:
             runtime=scaled(30),
         params:
             code=code("select_events.py"),
+            shards=varied_shards,
             detector=CONFIG.detector.model_dump(mode="json"),
             on_bad_event=CONFIG.input.on_bad_event,
         script:

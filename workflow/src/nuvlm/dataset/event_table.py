@@ -4,7 +4,6 @@ from pathlib import Path
 
 import pandas as pd
 
-from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_table
 
 SPLITS = ("train", "validation", "test")
@@ -21,19 +20,15 @@ def read_events(path: str | Path) -> pd.DataFrame:
     return read_table(path, "event table")
 
 
-def read_test_events(path: str | Path, shard: str) -> list[int]:
-    """The ids of the test events of a shard.
+def read_test_events(path: str | Path) -> dict[str, list[int]]:
+    """Shard -> ids of its test events with known truth, of the shards that have some.
 
     Raises:
-        InputError: the table is missing or damaged, or has no test event of the shard.
+        InputError: the table is missing or damaged.
     """
     table = read_events(path)
-    chosen: list[int] = table["event_id"][
-        ((table["split"] == "test") & (table["shard"] == shard)).fillna(False)
-    ].tolist()
-    if not chosen:
-        raise InputError(f"{path}: has no test event of shard {shard}. Name a run that has some.")
-    return chosen
+    tested = table[(table["split"] == "test").fillna(False) & table["class"].notna()]
+    return {str(shard): rows["event_id"].tolist() for shard, rows in tested.groupby("shard", sort=False)}
 
 
 def read_part(path: str | Path, part: int) -> pd.DataFrame:

@@ -394,20 +394,33 @@ def write_shard(
 
 
 def select_events(
-    path: Path, out: Path, detector: Detector, chosen: Sequence[int], on_bad_event: OnBadEvent = "error"
+    chosen: Mapping[Path, Sequence[int]], out: Path, detector: Detector, on_bad_event: OnBadEvent = "error"
 ) -> None:
-    """Write the events with the ids `chosen` of a voxel shard to a shard of their own, with their truth.
+    """Write some events of voxel shards to one shard, with their truth.
 
     Args:
-        path: the shard.
+        chosen: shard -> ids of its events; no id twice.
         out: the shard to write.
-        detector: its geometry.
-        chosen: (n,) event ids.
-        on_bad_event: whether an event that cannot be used is an error, or left out, as where its pixel maps were made.
+        detector: the geometry of all.
+        on_bad_event: whether an event that cannot be used is an error, or left out.
 
     Raises:
-        InputError: see :func:`open_shard`; or an event is not in the shard.
+        InputError: see :func:`open_shard`; an event is not in its shard; or some of the shards hold drifted charge and
+            others do not.
     """
+    drifted = set()
+    for path in chosen:
+        with open_shard(path, detector, on_bad_event) as shard:
+            drifted.add(shard.drifted)
+    if len(drifted) > 1:
+        raise InputError(
+            f"{next(iter(chosen))}: its charge has drifted, or not, unlike that of others. Convert all again."
+        )
+    events = (event for path, ids in chosen.items() for event in _read_events(path, ids, detector, on_bad_event))
+    write_shard(out, detector, events, drifted=drifted.pop())
+
+
+def _read_events(path: Path, chosen: Sequence[int], detector: Detector, on_bad_event: OnBadEvent) -> Iterator[Event]:
     with open_shard(path, detector, on_bad_event) as shard:
         wanted = np.isin(shard.events["event_id"], np.array(chosen, dtype=np.uint64))
         if missing := sorted({*chosen} - {*shard.events["event_id"][wanted].tolist()}):
@@ -420,32 +433,26 @@ def select_events(
         tables = {
             name: rows[np.argsort(rows["event_id"], kind="stable")] for name, rows in found.items() if rows is not None
         }
-
-        def events() -> Iterator[Event]:
-            for rows, block, begins in shard.blocks():
-                for row, begin, end in zip(rows, begins[:-1], begins[1:], strict=True):
-                    if not wanted[row]:
-                        continue
-                    about = shard.events[row]
-                    spans = {
-                        name: slice(
-                            *(np.searchsorted(table["event_id"], about["event_id"], s) for s in ("left", "right"))
-                        )
-                        for name, table in tables.items()
-                    }
-                    yield Event(
-                        event_id=int(about["event_id"]),
-                        voxels=Voxels(*(column[begin:end] for column in (block.x, block.y, block.z, block.energy))),
-                        nu_pdg=int(about["nu_pdg"]),
-                        is_cc=bool(about["is_cc"]),
-                        nu_energy=float(about["nu_energy"]),
-                        inelasticity=float(about["inelasticity"]),
-                        vertex_mm=(*about["vertex_mm"].tolist(),),
-                        mode=int(about["mode"]),
-                        truth={name: table[spans[name]] for name, table in tables.items()},
-                    )
-
-        write_shard(out, detector, events(), drifted=shard.drifted)
+        for rows, block, begins in shard.blocks():
+            for row, begin, end in zip(rows, begins[:-1], begins[1:], strict=True):
+                if not wanted[row]:
+                    continue
+                about = shard.events[row]
+                spans = {
+                    name: slice(*(np.searchsorted(table["event_id"], about["event_id"], s) for s in ("left", "right")))
+                    for name, table in tables.items()
+                }
+                yield Event(
+                    event_id=int(about["event_id"]),
+                    voxels=Voxels(*(column[begin:end] for column in (block.x, block.y, block.z, block.energy))),
+                    nu_pdg=int(about["nu_pdg"]),
+                    is_cc=bool(about["is_cc"]),
+                    nu_energy=float(about["nu_energy"]),
+                    inelasticity=float(about["inelasticity"]),
+                    vertex_mm=(*about["vertex_mm"].tolist(),),
+                    mode=int(about["mode"]),
+                    truth={name: table[spans[name]] for name, table in tables.items()},
+                )
 
 
 class VoxelShard:

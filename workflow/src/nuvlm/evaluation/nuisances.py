@@ -102,8 +102,8 @@ class Systematics(Settings):
     nuisances: Annotated[tuple[Nuisance, ...], Field(min_length=1)]
     run: str | None = None
     """The run whose test events are made again; this and the shards are written by `make systematics`."""
-    shards: Mapping[str, FilePath] = Field(default_factory=dict)
-    """Shards of the run with test events -> their voxels."""
+    shards: Mapping[str, Mapping[str, FilePath]] = Field(default_factory=dict)
+    """Blocks of test events -> the shards of the run that they are from -> their voxels."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -126,9 +126,6 @@ def check_nuisances(nuisances: Sequence[Nuisance]) -> None:
     names = [nuisance.name for nuisance in nuisances]
     if repeated := [name for name in names if names.count(name) > 1]:
         raise ValueError(f"two nuisances are called {repeated[0]}: rename or remove one")
-    variations = [name for nuisance in nuisances for name in nuisance.variations]
-    if repeated := [name for name in (*variations, NOMINAL) if [*variations, NOMINAL].count(name) > 1]:
-        raise ValueError(f"two variations would be called {repeated[0]}: rename a nuisance")
     seen: dict[str, str] = {}
     for nuisance in nuisances:
         for value in nuisance.variations.values():

@@ -2,7 +2,7 @@
 
 import logging
 from collections import Counter
-from collections.abc import Callable, Collection, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -75,7 +75,7 @@ def simulate_shard(
     offset_mm: tuple[float, float, float] = (0, 0, 0),
     on_bad_event: OnBadEvent = "error",
     recombination: Recombination = NO_RECOMBINATION,
-    only: Collection[int] | None = None,
+    only: Sequence[int] | None = None,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
 
@@ -90,29 +90,32 @@ def simulate_shard(
         vertices: `file` uses GENIE's vertices plus `offset_mm`, instead of the fiducial volume.
         on_bad_event: a GENIE entry that cannot be used stops the job (`error`) or is left out and counted (`skip`).
         recombination: turns the energy of each step into visible energy.
-        only: ids of the events to simulate; None for all.
+        only: ids of the events to simulate, in rising order; None for all.
 
     Raises:
         InputError: incomplete GEANT4 data sets (see :func:`nuvlm.simulation.geant4_tables.provide_data`), GENIE files
             or events that cannot be used, or a shard that cannot be written.
     """
     fiducial = fiducial_box_mm(detector, margin_mm, margin_downstream_mm)
+    event_ids = range(first_event, first_event + n_events) if only is None else only
     conclusions = Conclusions()
     if files:
         offset, where = np.array(offset_mm, dtype=np.float64), None if vertices == "file" else fiducial
         evidence = GeneratorEvidence(detector, offset, uses_vertices=vertices == "file")
         entries = evidence.watch(read_genie(files, first_event, n_events), Path(files[0]), conclusions.add)
-        interactions = from_genie(entries, detector, first_event, seed, where, offset)
+        chosen = frozenset(event_ids)
+        interactions: Iterator[Interaction] = (
+            interaction
+            for interaction in from_genie(entries, detector, first_event, seed, where, offset)
+            if interaction.event_id in chosen
+        )
     else:
-        interactions = sampled(range(first_event, first_event + n_events), seed, fiducial)
-    if only is not None:
-        chosen, n_events = frozenset(only), len(only)
-        interactions = (interaction for interaction in interactions if interaction.event_id in chosen)
-    events = simulate(detector, track(interactions, "events", n_events), recombination, on_bad_event)
+        interactions = sampled(event_ids, seed, fiducial)
+    events = simulate(detector, track(interactions, "events", len(event_ids)), recombination, on_bad_event)
     write_shard(Path(path), detector, events, lambda: {"conclusions": conclusions.to_json()} if files else {})
 
 
-def sampled(event_ids: range, seed: int, fiducial: FiducialBox) -> Iterator[Interaction]:
+def sampled(event_ids: Iterable[int], seed: int, fiducial: FiducialBox) -> Iterator[Interaction]:
     """Sampled interactions, with vertices uniform in `fiducial`."""
     for event_id in event_ids:
         rng = np.random.default_rng([seed, event_id])

@@ -1,6 +1,6 @@
 """The shards of a run: one per input file, or per block of simulated events; or those of the run of events_from.
 
-A run of systematics has each of them once for every variation, as ``{variation}.{shard}``.
+A run of systematics has blocks of the test events of another run, once for every variation: ``{variation}.{block}``.
 """
 
 import glob
@@ -8,7 +8,7 @@ from pathlib import Path
 
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.store_list import read_store_list
-from nuvlm.evaluation.nuisances import NOMINAL, split_variation, variation_shard
+from nuvlm.evaluation.nuisances import variation_shard
 from nuvlm.workflow.config import Config
 
 
@@ -40,17 +40,12 @@ def list_shards(config: Config) -> dict[str, str]:
 
 
 def _varied_shards(config: Config) -> dict[str, str]:
-    """Those of each variation; the file is the voxel shard of the run, or what is converted again."""
+    """Those of each variation, without files."""
     assert config.systematics is not None
     if not config.systematics.shards:
         raise InputError("systematics.shards is empty. Start with: make systematics RUN=<a finished run>")
-    files = {NOMINAL: dict(config.systematics.shards)}
-    if remade := config.remade:
-        files |= dict.fromkeys(remade, list_shards(config.model_copy(update={"systematics": None})))
     return {
-        variation_shard(variation, shard): files.get(variation, {}).get(shard, "")
-        for variation in config.variations
-        for shard in config.systematics.shards
+        variation_shard(variation, block): "" for variation in config.variations for block in config.systematics.shards
     }
 
 
@@ -93,5 +88,5 @@ def shard_name(file: str) -> str:
 def simulated_events(config: Config, shard: str) -> tuple[int, int]:
     """First event id and number of events of a simulated shard."""
     simulate = config.input.simulate
-    first = int(split_variation(shard)[1].removeprefix("sim")) * simulate.events_per_shard
+    first = int(shard.removeprefix("sim")) * simulate.events_per_shard
     return first, min(simulate.events_per_shard, simulate.events - first)

@@ -1,4 +1,4 @@
-"""Systematic uncertainties of a finished run: its test events classified again with each nuisance (docs/systematics.md).
+"""Systematic uncertainties of a finished run: its test events, with each nuisance (docs/systematics.md).
 
 ``python -m nuvlm.workflow.systematics demo config/systematics.yaml`` is what ``make systematics`` starts: one start of
 Snakemake, for the run ``{run}_systematics``.
@@ -7,7 +7,7 @@ Snakemake, for the run ``{run}_systematics``.
 import argparse
 import os
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -25,6 +25,8 @@ from nuvlm.workflow.study import DEFAULTS
 
 SUFFIX = "_systematics"
 SECTION = "systematics"
+BLOCK_EVENTS = 500
+"""Test events of a block: of one shard of a run alone, they are not worth the start of a job."""
 
 
 def read_nuisances(path: Path) -> Systematics:
@@ -95,7 +97,7 @@ def compose(run: str, table: Path) -> dict[str, Any]:
     )
     values[SECTION] = systematics.model_dump(mode="json") | {
         "run": run,
-        "shards": _voxels(folder, made_with),
+        "shards": _blocks(folder, made_with),
     }
     try:
         config = parse_config(values)
@@ -111,21 +113,37 @@ def _without(values: Mapping[str, Any]) -> dict[str, Any]:
     return {key: value for key, value in values.items() if key in Config.model_fields}
 
 
-def _voxels(folder: Path, config: Config) -> dict[str, str]:
-    """Shard with test events -> its voxels."""
-    from nuvlm.dataset.event_table import read_events
+def _blocks(folder: Path, config: Config) -> dict[str, dict[str, str]]:
+    """Name of a block of test events -> shards of the run in it -> their voxels."""
+    from nuvlm.dataset.event_table import read_test_events
 
     path = folder / "events.parquet"
-    table = read_events(path)
-    tested = table["shard"][(table["split"] == "test").fillna(False) & table["class"].notna()]
-    if tested.empty:
+    tested = read_test_events(path)
+    if not tested:
         raise InputError(f"{path}: has no test event with known truth, so nothing can be measured. Name another run.")
+    files = _voxels(folder, config, list(tested))
+    total = sum(map(len, tested.values()))
+    size = total / -(-total // BLOCK_EVENTS)
+    blocks: list[dict[str, str]] = []
+    ids: set[int] = set()
+    for shard, events in tested.items():
+        # Events of one block have different ids, as of one shard.
+        if not blocks or len(ids) + len(events) / 2 > size or ids & set(events):
+            blocks.append({})
+            ids = set()
+        blocks[-1][shard] = files[shard]
+        ids |= set(events)
+    return {f"block{i:05d}": block for i, block in enumerate(blocks)}
+
+
+def _voxels(folder: Path, config: Config, shards: Sequence[str]) -> dict[str, str]:
+    """Shard -> its voxels."""
     maker = Path("results", config.events_from or folder.name)
     if config.input.source == "voxels":
         own = list_shards(config.model_copy(update={"events_from": None}))
     else:
-        own = {shard: str(maker / "voxels" / f"{shard}.h5") for shard in tested.unique()}
-    files = {str(shard): own.get(str(shard), "") for shard in tested.unique()}
+        own = {shard: str(maker / "voxels" / f"{shard}.h5") for shard in shards}
+    files = {shard: own.get(shard, "") for shard in shards}
     if missing := [shard for shard, file in files.items() if not Path(file).is_file()]:
         raise InputError(
             f"{files[missing[0]] or maker}: the voxels of shard {missing[0]} are missing, of which its test events are "
@@ -143,7 +161,7 @@ def _check_truth(table: Path, config: Config) -> None:
     counted = [n for n in config.systematics.nuisances if n.weights and set(n.weights.columns) & COUNTS.keys()]
     if not counted:
         return
-    for file in config.systematics.shards.values():
+    for file in (file for block in config.systematics.shards.values() for file in block.values()):
         try:
             with h5py.File(file) as shard:
                 has = "truth/particles" in shard
