@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import read_json, write_json
+from nuvlm.base.files import read_json, write_json, write_table
 from nuvlm.dataset.event_table import read_events, read_test_events
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import open_shard
@@ -22,7 +22,6 @@ from nuvlm.workflow.config import Config
 from nuvlm.workflow.shards import list_shards
 from nuvlm.workflow.systematics import compose, main, read_nuisances
 from paths import REPOSITORY
-from run_on_disk import write_run
 from tiny_run import snakemake
 
 TABLE = REPOSITORY / "config" / "systematics.yaml"
@@ -39,7 +38,7 @@ PIONS = {"name": "pions", "title": "pions", "source": "here", "plus": 1.2, "minu
 PIONS |= {"weights": {"where": {"is_cc": 1}, "per": "n_pion"}}
 
 
-def write_table(folder: Path, *nuisances: dict) -> Path:
+def write_nuisances(folder: Path, *nuisances: dict) -> Path:
     path = folder / "table.yaml"
     path.write_text(yaml.safe_dump({"systematics": {"nuisances": list(nuisances)}}, sort_keys=False))
     return path
@@ -50,7 +49,8 @@ def finished(tmp_path, monkeypatch) -> Path:
     """A run that is finished as far as the plan sees."""
     monkeypatch.chdir(tmp_path)
     folder = Path("results/demo")
-    write_run(folder, seed=1)
+    events = pd.DataFrame({"shard": ["first"] * 30 + ["second"] * 30, "event_id": range(60), "class": "nc"})
+    write_table(folder / "events.parquet", events.assign(split=["train", "test"] * 30))
     config = Config(
         input={"source": "voxels", "files": [f"results/demo/voxels/{name}.h5" for name in ("first", "second")]}
     )
@@ -101,7 +101,7 @@ def changed(nuisance: dict, **changes: object) -> dict:
     ],
 )  # fmt: skip
 def test_an_impossible_table_is_refused_with_the_nuisance(tmp_path, nuisances, message):
-    path = write_table(tmp_path, *nuisances)
+    path = write_nuisances(tmp_path, *nuisances)
     with pytest.raises(InputError, match=rf"(?s)table\.yaml: .*{message}"):
         read_nuisances(path)
 
@@ -130,7 +130,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
     ],
 )  # fmt: skip
 def test_a_nuisance_that_cannot_act_on_the_run_is_refused_before_anything_runs(finished, nuisance, message):
-    table = write_table(Path(), nuisance)
+    table = write_nuisances(Path(), nuisance)
     with pytest.raises(InputError, match=rf"(?s)table\.yaml: .*{message}"):
         compose("demo", table)
     with pytest.raises(SystemExit, match=r"table\.yaml"):
@@ -139,14 +139,14 @@ def test_a_nuisance_that_cannot_act_on_the_run_is_refused_before_anything_runs(f
 
 
 def test_a_run_that_cannot_be_varied_is_refused_before_anything_runs(finished):
-    table = write_table(Path(), SCALE)
+    table = write_nuisances(Path(), SCALE)
     with pytest.raises(InputError, match="results/other: no finished run"):
         compose("other", table)
     with pytest.raises(
         InputError, match=r"table\.yaml: nuisance pions counts particles .* does not have|cannot be read"
     ):
-        compose("demo", write_table(Path(), PIONS))
-    write_table(Path(), SCALE)
+        compose("demo", write_nuisances(Path(), PIONS))
+    write_nuisances(Path(), SCALE)
     assert compose("demo", table)["systematics"]["shards"] == {
         "block00000": {name: f"results/demo/voxels/{name}.h5" for name in ("first", "second")}
     }
@@ -158,7 +158,7 @@ def test_a_run_that_cannot_be_varied_is_refused_before_anything_runs(finished):
     with pytest.raises(InputError, match=r"no finished model in results/demo/models \(bdt missing\)"):
         compose("demo", table)
     events = read_events(finished / "events.parquet")
-    events.assign(split="train").to_parquet(finished / "events.parquet")
+    write_table(finished / "events.parquet", events.assign(split="train"))
     with pytest.raises(InputError, match=r"events\.parquet: has no test event with known truth"):
         compose("demo", table)
     write_report(finished, Config(input={"source": "png", "files": ["maps/*"]}))
@@ -168,8 +168,8 @@ def test_a_run_that_cannot_be_varied_is_refused_before_anything_runs(finished):
 
 def test_events_with_one_id_are_in_blocks_of_their_own(finished):
     events = read_events(finished / "events.parquet")
-    events.assign(event_id=events["row"].to_numpy(np.uint64)).to_parquet(finished / "events.parquet")
-    found = compose("demo", write_table(Path(), SCALE))["systematics"]["shards"]
+    write_table(finished / "events.parquet", events.assign(event_id=events["event_id"] % 30))
+    found = compose("demo", write_nuisances(Path(), SCALE))["systematics"]["shards"]
     assert [list(block) for block in found.values()] == [["first"], ["second"]]
 
 
@@ -193,7 +193,7 @@ def test_it_is_started_by_its_command():
 @pytest.mark.slow
 def test_a_tiny_run_is_varied(tiny_run):
     """Only its test events are made again: nominal ones are those of the run, and so are their predictions."""
-    table = write_table(tiny_run, SCALE, BIRKS, PIONS)
+    table = write_nuisances(tiny_run, SCALE, BIRKS, PIONS)
     python = "import sys; from nuvlm.workflow.systematics import main; main(sys.argv[1:])"
     quick = ["--snakemake", "--cores", "2"]
     command = [sys.executable, "-c", python, "tiny", str(table), "--profile", "none", *quick]

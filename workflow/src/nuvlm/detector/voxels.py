@@ -428,7 +428,7 @@ def _read_events(path: Path, chosen: Sequence[int], detector: Detector, on_bad_e
                 f"{path}: has no event {missing[0]} ({len(missing)} of {len(chosen)} missing). The file has changed "
                 "since the run: make it again, and the run."
             )
-        found = {name: shard.truth(name) for name in ("particles", "deposits")}
+        found = {name: shard.truth(name) for name in shard.truth_tables}
         # Sorted by event, so that the rows of each are a slice.
         tables = {
             name: rows[np.argsort(rows["event_id"], kind="stable")] for name, rows in found.items() if rows is not None
@@ -476,6 +476,17 @@ class VoxelShard:
 
     def __len__(self) -> int:
         return len(self.events)
+
+    @property
+    def truth_tables(self) -> list[str]:
+        """Names of the optional tables in /truth whose rows belong to events."""
+        group = self._file.get("truth")
+        tables = group.items() if isinstance(group, h5py.Group) else ()
+        return [
+            name
+            for name, table in tables
+            if isinstance(table, h5py.Dataset) and "event_id" in (table.dtype.names or ())
+        ]
 
     def truth(self, name: str) -> np.ndarray | None:
         """The optional table /truth/`name`; None if the shard does not have it.
