@@ -15,7 +15,7 @@ from nuvlm.dataset.event_table import read_events
 from nuvlm.dataset.topology import count_particles
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import open_shard
-from nuvlm.evaluation.metrics import SEED
+from nuvlm.evaluation.metrics import SEED, rounded
 from nuvlm.evaluation.nuisances import COUNTS, NOMINAL, TRUTH, Nuisance, Systematics, split_variation
 from nuvlm.evaluation.samples import KEY, labelled_events, read_sample
 from nuvlm.evaluation.systematics import IN_COVARIANCE, LOST, QUANTITIES, Varied, factors, measure
@@ -71,6 +71,7 @@ def write_systematics(
         "run": systematics.run,
         "nuisances": [_about(nuisance, config) for nuisance in systematics.nuisances],
     } | measure(class_codes(nominal["class"]), answers, systematics.nuisances, SEED)
+    found = rounded(found)
     write_json(data, found)
     _write(shifts, pd.DataFrame(_shift_rows(found)))
     _write(covariance, pd.DataFrame(_covariance_rows(found)))
@@ -123,17 +124,18 @@ def _answers(
 def _about(nuisance: Nuisance, config: Mapping[str, Any]) -> dict[str, Any]:
     """A nuisance for people: what is varied, from what to what, how, and why so much."""
     if nuisance.weights is not None:
-        how, keys = "reweighted", [_of_weights(nuisance)]
+        how, what = "reweighted", [_of_weights(nuisance)]
         values = {sign: f"× {value:g}" for sign, value in _signs(nuisance)}
         nominal = "× 1"
     else:
         flat = {sign: dict(_flatten(value)) for sign, value in _signs(nuisance)}
         keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))
         values = {sign: ", ".join(str(settings.get(key, "nominal")) for key in keys) for sign, settings in flat.items()}
-        nominal = ", ".join(str(_value(config, key)) for key in keys)
+        nominal = ", ".join(_value(config, key) for key in keys)
+        what = [".".join(key.split(".")[-2:]) for key in keys]
         how = "simulated again" if any(key.startswith("input.") for key in keys) else "read out again"
     return {
-        "name": nuisance.name, "title": nuisance.title, "source": nuisance.source, "keys": keys, "how": how,
+        "name": nuisance.name, "title": nuisance.title, "source": nuisance.source, "what": what, "how": how,
         "nominal": nominal, "plus": values["plus"], "minus": values.get("minus"),
     }  # fmt: skip
 
@@ -164,11 +166,11 @@ def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[st
             yield f"{prefix}{name}", value
 
 
-def _value(config: Mapping[str, Any], key: str) -> Any:
+def _value(config: Mapping[str, Any], key: str) -> str:
     value: Any = config
     for part in key.split("."):
         value = value.get(part) if isinstance(value, Mapping) else None
-    return "off" if value is None else value
+    return "off" if value is None else f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def _shift_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
