@@ -286,9 +286,7 @@ def display_files(wildcards):
 
 
 def display_store():
-    files = paths.store_files("<results>/displays/{shard}.zarr", paths.DISPLAY_ARRAYS)
-    # Nobody looks at those of the variations.
-    return files if CONFIG.systematics is None else list(map(temp, files))
+    return paths.store_files("<results>/displays/{shard}.zarr", paths.DISPLAY_ARRAYS)
 
 
 def trained_models():
