@@ -125,8 +125,8 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
         (changed(SCALE, plus={"input": {"simulate": {"seed": 8}}}), "plus: input.simulate.seed cannot be varied"),
         (changed(SCALE, plus={"bdt": {"seed": 8}}), "nuisance scale, plus: bdt.seed cannot be varied"),
         (BIRKS, "nuisance birks, plus: .*recombination needs .* source 'voxels' does not have"),
-        (changed(BIRKS, plus={"input": {"simulate": {"cosmics": {"rate": 3}}}}),
-         "nuisance birks, plus: input.simulate.cosmics.rate acts on simulated events, the run's source is 'voxels'"),
+        (changed(BIRKS, plus={"input": {"simulate": {"cosmics": {"rate_hz_m2": 3}}}}),
+         "nuisance birks, plus: input.simulate.cosmics.rate_hz_m2 acts on simulated events, the run's source is 'voxels'"),
     ],
 )  # fmt: skip
 def test_a_nuisance_that_cannot_act_on_the_run_is_refused_before_anything_runs(finished, nuisance, message):
@@ -177,8 +177,8 @@ def test_the_default_table_is_possible_for_the_default_configuration():
     nuisances = read_nuisances(TABLE).model_dump(mode="json")
     block = {"shards": {"block00000": {"sim00000": "a.h5"}}, "run": "demo"}
     config = Config(run="varied", models_from="demo", systematics=nuisances | block)
-    assert config.remade == {"recombination_plus"}
-    assert len(list_shards(config)) == len(config.variations) == 9
+    assert config.remade == {"recombination_plus", "cosmics_plus"}
+    assert len(list_shards(config)) == len(config.variations) == 10
     assert config.variation("diffusion_minus").display.diffusion.transverse_mm == pytest.approx(1.3 * 0.96)
 
 

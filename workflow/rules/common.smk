@@ -78,7 +78,7 @@ from nuvlm.models.table import (
     family_of,
     title,
 )
-from nuvlm.workflow.config import parse_config
+from nuvlm.workflow.config import check_space_charge, parse_config
 from nuvlm.workflow.plan import RATES, expected_seconds
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import sha256
@@ -97,10 +97,17 @@ try:
             checked, shards.list_shards(checked), shards.genie_files(checked), {}
         )
     CONFIG, SHARDS = PLANNED.config, PLANNED.shards
+    # Variation -> its configuration; those that act before the voxels.
+    VARIATIONS, REMADE = {}, frozenset()
+    if CONFIG.systematics is not None:
+        VARIATIONS = {name: CONFIG.variation(name) for name in CONFIG.variations}
+        REMADE = CONFIG.remade
     if workflow.is_main_process:
         paths.check_models(CONFIG)
         if CONFIG.report.spectrum is not None:
             read_spectrum(CONFIG.report.spectrum)
+        for checked in (CONFIG, *VARIATIONS.values()):
+            check_space_charge(checked)
         paths.remove_outdated_list(CONFIG)
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -134,11 +141,6 @@ onstart:
 MODELS = CONFIG.models
 CONDITIONS = {model: conditions_of(model, CONFIG.conditions) for model in MODELS}
 TRAININGS = CONFIG.trainings
-# Variation -> its configuration; those that act before the voxels.
-VARIATIONS, REMADE = {}, frozenset()
-if CONFIG.systematics is not None:
-    VARIATIONS = {name: CONFIG.variation(name) for name in CONFIG.variations}
-    REMADE = CONFIG.remade
 PARTS = range(CONFIG.dataset.parts)
 # Of each part.
 EXPLAINED = -(-CONFIG.report.explain // CONFIG.dataset.parts)
@@ -239,14 +241,18 @@ def voxel_file(shard):
     return f"results/{CONFIG.run}/voxels/{shard}.h5"
 
 
-def varied(settings):
-    """Settings of a rule that makes events, as its parameter: those of the shard's variation in a run of systematics.
+def config_of(wildcards):
+    """The configuration that a shard is made with: that of its variation in a run of systematics."""
+    if CONFIG.systematics is None:
+        return CONFIG
+    return VARIATIONS[split_variation(wildcards.shard)[0]]
 
-    `settings` takes them from a configuration.
-    """
+
+def varied(settings):
+    """Settings of a rule that makes events, as its parameter; `settings` takes them from a configuration."""
     if CONFIG.systematics is None:
         return settings(CONFIG)
-    return lambda wildcards: settings(VARIATIONS[split_variation(wildcards.shard)[0]])
+    return lambda wildcards: settings(config_of(wildcards))
 
 
 def pixel_map_store():

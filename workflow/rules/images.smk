@@ -1,11 +1,19 @@
 # From voxels to pixel maps, where these are not ready.
 
+
+def displacement_map(wildcards):
+    """The map of space charge, where there is one."""
+    space_charge = config_of(wildcards).display.readout.space_charge
+    return space_charge.map if space_charge.has_effects else []
+
+
 if CONFIG.input.has_voxels:
 
     rule smear_and_downsample:
         """Smear a shard's voxels by diffusion and sum them into event displays, in one exact pass."""
         input:
             shard=lambda wildcards: voxel_file(wildcards.shard),
+            space_charge=displacement_map,
         output:
             display_store(),
         log:

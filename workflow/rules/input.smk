@@ -25,8 +25,8 @@ if CONFIG.input.source == "simulate":
     rule simulate_events:
         """Simulate neutrino events with GEANT4 and write their energy deposits as a voxel shard."""
         input:
-            files=PLANNED.genie_files,
             **AGAIN,
+            files=PLANNED.genie_files,
         output:
             "<results>/voxels/{shard}.h5",
         log:
@@ -58,6 +58,7 @@ if CONFIG.input.source == "simulate":
             recombination=varied(
                 lambda config: config.input.recombination.model_dump(mode="json")
             ),
+            cosmics=varied(lambda config: config.cosmics),
         script:
             "../scripts/simulate_events.py"
 
@@ -84,9 +85,7 @@ if ROW.reader is not None:
         CONVERTED = {"shard": "<results>/voxels/{shard}.h5"}
         if AGAIN:
             CONVERTED = {"shard": temp("<results>/converted/{shard}.h5")}
-            FILES = shards.list_shards(
-                CONFIG.model_copy(update={"systematics": None})
-            )
+            FILES = shards.list_shards(CONFIG.model_copy(update={"systematics": None}))
 
     def converted_file(wildcards):
         """The file of {shard}, which in a run of systematics is {variation}.{shard of the other run}."""
@@ -137,8 +136,8 @@ if AGAIN:
     rule select_events:
         """Take test events of another run out of their voxel shards."""
         input:
-            voxels=all_events,
             **AGAIN,
+            voxels=all_events,
         output:
             "<results>/voxels/{shard}.h5",
         log:

@@ -1,6 +1,9 @@
 # From the predictions of the variations to the page of systematic uncertainties, in place of the report.
 
-SYSTEMATICS_PAGE = ["workflow/src/nuvlm/report/systematics.html.j2", "workflow/src/nuvlm/report/page.css"]
+SYSTEMATICS_PAGE = [
+    "workflow/src/nuvlm/report/systematics.html.j2",
+    "workflow/src/nuvlm/report/page.css",
+]
 
 
 rule measure_systematics:

@@ -4,6 +4,7 @@ from nuvlm.base.logs import setup_logging
 from nuvlm.dataset.event_table import read_test_events
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import Recombination
+from nuvlm.simulation.cosmics import Cosmics
 from nuvlm.simulation.events import simulate_shard
 
 setup_logging(snakemake.log[0])
@@ -22,5 +23,6 @@ simulate_shard(
     on_bad_event=snakemake.params.on_bad_event,
     recombination=Recombination(**snakemake.params.recombination),
     only=only,
+    cosmics=snakemake.params.cosmics and Cosmics(**snakemake.params.cosmics),
     **snakemake.params.settings,
 )

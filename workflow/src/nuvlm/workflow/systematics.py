@@ -18,7 +18,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, read_json
 from nuvlm.evaluation.nuisances import COUNTS, Systematics
 from nuvlm.models.table import FAMILIES
-from nuvlm.workflow.config import Config, merge, parse_config, read_overlays
+from nuvlm.workflow.config import Config, check_space_charge, merge, parse_config, read_overlays
 from nuvlm.workflow.paths import check_models
 from nuvlm.workflow.shards import list_shards
 from nuvlm.workflow.study import DEFAULTS
@@ -104,6 +104,8 @@ def compose(run: str, table: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{table}: {error}") from error
     check_models(config)
+    for variation in config.variations:
+        check_space_charge(config.variation(variation))
     _check_truth(table, config)
     return values
 
