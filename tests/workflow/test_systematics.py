@@ -1,6 +1,5 @@
 """Systematic uncertainties of a run: the table of nuisances, the jobs that are planned, and a small real run."""
 
-import json
 import shutil
 import subprocess
 import sys
@@ -22,7 +21,6 @@ from nuvlm.workflow.config import Config
 from nuvlm.workflow.shards import list_shards
 from nuvlm.workflow.systematics import compose, main, read_nuisances
 from paths import REPOSITORY
-from tiny_run import snakemake
 
 TABLE = REPOSITORY / "config" / "systematics.yaml"
 SCALE = {
@@ -126,7 +124,7 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
         (changed(SCALE, plus={"bdt": {"seed": 8}}), "nuisance scale, plus: bdt.seed cannot be varied"),
         (BIRKS, "nuisance birks, plus: .*recombination needs .* source 'voxels' does not have"),
         (changed(BIRKS, plus={"input": {"simulate": {"cosmics": {"rate_hz_m2": 3}}}}),
-         "nuisance birks, plus: input.simulate.cosmics.rate_hz_m2 acts on simulated events, the run's source is 'voxels'"),
+         "nuisance birks, plus: input.simulate.cosmics.rate_hz_m2 acts on simulated events, .* source is 'voxels'"),
     ],
 )  # fmt: skip
 def test_a_nuisance_that_cannot_act_on_the_run_is_refused_before_anything_runs(finished, nuisance, message):
@@ -231,6 +229,3 @@ def test_a_tiny_run_is_varied(tiny_run):
     page = (made / "report" / "index.html").read_text()
     assert "http://" not in page.replace("http://www.w3.org", "")
     assert "energy scale" in page
-    overlay = made / "systematics.yaml"
-    rerun = snakemake(tiny_run, "all", "--dry-run", overlays=(str(overlay),))
-    assert json.loads(json.dumps(yaml.safe_load(overlay.read_text())))["models_from"] == "tiny", rerun.stdout
