@@ -7,6 +7,7 @@
 # make compare      two finished runs: A=results/x B=results/y
 # make faithfulness scores of anybody's explanations of the benchmark's events: PREDICTIONS=file.jsonl
 # make study        learning curves at the published size, some days: [STUDY=table.yaml] [POINTS="study_1000 ..."]
+# make systematics  systematic uncertainties of a finished run: [RUN=demo] [TABLE=config/systematics.yaml] [PROFILE=]
 # make bundle       a finished run to publish, with its provenance: RUN= [LICENSE=] [AUTHOR=]
 # make validate     the simulation compared with PDG and NIST values, some minutes
 # make fault-test   all faults, with thirty kills of a run: a quarter of an hour
@@ -18,7 +19,7 @@ BIN := $(VENV)/bin
 SNAKEMAKE := $(BIN)/snakemake --profile profiles/local
 INSTALLED := $(VENV)/.installed
 
-.PHONY: bundle faithfulness faithfulness-events faithfulness-baseline study study-page demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
+.PHONY: systematics bundle faithfulness faithfulness-events faithfulness-baseline study study-page demo test fault-test long-test slurm-test inspect plan rehearse compare validate classify lint format lock schema clean
 
 demo: $(INSTALLED)
 	@$(SNAKEMAKE)
@@ -62,6 +63,12 @@ compare: $(INSTALLED)
 STUDY ?= resources/study.yaml
 study: $(INSTALLED)
 	@exec $(BIN)/python -m nuvlm.workflow.study $(STUDY) $(if $(POINTS),--points $(POINTS))
+
+# Test events of a finished run, made and classified again with each nuisance (docs/systematics.md).
+TABLE ?= config/systematics.yaml
+systematics: RUN = demo
+systematics: $(INSTALLED)
+	@exec $(BIN)/python -m nuvlm.workflow.systematics "$(RUN)" "$(TABLE)" $(if $(PROFILE),--profile "$(PROFILE)")
 
 # The data, figure and tables of docs/study.md, from the study of resources/study.yaml or another: [CURVES=results/NAME/curves]
 CURVES ?= results/study/curves

@@ -4,7 +4,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from nuvlm.dataset.topology import TOPOLOGY_TYPES, find_topology, is_charged, leading_pion_energy
+from nuvlm.dataset.topology import TOPOLOGY_TYPES, count_particles, find_topology, is_charged, leading_pion_energy
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.voxels import PARTICLE_DTYPE
 from nuvlm.simulation.events import DEPOSIT_DTYPE, Interaction, simulate
@@ -51,6 +51,15 @@ def test_events_by_hand() -> None:
     np.testing.assert_array_equal(table["shower_gap_mm"], [nan, nan, 130, 0])
     np.testing.assert_allclose(table.filter(like="track_direction"), [[nan] * 3, [0, 0.6, 0.8], [nan] * 3, [0, -1, 0]])
     np.testing.assert_allclose(table.filter(like="shower_direction"), [[nan] * 3] * 2 + [[0, 1, 0], [0, 0, 1]])
+
+
+def test_particles_are_counted_with_their_antiparticles_above_an_energy() -> None:
+    rows = [(1, 211, 50), (1, -211, 5), (1, 2212, 15), (1, 2212, 25), (3, 111, 0)]
+    particles = np.array([(event, pdg, kinetic, (0, 0, 1)) for event, pdg, kinetic in rows], dtype=PARTICLE_DTYPE)
+    ids = np.array([3, 1, 2])
+    np.testing.assert_array_equal(count_particles(ids, particles, 211), [0, 2, np.nan])
+    np.testing.assert_array_equal(count_particles(ids, particles, 2212, 20), [0, 1, np.nan])
+    assert np.isnan(count_particles(ids, None, 211)).all()
 
 
 def test_what_truth_does_not_tell_is_null() -> None:

@@ -83,6 +83,11 @@ def test_threshold_acts_on_what_arrives():
     assert read(Readout(threshold_mev=0.5, **lossy)).tolist() == [pytest.approx(0.8694, abs=1e-4), 0]
 
 
+def test_energy_scale_acts_on_what_was_read_out():
+    assert read(Readout(energy_scale=0.5, threshold_mev=0.6), energy=(1.0, 0.5)).tolist() == [0.5, 0]
+    assert Readout(energy_scale=1.01).has_effects
+
+
 def test_noise_has_its_width_and_belongs_to_the_event():
     n = 10_000
     readout = Readout(noise_mev=0.1)

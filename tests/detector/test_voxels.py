@@ -12,7 +12,17 @@ from hypothesis.extra.numpy import arrays
 
 from nuvlm.base.errors import InputError
 from nuvlm.detector.geometry import Detector
-from nuvlm.detector.voxels import EVENT_DTYPE, Event, Voxels, open_shard, voxelize, voxelize_boxes, write_shard
+from nuvlm.detector.voxels import (
+    EVENT_DTYPE,
+    PARTICLE_DTYPE,
+    Event,
+    Voxels,
+    open_shard,
+    select_events,
+    voxelize,
+    voxelize_boxes,
+    write_shard,
+)
 
 COORDINATE = st.floats(-1500, 1500, width=32) | st.sampled_from([-1000.0, 0.0, 5.0, 1000.0])
 
@@ -205,6 +215,35 @@ def test_shard_round_trip_in_blocks(make_shard, make_voxels, detector):
     assert sum(len(block) for _, block in blocks) == events["n_voxels"].sum()
     energy = np.concatenate([block.energy for _, block in blocks])
     np.testing.assert_array_equal(energy[events["first_voxel"][3] :][: events["n_voxels"][3]], make_voxels(3).energy)
+
+
+def test_selected_events_of_two_shards_are_those_of_both_with_their_truth(tmp_path, detector, make_voxels):
+    files = {tmp_path / f"{name}.h5": range(first, first + 4) for name, first in (("a", 0), ("b", 10))}
+    for path, ids in files.items():
+        events = []
+        for i in ids:
+            rows = np.zeros(i % 3, dtype=PARTICLE_DTYPE)
+            rows["event_id"], rows["pdg"] = i, 100 + i
+            known = {"nu_pdg": 14, "is_cc": True, "nu_energy": i + 1.0, "vertex_mm": (1.0, 2.0, 3.0), "mode": 4}
+            events.append(Event(i, make_voxels(i), **known, truth={"particles": rows}))
+        write_shard(path, detector, events)
+    out = tmp_path / "out.h5"
+    chosen = {path: [ids[3], ids[1]] for path, ids in files.items()}
+    select_events(chosen, out, detector)
+    with open_shard(out, detector) as shard:
+        assert shard.events["event_id"].tolist() == [1, 3, 11, 13]
+        assert shard.events["nu_energy"].tolist() == [2, 4, 12, 14]
+        (_, block, begins), *_ = shard.blocks()
+        for k, i in enumerate((1, 3, 11, 13)):
+            span, expected = slice(begins[k], begins[k + 1]), make_voxels(i)
+            for name in ("x", "y", "z", "energy"):
+                np.testing.assert_array_equal(getattr(block, name)[span], getattr(expected, name))
+        assert shard.truth("particles")["pdg"].tolist() == [101, 111, 111, 113]
+    with pytest.raises(InputError, match=r"b\.h5: has no event 99 \(1 of 2 missing\)"):
+        select_events({tmp_path / "b.h5": [11, 99]}, out, detector)
+    write_shard(tmp_path / "b.h5", detector, [Event(11, make_voxels(11))], drifted=True)
+    with pytest.raises(InputError, match=r"a\.h5: its charge has drifted, or not, unlike that of others"):
+        select_events({tmp_path / "a.h5": [1], tmp_path / "b.h5": [11]}, out, detector)
 
 
 def test_unknown_truth_is_written_as_the_format_says(make_shard, detector):

@@ -52,6 +52,18 @@ def test_events_are_the_same_however_they_are_cut(events: list[Event]) -> None:
         assert_same(first, second)
 
 
+def test_chosen_events_are_those_of_the_whole_shard(tmp_path: Path, events: list[Event]) -> None:
+    """With recombination that is off they are the same to the last bit, as random numbers are drawn for each event."""
+    path = tmp_path / "chosen.h5"
+    simulate_shard(path, DETECTOR, first_event=100, n_events=8, seed=7, only=[101, 107])
+    with open_shard(path, DETECTOR) as shard:
+        assert shard.events["event_id"].tolist() == [101, 107]
+        (_, voxels, begins), *_ = shard.blocks()
+    for k, event in enumerate((events[1], events[7])):
+        for name in ("x", "y", "z", "energy"):
+            np.testing.assert_array_equal(getattr(voxels, name)[begins[k] : begins[k + 1]], getattr(event.voxels, name))
+
+
 def test_shard_is_the_same_from_another_process(tmp_path: Path) -> None:
     """No state of the process may leak in: hash seeds, what GEANT4 did before, the order of jobs."""
     simulate_shard(tmp_path / "here.h5", DETECTOR, first_event=3, n_events=3, seed=7)

@@ -198,6 +198,7 @@ SECTIONS = {
     "vlm.classify": ("vlm={classify: {temperature: 1.0}}", "classify_vlm"),
     "vlm.explain": ("vlm={explain: {max_new_tokens: 9}}", "explain_vlm"),
     "report": ("report={explain: 9}", EXPLAIN),
+    "systematics": ("systematics={run: demo}", None),  # another DAG: see below
     # Families without an explicit entry.
     **{name: (f"{name}={{seed: 8}}", family.training_rule) for name, family in FAMILIES.items() if name not in LISTED},
 }
@@ -248,6 +249,29 @@ def test_a_zoom_trains_models_on_the_base_and_no_others(checkout):
     finish(checkout, *run)
     on_base = " ".join(family.training_rule for family in FAMILIES.values() if family.on_base)
     assert planned(checkout, *run, "pixelmap={zoom: 2}") == after(on_base)
+
+
+def test_systematics_make_only_test_events_and_train_nothing(finished):
+    scale = {"name": "scale", "title": "energy scale", "source": "here"}
+    scale |= {"plus": {"display": {"readout": {"energy_scale": 1.1}}}}
+    scale |= {"minus": {"display": {"readout": {"energy_scale": 0.9}}}}
+    birks = {"name": "birks", "title": "Birks", "source": "here", "one_sided": True}
+    birks |= {"plus": {"input": {"recombination": {"model": "birks"}}}}
+    pions = {"name": "pions", "title": "pions", "source": "here", "plus": 1.2, "minus": 0.8}
+    pions |= {"weights": {"where": {"n_pion": {"low": 1}}}}
+    # Test events of three of the four shards, in two blocks.
+    blocks = {"block00000": ["sim00000", "sim00002"], "block00001": ["sim00003"]}
+    shards = {block: {name: f"results/demo/voxels/{name}.h5" for name in names} for block, names in blocks.items()}
+    overlay = {"systematics": {"run": "demo", "nuisances": [scale, birks, pions], "shards": shards}}
+    (finished / "varied.yaml").write_text(yaml.safe_dump(overlay))
+    run = [*TINY, "run=varied", "models_from=demo", "conditions=[nominal]", "report={explain: 0, browser: 0}"]
+    run += ["--configfile", "config/config.yaml", "varied.yaml"]
+    made = {"smear_and_downsample": 2 * 4, "crop_displays": 2 * 4, "list_events": 1}
+    assert planned(finished, *run) == made | {
+        "select_events": 2, "simulate_events": 2, "measure_systematics": 1, "all": 1,
+        **{rule: JOBS[rule] for rule in CLASSIFY.split()},
+    }  # fmt: skip
+    assert not [path for path in (finished / "results").iterdir() if path.name == "varied"]
 
 
 @pytest.mark.parametrize("recipe", ["published", "tuned"])

@@ -29,6 +29,7 @@ EXCUSED = {
     r"make (demo|test|slurm-test|fault-test|long-test)\b": "runs tests or the demo, as do those who run these tests",
     r"make faithfulness": "simulates 2,000 events; tests/workflow/test_benchmark_run.py scores 90",
     r"make study\b": "takes days; tests/workflow/test_study.py makes a small one",
+    r"make systematics\b": "classifies 4,000 events; tests/workflow/test_systematics.py does so for the tiny run",
     r"make rehearse\b": "trains a model of 11 billion parameters; what it calls is tested separately",
     r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls is tested separately",
     r"python (benchmarks/\S+|workflow/envs/pin\.py)": "takes minutes or writes into the checkout",

@@ -83,6 +83,7 @@ from nuvlm.workflow.plan import RATES, expected_seconds
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import sha256
 from nuvlm.report.names import figure_name, words
+from nuvlm.evaluation.nuisances import NOMINAL, split_variation, variation_shard
 from nuvlm.evaluation.spectrum import read_spectrum
 
 try:
@@ -96,11 +97,17 @@ try:
             checked, shards.list_shards(checked), shards.genie_files(checked), {}
         )
     CONFIG, SHARDS = PLANNED.config, PLANNED.shards
+    # Variation -> its configuration; those that act before the voxels.
+    VARIATIONS, REMADE = {}, frozenset()
+    if CONFIG.systematics is not None:
+        VARIATIONS = {name: CONFIG.variation(name) for name in CONFIG.variations}
+        REMADE = CONFIG.remade
     if workflow.is_main_process:
         paths.check_models(CONFIG)
         if CONFIG.report.spectrum is not None:
             read_spectrum(CONFIG.report.spectrum)
-        check_space_charge(CONFIG)
+        for checked in (CONFIG, *VARIATIONS.values()):
+            check_space_charge(checked)
         paths.remove_outdated_list(CONFIG)
 except InputError as error:
     raise WorkflowError(str(error)) from None
@@ -223,11 +230,29 @@ def of_attempt(amount, resumes):
     return amount if resumes else scaled(amount)
 
 
-def voxel_shard(wildcards):
-    """The voxel shard of {shard}: made here, or the user's own where it lies."""
+def voxel_file(shard):
+    """The voxel shard of a shard: made here, or the user's own where it lies."""
+    if CONFIG.systematics is not None:
+        variation, name = split_variation(shard)
+        made = variation if variation in REMADE else NOMINAL
+        return f"results/{CONFIG.run}/voxels/{variation_shard(made, name)}.h5"
     if CONFIG.input.source == "voxels":
-        return SHARDS[wildcards.shard]
-    return "<results>/voxels/{shard}.h5"
+        return SHARDS[shard]
+    return f"results/{CONFIG.run}/voxels/{shard}.h5"
+
+
+def config_of(wildcards):
+    """The configuration that a shard is made with: that of its variation in a run of systematics."""
+    if CONFIG.systematics is None:
+        return CONFIG
+    return VARIATIONS[split_variation(wildcards.shard)[0]]
+
+
+def varied(settings):
+    """Settings of a rule that makes events, as its parameter; `settings` takes them from a configuration."""
+    if CONFIG.systematics is None:
+        return settings(CONFIG)
+    return lambda wildcards: settings(config_of(wildcards))
 
 
 def pixel_map_store():
@@ -237,10 +262,9 @@ def pixel_map_store():
 # Inputs of all shards are functions: jobs of other rules, which parse the rules again on a cluster, need none of them.
 def truth_files(wildcards):
     """The truth of all shards: voxel shards, or the tables beside ready pixel maps."""
-    if CONFIG.input.source == "voxels":
-        return list(SHARDS.values())
-    truth = "voxels/{shard}.h5" if CONFIG.input.has_voxels else "truth/{shard}.parquet"
-    return expand(f"<results>/{truth}", shard=SHARDS)
+    if CONFIG.input.has_voxels:
+        return list(map(voxel_file, SHARDS))
+    return expand("<results>/truth/{shard}.parquet", shard=SHARDS)
 
 
 def pixel_map_files(kind):

@@ -1,14 +1,19 @@
 # From voxels to pixel maps, where these are not ready.
 
-SPACE_CHARGE = CONFIG.display.readout.space_charge
+
+def displacement_map(wildcards):
+    """The map of space charge, where there is one."""
+    space_charge = config_of(wildcards).display.readout.space_charge
+    return space_charge.map if space_charge.has_effects else []
+
 
 if CONFIG.input.has_voxels:
 
     rule smear_and_downsample:
         """Smear a shard's voxels by diffusion and sum them into event displays, in one exact pass."""
         input:
-            shard=voxel_shard,
-            space_charge=SPACE_CHARGE.map if SPACE_CHARGE.has_effects else [],
+            shard=lambda wildcards: voxel_file(wildcards.shard),
+            space_charge=displacement_map,
         output:
             display_store(),
         log:
@@ -26,10 +31,10 @@ if CONFIG.input.has_voxels:
         params:
             code=code("smear_and_downsample.py"),
             detector=CONFIG.detector.model_dump(mode="json"),
-            display=CONFIG.display.model_dump(mode="json"),
+            display=varied(lambda config: config.display.model_dump(mode="json")),
             on_bad_event=CONFIG.input.on_bad_event,
             # Shards of other programs have not been checked by a conversion.
-            foreign=CONFIG.input.source == "voxels",
+            foreign=CONFIG.input.source == "voxels" and CONFIG.systematics is None,
         script:
             "../scripts/smear_and_downsample.py"
 

@@ -1,11 +1,31 @@
 # From input.source to voxel shards, or to ready pixel maps: the sources are rows of nuvlm.sources.table.
 from nuvlm.sources.table import SOURCES
 
+# In a run of systematics, of the test events of another run, the nominal ones are taken from there.
+AGAIN = {}
+
+
+def varied_shards(wildcards):
+    """The shards of the other run that {shard} has test events of."""
+    if not AGAIN:
+        return []
+    return list(CONFIG.systematics.shards[split_variation(wildcards.shard)[1]])
+
+
+def simulated_events(wildcards):
+    """First event id and number of events of a shard; of a run of systematics, its table of chosen events says which."""
+    return None if AGAIN else shards.simulated_events(CONFIG, wildcards.shard)
+
+
+if CONFIG.systematics is not None:
+    AGAIN = {"chosen": f"results/{CONFIG.systematics.run}/events.parquet"}
+
 if CONFIG.input.source == "simulate":
 
     rule simulate_events:
         """Simulate neutrino events with GEANT4 and write their energy deposits as a voxel shard."""
         input:
+            **AGAIN,
             files=PLANNED.genie_files,
         output:
             "<results>/voxels/{shard}.h5",
@@ -13,6 +33,8 @@ if CONFIG.input.source == "simulate":
             "<results>/logs/simulate_events/{shard}.log",
         benchmark:
             "<results>/benchmarks/simulate_events/{shard}.tsv"
+        wildcard_constraints:
+            shard=rf"(?!{NOMINAL}\.).+" if AGAIN else ".+",
         conda:
             "../envs/cpu.yaml"
         container:
@@ -24,15 +46,20 @@ if CONFIG.input.source == "simulate":
         params:
             code=code("simulate_events.py"),
             detector=CONFIG.detector.model_dump(mode="json"),
-            events=lambda wildcards: shards.simulated_events(CONFIG, wildcards.shard),
-            settings=CONFIG.input.simulate.model_dump(
-                include={"seed", "margin_mm", "margin_downstream_mm", "vertices"}
+            events=simulated_events,
+            shards=varied_shards,
+            settings=varied(
+                lambda config: config.input.simulate.model_dump(
+                    include={"seed", "margin_mm", "margin_downstream_mm", "vertices"}
+                )
             ),
             offset_mm=list(CONFIG.input.offset_mm),
             on_bad_event=CONFIG.input.on_bad_event,
-            recombination=CONFIG.input.recombination.model_dump(mode="json"),
+            recombination=varied(
+                lambda config: config.input.recombination.model_dump(mode="json")
+            ),
             with_counterfactuals=CONFIG.input.simulate.counterfactuals,
-            cosmics=CONFIG.cosmics,
+            cosmics=varied(lambda config: config.cosmics),
         script:
             "../scripts/simulate_events.py"
 
@@ -40,9 +67,16 @@ if CONFIG.input.source == "simulate":
 ROW = SOURCES[CONFIG.input.source]
 
 if ROW.reader is not None:
-    SETTINGS = CONFIG.input.model_dump(
-        mode="json", include={"on_bad_event", *ROW.settings}
-    )
+
+    def conversion_settings(config):
+        """What the writer of a converted file is made with."""
+        settings = config.input.model_dump(
+            mode="json", include={"on_bad_event", *ROW.settings}
+        )
+        if ROW.kind == "maps":
+            return settings
+        return settings | {"detector": config.detector.model_dump(mode="json")}
+
     if ROW.kind == "maps":
         CONVERTED = {
             "store": pixel_map_store(),
@@ -50,12 +84,20 @@ if ROW.reader is not None:
         }
     else:
         CONVERTED = {"shard": "<results>/voxels/{shard}.h5"}
-        SETTINGS["detector"] = CONFIG.detector.model_dump(mode="json")
+        if AGAIN:
+            CONVERTED = {"shard": temp("<results>/converted/{shard}.h5")}
+            FILES = shards.list_shards(CONFIG.model_copy(update={"systematics": None}))
+
+    def converted_file(wildcards):
+        """The file of {shard}, which in a run of systematics is {variation}.{shard of the other run}."""
+        if AGAIN:
+            return FILES[split_variation(wildcards.shard)[1]]
+        return SHARDS[wildcards.shard]
 
     rule convert:
         """Convert an input file to a voxel shard, or to pixel maps and their truth."""
         input:
-            file=lambda wildcards: SHARDS[wildcards.shard],
+            file=converted_file,
         output:
             **CONVERTED,
         log:
@@ -74,6 +116,50 @@ if ROW.reader is not None:
             code=code("convert.py", ROW.reader, ROW.writer),
             reader=ROW.reader,
             writer=ROW.writer,
-            settings=SETTINGS,
+            settings=varied(conversion_settings),
         script:
             "../scripts/convert.py"
+
+
+if AGAIN:
+
+    def all_events(wildcards):
+        """The shards that test events are taken from: those of the other run, or converted again."""
+        variation, block = split_variation(wildcards.shard)
+        files = CONFIG.systematics.shards[block]
+        if variation not in REMADE:
+            return list(files.values())
+        return [
+            f"results/{CONFIG.run}/converted/{variation_shard(variation, shard)}.h5"
+            for shard in files
+        ]
+
+    rule select_events:
+        """Take test events of another run out of their voxel shards."""
+        input:
+            **AGAIN,
+            voxels=all_events,
+        output:
+            "<results>/voxels/{shard}.h5",
+        log:
+            "<results>/logs/select_events/{shard}.log",
+        benchmark:
+            "<results>/benchmarks/select_events/{shard}.tsv"
+        wildcard_constraints:
+            # Others are simulated.
+            shard=rf"{NOMINAL}\..+" if CONFIG.input.source == "simulate" else ".+",
+        conda:
+            "../envs/cpu.yaml"
+        container:
+            image("cpu")
+        threads: 1
+        resources:
+            mem_mb=scaled(2000),
+            runtime=scaled(30),
+        params:
+            code=code("select_events.py"),
+            shards=varied_shards,
+            detector=CONFIG.detector.model_dump(mode="json"),
+            on_bad_event=CONFIG.input.on_bad_event,
+        script:
+            "../scripts/select_events.py"

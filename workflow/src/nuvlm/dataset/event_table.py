@@ -29,6 +29,17 @@ def read_events(path: str | Path) -> pd.DataFrame:
     return read_table(path, "event table")
 
 
+def read_test_events(path: str | Path) -> dict[str, list[int]]:
+    """Shard -> ids of its test events with known truth, of the shards that have some.
+
+    Raises:
+        InputError: the table is missing or damaged.
+    """
+    table = read_events(path)
+    tested = table[(table["split"] == "test").fillna(False) & table["class"].notna()]
+    return {str(shard): rows["event_id"].tolist() for shard, rows in tested.groupby("shard", sort=False)}
+
+
 def read_part(path: str | Path, part: int) -> pd.DataFrame:
     """The rows of the event table in one part of inference, numbered from 0.
 

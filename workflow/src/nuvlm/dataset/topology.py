@@ -122,6 +122,28 @@ def leading_pion_energy(event_ids: np.ndarray, particles: np.ndarray | None) -> 
     return np.where(np.isfinite(found), found, np.nan)
 
 
+def count_particles(
+    event_ids: np.ndarray, particles: np.ndarray | None, pdg: int, kinetic_mev: float = 0
+) -> np.ndarray:
+    """Number of particles of a kind, and of their antiparticles, in the final state of each event.
+
+    Args:
+        event_ids: (n,) of the events.
+        particles: /truth/particles of a voxel shard, None without that table.
+        pdg: code of the particle.
+        kinetic_mev: minimum kinetic energy, MeV.
+
+    Returns:
+        (n,), float64; NaN if the final state is unknown.
+    """
+    if not _has(particles, {"event_id", "pdg", "kinetic_mev"}):
+        return np.full(len(event_ids), np.nan)
+    assert particles is not None
+    counted = (np.abs(particles["pdg"].astype(np.int64)) == pdg) & (particles["kinetic_mev"] >= kinetic_mev)
+    found: np.ndarray = pd.Series(counted).groupby(particles["event_id"]).sum().reindex(event_ids).to_numpy(np.float64)
+    return found
+
+
 def _has(table: np.ndarray | None, columns: set[str]) -> bool:
     return table is not None and columns <= set(table.dtype.names or ())
 

@@ -1,5 +1,5 @@
 """Effects on charge other than diffusion: recombination, space charge, electron lifetime, dead channels, noise,
-threshold.
+threshold, calibration.
 
 All are off by default: the published system has only diffusion (arXiv 2509.08461). They are for studies of a
 classifier's robustness to a real detector; docs/physics.md describes each effect.
@@ -100,6 +100,8 @@ class Readout(Settings):
     """Standard deviation of Gaussian noise on each voxel with charge, MeV; other channels are not triggered."""
     threshold_mev: NotNegative = 0
     """A voxel with less energy, after noise, is not read out, MeV."""
+    energy_scale: Positive = 1
+    """Factor on all energy that was read out: an error of the calibration."""
     seed: Annotated[int, Field(ge=0)] = 7
     """Seed of the dead channels and, with the event's id, of the noise."""
 
@@ -116,7 +118,7 @@ class Readout(Settings):
 
 
 class Electronics:
-    """Applies a :class:`Readout` to voxels, in the physical order: drift, noise, threshold, dead channels.
+    """Applies a :class:`Readout` to voxels, in the physical order: drift, noise, threshold, dead channels, calibration.
 
     It acts before diffusion, which moves charge by a tenth of a channel at most.
 
@@ -164,4 +166,4 @@ class Electronics:
                 rng = np.random.default_rng([self._readout.seed, event])
                 energy[begin:end] += rng.normal(0, self._readout.noise_mev, end - begin)
         read_out = (energy >= self._readout.threshold_mev) & ~self._dead[self._volume[drift], *indices]
-        return np.where(read_out, energy, 0).astype(np.float32)
+        return np.where(read_out, energy * self._readout.energy_scale, 0).astype(np.float32)

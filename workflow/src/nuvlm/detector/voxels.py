@@ -5,7 +5,7 @@ NaN, an index outside the detector or an incomplete event.
 """
 
 import logging
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -408,6 +408,68 @@ def write_shard(
     return len(seen)
 
 
+def select_events(
+    chosen: Mapping[Path, Sequence[int]], out: Path, detector: Detector, on_bad_event: OnBadEvent = "error"
+) -> None:
+    """Write some events of voxel shards to one shard, with their truth.
+
+    Args:
+        chosen: shard -> ids of its events; no id twice.
+        out: the shard to write.
+        detector: the geometry of all.
+        on_bad_event: whether an event that cannot be used is an error, or left out.
+
+    Raises:
+        InputError: see :func:`open_shard`; an event is not in its shard; or some of the shards hold drifted charge and
+            others do not.
+    """
+    drifted = set()
+    for path in chosen:
+        with open_shard(path, detector, on_bad_event) as shard:
+            drifted.add(shard.drifted)
+    if len(drifted) > 1:
+        raise InputError(
+            f"{next(iter(chosen))}: its charge has drifted, or not, unlike that of others. Convert all again."
+        )
+    events = (event for path, ids in chosen.items() for event in _read_events(path, ids, detector, on_bad_event))
+    write_shard(out, detector, events, drifted=drifted.pop())
+
+
+def _read_events(path: Path, chosen: Sequence[int], detector: Detector, on_bad_event: OnBadEvent) -> Iterator[Event]:
+    with open_shard(path, detector, on_bad_event) as shard:
+        wanted = np.isin(shard.events["event_id"], np.array(chosen, dtype=np.uint64))
+        if missing := sorted({*chosen} - {*shard.events["event_id"][wanted].tolist()}):
+            raise InputError(
+                f"{path}: has no event {missing[0]} ({len(missing)} of {len(chosen)} missing). The file has changed "
+                "since the run: make it again, and the run."
+            )
+        found = {name: shard.truth(name) for name in shard.truth_tables}
+        # Sorted by event, so that the rows of each are a slice.
+        tables = {
+            name: rows[np.argsort(rows["event_id"], kind="stable")] for name, rows in found.items() if rows is not None
+        }
+        for rows, block, begins in shard.blocks():
+            for row, begin, end in zip(rows, begins[:-1], begins[1:], strict=True):
+                if not wanted[row]:
+                    continue
+                about = shard.events[row]
+                spans = {
+                    name: slice(*(np.searchsorted(table["event_id"], about["event_id"], s) for s in ("left", "right")))
+                    for name, table in tables.items()
+                }
+                yield Event(
+                    event_id=int(about["event_id"]),
+                    voxels=Voxels(*(column[begin:end] for column in (block.x, block.y, block.z, block.energy))),
+                    nu_pdg=int(about["nu_pdg"]),
+                    is_cc=bool(about["is_cc"]),
+                    nu_energy=float(about["nu_energy"]),
+                    inelasticity=float(about["inelasticity"]),
+                    vertex_mm=(*about["vertex_mm"].tolist(),),
+                    mode=int(about["mode"]),
+                    truth={name: table[spans[name]] for name, table in tables.items()},
+                )
+
+
 class VoxelShard:
     """An open voxel shard with a checked table of events; see :func:`open_shard`.
 
@@ -429,6 +491,17 @@ class VoxelShard:
 
     def __len__(self) -> int:
         return len(self.events)
+
+    @property
+    def truth_tables(self) -> list[str]:
+        """Names of the optional tables in /truth whose rows belong to events."""
+        group = self._file.get("truth")
+        tables = group.items() if isinstance(group, h5py.Group) else ()
+        return [
+            name
+            for name, table in tables
+            if isinstance(table, h5py.Dataset) and "event_id" in (table.dtype.names or ())
+        ]
 
     def truth(self, name: str) -> np.ndarray | None:
         """The optional table /truth/`name`; None if the shard does not have it.

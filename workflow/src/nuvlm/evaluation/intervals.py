@@ -52,7 +52,7 @@ def bootstrap(
         statistic: takes weights (b, n), the multiplicity of each event in each of b resamples, and returns (b,)
             values of each statistic, NaN if undefined (a class that was not drawn).
     """
-    blocks = [statistic(weights) for weights in _draws(n, seed, resamples)]
+    blocks = [statistic(weights) for weights in draws(n, seed, resamples)]
     return {
         name: percentile_interval(np.concatenate([block[name] for block in blocks]))
         for name in (blocks[0] if blocks else {})
@@ -62,7 +62,7 @@ def bootstrap(
 def bootstrap_means(values: np.ndarray, seed: int, resamples: int = RESAMPLES) -> list[Interval]:
     """Percentile bootstrap interval of the mean of each column of `values`, (n events, m)."""
     n, m = values.shape
-    blocks = [weights @ values / n for weights in _draws(n, seed, resamples)]
+    blocks = [weights @ values / n for weights in draws(n, seed, resamples)]
     means = np.concatenate(blocks) if blocks else np.empty((0, m))
     return [percentile_interval(column) for column in means.T]
 
@@ -76,7 +76,7 @@ def percentile_interval(values: np.ndarray) -> Interval:
     return [float(low), float(high)]
 
 
-def _draws(n: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
+def draws(n: int, seed: int, resamples: int) -> Iterator[np.ndarray]:
     """Yield weights (b, n) in blocks of limited size, `resamples` rows in total."""
     if n == 0:
         return

@@ -143,16 +143,16 @@ def evaluate(
         "saliency": {model: measure_saliency(table, parts, SEED, resamples) for model, parts in saliency.items()},
         "counterfactuals": measure_counterfactuals(every, predictions, explanations, saliency, stores, SEED, resamples),
     }
-    write_json(out, _rounded(results), sealed=True)
+    write_json(out, rounded(results), sealed=True)
 
 
-def _rounded(value: Any) -> Any:
+def rounded(value: Any) -> Any:
     """`value` with all floats rounded to DIGITS significant digits."""
     if isinstance(value, float):
         return float(f"{value:.{DIGITS}g}")
     if isinstance(value, Mapping):
-        return {key: _rounded(item) for key, item in value.items()}
-    return [_rounded(item) for item in value] if isinstance(value, list | tuple) else value
+        return {key: rounded(item) for key, item in value.items()}
+    return [rounded(item) for item in value] if isinstance(value, list | tuple) else value
 
 
 def score_sample(sample: Sample, resamples: int = RESAMPLES) -> dict[str, Any]:

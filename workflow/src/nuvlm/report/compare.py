@@ -15,7 +15,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, read_json, write_json
 from nuvlm.dataset.event_table import read_events
 from nuvlm.evaluation.comparison import compare
-from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, percentile_interval
+from nuvlm.evaluation.intervals import RESAMPLES, draws, percentile_interval
 from nuvlm.evaluation.metrics import SEED, weighted_scores
 from nuvlm.evaluation.samples import KEY, Sample, labelled_events, read_sample
 from nuvlm.models.predictions import part_tables
@@ -212,13 +212,7 @@ def _differ(samples: Mapping[str, Sample], paired: bool, resamples: int) -> dict
 
 def _resampled(sample: Sample, seed: int, resamples: int) -> dict[str, np.ndarray]:
     """(resamples,) values of every score."""
-    blocks: list[dict[str, np.ndarray]] = []
-
-    def keep(weights: np.ndarray) -> dict[str, np.ndarray]:
-        blocks.append(weighted_scores(sample, weights))
-        return blocks[-1]
-
-    bootstrap(keep, len(sample), seed, resamples)
+    blocks = [weighted_scores(sample, weights) for weights in draws(len(sample), seed, resamples)]
     return {name: np.concatenate([block[name] for block in blocks]) for name in SCORES}
 
 

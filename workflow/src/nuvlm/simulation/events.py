@@ -83,6 +83,7 @@ def simulate_shard(
     on_bad_event: OnBadEvent = "error",
     recombination: Recombination = NO_RECOMBINATION,
     cosmics: Cosmics | None = None,
+    only: Sequence[int] | None = None,
     with_counterfactuals: bool = False,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
@@ -101,6 +102,7 @@ def simulate_shard(
         with_counterfactuals: write each event with its counterfactuals, numbered from :data:`IDS` times its id. Their
             random numbers differ from those of a run without them, so that no model was trained on these events.
         cosmics: muons of cosmic rays that are added; without them, the events are the same in all else.
+        only: ids of the events to simulate, in rising order; None for all.
 
     Raises:
         InputError: incomplete GEANT4 data sets (see :func:`nuvlm.simulation.geant4_tables.provide_data`), GENIE files
@@ -108,22 +110,28 @@ def simulate_shard(
     """
     fiducial = fiducial_box_mm(detector, margin_mm, margin_downstream_mm)
     seed += COUNTERFACTUAL_SEED * with_counterfactuals
+    event_ids = range(first_event, first_event + n_events) if only is None else only
     conclusions = Conclusions()
     if files:
         offset, where = np.array(offset_mm, dtype=np.float64), None if vertices == "file" else fiducial
         evidence = GeneratorEvidence(detector, offset, uses_vertices=vertices == "file")
         entries = evidence.watch(read_genie(files, first_event, n_events), Path(files[0]), conclusions.add)
-        interactions = from_genie(entries, detector, first_event, seed, where, offset)
+        chosen = frozenset(event_ids)
+        interactions: Iterator[Interaction] = (
+            interaction
+            for interaction in from_genie(entries, detector, first_event, seed, where, offset)
+            if interaction.event_id in chosen
+        )
     else:
-        interactions = sampled(range(first_event, first_event + n_events), seed, fiducial)
-    watched = track(interactions, "events", n_events)
+        interactions = sampled(event_ids, seed, fiducial)
+    watched = track(interactions, "events", len(event_ids))
     events = simulate(
         detector, watched, recombination, on_bad_event, cosmics, with_counterfactuals=with_counterfactuals
     )
     write_shard(Path(path), detector, events, lambda: {"conclusions": conclusions.to_json()} if files else {})
 
 
-def sampled(event_ids: range, seed: int, fiducial: FiducialBox) -> Iterator[Interaction]:
+def sampled(event_ids: Iterable[int], seed: int, fiducial: FiducialBox) -> Iterator[Interaction]:
     """Sampled interactions, with vertices uniform in `fiducial`."""
     for event_id in event_ids:
         rng = np.random.default_rng([seed, event_id])

@@ -5,7 +5,8 @@ they are put together with the rest. Nothing heavy is imported: Snakemake reads 
 """
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
+from copy import deepcopy
 from datetime import date
 from pathlib import Path
 from types import UnionType
@@ -26,6 +27,7 @@ from nuvlm.base.errors import InputError, OnBadEvent
 from nuvlm.base.settings import FilePath, Settings
 from nuvlm.detector.geometry import LARGEST_PICTURE, Centre, Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Readout, Recombination
+from nuvlm.evaluation.nuisances import NOMINAL, Systematics
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
 from nuvlm.models.jobs import FamilySettings
 from nuvlm.models.table import FAMILIES, family_of
@@ -282,6 +284,8 @@ class Config(_Families):
     """Whether a job classifies its part under all conditions, with one start of the program and the model, or under
     one: then a condition that is added classifies no other again, and jobs are shorter."""
     report: ReportSettings = ReportSettings()
+    systematics: Systematics | None = None
+    """Nuisances of a run that classifies the test events of `models_from` again with each (docs/systematics.md)."""
 
     @model_validator(mode="after")
     def _check(self) -> Self:
@@ -323,6 +327,7 @@ class Config(_Families):
             raise ValueError(
                 f"conditions: {self.conditions[0]} is a control, and cannot be what others are compared with"
             )
+        self._check_systematics()
         return self
 
     def _check_events(self) -> None:
@@ -345,6 +350,61 @@ class Config(_Families):
                     f"dataset.train_events asks for {train_events:,} training events, but of input.simulate.events, "
                     f"{simulate.events:,}, about {expected:,.0f} are for training: lower the one, or raise the other"
                 )
+
+    def _check_systematics(self) -> None:
+        if self.systematics is None:
+            return
+        if self.models_from is None:
+            raise ValueError("systematics needs the models of a finished run: start it with make systematics RUN=...")
+        nominal = self._plain()
+        for nuisance, variation, settings in self.systematics.settings():
+            where = f"systematics: nuisance {nuisance.name}, {variation.removeprefix(nuisance.name)[1:]}"
+            for key in _keys(settings):
+                if not key.startswith(VARIED) or key.startswith(SAME):
+                    raise ValueError(
+                        f"{where}: {key} cannot be varied, as the same events must be classified by the same models. "
+                        f"What can: {', '.join(name.rstrip('.') for name in VARIED)}; not {', '.join(SAME)}"
+                    )
+                if key.startswith("input.simulate.") and self.input.source != "simulate":
+                    raise ValueError(
+                        f"{where}: {key} acts on simulated events, the run's source is '{self.input.source}': remove "
+                        "the nuisance"
+                    )
+            try:
+                varied = self.variation(variation)
+            except InputError as error:
+                raise ValueError(f"{where}: {error}") from error
+            if varied._plain() == nominal:
+                raise ValueError(
+                    f"{where}: {', '.join(_keys(settings)) or 'nothing'} is as in the run, so its standard deviation "
+                    "is 0: set another value, or remove the nuisance"
+                )
+
+    def _plain(self) -> dict[str, Any]:
+        return self.model_dump(mode="json", exclude={"systematics"})
+
+    @property
+    def variations(self) -> tuple[str, ...]:
+        """The variations of a run of systematics that have events of their own; the first is the nominal one."""
+        assert self.systematics is not None
+        return (NOMINAL, *(variation for _, variation, _ in self.systematics.settings()))
+
+    def variation(self, name: str) -> "Config":
+        """The configuration with which the events of a variation are made.
+
+        Raises:
+            InputError: it is impossible.
+        """
+        assert self.systematics is not None
+        settings = {variation: values for _, variation, values in self.systematics.settings()}
+        return parse_config(merge(self._plain(), deepcopy(dict(settings.get(name, {})))))
+
+    @property
+    def remade(self) -> frozenset[str]:
+        """The variations that act before the voxels, which are made again."""
+        made = (self.input, self.cosmics)
+        varied = {name: self.variation(name) for name in self.variations}
+        return frozenset(name for name, config in varied.items() if (config.input, config.cosmics) != made)
 
     @property
     def cosmics(self) -> dict[str, float] | None:
@@ -394,6 +454,24 @@ class Config(_Families):
         return tuple(model for model in self.models if family_of(model).explains and self.report.explain)
 
 
+VARIED = ("display.", "input.recombination.", "input.simulate.")
+"""Beginnings of the keys that a nuisance may change."""
+SAME = (
+    "display.pixel_mm",
+    *(
+        f"input.simulate.{name}"
+        for name in (
+            "events",
+            "events_per_shard",
+            "seed",
+            "final_states",
+            "vertices",
+            "margin_mm",
+            "margin_downstream_mm",
+        )
+    ),
+)
+"""Keys among them that make other events or other pixel maps."""
 RENAMED = {"tree": "bdt"}
 """Former key -> the present one, both with dots: the error for a former key names its successor."""
 
@@ -457,6 +535,15 @@ def merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
     return base
 
 
+def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
+    """The keys of all values, with dots."""
+    for key, value in values.items():
+        if isinstance(value, Mapping):
+            yield from _keys(value, f"{prefix}{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
 def _with_nulls(value: Any) -> Any:
     """`value` with None for the word null: what Snakemake takes from its command line is text."""
     if isinstance(value, Mapping):
@@ -472,7 +559,8 @@ def json_schema() -> str:
 def _known_keys(location: tuple[str | int, ...]) -> list[str]:
     model: Any = Config
     for part in location:
-        model = get_args(model)[1] if get_origin(model) is Mapping else model.model_fields[str(part)].annotation
+        inner = {Mapping: 1, tuple: 0}.get(get_origin(model))
+        model = model.model_fields[str(part)].annotation if inner is None else get_args(model)[inner]
         if get_origin(model) is UnionType:  # what may be null
             model = get_args(model)[0]
     return list(model.model_fields)

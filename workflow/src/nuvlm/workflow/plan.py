@@ -188,7 +188,7 @@ def expected_seconds(config: Config, shards: int, rates: str | Path = RATES) -> 
 
     Empty where the number of events is not known before the files are read. Rules without a rate are left out.
     """
-    if config.input.source != "simulate":
+    if config.input.source != "simulate" or config.systematics is not None:
         return {}
     plan = make_plan(config, config.input.simulate.events, shards, read_rates(rates))
     return {stage.rule: 3600 * stage.hours for stage in plan.stages if stage.hours is not None}

@@ -1,10 +1,14 @@
-"""The shards of a run: one per input file, or per block of simulated events; or those of the run of events_from."""
+"""The shards of a run: one per input file, or per block of simulated events; or those of the run of events_from.
+
+A run of systematics has blocks of the test events of another run, once for every variation: ``{variation}.{block}``.
+"""
 
 import glob
 from pathlib import Path
 
 from nuvlm.base.errors import InputError
 from nuvlm.dataset.store_list import read_store_list
+from nuvlm.evaluation.nuisances import variation_shard
 from nuvlm.workflow.config import Config
 
 
@@ -15,6 +19,8 @@ def list_shards(config: Config) -> dict[str, str]:
         InputError: a path or pattern matches no file, or two files have the same name; or the list of the run of
             events_from cannot be read.
     """
+    if config.systematics is not None:
+        return _varied_shards(config)
     if config.events_from is not None:
         # Not input.files: files may have arrived since, or been removed.
         path = Path("results", config.events_from, "pixelmaps.json")
@@ -31,6 +37,16 @@ def list_shards(config: Config) -> dict[str, str]:
             )
         shards[name] = file
     return shards
+
+
+def _varied_shards(config: Config) -> dict[str, str]:
+    """Those of each variation, without files."""
+    assert config.systematics is not None
+    if not config.systematics.shards:
+        raise InputError("systematics.shards is empty. Start with: make systematics RUN=<a finished run>")
+    return {
+        variation_shard(variation, block): "" for variation in config.variations for block in config.systematics.shards
+    }
 
 
 def genie_files(config: Config) -> list[str]:

@@ -1,0 +1,231 @@
+"""Systematic uncertainties of a run: the table of nuisances, the jobs that are planned, and a small real run."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import yaml
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import read_json, write_json, write_table
+from nuvlm.dataset.event_table import read_events, read_test_events
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import open_shard
+from nuvlm.evaluation.nuisances import split_variation
+from nuvlm.evaluation.systematics import IN_COVARIANCE
+from nuvlm.workflow.config import Config
+from nuvlm.workflow.shards import list_shards
+from nuvlm.workflow.systematics import compose, main, read_nuisances
+from paths import REPOSITORY
+
+TABLE = REPOSITORY / "config" / "systematics.yaml"
+SCALE = {
+    "name": "scale",
+    "title": "energy scale",
+    "source": "here",
+    "plus": {"display": {"readout": {"energy_scale": 1.1}}},
+    "minus": {"display": {"readout": {"energy_scale": 0.9}}},
+}
+BIRKS = {"name": "birks", "title": "recombination", "source": "here", "one_sided": True}
+BIRKS |= {"plus": {"input": {"recombination": {"model": "birks"}}}}
+PIONS = {"name": "pions", "title": "pions", "source": "here", "plus": 1.2, "minus": 0.8}
+PIONS |= {"weights": {"where": {"is_cc": 1}, "per": "n_pion"}}
+
+
+def write_nuisances(folder: Path, *nuisances: dict) -> Path:
+    path = folder / "table.yaml"
+    path.write_text(yaml.safe_dump({"systematics": {"nuisances": list(nuisances)}}, sort_keys=False))
+    return path
+
+
+@pytest.fixture
+def finished(tmp_path, monkeypatch) -> Path:
+    """A run that is finished as far as the plan sees."""
+    monkeypatch.chdir(tmp_path)
+    folder = Path("results/demo")
+    events = pd.DataFrame({"shard": ["first"] * 30 + ["second"] * 30, "event_id": range(60), "class": "nc"})
+    write_table(folder / "events.parquet", events.assign(split=["train", "test"] * 30))
+    config = Config(
+        input={"source": "voxels", "files": [f"results/demo/voxels/{name}.h5" for name in ("first", "second")]}
+    )
+    for name in ("first", "second"):
+        (folder / "voxels").mkdir(exist_ok=True)
+        (folder / "voxels" / f"{name}.h5").touch()
+    for model in config.models:
+        write_json(folder / "models" / model / "training.json", {})
+        for file in ("model.onnx", "manifest.json"):
+            (folder / "models" / model / file).touch()
+    for path in ("models/base/manifest.json", "models/vlm/manifest.json"):
+        (folder / path).parent.mkdir(parents=True, exist_ok=True)
+        (folder / path).touch()
+    write_report(folder, config)
+    return folder
+
+
+def write_report(folder: Path, config: Config) -> None:
+    report = {"format": "nuvlm-report", "provenance": {"config": config.model_dump(mode="json")}}
+    write_json(folder / "report" / "report.json", report)
+
+
+def changed(nuisance: dict, **changes: object) -> dict:
+    return {key: value for key, value in (nuisance | changes).items() if value is not None}
+
+
+@pytest.mark.parametrize(
+    ("nuisances", "message"),
+    [
+        ([changed(SCALE, minus=None)], "nuisance scale: nuisance scale has no range: minus missing.*one_sided: true"),
+        ([changed(SCALE, plus=None, minus=None)], "nuisance scale has no range: plus and minus missing"),
+        ([changed(SCALE, one_sided=True)], "nuisance scale: one_sided has no minus"),
+        ([changed(SCALE, source=None)], "nuisance scale: source: Field required"),
+        ([changed(SCALE, source="")], "nuisance scale: source: String should have at least 1 character"),
+        ([changed(SCALE, sigma=3)], "nuisance scale: sigma: Extra inputs are not permitted"),
+        ([changed(SCALE, name="Energy Scale")], "nuisance Energy Scale: name: String should match"),
+        ([changed(SCALE, plus=SCALE["minus"])], "nuisance scale: plus and minus are the same"),
+        ([changed(SCALE, plus={})], "nuisance scale: scale_plus changes nothing, so its standard deviation is 0"),
+        ([changed(PIONS, plus=1.0)], "nuisance pions: pions_plus changes nothing, so its standard deviation is 0"),
+        ([changed(PIONS, plus=-1.2)], "nuisance pions: plus: .*greater than 0"),
+        ([changed(PIONS, weights=None)], "nuisance pions: plus must be settings"),
+        ([changed(SCALE, weights={"where": {}})], "nuisance scale: plus must be a factor"),
+        ([changed(PIONS, weights={"where": {"n_kaon": 1}})], "nuisance pions: weights: there is no column n_kaon"),
+        ([changed(PIONS, weights={"per": "mode"})], "nuisance pions: weights: per: mode is no count; known: n_proton"),
+        ([SCALE, SCALE], "two nuisances are called scale: rename or remove one"),
+        ([SCALE, changed(SCALE, name="other")], "nuisances scale and other are the same variation.*count twice"),
+        ([], "nuisances: Tuple should have at least 1 item"),
+    ],
+)  # fmt: skip
+def test_an_impossible_table_is_refused_with_the_nuisance(tmp_path, nuisances, message):
+    path = write_nuisances(tmp_path, *nuisances)
+    with pytest.raises(InputError, match=rf"(?s)table\.yaml: .*{message}"):
+        read_nuisances(path)
+
+
+@pytest.mark.parametrize("text", ["", "run: demo", "systematics: 3", "systematics: [", "- a"])
+def test_a_file_that_is_no_table_is_refused(tmp_path, text):
+    path = tmp_path / "table.yaml"
+    path.write_text(text)
+    with pytest.raises(InputError, match=r"table\.yaml"):
+        read_nuisances(path)
+
+
+@pytest.mark.parametrize(
+    ("nuisance", "message"),
+    [
+        (changed(SCALE, plus={"display": {"readout": {"gain": 2}}}), "scale, plus: .*gain: unknown key; known"),
+        (changed(SCALE, plus={"display": {"readout": {"energy_scale": -1}}}), "nuisance scale, plus: .*greater than 0"),
+        (changed(SCALE, minus={"display": {"readout": {"energy_scale": 1}}}), "scale, minus: .*deviation is 0"),
+        (changed(SCALE, plus={"display": {"pixel_mm": 10}}), "nuisance scale, plus: display.pixel_mm cannot be varied"),
+        (changed(SCALE, plus={"pixelmap": {"size": 64}}), "nuisance scale, plus: pixelmap.size cannot be varied"),
+        (changed(SCALE, plus={"input": {"simulate": {"seed": 8}}}), "plus: input.simulate.seed cannot be varied"),
+        (changed(SCALE, plus={"bdt": {"seed": 8}}), "nuisance scale, plus: bdt.seed cannot be varied"),
+        (BIRKS, "nuisance birks, plus: .*recombination needs .* source 'voxels' does not have"),
+        (changed(BIRKS, plus={"input": {"simulate": {"cosmics": {"rate_hz_m2": 3}}}}),
+         "nuisance birks, plus: input.simulate.cosmics.rate_hz_m2 acts on simulated events, .* source is 'voxels'"),
+    ],
+)  # fmt: skip
+def test_a_nuisance_that_cannot_act_on_the_run_is_refused_before_anything_runs(finished, nuisance, message):
+    table = write_nuisances(Path(), nuisance)
+    with pytest.raises(InputError, match=rf"(?s)table\.yaml: .*{message}"):
+        compose("demo", table)
+    with pytest.raises(SystemExit, match=r"table\.yaml"):
+        main(["demo", str(table)])
+    assert [path.name for path in Path("results").iterdir()] == ["demo"]
+
+
+def test_a_run_that_cannot_be_varied_is_refused_before_anything_runs(finished):
+    table = write_nuisances(Path(), SCALE)
+    with pytest.raises(InputError, match="results/other: no finished run"):
+        compose("other", table)
+    with pytest.raises(
+        InputError, match=r"table\.yaml: nuisance pions counts particles .* does not have|cannot be read"
+    ):
+        compose("demo", write_nuisances(Path(), PIONS))
+    write_nuisances(Path(), SCALE)
+    assert compose("demo", table)["systematics"]["shards"] == {
+        "block00000": {name: f"results/demo/voxels/{name}.h5" for name in ("first", "second")}
+    }
+    (finished / "voxels" / "second.h5").unlink()
+    with pytest.raises(InputError, match=r"second\.h5"):
+        compose("demo", table)
+    (finished / "voxels" / "second.h5").touch()
+    shutil.rmtree(finished / "models" / "bdt")
+    with pytest.raises(InputError, match=r"no finished model in results/demo/models \(bdt missing\)"):
+        compose("demo", table)
+    events = read_events(finished / "events.parquet")
+    write_table(finished / "events.parquet", events.assign(split="train"))
+    with pytest.raises(InputError, match=r"events\.parquet: has no test event with known truth"):
+        compose("demo", table)
+    write_report(finished, Config(input={"source": "png", "files": ["maps/*"]}))
+    with pytest.raises(InputError, match="results/demo: made of ready pixel maps"):
+        compose("demo", table)
+
+
+def test_events_with_one_id_are_in_blocks_of_their_own(finished):
+    events = read_events(finished / "events.parquet")
+    write_table(finished / "events.parquet", events.assign(event_id=events["event_id"] % 30))
+    found = compose("demo", write_nuisances(Path(), SCALE))["systematics"]["shards"]
+    assert [list(block) for block in found.values()] == [["first"], ["second"]]
+
+
+def test_the_default_table_is_possible_for_the_default_configuration():
+    nuisances = read_nuisances(TABLE).model_dump(mode="json")
+    block = {"shards": {"block00000": {"sim00000": "a.h5"}}, "run": "demo"}
+    config = Config(run="varied", models_from="demo", systematics=nuisances | block)
+    assert config.remade == {"recombination_plus", "cosmics_plus"}
+    assert len(list_shards(config)) == len(config.variations) == 10
+    assert config.variation("diffusion_minus").display.diffusion.transverse_mm == pytest.approx(1.3 * 0.96)
+
+
+def test_it_is_started_by_its_command():
+    with pytest.raises(InputError, match="make systematics RUN="):
+        list_shards(Config(run="a", models_from="demo", systematics={"nuisances": [SCALE]}))
+    with pytest.raises(ValueError, match="needs the models of a finished run"):
+        Config(systematics={"nuisances": [SCALE]})
+
+
+@pytest.mark.workflow
+@pytest.mark.slow
+def test_a_tiny_run_is_varied(tiny_run):
+    """Only its test events are made again: nominal ones are those of the run, and so are their predictions."""
+    table = write_nuisances(tiny_run, SCALE, BIRKS, PIONS)
+    python = "import sys; from nuvlm.workflow.systematics import main; main(sys.argv[1:])"
+    quick = ["--snakemake", "--cores", "2"]
+    command = [sys.executable, "-c", python, "tiny", str(table), "--profile", "none", *quick]
+    result = subprocess.run(command, cwd=tiny_run, capture_output=True, text=True)
+    assert result.returncode == 0, result.stdout + result.stderr
+    run, made = tiny_run / "results" / "tiny", tiny_run / "results" / "tiny_systematics"
+    tested = read_test_events(run / "events.parquet")
+    ids = sorted(event for events in tested.values() for event in events)
+    shards = sorted((made / "voxels").iterdir())
+    assert [path.name for path in shards] == ["birks_plus.block00000.h5", "nominal.block00000.h5"]
+    energies = []
+    for path in shards:
+        with open_shard(path, Detector()) as shard:
+            assert shard.events["event_id"].tolist() == ids
+            energies.append(sum(block.energy.sum() for _, block, _ in shard.blocks()))
+    assert energies[0] != energies[1]
+    events = read_events(made / "events.parquet")
+    counts = events["shard"].map(lambda name: split_variation(name)[0]).value_counts()
+    assert counts.to_dict() == dict.fromkeys(("nominal", "scale_plus", "scale_minus", "birks_plus"), len(ids))
+    for model in Config().models:
+        again = pd.read_parquet(made / f"predictions/{model}/nominal/0.parquet").set_index("shard")
+        again = again.loc["nominal.block00000"].set_index("event_id")["p_nue_cc"]
+        before = pd.read_parquet(run / f"predictions/{model}/nominal/0.parquet").set_index("event_id")["p_nue_cc"]
+        np.testing.assert_allclose(again, before.loc[again.index], atol=1e-4)
+    found = read_json(made / "report" / "systematics.json")
+    assert list(found["models"]) == list(Config().models)
+    assert sum(found["events"].values()) == len(ids)
+    matrix = np.array(found["models"]["bdt"]["covariance"])
+    shifts = found["models"]["bdt"]["shifts"]
+    d = np.array([[shifts[name]["shift"][q]["value"] for q in IN_COVARIANCE] for name in ("scale", "birks", "pions")])
+    np.testing.assert_allclose(matrix, sum(np.outer(row, row) for row in d), atol=1e-12)
+    table = pd.read_csv(made / "report" / "covariance.csv").set_index(["model", "quantity"])
+    np.testing.assert_allclose(table.loc["bdt"].to_numpy(), matrix, atol=1e-9)
+    assert len(pd.read_csv(made / "report" / "shifts.csv")) == len(found["models"]) * 7 * (3 + 2 + 3)
+    page = (made / "report" / "index.html").read_text()
+    assert "http://" not in page.replace("http://www.w3.org", "")
+    assert "energy scale" in page

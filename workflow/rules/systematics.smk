@@ -1,0 +1,45 @@
+# From the predictions of the variations to the page of systematic uncertainties, in place of the report.
+
+SYSTEMATICS_PAGE = [
+    "workflow/src/nuvlm/report/systematics.html.j2",
+    "workflow/src/nuvlm/report/page.css",
+]
+
+
+rule measure_systematics:
+    """Shifts of every efficiency with each nuisance, their covariance, and a page of them."""
+    input:
+        prediction_tables(),
+        events="<results>/events.parquet",
+        # The final states of the nominal events.
+        voxels=[
+            voxel_file(variation_shard(NOMINAL, shard))
+            for shard in CONFIG.systematics.shards
+        ],
+        template=list(map(untimed, SYSTEMATICS_PAGE)),
+    output:
+        page="<results>/report/index.html",
+        data="<results>/report/systematics.json",
+        shifts="<results>/report/shifts.csv",
+        covariance="<results>/report/covariance.csv",
+    log:
+        "<results>/logs/measure_systematics.log",
+    benchmark:
+        "<results>/benchmarks/measure_systematics.tsv"
+    conda:
+        "../envs/report.yaml"
+    container:
+        image("report")
+    threads: 1
+    resources:
+        mem_mb=scaled(4000),
+        runtime=scaled(60),
+    params:
+        code=code("measure_systematics.py", files=SYSTEMATICS_PAGE),
+        predictions={
+            model: predictions_of(model)[CONFIG.conditions[0]] for model in MODELS
+        },
+        detector=CONFIG.detector.model_dump(mode="json"),
+        config=CONFIG.model_dump(mode="json"),
+    script:
+        "../scripts/measure_systematics.py"

@@ -1,0 +1,199 @@
+"""Systematic uncertainties of a finished run: its test events, with each nuisance (docs/systematics.md).
+
+``python -m nuvlm.workflow.systematics demo config/systematics.yaml`` is what ``make systematics`` starts: one start of
+Snakemake, for the run ``{run}_systematics``.
+"""
+
+import argparse
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import ValidationError
+
+from nuvlm.base.errors import InputError
+from nuvlm.base.files import atomic_path, read_json
+from nuvlm.evaluation.nuisances import COUNTS, Systematics
+from nuvlm.models.table import FAMILIES
+from nuvlm.workflow.config import Config, check_space_charge, merge, parse_config, read_overlays
+from nuvlm.workflow.paths import check_models
+from nuvlm.workflow.shards import list_shards
+from nuvlm.workflow.study import DEFAULTS
+
+SUFFIX = "_systematics"
+SECTION = "systematics"
+BLOCK_EVENTS = 500
+"""Test events of a block: of one shard of a run alone, they are not worth the start of a job."""
+
+
+def read_nuisances(path: Path) -> Systematics:
+    """Read a table of nuisances.
+
+    Raises:
+        InputError: it cannot be read, or a nuisance is impossible; names the file and the nuisance.
+    """
+    values = read_overlays([path])
+    section = values.get(SECTION)
+    if set(values) != {SECTION} or not isinstance(section, Mapping):
+        raise InputError(f"{path}: must have the key {SECTION} with a list of nuisances, and no other")
+    try:
+        return Systematics.model_validate(section)
+    except ValidationError as error:
+        raise InputError(f"{path}: " + "; ".join(_problem(section, problem) for problem in error.errors())) from error
+
+
+def _problem(section: Mapping[str, Any], problem: Any) -> str:
+    """A mistake, with the name of its nuisance in place of its number."""
+    place, message = list(problem["loc"]), problem["msg"].removeprefix("Value error, ")
+    if len(place) > 1 and isinstance(place[1], int):
+        entry = section["nuisances"][place[1]]
+        name = entry.get("name", place[1] + 1) if isinstance(entry, Mapping) else place[1] + 1
+        # Union members that pydantic tried, such as 'constrained-float', say nothing to a user.
+        where = [str(part) for part in place[2:] if str(part).isidentifier()]
+        return ": ".join([f"nuisance {name}", *([".".join(where)] if where else []), message])
+    return ": ".join([*filter(None, [".".join(map(str, place))]), message])
+
+
+def compose(run: str, table: Path) -> dict[str, Any]:
+    """The configuration of the run of systematics: that of a finished run, with the nuisances of a table.
+
+    Raises:
+        InputError: the run is not finished or has lost its voxels, it has no test events, or a nuisance cannot act on
+            its events; names the file and the remedy.
+    """
+    systematics = read_nuisances(table)
+    folder = Path("results", run)
+    report = folder / "report" / "report.json"
+    if not report.is_file():
+        raise InputError(
+            f"{folder}: no finished run (no report/report.json). Finish it first: snakemake --config run={run}"
+        )
+    made_with = parse_config(_without(read_json(report)["provenance"]["config"]))
+    if not made_with.input.has_voxels:
+        raise InputError(
+            f"{folder}: made of ready pixel maps (source '{made_with.input.source}'), whose charge no nuisance can act "
+            "on. Name a run with voxels."
+        )
+    values = made_with.model_dump(mode="json", exclude={SECTION})
+    # Those that the run has disabled by leaving them out, while the default configuration has them.
+    known = read_overlays([DEFAULTS])["cnn"]["recipes"] if DEFAULTS.is_file() else {}
+    values["cnn"]["recipes"] = dict.fromkeys(known) | values["cnn"]["recipes"]
+    merge(
+        values,
+        {
+            "run": f"{run}{SUFFIX}",
+            "models_from": made_with.models_from or run,
+            "events_from": None,
+            "dataset": {"train_events": None},
+            "conditions": list(made_with.conditions[:1]),
+            "report": {"browser": 0, "explain": 0},
+            # An event that a variation loses is not classified, which is part of the shift.
+            "input": {"on_bad_event": "skip"},
+            **{family: {"seeds": 1} for family in FAMILIES},
+        },
+    )
+    values[SECTION] = systematics.model_dump(mode="json") | {
+        "run": run,
+        "shards": _blocks(folder, made_with),
+    }
+    try:
+        config = parse_config(values)
+    except InputError as error:
+        raise InputError(f"{table}: {error}") from error
+    check_models(config)
+    for variation in config.variations:
+        check_space_charge(config.variation(variation))
+    _check_truth(table, config)
+    return values
+
+
+def _without(values: Mapping[str, Any]) -> dict[str, Any]:
+    """The configuration in a report, without keys that this version does not have."""
+    return {key: value for key, value in values.items() if key in Config.model_fields}
+
+
+def _blocks(folder: Path, config: Config) -> dict[str, dict[str, str]]:
+    """Name of a block of test events -> shards of the run in it -> their voxels."""
+    from nuvlm.dataset.event_table import read_test_events
+
+    path = folder / "events.parquet"
+    tested = read_test_events(path)
+    if not tested:
+        raise InputError(f"{path}: has no test event with known truth, so nothing can be measured. Name another run.")
+    files = _voxels(folder, config, list(tested))
+    total = sum(map(len, tested.values()))
+    size = total / -(-total // BLOCK_EVENTS)
+    blocks: list[dict[str, str]] = []
+    ids: set[int] = set()
+    for shard, events in tested.items():
+        # Events of one block have different ids, as of one shard.
+        if not blocks or len(ids) + len(events) / 2 > size or ids & set(events):
+            blocks.append({})
+            ids = set()
+        blocks[-1][shard] = files[shard]
+        ids |= set(events)
+    return {f"block{i:05d}": block for i, block in enumerate(blocks)}
+
+
+def _voxels(folder: Path, config: Config, shards: Sequence[str]) -> dict[str, str]:
+    """Shard -> its voxels."""
+    maker = Path("results", config.events_from or folder.name)
+    if config.input.source == "voxels":
+        own = list_shards(config.model_copy(update={"events_from": None}))
+    else:
+        own = {shard: str(maker / "voxels" / f"{shard}.h5") for shard in shards}
+    files = {shard: own.get(shard, "") for shard in shards}
+    if missing := [shard for shard, file in files.items() if not Path(file).is_file()]:
+        raise InputError(
+            f"{files[missing[0]] or maker}: the voxels of shard {missing[0]} are missing, of which its test events are "
+            f"made again. Make them with: snakemake {maker}/voxels/{missing[0]}.h5 --config run={maker.name}, with the "
+            "configuration files of that run."
+        )
+    return files
+
+
+def _check_truth(table: Path, config: Config) -> None:
+    """Check that the voxels have the final states that a nuisance reweights by."""
+    import h5py
+
+    assert config.systematics is not None
+    counted = [n for n in config.systematics.nuisances if n.weights and set(n.weights.columns) & COUNTS.keys()]
+    if not counted:
+        return
+    for file in (file for block in config.systematics.shards.values() for file in block.values()):
+        try:
+            with h5py.File(file) as shard:
+                has = "truth/particles" in shard
+        except OSError as error:
+            raise InputError(f"{file}: cannot be read ({error}). Make it again.") from error
+        if not has:
+            raise InputError(
+                f"{table}: nuisance {counted[0].name} counts particles of the final state, which {file} does not have "
+                "(/truth/particles). Remove the nuisance."
+            )
+
+
+def main(arguments: list[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m nuvlm.workflow.systematics", description=__doc__)
+    parser.add_argument("run", help="a finished run: its name under results/")
+    parser.add_argument("table", type=Path, help="nuisances")
+    parser.add_argument("--profile", default="profiles/local", help="profile of Snakemake")
+    parser.add_argument("--snakemake", nargs=argparse.REMAINDER, default=[], help="further options of Snakemake, last")
+    options = parser.parse_args(arguments)
+    try:
+        values = compose(options.run, options.table)
+        overlay = Path("results", values["run"], "systematics.yaml")
+        with atomic_path(overlay) as partial:
+            partial.write_text(yaml.safe_dump(values, sort_keys=False))
+    except InputError as error:
+        sys.exit(str(error))
+    command = [sys.executable, "-m", "snakemake", "--profile", options.profile, "all", *options.snakemake]
+    # In place of this process, so that signals reach Snakemake.
+    os.execv(sys.executable, [*command, "--configfile", str(overlay)])
+
+
+if __name__ == "__main__":
+    main()
