@@ -5,7 +5,7 @@ import shutil
 from pathlib import Path
 
 from explanations_on_disk import write_saliency
-from nuvlm.base.files import read_json
+from nuvlm.base.files import read_json, write_json
 from nuvlm.evaluation.metrics import evaluate
 from nuvlm.report.collect_events import collect_events
 from nuvlm.report.figures import draw_figures
@@ -51,22 +51,40 @@ _DRAWN: dict[str, Path] = {}
 
 
 def _draw_once(scores: Path, training: dict[str, Path], figures: Path) -> None:
-    """Draw the figures, or take one of the same kind that is there: no test of the page reads their content.
+    """Draw a figure of each kind, or take one that is there: no test of the page reads their content.
 
     What they show is tested in test_figures.py.
     """
     results = read_json(scores)
     first = next(iter(results["scores"].values()))
     needed = figures_of(list(results["scores"]), list(first), results["explanations"])
-    if any(figure.kind not in _DRAWN for figure in needed) or not any(score["n"] for score in first.values()):
+    if not any(score["n"] for score in first.values()):
         draw_figures(scores, training, figures)
-        if any(score["n"] for score in first.values()):
-            _DRAWN.update({figure.kind: figures / figure_name(*figure) for figure in needed})
         return
-    figures.mkdir()
+    if any(figure.kind not in _DRAWN for figure in needed):
+        few = _of_few_models(results)
+        write_json(figures.with_suffix(".json"), few)
+        draw_figures(figures.with_suffix(".json"), {model: training[model] for model in few["scores"]}, figures)
+        drawn = figures_of(list(few["scores"]), list(first)[:1], few["explanations"])
+        _DRAWN.update({figure.kind: figures / figure_name(*figure) for figure in drawn})
+    figures.mkdir(exist_ok=True)
     for figure in needed:
         for suffix in (".svg", ".pdf"):
-            shutil.copy(_DRAWN[figure.kind].with_suffix(suffix), (figures / figure_name(*figure)).with_suffix(suffix))
+            path = (figures / figure_name(*figure)).with_suffix(suffix)
+            if not path.exists():
+                shutil.copy(_DRAWN[figure.kind].with_suffix(suffix), path)
+
+
+def _of_few_models(results: dict) -> dict:
+    """Scores with every kind of figure, and few of each: of one model and those that explain, in one condition."""
+    models = dict.fromkeys([next(iter(results["scores"])), *results["explanations"]])
+    of_first = {model: dict([next(iter(results["scores"][model].items()))]) for model in models}
+    pairs = [test for test in results["comparisons"] if {test["first"], test["second"]} <= models.keys()]
+    curves = {
+        kind: curve | {"models": {model: points for model, points in curve["models"].items() if model in models}}
+        for kind, curve in results["robustness"].items()
+    }
+    return results | {"scores": of_first, "comparisons": pairs, "robustness": curves}
 
 
 def make_page(run: Run, folder: Path, events: Path, config: dict | None = None) -> tuple[str, dict]:
