@@ -701,7 +701,7 @@ def test_a_thousand_shards_are_planned_in_seconds_with_few_input_files_each(chec
     growth = {rule: n - counts[100][rule] for rule, n in counts[1000].items() if n != counts[100][rule]}
     each = {"smear_and_downsample": 1, "crop_displays": 3, "list_events": 3, "collect_events": 2}
     assert growth == {rule: 900 * n for rule, n in each.items()}
-    assert len(jobs) > 3000
+    assert len(jobs) > 2000, "of rules with input files"
 
 
 def settings_of_events(folder: Path, setting: str) -> dict[str, object]:
