@@ -203,6 +203,7 @@ def test_it_stops_early_and_keeps_the_best(data: Path) -> None:
     assert card["stopped_early"]
 
 
+@pytest.mark.slow
 def test_mixed_precision_learns_with_float32_weights(data: Path) -> None:
     card = train(data, bf16=True, max_epochs=2)
     assert card["precision"].startswith("bfloat16")
@@ -442,6 +443,7 @@ def test_batches_too_small_to_be_shared_are_refused(events: int, batch_size: int
     check_shares(events, settings(batch_size=2 * events, processes=processes, network="mobilenet"), 2, size + 1)
 
 
+@pytest.mark.slow
 def test_batches_of_one_event_train_where_its_last_layers_have_several_pixels(data: Path) -> None:
     check_shares(3, settings(batch_size=1, network="published"), 2, 16)
     with pytest.raises(InputError, match="'mobilenet' at 32 pixels"):

@@ -22,6 +22,7 @@ from nuvlm.models.vlm.training import Job, finetune
 KINDS: tuple[Quantization, ...] = ("nf4", "int8", "none")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("quantization", "bf16"), [(kind, bf16) for kind in KINDS for bf16 in (False, True) if bf16 or kind != "nf4"]
 )
