@@ -69,7 +69,7 @@ def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.fixture
-def own(small_run: SmallRun, tmp_path: Path) -> Path:
+def own(small_run: SmallRun, kernels: None, tmp_path: Path) -> Path:
     """A checkout in a folder with shell characters in its name, and a shard in another such folder."""
     return with_data(copy_workflow(tmp_path / "a checkout; $(touch pwned)"), small_run)
 
@@ -95,7 +95,7 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def expected(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def expected(small_run: SmallRun, kernels: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Results of an undisturbed run, in a folder with a plain name."""
     folder = with_data(copy_workflow(tmp_path_factory.mktemp("undisturbed")), small_run)
     snakemake(folder, *CORES, *MAPS)
@@ -213,7 +213,7 @@ def outcome(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def undisturbed(kernels: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = copy_workflow(tmp_path_factory.mktemp("undisturbed"))
     snakemake(folder, "predictions", *CORES, *SMALLEST)
     found = outcome(folder)

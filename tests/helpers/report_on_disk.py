@@ -24,8 +24,11 @@ def make_report(
     config: dict | None = None,
     count: int = 600,
     rationales: dict[str, list[Path]] | None = None,
+    every_figure: bool = False,
 ) -> tuple[str, dict]:
     """Score a run, collect `count` events and write its page; with rationales, saliency maps are shown too.
+
+    Figures stand for others of their kind, but where `every_figure` is drawn.
 
     Returns:
         The page, ``report/index.html`` in `folder`, and what ``report.json`` says.
@@ -39,7 +42,7 @@ def make_report(
         run.events, run.predictions, folder / "scores.json", resamples=200, explanations=rationales, saliency=saliency,
         repeats=run.repeats,
     )  # fmt: skip
-    _draw_once(folder / "scores.json", run.training, folder / "figures")
+    _draw_once(folder / "scores.json", run.training, folder / "figures", every_figure)
     nominal = {model: conditions["nominal"] for model, conditions in run.predictions.items()}
     shown = {"explanations": rationales, "saliency": saliency, "pixel_maps": maps}
     collect_events(run.events, nominal, run.displays, count, folder / "events.json", seed=7, **shown)
@@ -50,7 +53,7 @@ _DRAWN: dict[str, Path] = {}
 """Kind of figure -> one that this process has drawn, of events with truth."""
 
 
-def _draw_once(scores: Path, training: dict[str, Path], figures: Path) -> None:
+def _draw_once(scores: Path, training: dict[str, Path], figures: Path, every_figure: bool) -> None:
     """Draw a figure of each kind, or take one that is there: no test of the page reads their content.
 
     What they show is tested in test_figures.py.
@@ -58,7 +61,7 @@ def _draw_once(scores: Path, training: dict[str, Path], figures: Path) -> None:
     results = read_json(scores)
     first = next(iter(results["scores"].values()))
     needed = figures_of(list(results["scores"]), list(first), results["explanations"])
-    if not any(score["n"] for score in first.values()):
+    if every_figure or not any(score["n"] for score in first.values()):
         draw_figures(scores, training, figures)
         return
     if any(figure.kind not in _DRAWN for figure in needed):

@@ -6,7 +6,6 @@ from pathlib import Path
 
 import pytest
 
-from kernels import compile_kernels
 from paths import copy_workflow
 from planner import Planner, start_planner
 from tiny_run import snakemake
@@ -15,9 +14,8 @@ RECORDER = Path(__file__).parent / "record_calls"
 
 
 @pytest.fixture(scope="session")
-def tiny_run(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def tiny_run(kernels: None, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A copy of the workflow with a finished run of .test, and the calls of each job in ``calls``."""
-    compile_kernels(tmp_path_factory.mktemp("kernels"))
     folder = copy_workflow(tmp_path_factory.mktemp("run"))
     (folder / "calls").mkdir()
     with pytest.MonkeyPatch.context() as patch:

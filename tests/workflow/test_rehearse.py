@@ -169,8 +169,8 @@ def test_larger_pictures_take_more_memory_where_the_tower_has_no_tiles(values: d
     hub = {"model": "Qwen/Qwen3-VL-2B-Instruct", "max_tiles": None}
     shape = Path("resources/shapes/Qwen--Qwen3-VL-2B-Instruct/config.json")
     config = read_json(shape)
-    config["text_config"]["num_hidden_layers"] = config["vision_config"]["depth"] = 2
-    config["vision_config"]["deepstack_visual_indexes"] = [0]
+    config["text_config"]["num_hidden_layers"], config["vision_config"]["depth"] = 14, 4
+    config["vision_config"]["deepstack_visual_indexes"] = [0, 1, 2]
     shape.write_text(json.dumps(config))
     vlm = small(values, hub=hub, finetune=values["vlm"]["finetune"] | {"lora": {"vision": False}}).vlm
     sources = {"prompts": Path(vlm.prompts), "vocabulary": Path(vlm.vocabulary), "resources": Path("resources")}
