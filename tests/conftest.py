@@ -1,5 +1,6 @@
 """What several tests start from: a small detector's events, written and read with the real formats."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,15 @@ from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
 from nuvlm.workflow.config import Config
+
+# Imported modules stay: searching them for cycles takes a fifth of the time of importing them, and of many tests.
+gc.set_threshold(100_000)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(700, 10, 10)
+
 
 SHARED = ("tiny_run", "small_run", "exported_cnn")
 """Session fixtures that take long to make: one worker makes each, and runs all tests that use it."""

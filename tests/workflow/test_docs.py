@@ -129,7 +129,7 @@ def test_a_command_of_the_documentation_works(checkout: Path, tiny_planner: Plan
         shown = [*MAKE, r"SNAKEMAKE=printf '%s\n'", "SUMMARY=true", "classify", "MODELS=tiny"]
         arguments = run([*shown, *shlex.split(translated)[2:]], checkout).splitlines()
         settings = ["--configfile", "config/config.yaml", str(SETTINGS)]
-        assert "classify_vlm" in tiny_planner("-n", "--profile", "profiles/local", *settings, "--", *arguments)
+        assert "classify_vlm" in tiny_planner("-n", "--profile", "profiles/local", *arguments, *settings)
     elif translated.startswith("make inspect"):
         assert "make classify SOURCE=voxels FILE=results/tiny/voxels/sim00000.h5" in inspected(checkout)
     elif translated.startswith(("make plan", "make compare")):
