@@ -19,6 +19,9 @@ from pathlib import Path
 class Planner:
     """Snakemake in one checkout, which may be edited between calls."""
 
+    seconds: float
+    """CPU time of the last call."""
+
     def __init__(self, server: subprocess.Popen[str]) -> None:
         self._server = server
 
@@ -32,7 +35,7 @@ class Planner:
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(arguments) + "\n")
         self._server.stdin.flush()
-        status, output = json.loads(self._server.stdout.readline())
+        status, output, self.seconds = json.loads(self._server.stdout.readline())
         assert (status == 0) == check, output
         return output
 
@@ -50,7 +53,7 @@ def start_planner(checkout: Path) -> Iterator[Planner]:
 
 
 def _serve() -> None:
-    """Answer each line of arguments with a line that has the exit status and the output."""
+    """Answer each line of arguments with a line that has the exit status, the output and the CPU time."""
     import snakemake.cli
 
     from nuvlm.workflow import code_digest
@@ -82,8 +85,9 @@ def _serve() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps([status, output.read_text()]), flush=True)
+        _, ended, usage = os.wait4(child, 0)
+        seconds = usage.ru_utime + usage.ru_stime
+        print(json.dumps([os.waitstatus_to_exitcode(ended), output.read_text(), seconds]), flush=True)
         output.unlink()
 
 

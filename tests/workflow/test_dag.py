@@ -6,7 +6,6 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import contextmanager
@@ -690,10 +689,9 @@ def test_a_thousand_shards_are_planned_in_seconds_with_few_input_files_each(chec
     counts: dict[int, Counter] = {}
     for shards in (100, 1000):
         arguments = ["--config", f"run=edges{shards}", f"input={{simulate: {{events: {shards}, events_per_shard: 1}}}}"]
-        start = time.monotonic()
         plan = snakemake(checkout, "--dry-run", *arguments)
-        # 8 s for 1,000 on an idle core; machines differ, and the tests of others run beside this one
-        assert time.monotonic() - start < 60
+        # 8 s for 1,000; machines differ
+        assert PLANNERS[checkout].seconds < 40
         jobs = re.findall(r"(?m)^(?:local)?rule (\w+):\n    input: (.+)$", plan)
         counts[shards] = Counter()
         for rule, files in jobs:
