@@ -1,12 +1,17 @@
 """Recombination against published values, and the electronics effect by effect."""
 
+from importlib.util import find_spec
+
 import numpy as np
 import pytest
 from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
+from benchmark_scripts import load_benchmark
+from nuvlm.base.files import read_json
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import MIP_MEV_PER_CM, Electronics, Readout, Recombination
+from paths import REPOSITORY
 
 MODELS = ("birks", "modified_box")
 SMALL = Detector(x_mm=(-100, 100), y_mm=(-50, 50), z_mm=(0, 100), anodes_mm=(-90, 90), cathodes_mm=(0,))
@@ -109,3 +114,20 @@ def test_dead_channels_are_a_share_of_the_channels_for_all_depths_of_a_drift_vol
     for half in (dead[:50], dead[50:]):
         assert (half == half[0]).all(), "a channel is dead for all charge that drifts to it"
     assert not np.array_equal(dead[0], dead[-1]), "the other anode has other channels"
+
+
+def test_the_comparison_with_larnest_is_of_these_formulas(monkeypatch):
+    """docs/physics.md shows the committed numbers; LArNEST's are checked where nestpy is installed."""
+    script = load_benchmark("recombination", monkeypatch)
+    result = read_json(script.RESULT)
+    assert script.table(result) in (REPOSITORY / "docs/physics.md").read_text()
+    for row in result["rows"]:
+        assert row["mev_per_cm"] == pytest.approx(script.mean_loss(row["electron_mev"]), rel=1e-6)
+        for model in MODELS:
+            assert row[model] == pytest.approx(script.averaged(model, row["electron_mev"]), rel=1e-6)
+        # Electrons of more than 0.1 MeV are where the charge is.
+        if row["electron_mev"] >= 0.1:
+            relative = row["larnest"] / result["rows"][-2]["larnest"]
+            assert relative == pytest.approx(row["birks"] / result["rows"][-2]["birks"], rel=0.1)
+    if find_spec("nestpy"):
+        assert script.measure()["rows"] == [pytest.approx(row, rel=1e-3) for row in result["rows"]]

@@ -8,10 +8,22 @@ import h5py
 import numpy as np
 import pytest
 
-from nuvlm.detector.geometry import Detector, fiducial_box_mm
+from nuvlm.base.errors import InputError
+from nuvlm.base.stores import open_store
+from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.list_events import list_events
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Detector, Diffusion, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
-from nuvlm.detector.voxels import Event
+from nuvlm.detector.visible_energy import COSMIC_DTYPE, cosmic_energy
+from nuvlm.detector.voxels import Event, open_shard, write_shard
+from nuvlm.simulation.cosmics import Cosmics
 from nuvlm.simulation.events import NO_RECOMBINATION, sampled, simulate, simulate_shard
+from nuvlm.sources.voxel_shards import check_voxel_shard
+from nuvlm.workflow.config import check_space_charge, parse_config, read_overlays
+from nuvlm.workflow.space_charge_map import main as make_map
+from paths import REPOSITORY
 
 DETECTOR = Detector()
 EVERYWHERE = fiducial_box_mm(DETECTOR, 0, 0)
@@ -140,3 +152,141 @@ def test_recombination_changes_voxels_alone(events: list[Event]) -> None:
             np.testing.assert_array_equal(getattr(before.voxels, name), getattr(after.voxels, name))
         assert before.truth["deposits"].tobytes() == after.truth["deposits"].tobytes()
         assert 0.3 < after.voxels.energy.sum() / before.voxels.energy.sum() < 1
+
+
+@pytest.fixture(scope="module")
+def with_muons() -> list[Event]:
+    """Events of the fixture `events`, with eight times the cosmic rays of sea level."""
+    cosmics = Cosmics(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
+    return list(simulate(DETECTOR, sampled(range(100, 106), 7, EVERYWHERE), cosmics=cosmics))
+
+
+def test_cosmic_muons_are_added_and_leave_the_neutrino_as_it_is(events: list[Event], with_muons: list[Event]) -> None:
+    muons = 0
+    for alone, event in zip(events, with_muons, strict=False):
+        for name in ("event_id", "nu_pdg", "is_cc", "nu_energy", "inelasticity", "vertex_mm", "mode"):
+            assert getattr(alone, name) == getattr(event, name)
+        for name in ("particles", "deposits"):
+            assert alone.truth[name].tobytes() == event.truth[name].tobytes()
+        table = event.truth.get("cosmics", np.zeros(0, COSMIC_DTYPE))
+        muons += len(table)
+        assert (table["event_id"] == event.event_id).all()
+        assert set(table["pdg"].tolist()) <= {13, -13}
+        assert (table["edge_mev"] <= table["visible_mev"]).all()
+        total = alone.voxels.energy.sum(dtype=float) + table["visible_mev"].sum()
+        assert event.voxels.energy.sum(dtype=float) == pytest.approx(total, rel=1e-6)
+        # The picture holds both.
+        shape = DETECTOR.shape
+        keys, alone_keys = (
+            np.ravel_multi_index((e.voxels.x.astype(int), e.voxels.y, e.voxels.z), shape) for e in (event, alone)
+        )
+        at = np.searchsorted(keys, alone_keys)
+        np.testing.assert_array_equal(keys[at], alone_keys)
+        assert (event.voxels.energy[at] >= alone.voxels.energy * (1 - 1e-6)).all()
+        assert (len(keys) > len(alone_keys)) == bool(table["visible_mev"].sum() > 0)
+    assert muons > 20
+
+
+def test_muons_cross_with_the_energy_loss_of_muons(with_muons: list[Event]) -> None:
+    table = np.concatenate([event.truth["cosmics"] for event in with_muons if "cosmics" in event.truth])
+    low, high = np.array(DETECTOR.box_mm).T
+    direction = table["momentum_mev"] / np.linalg.norm(table["momentum_mev"], axis=1)[:, None]
+    with np.errstate(divide="ignore"):
+        ways = np.where(direction > 0, high - table["entry_mm"], low - table["entry_mm"]) / direction
+    length_cm = ways.min(axis=1) / 10
+    # Half of the charge of a picture's muons arrives in time; fast muons lose 2.1 to 3 MeV/cm, showers of them more.
+    through = table["kinetic_mev"] > 3 * 2.5 * length_cm
+    loss = table["visible_mev"][through].sum() / length_cm[through].sum()
+    assert 0.3 * 2.3 < loss < 0.8 * 2.6
+
+
+def test_muons_of_an_event_do_not_depend_on_others(with_muons: list[Event]) -> None:
+    cosmics = Cosmics(rate_hz_m2=1000, drift_velocity_mm_us=1.6)
+    (again,) = simulate(DETECTOR, sampled(range(103, 104), 7, EVERYWHERE), cosmics=cosmics)
+    assert_same(again, with_muons[3])
+
+
+def test_without_muons_nothing_changes(events: list[Event]) -> None:
+    rare = Cosmics(rate_hz_m2=1e-9, drift_velocity_mm_us=1.6)
+    (event,) = simulate(DETECTOR, sampled(range(100, 101), 7, EVERYWHERE), cosmics=rare)
+    assert_same(event, events[0])
+    assert "cosmics" not in event.truth
+
+
+def test_energy_of_muons_is_kept_apart(with_muons: list[Event], tmp_path: Path) -> None:
+    """Visible energy is the neutrino's in displays; the table of events has that of the muons in its own column."""
+    shard, displays, maps, listed = (tmp_path / name for name in ("a.h5", "d.zarr", "p.zarr", "events.parquet"))
+    write_shard(shard, DETECTOR, with_muons)
+    smear_and_downsample(shard, displays, detector=DETECTOR, diffusion=Diffusion(), pixel_mm=50)
+    store = open_store(displays, "nuvlm-displays")
+    visible, edge = store["visible_energy"][:], store["edge_energy"][:]
+    muons = np.zeros(len(with_muons))
+    for row, event in enumerate(with_muons):
+        deposited = event.truth["deposits"]["energy_mev"].sum()
+        muons[row] = event.truth["cosmics"]["visible_mev"].sum() if "cosmics" in event.truth else 0
+        assert visible[row] == pytest.approx(deposited, rel=1e-3)
+        assert 0 <= edge[row] <= visible[row] * (1 + 1e-6)
+        assert store["xz"][row].sum() == pytest.approx(deposited + muons[row], rel=0.02)
+    crop_displays(displays, maps, size=56, centre="vertex", transfer="log", white_mev=200, knee_mev=1)
+    split = {"validation": 0.0, "test": 0.0, "seed": 7, "parts": 1, "train": False}
+    list_events({"a": shard}, {"a": maps}, listed, detector=DETECTOR, **split)
+    table = read_events(listed)
+    np.testing.assert_allclose(table["cosmic_energy"], muons)
+    np.testing.assert_allclose(table["visible_energy"], visible)
+
+    # Used as a shard of another program, it is not suspected for the charge of the muons.
+    concluded = check_voxel_shard(shard, DETECTOR).to_json()
+    assert f"in {(muons > 0).sum()} of 6 events" in concluded
+    assert "deposit more than their energy" not in concluded
+
+    with h5py.File(shard, "r+") as file:
+        rows = file["truth/cosmics"]
+        for wrong in ({"event_id": 99}, {"visible_mev": np.nan}, {"edge_mev": -1.0}):
+            kept = rows[0]
+            changed = kept.copy()
+            for name, value in wrong.items():
+                changed[name] = value
+            rows[0] = changed
+            file.flush()
+            with open_shard(shard, DETECTOR) as opened, pytest.raises(InputError, match="in /truth/cosmics"):
+                cosmic_energy(opened)
+            rows[0] = kept
+
+
+def test_the_realistic_detector_from_its_overlay_to_the_displays(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    overlays = [REPOSITORY / "config" / name for name in ("config.yaml", "realistic.yaml")]
+    path = tmp_path / "map.h5"
+    assert make_map([str(path), "--maximum-mm", "10", *map(str, overlays)]) == 0
+    assert "at most 10 mm along x" in capsys.readouterr().out
+    values = read_overlays(overlays)
+    values["display"]["readout"]["space_charge"]["map"] = str(path)
+    config = parse_config(values)
+    check_space_charge(config)
+    assert config.cosmics is not None
+    shard, displays = tmp_path / "a.h5", tmp_path / "d.zarr"
+    simulate_shard(
+        shard, config.detector, first_event=0, n_events=4, seed=7, margin_mm=500, margin_downstream_mm=1500,
+        recombination=config.input.recombination, cosmics=Cosmics(**config.cosmics),
+    )  # fmt: skip
+    display = config.display
+    smear_and_downsample(
+        shard, displays, detector=config.detector, diffusion=display.diffusion, pixel_mm=50, readout=display.readout
+    )
+    store = open_store(displays, "nuvlm-displays")
+    with open_shard(shard, config.detector) as opened:
+        cosmic = cosmic_energy(opened)[:, 0]
+    # Of the charge, capture takes up to 8 %, dead channels 8 %, and the threshold some.
+    seen = store["xz"][:].sum(axis=(1, 2)) / (store["visible_energy"][:] + cosmic)
+    assert ((seen > 0.75) & (seen < 0.95)).all()
+    assert store.attrs["readout"]["space_charge"]["map"] == str(path)
+
+
+def test_a_map_that_is_too_large_for_the_detector_is_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "map.h5"
+    assert make_map([str(path), "--maximum-mm", "500", str(REPOSITORY / "config/config.yaml")]) == 1
+    assert "more than the longest drift, 300 mm" in capsys.readouterr().err
+    assert not path.exists()

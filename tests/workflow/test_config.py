@@ -41,7 +41,8 @@ def test_default_config_is_valid_and_names_every_setting():
 
 
 @pytest.mark.parametrize(
-    "overlay", ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml", "faithfulness.yaml"]
+    "overlay",
+    ["paper.yaml", "pixel5mm.yaml", "dune_cvn.yaml", "microboone.yaml", "faithfulness.yaml", "realistic.yaml"],
 )
 def test_overlays_are_valid(overlay):
     parse_config(merge(load("config.yaml"), load(overlay)))
@@ -143,6 +144,32 @@ MISTAKES = {
     "no wires in a pixel": (
         {"input": {"source": "microboone", "files": ["a.h5"], "wires": {"pixel_wires": 0}}},
         "input.wires.pixel_wires: .*greater than or equal to 1",
+    ),
+    "muons of a source that is not simulated": (
+        {"input": {"source": "edepsim", "files": ["a.root"], "simulate": {"cosmics": {"rate_hz_m2": 100}}}},
+        "simulate.cosmics has no effect for source 'edepsim': leave its rate_hz_m2 at 0",
+    ),
+    "too many muons": (
+        {"input": {"simulate": {"cosmics": {"rate_hz_m2": 1e6}}}},
+        "input.simulate.cosmics.rate_hz_m2: .*less than or equal to 10000",
+    ),
+    "a scale of no map": (
+        {"display": {"readout": {"space_charge": {"scale": 2}}}},
+        "display.readout.space_charge: scale has no effect without a map",
+    ),
+    "space charge that acted already": (
+        {
+            "input": {"source": "ndlarflow", "files": ["a.h5"]},
+            "display": {"readout": {"space_charge": {"map": "map.h5"}}},
+        },
+        "display.readout cannot act on source 'ndlarflow', whose charge was read out already",
+    ),
+    "space charge of ready maps": (
+        {
+            "input": {"source": "png", "files": ["maps"]},
+            "display": {"readout": {"space_charge": {"map": "map.h5"}}},
+        },
+        "display.readout cannot act on source 'png', which has ready pixel maps",
     ),
     "pixel between voxels": ({"display": {"pixel_mm": 8}}, "multiple of the voxel size along y"),
     "pixel that leaves a rest": ({"display": {"pixel_mm": 33}}, "not a multiple of the voxel size along y"),

@@ -21,6 +21,8 @@ from snakemake.utils import update_config
 from snakemake_executor_plugin_slurm.partitions import get_best_partition, read_partition_file
 
 from nuvlm.dataset.store_list import write_store_list
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.space_charge import example_map, write_map
 from nuvlm.models.table import FAMILIES
 from nuvlm.sources.table import SOURCES
 from nuvlm.workflow.config import Config, merge, parse_config
@@ -188,10 +190,12 @@ SECTIONS = {
     "input.wires": ("input={wires: {pixel_wires: 4}}", None),  # refused: simulated events have no wires
     "input.recombination": ("input={recombination: {model: birks}}", "simulate_events"),
     "input.simulate": ("input={simulate: {seed: 8}}", "simulate_events"),
+    "input.simulate.cosmics": ("input={simulate: {cosmics: {rate_hz_m2: 9}}}", "simulate_events"),
     "detector": ("detector={cathodes_mm: [0]}", "simulate_events smear_and_downsample list_events"),
     "display": ("display={pixel_mm: 25}", "smear_and_downsample"),
     "display.diffusion": ("display={diffusion: {scaling: sqrt}}", "smear_and_downsample"),
     "display.readout": ("display={readout: {threshold_mev: 0.1}}", "smear_and_downsample"),
+    "display.readout.space_charge": ("display={readout: {space_charge: {map: map.h5}}}", None),  # needs a file: below
     "pixelmap": ("pixelmap={size: 96}", "crop_displays"),
     "dataset": ("dataset={train_events: 20}", "list_events"),
     # The tables of these conditions are there: the classification is current.
@@ -682,6 +686,24 @@ def test_a_beam_s_spectrum_concerns_the_scores_and_is_checked_before_anything_ru
     assert planned(finished, *TINY, setting) == after("evaluate")
     beam.write_text("energy_gev,weight\n0,1\n10,lots\n")
     assert "beam.csv, line 3: weight is 'lots'" in snakemake(finished, "--dry-run", *TINY, setting, check=False)
+
+
+def test_a_map_of_space_charge_concerns_the_displays_and_is_checked_before_anything_runs(finished):
+    path, setting = finished / "map.h5", "display={readout: {space_charge: {map: map.h5}}}"
+    assert "map.h5: no such file. Check the path in display.readout.space_charge.map" in snakemake(
+        finished, "--dry-run", *TINY, setting, check=False
+    )
+    write_map(path, example_map(Detector(), 5, points=3))
+    assert planned(finished, *TINY, setting) == after("smear_and_downsample")
+    with h5py.File(path, "r+") as file:
+        file["displacement"].attrs["unit"] = "cm"
+    output = snakemake(finished, "--dry-run", *TINY, setting, check=False)
+    assert "map.h5: the attribute 'unit' of /displacement is 'cm', not 'mm'. Multiply its values by 10" in output
+    assert "rule " not in output
+    # It is not read where it has no effect.
+    assert planned(finished, *TINY, "display={readout: {space_charge: {map: map.h5, scale: 0}}}") == after(
+        "smear_and_downsample"
+    )
 
 
 def test_a_thousand_shards_are_planned_in_seconds_with_few_input_files_each(checkout):

@@ -78,7 +78,7 @@ from nuvlm.models.table import (
     family_of,
     title,
 )
-from nuvlm.workflow.config import parse_config
+from nuvlm.workflow.config import check_space_charge, parse_config
 from nuvlm.workflow.plan import RATES, expected_seconds
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import sha256
@@ -100,6 +100,7 @@ try:
         paths.check_models(CONFIG)
         if CONFIG.report.spectrum is not None:
             read_spectrum(CONFIG.report.spectrum)
+        check_space_charge(CONFIG)
         paths.remove_outdated_list(CONFIG)
 except InputError as error:
     raise WorkflowError(str(error)) from None

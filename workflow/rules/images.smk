@@ -1,11 +1,14 @@
 # From voxels to pixel maps, where these are not ready.
 
+SPACE_CHARGE = CONFIG.display.readout.space_charge
+
 if CONFIG.input.has_voxels:
 
     rule smear_and_downsample:
         """Smear a shard's voxels by diffusion and sum them into event displays, in one exact pass."""
         input:
             shard=voxel_shard,
+            space_charge=SPACE_CHARGE.map if SPACE_CHARGE.has_effects else [],
         output:
             display_store(),
         log:

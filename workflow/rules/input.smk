@@ -31,6 +31,7 @@ if CONFIG.input.source == "simulate":
             offset_mm=list(CONFIG.input.offset_mm),
             on_bad_event=CONFIG.input.on_bad_event,
             recombination=CONFIG.input.recombination.model_dump(mode="json"),
+            cosmics=CONFIG.cosmics,
         script:
             "../scripts/simulate_events.py"
 

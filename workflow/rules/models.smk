@@ -32,6 +32,8 @@ for family, section in CONFIG.families.items():
                 f"<results>/benchmarks/{row.training_rule}/{{model}}.tsv"
             wildcard_constraints:
                 model=trainings,
+            # Before what waits for other models: the shorter jobs fill the gaps.
+            priority: 1
             conda:
                 f"../envs/{training.environment}.yaml"
             container:

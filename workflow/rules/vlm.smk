@@ -46,6 +46,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "scratch":
             ),
             settings=CONFIG.vlm.scratch.model_dump(mode="json"),
             tensorboard=f"results/{CONFIG.run}/tensorboard/base",
+            checkpoint=f"results/{CONFIG.run}/checkpoints/base.pt",
         script:
             "../scripts/build_base_model.py"
 
@@ -81,6 +82,7 @@ if CONFIG.models_from is None and CONFIG.vlm.base == "smollm":
             ),
             settings=CONFIG.vlm.smollm.model_dump(mode="json"),
             tensorboard=f"results/{CONFIG.run}/tensorboard/base",
+            checkpoint=f"results/{CONFIG.run}/checkpoints/base.pt",
         script:
             "../scripts/build_grafted_base.py"
 

@@ -15,4 +15,5 @@ build_base_model(
     chat_template=Path(snakemake.input.chat_template),
     tensorboard=Path(snakemake.params.tensorboard),
     pixel_maps=Path(snakemake.input.pixelmaps).parent if snakemake.input.pixelmaps else None,
+    checkpoint=Path(snakemake.params.checkpoint),
 )

@@ -14,4 +14,5 @@ build_grafted_base(
     chat_template=Path(snakemake.input.chat_template),
     tensorboard=Path(snakemake.params.tensorboard),
     pixel_maps=Path(snakemake.input.pixelmaps).parent if snakemake.input.pixelmaps else None,
+    checkpoint=Path(snakemake.params.checkpoint),
 )

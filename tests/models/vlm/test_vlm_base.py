@@ -1,6 +1,7 @@
 """The base model made from scratch, and the scenes that it learns to describe."""
 
 import json
+import signal
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +11,7 @@ from safetensors.torch import load_file
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.manifest import verify_manifest
+from nuvlm.models.vlm import pretraining
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.pretraining import build_base_model
 from nuvlm.models.vlm.settings import ScratchSettings
@@ -35,6 +37,43 @@ def test_same_seed_same_model(prompts_file: Path, vocabulary_file: Path, chat_te
     a, b, c = models
     assert all(torch.equal(a[name], b[name]) for name in a)
     assert not all(torch.equal(a[name], c[name]) for name in a)
+
+
+def test_a_stopped_pretraining_goes_on_as_if_it_had_not_been(
+    prompts_file: Path, vocabulary_file: Path, chat_template: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    texts = {"prompts": prompts_file, "vocabulary": vocabulary_file, "chat_template": chat_template}
+    checkpoint = tmp_path / "checkpoints" / "base.pt"
+
+    def build(name: str, settings: ScratchSettings = SMALL) -> Path:
+        out = tmp_path / name
+        build_base_model(out, settings, **texts, tensorboard=tmp_path / f"{name}_tb", checkpoint=checkpoint)
+        return out
+
+    whole = build("whole")
+    drawn = 0
+
+    def draw_and_stop(*args: object) -> object:
+        nonlocal drawn
+        drawn += 1
+        if drawn == SMALL.batch_size + 1:  # in the second step
+            signal.raise_signal(signal.SIGTERM)
+        return draw_scene(*args)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(pretraining, "draw_scene", draw_and_stop)
+    with pytest.raises(SystemExit):
+        build("stopped")
+    assert checkpoint.exists()
+    assert not (tmp_path / "stopped").exists()
+    with pytest.raises(InputError, match="learning_rate"):
+        build("stopped", SMALL.model_copy(update={"learning_rate": 1e-4}))
+    before = drawn
+    resumed = build("stopped")
+    assert drawn - before == (SMALL.steps - 2) * SMALL.batch_size + 4 * SMALL.batch_size, "only what was left"
+    assert not checkpoint.exists()
+    a, b = (load_file(folder / "model.safetensors") for folder in (whole, resumed))
+    assert all(torch.equal(a[name], b[name]) for name in a)
+    assert (whole / "pretraining.json").read_text() == (resumed / "pretraining.json").read_text()
 
 
 def test_images_reach_the_text_from_the_start(base: Path) -> None:

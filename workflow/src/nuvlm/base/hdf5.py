@@ -142,14 +142,14 @@ def create_hdf5(path: str | Path) -> Iterator[tuple[h5py.File, Disk]]:
 
 
 @contextmanager
-def open_hdf5(path: Path) -> Iterator[h5py.File]:
-    """Open a user's HDF5 file for reading.
+def open_hdf5(path: Path, setting: str = "input.files") -> Iterator[h5py.File]:
+    """Open a user's HDF5 file for reading; `setting` names it in the configuration.
 
     Raises:
         InputError: the file is missing, not HDF5 or truncated.
     """
     if not path.is_file():
-        raise InputError(f"{path}: no such file. Check the path in input.files.")
+        raise InputError(f"{path}: no such file. Check the path in {setting}.")
     try:
         file = hdf5_file(path)
     except OSError as error:

@@ -20,6 +20,7 @@ from nuvlm.dataset.store_list import read_store_list, write_store_list
 from nuvlm.dataset.topology import TOPOLOGY_COLUMNS, find_topology, leading_pion_energy
 from nuvlm.dataset.validation import kept_validation
 from nuvlm.detector.geometry import Detector
+from nuvlm.detector.visible_energy import cosmic_energy
 from nuvlm.detector.voxels import open_shard
 
 logger = logging.getLogger(__name__)
@@ -141,7 +142,7 @@ def list_events(
         truth["window_share"] = store["window_share"][:]
         table = pd.DataFrame({"shard": name, "row": np.arange(len(truth))}).join(truth[["event_id", "class"]])
         table["split"] = pd.Series(split, dtype="string")
-        columns = [*TRUTH_COLUMNS, *ENERGY_COLUMNS, *WINDOW_COLUMNS, "pi0_energy", *TOPOLOGY_COLUMNS]
+        columns = [*TRUTH_COLUMNS, *ENERGY_COLUMNS, *WINDOW_COLUMNS, "cosmic_energy", "pi0_energy", *TOPOLOGY_COLUMNS]
         tables.append(table.join(truth[columns]))
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class is neither trained on nor scored, but it is classified.
@@ -203,9 +204,10 @@ def _names(codes: np.ndarray, names: list[str]) -> pd.Series:
 def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent, stored: np.ndarray) -> pd.DataFrame:
     """Truth of the events of a voxel shard; with `on_bad_event` ``skip``, of those among the ids `stored`."""
     with open_shard(path, detector, on_bad_event) as shard:
-        events = shard.events
+        events, cosmic = shard.events, cosmic_energy(shard)[:, 0]
         if on_bad_event == "skip":
-            events = events[np.isin(events["event_id"], stored)]
+            kept = np.isin(events["event_id"], stored)
+            events, cosmic = events[kept], cosmic[kept]
             if len(events) < len(shard.events):
                 logger.warning(
                     "%s: %d of %d events cannot be used and are left out; the logs of smear_and_downsample and "
@@ -224,6 +226,7 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent, stored
         truth[column] = events[column]
     for axis, label in enumerate("xyz"):
         truth[f"vertex_{label}_mm"] = events["vertex_mm"][:, axis]
+    truth["cosmic_energy"] = cosmic
     truth["pi0_energy"] = leading_pion_energy(events["event_id"], particles)
     return truth.join(topology)
 
@@ -244,6 +247,7 @@ def _read_truth(path: Path) -> pd.DataFrame:
             f"{path}: event {event['event_id']} is of class {event['class']!r}; known are {', '.join(CLASSES)}. "
             f"{remake(path)}"
         )
+    truth["cosmic_energy"] = np.nan
     truth["pi0_energy"] = np.nan
     return truth.join(find_topology(truth["event_id"].to_numpy(), None, None))
 

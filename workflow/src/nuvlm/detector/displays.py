@@ -24,7 +24,8 @@ from nuvlm.base.stores import create_store
 from nuvlm.detector.geometry import ARRAYS, Detector, Diffusion, drift_distance_mm
 from nuvlm.detector.readout import Electronics, Readout
 from nuvlm.detector.smearing import box_shares
-from nuvlm.detector.visible_energy import VisibleEnergy
+from nuvlm.detector.space_charge import SpaceChargeDisplacement, read_displacement_map
+from nuvlm.detector.visible_energy import VisibleEnergy, cosmic_energy
 from nuvlm.detector.voxels import Voxels, open_shard
 
 logger = logging.getLogger(__name__)
@@ -344,12 +345,16 @@ def smear_and_downsample(
     the log. `conclusions` about a shard of another program, which cannot be written to, are kept in the store.
 
     Raises:
-        InputError: see :func:`nuvlm.detector.voxels.open_shard`; or `readout` has effects, but the charge was read out.
+        InputError: see :func:`nuvlm.detector.voxels.open_shard`; or `readout` has effects, but the charge was read out;
+            or its map of space charge cannot be used.
     """
     n_x, n_y, n_z = detector.display_shape(pixel_mm)
     at_once = max(1, BLOCK_PIXELS // (max(n_x, n_y) * n_z))
     visible_energy = VisibleEnergy(detector)
-    electronics = Electronics(detector, readout) if readout.has_effects else None
+    electronics = Electronics(detector, readout) if readout.has_electronics else None
+    displacement = None
+    if readout.space_charge.has_effects:
+        displacement = SpaceChargeDisplacement(read_displacement_map(readout.space_charge, detector), detector)
     attributes: dict[str, Any] = {
         "format": "nuvlm-displays",
         "version": 1,
@@ -358,7 +363,7 @@ def smear_and_downsample(
     } | ({} if conclusions is None else {"conclusions": conclusions.to_json()})
     with ExitStack() as stack:
         voxels = stack.enter_context(open_shard(shard, detector, on_bad_event))
-        if voxels.drifted and electronics is not None:
+        if voxels.drifted and readout.has_effects:
             raise InputError(
                 f"{shard}: its charge was read out already (attribute 'drifted'), so display.readout cannot act on it. "
                 "Leave display.readout at its defaults."
@@ -368,13 +373,17 @@ def smear_and_downsample(
         smearing = Smearing(detector, DRIFTED if voxels.drifted else diffusion, pixel_mm)
         attributes["diffusion"] = None if voxels.drifted else diffusion.model_dump()
         attributes["readout"] = None if voxels.drifted else readout.model_dump()
+        cosmic = cosmic_energy(voxels)
         store = stack.enter_context(create_store(out, attributes))
 
         def events() -> Iterator[int]:
             """Write the displays block by block, and yield the row of each event when it is written."""
             for rows, block, begins in voxels.blocks(BLOCK_VOXELS, at_once):
                 ids = voxels.events["event_id"][rows]
-                visible, at_edge = visible_energy(block, begins)
+                # Of the neutrino: rounding must not make it negative.
+                visible, at_edge = np.maximum(np.array(visible_energy(block, begins)) - cosmic[rows].T, 0)
+                if displacement is not None:
+                    block, begins = displacement(block, begins)
                 if electronics is not None:
                     read_out = electronics(block.x, block.y, block.z, block.energy, begins, ids)
                     block = replace(block, energy=read_out)
@@ -391,3 +400,5 @@ def smear_and_downsample(
 
         for _ in track(events(), "events", len(voxels)):
             pass
+        if displacement is not None:
+            displacement.log(shard)

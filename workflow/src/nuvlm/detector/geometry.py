@@ -3,7 +3,8 @@
 Lengths are in mm. z runs along the beam, y is vertical; charge drifts along x, or along the axis that is set.
 """
 
-from typing import Annotated, Literal, Self, get_args
+from itertools import pairwise
+from typing import Annotated, Literal, NamedTuple, Self, get_args
 
 import numpy as np
 from pydantic import Field, model_validator
@@ -176,6 +177,37 @@ def drift_distance_mm(detector: Detector, position_mm: np.ndarray) -> tuple[np.n
     planes = np.concatenate([anodes, cathodes])
     inside = (x >= planes.min()) & (x <= planes.max())
     return nearest, inside
+
+
+class DriftCell(NamedTuple):
+    """A stretch of the drift axis whose charge drifts to one anode, mm."""
+
+    low: float
+    high: float
+    anode: float
+
+    @property
+    def longest_mm(self) -> float:
+        """The longest drift."""
+        return max(abs(self.low - self.anode), abs(self.high - self.anode))
+
+
+def drift_cells(detector: Detector) -> list[DriftCell]:
+    """The drift volumes and the spaces behind the outer planes, in order along the drift axis, without gaps.
+
+    Their anodes are those of :func:`drift_distance_mm`. Between two anodes without a cathode, the middle divides.
+    """
+    low, high = detector.box_mm[detector.drift]
+    cells = []
+    for begin, end in pairwise(sorted({low, high, *detector.anodes_mm, *detector.cathodes_mm})):
+        middle = (begin + end) / 2
+        anodes = [plane for plane in (begin, end) if plane in detector.anodes_mm]
+        if len(anodes) == 2:
+            cells += [DriftCell(begin, middle, begin), DriftCell(middle, end, end)]
+        else:
+            nearest = min(detector.anodes_mm, key=lambda anode: abs(anode - middle))
+            cells.append(DriftCell(begin, end, anodes[0] if anodes else nearest))
+    return cells
 
 
 def _is_multiple(length: float, unit: float) -> bool:

@@ -1,15 +1,16 @@
-"""Effects on charge other than diffusion: recombination, electron lifetime, dead channels, noise and threshold.
+"""Effects on charge other than diffusion: recombination, space charge, electron lifetime, dead channels, noise,
+threshold.
 
 All are off by default: the published system has only diffusion (arXiv 2509.08461). They are for studies of a
 classifier's robustness to a real detector; docs/physics.md describes each effect.
 """
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 import numpy as np
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from nuvlm.base.settings import Settings
+from nuvlm.base.settings import FilePath, Settings
 from nuvlm.detector.geometry import Detector, drift_distance_mm
 
 ARGON_DENSITY = 1.396
@@ -61,6 +62,26 @@ class Recombination(Settings):
         return energy_mev * self.survival(dedx) / self.survival(np.array([MIP_MEV_PER_CM]))
 
 
+class SpaceCharge(Settings):
+    """Displacement of charge by the field of slow positive ions (:mod:`nuvlm.detector.space_charge`)."""
+
+    map: FilePath | None = None
+    """HDF5 file of the displacements (docs/physics.md); null: none."""
+    scale: Annotated[float, Field(allow_inf_nan=False)] = 1
+    """Factor for all displacements of the map."""
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.map is None and self.scale != 1:
+            raise ValueError("scale has no effect without a map: name the file of the map, or leave scale at 1")
+        return self
+
+    @property
+    def has_effects(self) -> bool:
+        """Whether any charge is displaced."""
+        return self.map is not None and self.scale != 0
+
+
 class Readout(Settings):
     """Effects on charge on its way to an anode and in the electronics, per voxel.
 
@@ -68,6 +89,7 @@ class Readout(Settings):
     time in which charge drifts by one voxel.
     """
 
+    space_charge: SpaceCharge = SpaceCharge()
     electron_lifetime_us: Positive | None = None
     """Impurities capture electrons: exp(-t / lifetime) arrive after the drift time t. Null: all arrive."""
     drift_velocity_mm_us: Positive = 1.6
@@ -84,7 +106,13 @@ class Readout(Settings):
     @property
     def has_effects(self) -> bool:
         """Whether any charge is changed."""
-        return self != Readout(seed=self.seed, drift_velocity_mm_us=self.drift_velocity_mm_us)
+        return self.space_charge.has_effects or self.has_electronics
+
+    @property
+    def has_electronics(self) -> bool:
+        """Whether the charge of a voxel is changed, where it is."""
+        without = {"seed", "drift_velocity_mm_us", "space_charge"}
+        return self.model_dump(exclude=without) != Readout().model_dump(exclude=without)
 
 
 class Electronics:

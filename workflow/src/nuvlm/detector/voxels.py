@@ -131,6 +131,21 @@ def voxelize_boxes(
     return Voxels(*_merge(key, share, shape)), outside
 
 
+def merge_voxels(detector: Detector, x: np.ndarray, y: np.ndarray, z: np.ndarray, energy_mev: np.ndarray) -> Voxels:
+    """Voxels, each once, in increasing order of x, y, z, from any number of deposits in them.
+
+    Args:
+        detector: geometry of the voxels.
+        x, y, z: (deposits,) index of the voxel of each, inside the detector.
+        energy_mev: (deposits,), MeV.
+    """
+    shape = np.array(detector.shape, dtype=np.int64)
+    x, y, z = (index.astype(np.int64) for index in (x, y, z))
+    shift_y = _bits(shape[2])
+    key = (x << (shift_y + _bits(shape[1]))) | (y << shift_y) | z
+    return Voxels(*_merge(key, energy_mev.astype(np.float64), shape))
+
+
 ROUNDING = 1e-9
 """Shares of a box below this are of a neighbour that it only touches, but for rounding."""
 

@@ -15,6 +15,7 @@ from nuvlm.base.logs import track
 from nuvlm.detector.geometry import Detector, fiducial_box_mm
 from nuvlm.detector.readout import Recombination
 from nuvlm.detector.voxels import Event, voxelize, write_shard
+from nuvlm.simulation.cosmics import CosmicMuons, Cosmics
 from nuvlm.simulation.final_states import FinalState, Particle, sample_final_state
 from nuvlm.simulation.generator_evidence import GeneratorEvidence, particle_rows
 from nuvlm.simulation.genie import GenieEvent, read_genie
@@ -75,6 +76,7 @@ def simulate_shard(
     offset_mm: tuple[float, float, float] = (0, 0, 0),
     on_bad_event: OnBadEvent = "error",
     recombination: Recombination = NO_RECOMBINATION,
+    cosmics: Cosmics | None = None,
 ) -> None:
     """Simulate `n_events` neutrino events and write them to the voxel shard `path`, with their truth.
 
@@ -89,6 +91,7 @@ def simulate_shard(
         vertices: `file` uses GENIE's vertices plus `offset_mm`, instead of the fiducial volume.
         on_bad_event: a GENIE entry that cannot be used stops the job (`error`) or is left out and counted (`skip`).
         recombination: turns the energy of each step into visible energy.
+        cosmics: muons of cosmic rays that are added; without them, the events are the same in all else.
 
     Raises:
         InputError: incomplete GEANT4 data sets (see :func:`nuvlm.simulation.geant4_tables.provide_data`), GENIE files
@@ -103,7 +106,7 @@ def simulate_shard(
         interactions = from_genie(entries, detector, first_event, seed, where, offset)
     else:
         interactions = sampled(range(first_event, first_event + n_events), seed, fiducial)
-    events = simulate(detector, track(interactions, "events", n_events), recombination, on_bad_event)
+    events = simulate(detector, track(interactions, "events", n_events), recombination, on_bad_event, cosmics)
     write_shard(Path(path), detector, events, lambda: {"conclusions": conclusions.to_json()} if files else {})
 
 
@@ -150,12 +153,13 @@ def simulate(
     interactions: Iterable[Interaction],
     recombination: Recombination = NO_RECOMBINATION,
     on_bad_event: OnBadEvent = "error",
+    cosmics: Cosmics | None = None,
 ) -> Iterator[Event]:
     """Yield the simulated events, in order.
 
     An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
     drawn again. Particles that GEANT4 cannot track (nuclei above 4He, generator pseudo-particles) are left out and
-    counted.
+    counted. Truth is that of the neutrino; cosmic muons have the table /truth/cosmics.
 
     Raises:
         InputError: an interaction cannot be used and `on_bad_event` is "error".
@@ -164,6 +168,9 @@ def simulate(
     from nuvlm.simulation.transport import argon_box
 
     box = argon_box(detector)
+    muons = None if cosmics is None else CosmicMuons(detector, cosmics)
+    if muons is not None:
+        logger.info("%.3g cosmic muons an event, within %.4g us", muons.expected, muons.window_us)
     account = _Account(on_bad_event)
     for interaction in interactions:
         defect = interaction.defect
@@ -185,6 +192,20 @@ def simulate(
             continue
         account.count_left_out(state.particles, particles)
         event_id = interaction.event_id
+        truth = {
+            "particles": particle_rows(event_id, particles),
+            "deposits": deposit_rows(event_id, particles, deposits),
+        }
+        # A stream of its own: the neutrino's event does not depend on the muons.
+        added = muons and muons.simulate(box, event_id, recombination, interaction.rng.spawn(1)[0])
+        if added:
+            voxels, _ = voxelize(
+                detector,
+                np.concatenate([deposits.start_mm, added.start_mm]),
+                np.concatenate([deposits.end_mm, added.end_mm]),
+                np.concatenate([energy, added.energy_mev]),
+            )
+            truth["cosmics"] = added.truth
         yield Event(
             event_id=event_id,
             voxels=voxels,
@@ -194,10 +215,7 @@ def simulate(
             inelasticity=state.inelasticity,
             vertex_mm=(float(vertex[0]), float(vertex[1]), float(vertex[2])),
             mode=state.mode,
-            truth={
-                "particles": particle_rows(event_id, particles),
-                "deposits": deposit_rows(event_id, particles, deposits),
-            },
+            truth=truth,
         )
     account.log()
 

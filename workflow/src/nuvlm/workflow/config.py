@@ -75,6 +75,13 @@ SourceName = Annotated[
 ]
 
 
+class CosmicsSettings(Settings):
+    """Muons of cosmic rays in the pictures of simulated events (docs/simulation.md#cosmic-rays)."""
+
+    rate_hz_m2: Annotated[float, Field(ge=0, le=10_000)] = 0
+    """Muons a second through a horizontal square metre: 125 at sea level; 0: none."""
+
+
 class SimulateSettings(Settings):
     """Simulated events: final states, transported by GEANT4 (docs/simulation.md)."""
 
@@ -89,6 +96,7 @@ class SimulateSettings(Settings):
     """Distance of the fiducial volume from the walls, mm. Not published."""
     margin_downstream_mm: Annotated[float, Field(ge=0)] = 1500
     """Distance of the fiducial volume from the downstream wall, mm."""
+    cosmics: CosmicsSettings = CosmicsSettings()
 
 
 class InputSettings(Settings):
@@ -131,6 +139,11 @@ class InputSettings(Settings):
             raise ValueError(f"{what}, but files is empty: list the files to read ({SOURCES[self.source].files})")
         if self.simulate.vertices == "file" and not from_genie:
             raise ValueError("simulate.vertices is 'file', but there is none: set simulate.final_states to 'genie'")
+        if self.simulate.cosmics.rate_hz_m2 and self.source != "simulate":
+            raise ValueError(
+                f"simulate.cosmics has no effect for source '{self.source}': leave its rate_hz_m2 at 0. Muons are "
+                "added to simulated events only"
+            )
         settings = SOURCES[self.source].settings
         has_coordinates = self.source != "simulate" or self.simulate.vertices == "file"
         if any(self.offset_mm) and not ("offset_mm" in settings and has_coordinates):
@@ -267,10 +280,12 @@ class Config(_Families):
         self.detector.display_shape(self.display.pixel_mm)
         if self.input.source == "simulate":
             fiducial_box_mm(self.detector, self.input.simulate.margin_mm, self.input.simulate.margin_downstream_mm)
-        if SOURCES[self.input.source].kind == "drifted" and self.display.readout.has_effects:
+        kind = SOURCES[self.input.source].kind
+        if kind != "steps" and self.display.readout.has_effects:
+            why = "whose charge was read out already" if kind == "drifted" else "which has ready pixel maps"
             raise ValueError(
-                f"display.readout cannot act on source '{self.input.source}', whose charge was read out already: leave "
-                "display.readout at its defaults"
+                f"display.readout cannot act on source '{self.input.source}', {why}: leave display.readout at its "
+                "defaults"
             )
         if self.models_from == self.run:
             raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")
@@ -317,6 +332,14 @@ class Config(_Families):
                     f"dataset.train_events asks for {train_events:,} training events, but of input.simulate.events, "
                     f"{simulate.events:,}, about {expected:,.0f} are for training: lower the one, or raise the other"
                 )
+
+    @property
+    def cosmics(self) -> dict[str, float] | None:
+        """Cosmic muons that the simulation adds (:class:`nuvlm.simulation.cosmics.Cosmics`), None without them."""
+        rate = self.input.simulate.cosmics.rate_hz_m2
+        if not rate:
+            return None
+        return {"rate_hz_m2": rate, "drift_velocity_mm_us": self.display.readout.drift_velocity_mm_us}
 
     @property
     def families(self) -> dict[str, FamilySettings]:
@@ -382,6 +405,20 @@ def parse_config(values: Mapping[str, Any]) -> Config:
                 message += f" (got {problem['input']!r})" if not isinstance(problem["input"], dict) else ""
             lines.append(f"  {key}: {message}")
         raise InputError("the configuration cannot be used; mend these keys:\n" + "\n".join(lines)) from None
+
+
+def check_space_charge(config: Config) -> None:
+    """Check the map of space charge, if displays are made with one.
+
+    Raises:
+        InputError: see :func:`nuvlm.detector.space_charge.read_displacement_map`.
+    """
+    space_charge = config.display.readout.space_charge
+    if space_charge.has_effects and config.input.has_voxels and config.events_from is None:
+        # Imported late: most runs have no map.
+        from nuvlm.detector.space_charge import read_displacement_map
+
+        read_displacement_map(space_charge, config.detector)
 
 
 def read_overlays(files: Iterable[Path]) -> dict[str, Any]:

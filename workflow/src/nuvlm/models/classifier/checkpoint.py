@@ -28,7 +28,7 @@ def read_checkpoint(path: Path, fingerprint: dict[str, Any], device: torch.devic
         fingerprint: of the training to resume.
 
     Returns:
-        ``network``, ``optimizer`` and ``best``: state dicts; ``history`` and ``progress``: JSON.
+        What :func:`write_checkpoint` was given.
 
     Raises:
         InputError: the file is damaged, holds anything but tensors and plain values, or belongs to another training.

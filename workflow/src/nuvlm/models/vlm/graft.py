@@ -43,6 +43,7 @@ def build_grafted_base(
     tensorboard: Path,
     pixel_maps: Path | None = None,
     language: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> None:
     """Make the model, train its new parts on drawn scenes, and write it to the folder `out`.
 
@@ -52,6 +53,7 @@ def build_grafted_base(
         tensorboard: folder for the loss curve.
         pixel_maps: a pixel-map store that gives the number of views; without it, the two views of event displays.
         language: folder of the GGUF file; null: the installed package.
+        checkpoint: see :func:`nuvlm.models.vlm.pretraining.build_base_model`.
 
     Raises:
         InputError: the language model is not installed; see also
@@ -63,7 +65,10 @@ def build_grafted_base(
     for name, parameter in model.named_parameters():
         parameter.requires_grad = is_new(name, model.config.text_config.cross_attention_layers)
     processor = make_processor(tokenizer, settings.image_size, chat_template.read_text(encoding="utf-8"))
-    finish_base(out, model, processor, settings, prompts=prompts, tensorboard=tensorboard, pixel_maps=pixel_maps)
+    finish_base(
+        out, model, processor, settings, prompts=prompts, tensorboard=tensorboard, pixel_maps=pixel_maps,
+        checkpoint=checkpoint, texts=(prompts, chat_template),
+    )  # fmt: skip
 
 
 def find_language_model() -> Path:

@@ -1,8 +1,10 @@
 """Build and pre-train the tiny Mllama that the demo fine-tunes."""
 
+import json
 import logging
 import math
 import re
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
@@ -25,10 +27,12 @@ from transformers.models.mllama.configuration_mllama import MllamaTextConfig, Ml
 from trl.trainer.sft_trainer import DataCollatorForVisionLanguageModeling
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import atomic_path, write_json
+from nuvlm.base.files import atomic_path, sha256, write_json
 from nuvlm.base.logs import track
 from nuvlm.base.manifest import write_manifest
 from nuvlm.base.stores import open_store
+from nuvlm.models.checkpoints import SigtermFlag
+from nuvlm.models.classifier.checkpoint import read_checkpoint, write_checkpoint
 from nuvlm.models.vlm.prompts import Prompts, check_views, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 from nuvlm.models.vlm.settings import GraftSettings, ScratchSettings
@@ -58,6 +62,8 @@ DISPLAY_VIEWS = ("xz", "yz")
 IMAGE_STD = 0.25
 CONFIDENT_LOGIT = 16.0
 """Logit at initialisation of the word whose embedding the last hidden state equals."""
+CHECKPOINT_SECONDS = 300.0
+"""Age of the last checkpoint at which the next one is written."""
 
 
 def build_base_model(
@@ -69,6 +75,7 @@ def build_base_model(
     tensorboard: Path,
     vocabulary: Path,
     pixel_maps: Path | None = None,
+    checkpoint: Path | None = None,
 ) -> None:
     """Make a tiny Mllama with random weights and pre-train it to describe geometric scenes (`shapes`).
 
@@ -80,9 +87,12 @@ def build_base_model(
         chat_template: a Jinja file with ``{% generation %}`` markers, saved with the processor.
         tensorboard: folder for the loss curve.
         pixel_maps: a pixel-map store that gives the number of views; without it, the two views of event displays.
+        checkpoint: file from which an interrupted pre-training goes on, with the same model as without interruption.
 
     Raises:
-        InputError: a damaged store, prompts for other views, or a loss that is not finite.
+        InputError: a damaged store, prompts for other views, a loss that is not finite, or the checkpoint of other
+            settings.
+        SystemExit: on SIGTERM, after the checkpoint was written.
     """
     texts = load_prompts(prompts)
     _views(prompts, pixel_maps)
@@ -90,7 +100,10 @@ def build_base_model(
     tokenizer = _train_tokenizer(settings.vocabulary, texts, load_rationales(vocabulary))
     processor = make_processor(tokenizer, settings.image_size, chat_template.read_text(encoding="utf-8"))
     model = _make_model(tokenizer, settings)
-    finish_base(out, model, processor, settings, prompts=prompts, tensorboard=tensorboard, pixel_maps=pixel_maps)
+    finish_base(
+        out, model, processor, settings, prompts=prompts, tensorboard=tensorboard, pixel_maps=pixel_maps,
+        checkpoint=checkpoint, texts=(prompts, vocabulary, chat_template),
+    )  # fmt: skip
 
 
 def finish_base(
@@ -102,21 +115,29 @@ def finish_base(
     prompts: Path,
     tensorboard: Path,
     pixel_maps: Path | None,
+    checkpoint: Path | None,
+    texts: Sequence[Path],
 ) -> None:
     """Pre-train the parameters of a new model that require gradients, and write it as published ones are written.
 
+    Args:
+        texts: files on which the model depends; a checkpoint of others is refused.
+
     Raises:
-        InputError: a damaged store, prompts for other views, or a loss that is not finite.
+        InputError, SystemExit: see :func:`build_base_model`.
     """
     names = _views(prompts, pixel_maps)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     logger.info("made a Mllama with %.3g M parameters for %d views", size, len(names))
-    summary = _pretrain(model, processor, settings, len(names), tensorboard)
+    fingerprint = settings.model_dump(mode="json") | {"views": len(names)} | {path.name: sha256(path) for path in texts}
+    summary = _pretrain(model, processor, settings, len(names), tensorboard, checkpoint, fingerprint)
     with atomic_path(out) as partial:
         model.save_pretrained(partial)
         processor.save_pretrained(partial)
         write_json(partial / "pretraining.json", summary)
         write_manifest(partial)
+    if checkpoint is not None:
+        checkpoint.unlink(missing_ok=True)
 
 
 def _views(prompts: Path, pixel_maps: Path | None) -> Sequence[str]:
@@ -256,25 +277,50 @@ def _pretrain(
     settings: ScratchSettings | GraftSettings,
     views: int,
     tensorboard: Path,
+    checkpoint: Path | None,
+    fingerprint: dict[str, Any],
 ) -> dict[str, float]:
     """Train the weights on fresh random scenes; return the final loss and the token accuracy."""
-    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+    trained = {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
     collate = DataCollatorForVisionLanguageModeling(processor, assistant_only_loss=True)
-    optimizer = torch.optim.AdamW(trained, lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
+    optimizer = torch.optim.AdamW(trained.values(), lr=settings.learning_rate, weight_decay=0.01, betas=(0.9, 0.98))
     warmup = max(settings.steps // 20, 1)
     schedule = torch.optim.lr_scheduler.LambdaLR(
         optimizer,
         lambda step: min((step + 1) / warmup, 0.5 * (1 + math.cos(math.pi * step / settings.steps)) + 1e-3),
     )
-    examples = _examples(settings, views)
-    model.train()
+    rng = np.random.default_rng(settings.seed)
+    examples = _examples(rng, settings, views)
     losses: list[float] = []
-    with SummaryWriter(str(tensorboard)) as writer:
-        for step in track(range(settings.steps), "pre-training steps"):
+    if checkpoint is not None and checkpoint.exists():
+        state = read_checkpoint(checkpoint, fingerprint, torch.device("cpu"))
+        model.load_state_dict(state["weights"], strict=False)
+        optimizer.load_state_dict(state["optimizer"])
+        schedule.load_state_dict(state["schedule"])
+        rng.bit_generator.state = json.loads(state["rng"])
+        losses = list(state["losses"])
+        logger.info("resumed after step %d of %s", len(losses), checkpoint)
+
+    def save() -> None:
+        assert checkpoint is not None
+        state = {
+            "weights": {name: parameter.detach() for name, parameter in trained.items()},
+            "optimizer": optimizer.state_dict(),
+            "schedule": schedule.state_dict(),
+            "rng": json.dumps(rng.bit_generator.state),
+            "losses": losses,
+        }
+        write_checkpoint(checkpoint, fingerprint, state)
+
+    model.train()
+    saved = time.monotonic()
+    left = range(len(losses), settings.steps)
+    with SummaryWriter(str(tensorboard), purge_step=len(losses)) as writer, SigtermFlag() as stop:
+        for step in track(left, "pre-training steps"):
             batch = collate([next(examples) for _ in range(settings.batch_size)])
             loss = model(**batch, use_cache=False).loss
             loss.backward()
-            torch.nn.utils.clip_grad_norm_(trained, 1.0)
+            torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -287,6 +333,12 @@ def _pretrain(
             writer.add_scalar("pretraining/loss", losses[-1], step)
             if (step + 1) % 50 == 0:
                 logger.info("step %d: loss %.3f", step + 1, np.mean(losses[-50:]))
+            if checkpoint is not None and (stop.received or time.monotonic() - saved > CHECKPOINT_SECONDS):
+                save()
+                saved = time.monotonic()
+            if stop.received:
+                logger.warning("stopped by SIGTERM after step %d of %d; rerun to resume", step + 1, settings.steps)
+                raise SystemExit(143)
     model.eval()
     batch = collate([next(examples) for _ in range(4 * settings.batch_size)])
     with torch.inference_mode():
@@ -304,9 +356,10 @@ def _pretrain(
     return summary
 
 
-def _examples(settings: ScratchSettings | GraftSettings, count: int) -> Iterator[dict[str, Any]]:
+def _examples(
+    rng: np.random.Generator, settings: ScratchSettings | GraftSettings, count: int
+) -> Iterator[dict[str, Any]]:
     """An endless series of scenes and descriptions in TRL's format."""
-    rng = np.random.default_rng(settings.seed)
     while True:
         views, description = draw_scene(rng, settings.image_size, count)
         question = [{"type": "image"}] * count + [{"type": "text", "text": DESCRIBE}]
