@@ -1,5 +1,6 @@
 """What several tests start from: a small detector's events, written and read with the real formats."""
 
+import gc
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -8,8 +9,20 @@ import numpy as np
 import pytest
 from xdist.scheduler import LoadScopeScheduling
 
-from nuvlm.detector.geometry import Detector
+from nuvlm.detector.crop import crop_displays
+from nuvlm.detector.displays import smear_and_downsample
+from nuvlm.detector.geometry import Detector, Diffusion
 from nuvlm.detector.voxels import Event, Voxels, voxelize, write_shard
+from nuvlm.workflow.config import Config
+
+# Imported modules stay: searching them for cycles takes a fifth of the time of importing them, and of many tests.
+gc.set_threshold(100_000)
+
+
+def pytest_collection_finish() -> None:
+    gc.freeze()
+    gc.set_threshold(700, 10, 10)
+
 
 SHARED = ("tiny_run", "small_run", "exported_cnn")
 """Session fixtures that take long to make: one worker makes each, and runs all tests that use it."""
@@ -51,6 +64,23 @@ def make_voxels(detector: Detector) -> Callable[..., Voxels]:
         return voxelize(detector, path[:-1], path[1:], rng.gamma(2, 2, steps))[0]
 
     return make
+
+
+@pytest.fixture(scope="session")
+def kernels(tmp_path_factory: pytest.TempPathFactory) -> None:
+    """Compile what prepares events, which copies of the checkout take with them.
+
+    Otherwise the jobs of a run compile it in each copy, ten seconds a job.
+    """
+    folder, detector, config = tmp_path_factory.mktemp("kernels"), Detector(), Config()
+    path = np.cumsum(np.random.default_rng(1).normal(0, 30, (201, 3)), axis=0) + np.array([0, 0, 3000])
+    voxels, _ = voxelize(detector, path[:-1], path[1:], np.ones(200))
+    write_shard(folder / "a.h5", detector, [Event(0, voxels)])
+    stores = folder / "displays.zarr", folder / "pixelmaps.zarr"
+    smear_and_downsample(
+        folder / "a.h5", stores[0], detector=detector, diffusion=Diffusion(), pixel_mm=config.display.pixel_mm
+    )
+    crop_displays(*stores, **config.pixelmap.of_maps)
 
 
 @pytest.fixture

@@ -41,12 +41,12 @@ def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.mark.slow
 @pytest.mark.parametrize("suffix", ["nbi", "nbc"])
-@pytest.mark.parametrize("damage", ["emptied", "cut", "text", "flipped"])
+@pytest.mark.parametrize("damage", ["text", "flipped"])
 def test_a_damaged_cache_is_named_and_replaced(program: Path, suffix: str, damage: str) -> None:
     (file,) = program.glob(f"__pycache__/*.{suffix}")
     content = bytearray(file.read_bytes())
     content[len(content) // 2] ^= 1
-    file.write_bytes({"emptied": b"", "cut": content[:50], "text": b"no pickle", "flipped": content}[damage])
+    file.write_bytes({"text": b"no pickle", "flipped": content}[damage])
     output, log = run(program)
     assert output == "42 0"
     assert "the compiled code of twice is damaged" in log

@@ -4,7 +4,7 @@ from importlib.util import find_spec
 
 import numpy as np
 import pytest
-from hypothesis import example, given
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from benchmark_scripts import load_benchmark
@@ -41,6 +41,7 @@ def test_the_models_agree_where_both_were_measured(model):
 
 
 @pytest.mark.parametrize("model", MODELS)
+@settings(deadline=None)
 @given(dedx=st.floats(1e-6, 1e4), factor=st.floats(1, 100))
 @example(dedx=1.25, factor=1.234375)  # around the maximum of the box model
 def test_denser_ionisation_never_leaves_more_and_never_more_than_all(model, dedx, factor):

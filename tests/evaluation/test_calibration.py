@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from nuvlm.evaluation.calibration import (
@@ -56,6 +56,7 @@ def test_the_fitted_temperature_by_hand() -> None:
     assert fit_temperature(sample) == pytest.approx(np.log(3), rel=1e-4)
 
 
+@settings(deadline=None)
 @given(temperature=st.floats(0.3, 8), seed=st.integers(0, 100))
 def test_the_fit_finds_the_temperature_that_the_events_were_drawn_with(temperature: float, seed: int) -> None:
     found = fit_temperature(drawn(4000, temperature, seed))

@@ -69,13 +69,15 @@ def wait_for(what: Callable[[], object], seconds: float = 60) -> None:
 
 
 @pytest.fixture
-def own(small_run: SmallRun, tmp_path: Path) -> Path:
-    """A checkout in a folder with shell characters in its name, and two shards in another such folder."""
-    folder = copy_workflow(tmp_path / "a checkout; $(touch pwned)")
+def own(small_run: SmallRun, kernels: None, tmp_path: Path) -> Path:
+    """A checkout in a folder with shell characters in its name, and a shard in another such folder."""
+    return with_data(copy_workflow(tmp_path / "a checkout; $(touch pwned)"), small_run)
+
+
+def with_data(folder: Path, small_run: SmallRun) -> Path:
     data = folder / "my 'data' & more"
     data.mkdir()
-    for shard in (small_run.folder / "voxels").glob("*.h5"):
-        shutil.copy(shard, data)
+    shutil.copy(small_run.folder / "voxels" / "a.h5", data)
     return folder
 
 
@@ -93,15 +95,12 @@ def digests(folder: Path) -> dict[str, str]:
 
 
 @pytest.fixture(scope="module")
-def expected(small_run: SmallRun, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
+def expected(small_run: SmallRun, kernels: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, str]:
     """Results of an undisturbed run, in a folder with a plain name."""
-    folder = copy_workflow(tmp_path_factory.mktemp("undisturbed"))
-    (folder / "my 'data' & more").mkdir()
-    for shard in (small_run.folder / "voxels").glob("*.h5"):
-        shutil.copy(shard, folder / "my 'data' & more")
+    folder = with_data(copy_workflow(tmp_path_factory.mktemp("undisturbed")), small_run)
     snakemake(folder, *CORES, *MAPS)
     found = digests(folder)
-    assert len(found) == 5
+    assert len(found) == 3
     return found
 
 
@@ -146,7 +145,7 @@ def mounted(folder: Path, size: str) -> Iterator[Callable[[str], None]]:
         subprocess.run(["umount", "--lazy", folder], check=True)
 
 
-@pytest.mark.parametrize("size", ["60k", pytest.param("100k", marks=pytest.mark.long), "150k"])
+@pytest.mark.parametrize("size", ["60k", *(pytest.param(size, marks=pytest.mark.long) for size in ("100k", "150k"))])
 def test_a_full_disk_is_said_and_what_is_missing_comes_when_there_is_room(
     own: Path, expected: dict[str, str], tally: Tally, size: str
 ) -> None:
@@ -159,17 +158,13 @@ def test_a_full_disk_is_said_and_what_is_missing_comes_when_there_is_room(
     tally.add("full disk", "results folder", "noticed")
 
 
-def test_results_that_cannot_be_written_are_said_before_any_job(
-    own: Path, expected: dict[str, str], tally: Tally
-) -> None:
+def test_results_that_cannot_be_written_are_said_before_any_job(own: Path, tally: Tally) -> None:
     with mounted(own / "results", "100m") as remount:
         remount("ro")
         output = snakemake(own, *CORES, *MAPS, check=False)
         assert "results/own: cannot be written (Read-only file system)" in output
         assert "Traceback" not in output
-        remount("rw")
-        snakemake(own, *CORES, *MAPS)
-        assert digests(own) == expected
+        assert not list((own / "results").iterdir())
     tally.add("read-only", "results folder", "noticed")
 
 
@@ -218,7 +213,7 @@ def outcome(folder: Path) -> dict[str, object]:
 
 
 @pytest.fixture(scope="module")
-def undisturbed(tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
+def undisturbed(kernels: None, tmp_path_factory: pytest.TempPathFactory) -> dict[str, object]:
     folder = copy_workflow(tmp_path_factory.mktemp("undisturbed"))
     snakemake(folder, "predictions", *CORES, *SMALLEST)
     found = outcome(folder)

@@ -1,21 +1,26 @@
 """Snakemake's command line without its start-up: each call is a fork of one process that has imported it.
 
-A dry-run in a new process takes three times the CPU time, most of it to import Snakemake and to parse the
-package for the digests of the code. The forks parse the Snakefile, the configuration and edited modules themselves.
+A dry-run in a new process takes five times the CPU time, most of it for imports and to parse the package for the
+digests of the code. The forks parse the Snakefile and the configuration themselves, and for the digests edited modules;
+an edited module is not imported again. Jobs that they run are new processes.
 """
 
+import importlib
 import json
 import os
 import subprocess
 import sys
 import traceback
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 
 class Planner:
     """Snakemake in one checkout, which may be edited between calls."""
+
+    seconds: float
+    """CPU time of the last call."""
 
     def __init__(self, server: subprocess.Popen[str]) -> None:
         self._server = server
@@ -24,14 +29,14 @@ class Planner:
         """What ``snakemake`` prints with these arguments.
 
         Raises:
-            AssertionError: it fails and `check` is set.
+            AssertionError: it fails; or, where `check` is not set, it does not.
         """
         assert self._server.stdin is not None
         assert self._server.stdout is not None
         self._server.stdin.write(json.dumps(arguments) + "\n")
         self._server.stdin.flush()
-        status, output = json.loads(self._server.stdout.readline())
-        assert not check or status == 0, output
+        status, output, self.seconds = json.loads(self._server.stdout.readline())
+        assert (status == 0) == check, output
         return output
 
 
@@ -48,16 +53,21 @@ def start_planner(checkout: Path) -> Iterator[Planner]:
 
 
 def _serve() -> None:
-    """Answer each line of arguments with a line that has the exit status and the output."""
+    """Answer each line of arguments with a line that has the exit status, the output and the CPU time."""
     import snakemake.cli
 
     from nuvlm.workflow import code_digest
 
-    for script in sorted(Path("workflow/scripts").glob("*.py")):
-        code_digest.code_digest(script)
-    # The forks read all files anew, and parse those that have changed.
-    code_digest._read.cache_clear()
+    package = code_digest.PACKAGE
+    for module in package.rglob("*.py"):
+        name = ".".join((package.name, *module.relative_to(package).with_suffix("").parts))
+        analysed = code_digest._analysed(name, module.read_text())
+        for definition in analysed.bindings:
+            analysed.source(definition)
+            analysed.uses(definition)
     code_digest._path.cache_clear()
+    _import_what_a_dry_run_imports()
+    snakemake.cli.get_argument_parser()  # registers the plugins
     for line in sys.stdin:
         output = Path(".planner-output")
         child = os.fork()
@@ -75,9 +85,31 @@ def _serve() -> None:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(status)
-        status = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
-        print(json.dumps([status, output.read_text()]), flush=True)
+        _, ended, usage = os.wait4(child, 0)
+        seconds = usage.ru_utime + usage.ru_stime
+        print(json.dumps([os.waitstatus_to_exitcode(ended), output.read_text(), seconds]), flush=True)
         output.unlink()
+
+
+def _import_what_a_dry_run_imports() -> None:
+    """Only the modules: the dry-run is that of a fork, so no state of Snakemake's stays here."""
+    import snakemake.cli
+
+    names = Path(".planner-modules")
+    child = os.fork()
+    if child == 0:
+        null = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(null, 1)
+        os.dup2(null, 2)
+        with suppress(BaseException):
+            snakemake.cli.main(["--cores", "1", "--dry-run", "--config", "run=imports", "report={explain: 0}"])
+        names.write_text("\n".join(sys.modules))
+        os._exit(0)
+    os.waitpid(child, 0)
+    for name in names.read_text().split():
+        with suppress(ImportError):
+            importlib.import_module(name)
+    names.unlink()
 
 
 if __name__ == "__main__":

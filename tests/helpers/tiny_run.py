@@ -9,8 +9,13 @@ from paths import REPOSITORY
 SETTINGS = REPOSITORY / ".test" / "config" / "config.yaml"
 
 
-def snakemake(folder: Path, *arguments: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
-    """Run Snakemake in a copy of the workflow, with the tiny settings over all others."""
-    command = [sys.executable, "-m", "snakemake", "--cores", "2", "--keep-going", "--show-failed-logs"]
+def arguments(*arguments: str, overlays: tuple[str, ...] = ()) -> list[str]:
+    """Arguments of Snakemake with the tiny settings over all others."""
     files = ["--configfile", "config/config.yaml", *overlays, str(SETTINGS)]
-    return subprocess.run([*command, *arguments, *files], cwd=folder, capture_output=True, text=True)
+    return ["--cores", "2", "--keep-going", "--show-failed-logs", *arguments, *files]
+
+
+def snakemake(folder: Path, *targets: str, overlays: tuple[str, ...] = ()) -> subprocess.CompletedProcess[str]:
+    """Run Snakemake in a copy of the workflow, with these arguments."""
+    command = [sys.executable, "-m", "snakemake", *arguments(*targets, overlays=overlays)]
+    return subprocess.run(command, cwd=folder, capture_output=True, text=True)

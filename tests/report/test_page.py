@@ -78,7 +78,7 @@ def run(folder: Path) -> Run:
 
 @pytest.fixture(scope="module")
 def report(run: Run, folder: Path) -> tuple[str, dict]:
-    return make_report(run, folder)
+    return make_report(run, folder, every_figure=True)
 
 
 def test_the_page_needs_nothing_but_itself(report: tuple[str, dict]) -> None:

@@ -72,6 +72,7 @@ def test_electron_shower_has_the_depth_and_width_of_argon(box: ArgonBox) -> None
     assert np.mean(widths) == pytest.approx(110, abs=35)  # the Moliere radius is 90 mm
 
 
+@pytest.mark.slow
 def test_neutron_interacts_as_often_as_a_proton(box: ArgonBox) -> None:
     """The neutron tables end at 20 MeV, and what they say there scales the cross-section at any higher energy."""
     reach = {}
@@ -133,6 +134,7 @@ def test_gap_of_a_photon_is_where_it_first_interacts(box: ArgonBox) -> None:
         assert photon.photon_gap_mm[0] == pytest.approx(photon.length_mm[0])
 
 
+@pytest.mark.slow
 def test_gap_of_a_neutral_pion_is_that_of_the_nearer_photon(box: ArgonBox) -> None:
     """Each of two photons flies 19-20 cm on average at some 500 MeV: the nearer one half as far."""
     gaps = np.array([shoot(box, beam_particle(111, 1000), seed=seed).photon_gap_mm[0] for seed in range(300)])

@@ -409,6 +409,7 @@ def test_a_file_without_any_vertex_keeps_its_hits(tmp_path, detector):
     assert np.isnan(events["vertex_mm"]).all()
 
 
+@pytest.mark.slow
 def test_any_flipped_byte_is_either_harmless_or_told(tmp_path, detector):
     whole = write_edepsim(tmp_path / "a.root", [event(1), event(2)], baskets=2)
     any_flipped_byte_is_harmless_or_named(whole, lambda path: convert(path, detector, on_bad_event="skip"), 60)

@@ -310,7 +310,9 @@ def test_a_file_cut_short_is_refused(tmp_path, detector, kind, share):
     assert recognise_larcv(path) is None or kind == "root"
 
 
-@pytest.mark.parametrize("kind", ["larcv3 clusters", "spine cm 1", "spine cm 2", "root"])
+@pytest.mark.parametrize(
+    "kind", ["larcv3 clusters", "spine cm 1", "spine cm 2", pytest.param("root", marks=pytest.mark.slow)]
+)
 def test_any_flipped_byte_is_harmless_or_an_error(tmp_path, detector, kind):
     whole = write(kind, tmp_path / "a.h5", events(12))
     any_flipped_byte_is_harmless_or_named(whole, lambda path: Shard(path, detector, on_bad_event="skip"), 40)

@@ -129,6 +129,7 @@ def shuffled(flow, rng, child=FINAL):
         flow.pairs[holder, child] = pairs[rng.permutation(len(pairs))]
 
 
+@pytest.mark.slow
 @settings(deadline=None, max_examples=15, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(seed=st.integers(0, 1000), rows=st.integers(7, 400), shuffle=st.booleans(), repeat=st.integers(0, 3))
 def test_the_order_of_rows_and_the_size_of_blocks_do_not_matter(
@@ -531,6 +532,7 @@ def test_simulated_deposits_are_those_of_larndsim(tmp_path, detector, events):
     assert len(convert_larndsim_file(both, detector)[0]) == 3
 
 
+@pytest.mark.slow
 def test_any_flipped_byte_is_either_harmless_or_told(tmp_path, detector, rng):
     whole = write(tmp_path, detector, muon_events(2, detector, rng, tracks=1))
     any_flipped_byte_is_harmless_or_named(whole, lambda path: convert(path, detector, on_bad_event="skip"), 150)

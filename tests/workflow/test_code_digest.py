@@ -47,6 +47,7 @@ def edit(package: Path, change: Callable[[ast.Module], None]) -> None:
         file.write_text(ast.unparse(ast.fix_missing_locations(tree)) + "\n")
 
 
+@pytest.mark.slow
 def test_comments_docstrings_and_format_change_no_digest(copied: Path) -> None:
     before = digests()
 
@@ -63,6 +64,7 @@ def test_comments_docstrings_and_format_change_no_digest(copied: Path) -> None:
     assert digests() == before
 
 
+@pytest.mark.slow
 def test_log_lines_and_the_words_of_errors_change_no_digest(copied: Path) -> None:
     before = digests()
 

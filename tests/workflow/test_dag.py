@@ -6,9 +6,9 @@ import os
 import re
 import shutil
 import subprocess
-import time
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -148,7 +148,23 @@ def checkout(tmp_path_factory) -> Iterator[Path]:
 @pytest.fixture(scope="module")
 def finished(checkout) -> Path:
     finish(checkout, *TINY)
+    list_stores(checkout)
     return checkout
+
+
+@contextmanager
+def without(folder: Path, name: str) -> Iterator[None]:
+    """A file or folder of the finished run is away for a while."""
+    path, listed = (folder / "results" / "demo" / each for each in (name, "pixelmaps.json"))
+    content, stat = listed.read_bytes(), listed.stat()
+    path.rename(path.with_suffix(".away"))
+    try:
+        yield
+    finally:
+        path.with_suffix(".away").rename(path)
+        # Planning removes the list of stores with one of them.
+        listed.write_bytes(content)
+        os.utime(listed, ns=(stat.st_atime_ns, stat.st_mtime_ns))
 
 
 def edit(file: Path) -> bytes:
@@ -164,6 +180,8 @@ def test_nothing_is_there_so_everything_runs(checkout):
 
 # Section of the configuration -> a change in it, and the rules that depend on it. The report shows all settings.
 LISTED = ("cnn", "bdt", "vlm")
+NO_RULES = ("write_report", None)
+"""In place of rules: no other depends on it, or the change makes another DAG."""
 SECTIONS = {
     "run": ("run=other", " ".join(JOBS)),
     "models_from": ("models_from=demo", None),  # another DAG: see below
@@ -182,7 +200,7 @@ SECTIONS = {
     "dataset": ("dataset={train_events: 20}", "list_events"),
     # The tables of these conditions are there: the classification is current.
     "conditions": ("conditions=[nominal, half_resolution, blank]", "evaluate collect_events"),
-    "conditions_in_one_job": ("conditions_in_one_job=false", ""),
+    "conditions_in_one_job": ("conditions_in_one_job=false", "write_report"),
     "cnn": ("cnn={width: 0.5}", "train_cnn"),
     "bdt": ("bdt={learning_rate: 0.2}", "train_bdt"),
     "vit.lora": ("vit={lora: {r: 4}}", "train_vit"),
@@ -220,7 +238,7 @@ def test_no_section_is_forgotten():
     assert SECTIONS.keys() == sections(Config)
 
 
-@pytest.mark.parametrize("section", [section for section, (_, rules) in SECTIONS.items() if rules])
+@pytest.mark.parametrize("section", [section for section, (_, rules) in SECTIONS.items() if rules not in NO_RULES])
 def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
     change, rules = SECTIONS[section]
     assert planned(finished, *TINY, change) == after(f"{rules} write_report")
@@ -233,15 +251,18 @@ def test_a_changed_setting_reruns_what_depends_on_it(finished, section):
         ("cnn={classify_backend: torch}", "classify_cnn"),
         ("bdt={classify_batch_size: 2}", "classify_bdt"),
         ("report={browser: 3}", "collect_events"),
-        ("cnn={gpus: 1}", "write_report"),
-        ("cnn={memory_mb: 9000, workers: 3}", "write_report"),
-        ("vit={gradient_checkpointing: true}", "write_report"),
-        ("vlm={finetune: {gpus: 4}}", "write_report"),
-        ("vlm={classify: {gpus: 1}}", "write_report"),
     ],
 )
-def test_how_jobs_run_is_no_reason_to_repeat_them(finished, change, rules):
+def test_how_classification_runs_is_no_reason_to_train_again(finished, change, rules):
     assert planned(finished, *TINY, change) == after(rules)
+
+
+def test_what_no_job_depends_on_and_how_jobs_run_only_change_the_report(finished):
+    """All at once: none of them is a reason to repeat any other job."""
+    changes = [change for change, rules in SECTIONS.values() if rules == "write_report"]
+    changes += ["cnn={gpus: 1}", "cnn={memory_mb: 9000, workers: 3}", "vit={gradient_checkpointing: true}"]
+    changes += ["vlm={finetune: {gpus: 4}}", "vlm={classify: {gpus: 1}}"]
+    assert planned(finished, *TINY, *changes) == after("write_report")
 
 
 def test_a_zoom_trains_models_on_the_base_and_no_others(checkout):
@@ -274,9 +295,8 @@ def test_systematics_make_only_test_events_and_train_nothing(finished):
     assert not [path for path in (finished / "results").iterdir() if path.name == "varied"]
 
 
-@pytest.mark.parametrize("recipe", ["published", "tuned"])
-def test_a_changed_recipe_trains_only_its_cnn(finished, recipe):
-    change = f"cnn={{recipes: {{{recipe}: {{learning_rate: 0.004}}}}}}"
+def test_a_changed_recipe_trains_only_its_cnn(finished):
+    change = "cnn={recipes: {tuned: {learning_rate: 0.004}}}"
     assert planned(finished, *TINY, change) == after("train_cnn") | OF_ONE_CNN
 
 
@@ -347,7 +367,7 @@ def test_a_fresh_clone_with_copied_results_reruns_nothing(finished):
 @pytest.mark.parametrize(
     ("file", "rules"),
     [
-        ("resources/prompts_demo.yaml", "build_base_model finetune_vlm classify_vlm"),
+        ("resources/prompts_demo.yaml", "build_base_model finetune_vlm classify_vlm"),  # only the language model
         ("resources/rationales.yaml", "build_base_model finetune_vlm explain_vlm"),
         ("resources/published.yaml", "write_report"),
         ("workflow/src/nuvlm/report/page.css", "write_report"),
@@ -361,17 +381,6 @@ def test_an_edited_resource_reruns_what_reads_it(finished, file, rules):
         (finished / file).write_bytes(original)
 
 
-def test_one_changed_prompt_reruns_only_the_language_model(finished):
-    file = finished / "resources/prompts_demo.yaml"
-    original = file.read_text()
-    file.write_text(original.replace("neutrino", "antineutrino", 1))
-    assert file.read_text() != original
-    try:
-        assert planned(finished, *TINY) == after("build_base_model finetune_vlm classify_vlm")
-    finally:
-        file.write_text(original)
-
-
 @pytest.mark.parametrize(
     ("file", "jobs"),
     [
@@ -381,12 +390,8 @@ def test_one_changed_prompt_reruns_only_the_language_model(finished):
     ],
 )
 def test_a_lost_model_comes_back_though_the_report_is_there(finished, file, jobs):
-    path = finished / "results/demo/models" / file
-    path.rename(path.with_suffix(".away"))
-    try:
+    with without(finished, f"models/{file}"):
         assert planned(finished, *TINY) == jobs
-    finally:
-        path.with_suffix(".away").rename(path)
 
 
 def test_more_events_make_only_new_shards(finished):
@@ -409,12 +414,8 @@ def test_more_events_make_only_new_shards(finished):
     ],
 )
 def test_only_a_deleted_file_is_made_again(finished, deleted, target, remade):
-    path = finished / "results/demo" / deleted
-    path.rename(path.with_suffix(".away"))
-    try:
+    with without(finished, deleted):
         assert planned(finished, target, *TINY) == {rule: 1 for rule in remade.split()}
-    finally:
-        path.with_suffix(".away").rename(path)
 
 
 def write_native(folder: Path, names: range) -> None:
@@ -436,8 +437,8 @@ def test_a_new_input_file_adds_its_own_shard(checkout):
 @pytest.fixture(scope="module")
 def native(checkout) -> list[str]:
     """190 listed shard files."""
-    write_native(checkout / "data", range(190))
-    return ["--configfile", "config/config.yaml", "config/paper.yaml", "--config", "input={files: ['data/*.h5']}"]
+    write_native(checkout / "many", range(190))
+    return ["--configfile", "config/config.yaml", "config/paper.yaml", "--config", "input={files: ['many/*.h5']}"]
 
 
 def test_the_published_setting_on_190_shards(checkout, native):
@@ -447,14 +448,6 @@ def test_the_published_setting_on_190_shards(checkout, native):
     assert jobs["smear_and_downsample"] == jobs["crop_displays"] == 190
     assert jobs["classify_vlm"] == 4 * 20
     assert jobs["fetch_base_model"] == 1
-
-
-def test_a_thousand_shards_are_planned_in_seconds(checkout):
-    start = time.monotonic()
-    jobs = planned(checkout, "--config", "run=large", "input={simulate: {events: 500000, events_per_shard: 500}}")
-    assert sum(jobs.values()) > 3000
-    # 8 s on an idle core; machines differ, and the tests of others run beside this one
-    assert time.monotonic() - start < 60
 
 
 # Site settings of docs/running.md -> values in the profile, and the resources that Slurm is asked for.
@@ -612,7 +605,6 @@ def test_partial_reruns_do_what_the_documentation_says(finished, command):
 
 
 def test_the_events_of_another_run_are_taken_and_not_made(finished):
-    list_stores(finished)
     # What the last start left says nothing of events that an earlier one made.
     (finished / "results/demo/frozen.json").unlink()
     taken = [*TINY, "run=fewer", "events_from=demo", "dataset={train_events: 20}"]
@@ -707,10 +699,6 @@ def test_every_source_makes_a_plan(checkout, source, monkeypatch):
     assert jobs == {rule: 1 for rule in expected if rule in PREPARING} | {"pixelmaps": 1}
 
 
-def test_lint(checkout):
-    assert "good condition" in snakemake(checkout, "--lint")
-
-
 def test_the_coverage_of_sets_concerns_the_scores(finished):
     assert planned(finished, *TINY, "report={coverage: 0.8}") == after("evaluate")
 
@@ -742,12 +730,14 @@ def test_a_map_of_space_charge_concerns_the_displays_and_is_checked_before_anyth
     )
 
 
-def test_input_files_are_linear_in_shards(checkout):
+def test_a_thousand_shards_are_planned_in_seconds_with_few_input_files_each(checkout):
     """Edges, not jobs, made large DAGs slow: every job that read pixel maps had all stores among its inputs."""
     counts: dict[int, Counter] = {}
     for shards in (100, 1000):
         arguments = ["--config", f"run=edges{shards}", f"input={{simulate: {{events: {shards}, events_per_shard: 1}}}}"]
         plan = snakemake(checkout, "--dry-run", *arguments)
+        # 8 s for 1,000; machines differ
+        assert PLANNERS[checkout].seconds < 40
         jobs = re.findall(r"(?m)^(?:local)?rule (\w+):\n    input: (.+)$", plan)
         counts[shards] = Counter()
         for rule, files in jobs:
@@ -755,6 +745,7 @@ def test_input_files_are_linear_in_shards(checkout):
     growth = {rule: n - counts[100][rule] for rule, n in counts[1000].items() if n != counts[100][rule]}
     each = {"smear_and_downsample": 1, "crop_displays": 3, "list_events": 3, "collect_events": 2}
     assert growth == {rule: 900 * n for rule, n in each.items()}
+    assert len(jobs) > 2000, "of rules with input files"
 
 
 def settings_of_events(folder: Path, setting: str) -> dict[str, object]:
@@ -775,17 +766,10 @@ def list_stores(folder: Path) -> None:
 @pytest.mark.parametrize("deleted", ["manifest.json", "images/c/0/0/0/0", ""])
 def test_a_deleted_store_is_made_again_before_a_job_that_reads_it(finished, deleted):
     """Though such a job has only the list of stores among its inputs."""
-    list_stores(finished)
-    path = finished / "results/demo/pixelmaps/sim00002.zarr" / deleted
-    path.rename(path.with_suffix(".away"))
-    try:
+    with without(finished, f"pixelmaps/sim00002.zarr/{deleted}"):
         assert planned(finished, *TINY) == {}
         again = planned(finished, *TINY, "bdt={classify_batch_size: 2}")
         assert again == after("list_events collect_events") | {"crop_displays": 1}
-    finally:
-        path.with_suffix(".away").rename(path)
-        (finished / "results/demo/pixelmaps.json").touch()
-        finish(finished, *TINY)
 
 
 def test_a_store_that_is_made_again_concerns_its_readers_only_if_it_differs(finished):

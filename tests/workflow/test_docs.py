@@ -6,12 +6,13 @@ import shutil
 import subprocess
 import sys
 from collections.abc import Iterator
+from functools import cache
 from pathlib import Path
 
 import pytest
 
 from paths import REPOSITORY
-from planner import Planner, start_planner
+from planner import Planner
 from tiny_run import SETTINGS
 
 pytestmark = pytest.mark.workflow
@@ -31,6 +32,7 @@ EXCUSED = {
     r"make study\b": "takes days; tests/workflow/test_study.py makes a small one",
     r"make systematics\b": "classifies 4,000 events; tests/workflow/test_systematics.py does so for the tiny run",
     r"make rehearse\b": "trains a model of 11 billion parameters; what it calls is tested separately",
+    r"make plan CONFIG=config/paper\.yaml EVENTS=190000 ": "reckons a quarter of a minute; test_plan.py does it",
     r"make (validate|lock|format|lint|schema|clean)\b": "writes into the checkout; what it calls is tested separately",
     r"python (benchmarks/\S+|workflow/envs/pin\.py)": "takes minutes or writes into the checkout",
     r"pip install ": "would change the environment of the tests",
@@ -76,18 +78,18 @@ def checkout(tiny_run: Path) -> Path:
     return tiny_run
 
 
-@pytest.fixture(scope="module")
-def planner(checkout: Path) -> Iterator[Planner]:
-    with start_planner(checkout) as started:
-        yield started
-
-
 def tiny(command: str) -> str:
     """The same command for the tiny run in place of the demo, its variants or a reader's files."""
     command = re.sub(r"results/(demo|wide)\b", "results/tiny", command)
     command = re.sub(r"(models_from|events_from|run|MODELS|RUN)=demo\b", r"\1=tiny", command)
     command = command.replace("train_events: 1000", "train_events: 20")
     return command.replace("sim00002", "sim00001").replace("/data/", "data/")
+
+
+@cache
+def inspected(folder: Path) -> str:
+    """What `make inspect` says of a shard, whatever file its command names."""
+    return run([*MAKE, "inspect", "FILE=results/tiny/voxels/sim00000.h5"], folder)
 
 
 def run(command: list[str] | str, folder: Path) -> str:
@@ -102,7 +104,7 @@ def snakemake(command: str, folder: Path, planner: Planner) -> str:
 
     The published setting is planned as it is: four processes do not go with the tiny batches.
     """
-    words = shlex.split(run(f"printf '%q ' {command}", folder))[1:] if "{0,1}" in command else shlex.split(command)[1:]
+    words = shlex.split(run(f"printf '%q ' {command}", folder) if "{0,1}" in command else command)[1:]
     if "config/paper.yaml" in words:
         pass
     elif "--configfile" in words:
@@ -120,17 +122,18 @@ def snakemake(command: str, folder: Path, planner: Planner) -> str:
 
 
 @pytest.mark.parametrize("command", EXPECTED)
-def test_a_command_of_the_documentation_works(checkout: Path, planner: Planner, command: str) -> None:
+def test_a_command_of_the_documentation_works(checkout: Path, tiny_planner: Planner, command: str) -> None:
     translated = tiny(command)
     if translated.startswith("snakemake "):
-        snakemake(translated, checkout, planner)
+        snakemake(translated, checkout, tiny_planner)
     elif translated.startswith("make classify"):
-        planning = f"SNAKEMAKE={BIN}/snakemake -n --profile profiles/local"
-        plan = run([*MAKE, planning, "SUMMARY=true", "classify", "MODELS=tiny", *shlex.split(translated)[2:]], checkout)
-        assert "classify_vlm" in plan
+        # The arguments that Snakemake would get, a line each.
+        shown = [*MAKE, r"SNAKEMAKE=printf '%s\n'", "SUMMARY=true", "classify", "MODELS=tiny"]
+        arguments = run([*shown, *shlex.split(translated)[2:]], checkout).splitlines()
+        settings = ["--configfile", "config/config.yaml", str(SETTINGS)]
+        assert "classify_vlm" in tiny_planner("-n", "--profile", "profiles/local", *arguments, *settings)
     elif translated.startswith("make inspect"):
-        found = run([*MAKE, "inspect", "FILE=results/tiny/voxels/sim00000.h5"], checkout)
-        assert "make classify SOURCE=voxels FILE=results/tiny/voxels/sim00000.h5" in found
+        assert "make classify SOURCE=voxels FILE=results/tiny/voxels/sim00000.h5" in inspected(checkout)
     elif translated.startswith(("make plan", "make compare")):
         assert len(run([*MAKE, *shlex.split(translated)[1:]], checkout).splitlines()) > 5
     elif translated.startswith("make bundle"):

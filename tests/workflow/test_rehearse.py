@@ -1,5 +1,6 @@
 """A rehearsal of a published shape, made tiny: all stages for real, resumed, killed, and without enough memory."""
 
+import json
 import os
 import shutil
 import signal
@@ -70,6 +71,7 @@ def test_everything_is_measured_and_nothing_else_stays(values: dict[str, Any]) -
     assert "the run of 1,000 events" in text
 
 
+@pytest.mark.long
 def test_after_a_kill_it_goes_on_from_the_checkpoint(values: dict[str, Any]) -> None:
     Path("config.yaml").write_text(yaml.safe_dump(values))
     command = [sys.executable, "-m", "nuvlm.workflow.rehearse", "config.yaml", "--steps", "8", "--classify", "2"]
@@ -165,6 +167,11 @@ def test_the_plan_shows_the_memory_of_a_gpu_and_refuses_what_does_not_fit(values
 
 def test_larger_pictures_take_more_memory_where_the_tower_has_no_tiles(values: dict[str, Any]) -> None:
     hub = {"model": "Qwen/Qwen3-VL-2B-Instruct", "max_tiles": None}
+    shape = Path("resources/shapes/Qwen--Qwen3-VL-2B-Instruct/config.json")
+    config = read_json(shape)
+    config["text_config"]["num_hidden_layers"], config["vision_config"]["depth"] = 14, 4
+    config["vision_config"]["deepstack_visual_indexes"] = [0, 1, 2]
+    shape.write_text(json.dumps(config))
     vlm = small(values, hub=hub, finetune=values["vlm"]["finetune"] | {"lora": {"vision": False}}).vlm
     sources = {"prompts": Path(vlm.prompts), "vocabulary": Path(vlm.vocabulary), "resources": Path("resources")}
     plain, zoomed, larger = (

@@ -125,6 +125,7 @@ def finished(folder: Path, seed: int, train: int, pixel_mm: float = 50, skill: f
     return folder
 
 
+@pytest.mark.slow
 def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
     sizes = {50: 0.5, 100: 0.9, 200: 1.3, 400: 1.6}
     runs = [finished(tmp_path / f"s{n}", 1, n, skill=skill) for n, skill in sizes.items()]
@@ -242,6 +243,7 @@ def in_place_of_snakemake(folder: Path, script: str, *arguments: object) -> list
     return [sys.executable, "-c", driver, str(path), *map(str, arguments)]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("failing", [(), ("few",)])
 def test_a_run_waits_for_the_run_whose_voxels_it_takes(tmp_path, failing):
     events = {"fine": {"voxels_of": "few", "display": {"pixel_mm": 10}}, "few": {}}
@@ -272,6 +274,7 @@ sys.exit(1)
 """
 
 
+@pytest.mark.slow
 def test_a_second_signal_does_not_reach_jobs(tmp_path):
     """It would kill the workers of a training before they have written their checkpoint."""
     command = in_place_of_snakemake(tmp_path, SNAKEMAKE.format(python=sys.executable), write_table(tmp_path, TREE))

@@ -126,6 +126,7 @@ def test_the_other_network_has_the_published_size():
     assert count_parameters(NETWORKS["mobilenet"]()) == 3_398_651
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", NETWORKS)
 def test_the_table_of_layers_is_that_of_the_docs_and_adds_up(name):
     command = [sys.executable, "-m", "nuvlm.models.cnn.network", name]
@@ -181,6 +182,7 @@ def test_views_share_their_branch_and_both_matter(name):
     assert count_parameters(network) < 1.5 * one_view, "a branch for each view would double it"
 
 
+@pytest.mark.slow
 def test_predictions_do_not_depend_on_the_batch_and_take_half_the_resolution(data):
     train(data)
     one, many = classify(data), classify(data, batch_size=5)

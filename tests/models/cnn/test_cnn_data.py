@@ -235,6 +235,7 @@ def test_a_worker_that_is_killed_ends_the_training(two_shards):
         list(made)
 
 
+@pytest.mark.slow
 def test_sigterm_ends_the_workers_too():
     program = """
 import multiprocessing, numpy as np, time

@@ -37,12 +37,27 @@ def lively(name: str, views: int, width: float) -> SiameseCnn:
     return network.eval()
 
 
-@pytest.mark.parametrize("name", NETWORKS)
-@pytest.mark.parametrize(("views", "width"), [pytest.param(2, 1.0, marks=pytest.mark.long), (3, 0.25)])
+@pytest.mark.parametrize(
+    ("name", "views", "width"),
+    [
+        ("mobilenet", 3, 0.25),
+        pytest.param("published", 3, 0.25, marks=pytest.mark.long),
+        *(pytest.param(name, 2, 1.0, marks=pytest.mark.long) for name in NETWORKS),
+    ],
+)
 def test_onnxruntime_and_torch_agree_at_every_size_and_batch(tmp_path, name, views, width):
     network = lively(name, views, width)
     write_onnx(network, tmp_path / "model.onnx", views, {})
-    session = open_session(tmp_path / "model.onnx", threads=1)
+    assert_agree(network, tmp_path / "model.onnx", views)
+
+
+def test_they_agree_on_a_trained_network(exported_cnn):
+    """The published one."""
+    assert_agree(load_cnn(exported_cnn / "cnn", torch.device("cpu")), exported_cnn / "cnn_onnx/model.onnx", 2)
+
+
+def assert_agree(network, path, views):
+    session = open_session(path, threads=1)
     rng = np.random.default_rng(0)
     seen = []
     for events, size in ((1, 32), (1, 112), (5, 75), (2, 256)):

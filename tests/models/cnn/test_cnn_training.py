@@ -52,6 +52,11 @@ def losses(card: dict[str, Any]) -> list[tuple[float, ...]]:
     return [tuple(value for name, value in entry.items() if "seconds" not in name) for entry in card["history"]]
 
 
+def read_card(folder: Path, name: str) -> dict[str, Any]:
+    """What the model's card says."""
+    return json.loads((folder / name / "training.json").read_text())
+
+
 def weights(folder: Path, name: str) -> bytes:
     return (folder / name / "model.safetensors").read_bytes()
 
@@ -198,6 +203,7 @@ def test_it_stops_early_and_keeps_the_best(data: Path) -> None:
     assert card["stopped_early"]
 
 
+@pytest.mark.slow
 def test_mixed_precision_learns_with_float32_weights(data: Path) -> None:
     card = train(data, bf16=True, max_epochs=2)
     assert card["precision"].startswith("bfloat16")
@@ -294,14 +300,33 @@ def kill(process: subprocess.Popen) -> None:
     process.kill()
 
 
+BY_TWO = {**FULL, "learning_rate": 1e-4, "batch_size": 9, "max_epochs": 3, "dropout": 0.0, "processes": 2}
+"""Batches that two processes cannot share equally."""
+
+
+@pytest.fixture(scope="module")
+def by_two(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A training by two processes, in `whole`."""
+    data = write_data(tmp_path_factory.mktemp("by_two"))
+    train(data, "whole", **BY_TWO)
+    return data
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize(
-    ("processes", "end", "status"), [(1, kill, -signal.SIGKILL), (2, all_of_its_processes, 128 + signal.SIGTERM)]
-)
-def test_a_process_that_is_ended_goes_on_exactly(
-    data: Path, processes: int, end: Callable[[subprocess.Popen], None], status: int
+def test_two_processes_that_are_stopped_go_on_exactly(by_two: Path) -> None:
+    assert_goes_on_exactly(by_two, BY_TWO, all_of_its_processes, 128 + signal.SIGTERM)
+
+
+@pytest.mark.slow
+def test_a_process_that_is_killed_goes_on_exactly(data: Path) -> None:
+    train(data, "whole", **FULL, max_epochs=3)
+    assert_goes_on_exactly(data, FULL | {"max_epochs": 3}, kill, -signal.SIGKILL)
+
+
+def assert_goes_on_exactly(
+    data: Path, changes: dict[str, Any], end: Callable[[subprocess.Popen], None], status: int
 ) -> None:
-    changes = {**FULL, "processes": processes, "max_epochs": 3}
+    """End a training after its first checkpoint; it goes on and ends as `whole` has."""
     stopped = job(data, "stopped", **changes)
     path = data / "job.json"
     path.write_text(stopped.model_dump_json())
@@ -316,21 +341,20 @@ def test_a_process_that_is_ended_goes_on_exactly(
         assert process.wait(60) == status
     assert not stopped.out.exists()
     assert stopped.checkpoint.exists()
-    resumed, whole = train(data, "stopped", **changes), train(data, "whole", **changes)
+    resumed, whole = train(data, "stopped", **changes), read_card(data, "whole")
     assert losses(resumed) == losses(whole)
     assert weights(data, "stopped") == weights(data, "whole")
 
 
 @pytest.mark.slow
-def test_two_processes_train_as_one(data: Path) -> None:
-    """With batches that they cannot share equally. Each normalises its share of a batch, so losses differ a little."""
-    changes = {**FULL, "learning_rate": 1e-4, "batch_size": 9, "max_epochs": 2, "dropout": 0.0}
-    one, two = train(data, "one", **changes), train(data, "two", **changes, processes=2)
+def test_two_processes_train_as_one(by_two: Path) -> None:
+    """Each normalises its share of a batch, so losses differ a little."""
+    one, two = train(by_two, "one", **BY_TWO | {"processes": 1}), read_card(by_two, "whole")
     assert two["processes"] == 2
     shared, alone = np.array(losses(two)), np.array(losses(one))
     np.testing.assert_allclose(shared[:, 0], alone[:, 0], rtol=3e-2)  # of training
     np.testing.assert_allclose(shared[:, 1:], alone[:, 1:], rtol=2e-3)
-    found, expected = (load_file(data / name / "model.safetensors") for name in ("two", "one"))
+    found, expected = (load_file(by_two / name / "model.safetensors") for name in ("whole", "one"))
     assert found.keys() == expected.keys()
     for name in found:
         if "running" in name:  # statistics of the share of one process; test_cnn_processes has their broadcast
@@ -419,6 +443,7 @@ def test_batches_too_small_to_be_shared_are_refused(events: int, batch_size: int
     check_shares(events, settings(batch_size=2 * events, processes=processes, network="mobilenet"), 2, size + 1)
 
 
+@pytest.mark.slow
 def test_batches_of_one_event_train_where_its_last_layers_have_several_pixels(data: Path) -> None:
     check_shares(3, settings(batch_size=1, network="published"), 2, 16)
     with pytest.raises(InputError, match="'mobilenet' at 32 pixels"):

@@ -18,6 +18,7 @@ def doubled(batch: Sequence[int]) -> list[int]:
     return [2 * value for value in batch]
 
 
+@pytest.mark.slow
 def test_a_batch_that_does_not_fit_is_halved_until_it_does(caplog: pytest.LogCaptureFixture) -> None:
     batches = FittingBatches(16)
     with at_most(6500 * MB), caplog.at_level(logging.WARNING):
@@ -36,6 +37,7 @@ def test_a_short_batch_that_does_not_fit_is_halved_itself() -> None:
         assert [len(part) for _, part in batches.run(doubled, range(5))] == [2, 2, 1]
 
 
+@pytest.mark.slow
 def test_an_event_that_does_not_fit_alone_is_an_error_with_a_remedy() -> None:
     with at_most(500 * MB), pytest.raises(InputError, match=r"a single event does not fit.*merge_adapter: false"):
         list(FittingBatches(4).run(doubled, range(4)))

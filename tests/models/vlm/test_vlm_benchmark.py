@@ -9,6 +9,8 @@ import pytest
 from benchmark_scripts import load_benchmark
 from nuvlm.models.vlm.training import Job, finetune
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def measure(monkeypatch: pytest.MonkeyPatch) -> Callable[..., dict[str, Any]]:

@@ -18,6 +18,8 @@ from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.settings import ClassifySettings
 from nuvlm.models.vlm.training import Job, finetune
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def tuned(job: Job) -> Job:

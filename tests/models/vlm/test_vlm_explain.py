@@ -25,6 +25,8 @@ from nuvlm.models.vlm.training import Job, finetune
 from stores import read_pixel_maps
 from tiny_models import make_tiny
 
+pytestmark = pytest.mark.slow
+
 COLUMNS = ["event_id", "shard", "row", "class", "predicted", "chosen", "picture", "rationale"]
 COLUMNS += [f"{kind}_{name}" for kind in ("claim", "true") for name in CLAIM_TYPES]
 

@@ -59,6 +59,7 @@ def expected(tuned_briefly: Job) -> tuple[list[Image.Image], np.ndarray]:
     return to_pictures(views[0], "black"), joint[0]
 
 
+@pytest.mark.slow
 def test_the_code_of_the_card_gives_the_same_scores(
     exported: Path, expected: tuple[list[Image.Image], np.ndarray], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -149,6 +149,7 @@ def test_weights_that_do_not_work_are_refused(change: Any, message: str, tmp_pat
         probe(model, load_processor(tmp_path), load_prompts(prompts_file), 2, 56)
 
 
+@pytest.mark.slow
 def test_training_checks_before_it_trains(job: Job, tmp_path: Path) -> None:
     """A model that sees no images is refused, with nothing written."""
     make_tiny("llava", tmp_path / "base", weights=blind)

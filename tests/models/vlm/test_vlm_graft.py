@@ -70,6 +70,7 @@ def test_layers_that_see_are_spread_and_never_first() -> None:
             assert 0 < min(found) <= max(found) < layers + new
 
 
+@pytest.mark.slow
 def test_the_words_stay_the_same(
     language: tuple[Any, LlamaForCausalLM],
     tmp_path: Path,

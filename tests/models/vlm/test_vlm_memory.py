@@ -75,6 +75,7 @@ def expected(job: Job, tmp_path: Path) -> np.ndarray:
     return np.array(summary(whole)["losses"])
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("large_views")
 def test_a_batch_that_does_not_fit_is_halved_and_accumulated(
     job: Job, expected: np.ndarray, tmp_path: Path, caplog: pytest.LogCaptureFixture
@@ -102,6 +103,7 @@ def test_one_process_out_of_memory_makes_all_start_again_with_less(
     np.testing.assert_allclose(summary(job)["losses"], expected, rtol=1e-4)
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("large_views")
 def test_a_single_event_that_does_not_fit_is_refused_once_and_for_all(
     job: Job, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -121,6 +123,7 @@ def test_a_single_event_that_does_not_fit_is_refused_once_and_for_all(
     assert not job.checkpoints.exists()
 
 
+@pytest.mark.slow
 def test_training_goes_on_from_a_checkpoint_with_other_batches(job: Job, tmp_path: Path, expected: np.ndarray) -> None:
     job = variant(job, tmp_path)
     real = training.newest_checkpoint

@@ -56,7 +56,7 @@ def only_the_job(process: subprocess.Popen) -> None:
 @pytest.mark.parametrize(
     ("processes", "workers", "kill"),
     [
-        (1, 0, only_the_job),
+        pytest.param(1, 0, only_the_job, marks=pytest.mark.long),
         (1, 2, all_of_its_processes),
         pytest.param(2, 0, all_of_its_processes, marks=pytest.mark.long),
     ],

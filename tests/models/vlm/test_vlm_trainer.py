@@ -36,6 +36,7 @@ def test_weights_by_hand() -> None:
     assert weights[2].tolist() == pytest.approx([0] * 4 + [1] * 4 + [0] * 2)
 
 
+@pytest.mark.slow
 def test_losses_are_weighted_means(grounded: Job) -> None:
     """Of a step over tokens, of the validation split over events; against a plain pass over one event at a time."""
     # One step, with all events, that changes nothing.

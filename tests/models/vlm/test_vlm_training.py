@@ -58,6 +58,7 @@ def test_adapter_is_whole_and_described(job: Job) -> None:
     assert list(job.tensorboard.rglob("events.out.tfevents.*"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("vision", [True, False])
 def test_checkpointing_changes_nothing_but_memory(job: Job, tmp_path: Path, vision: bool) -> None:
     """Gradients do not start at the inputs, as peft and TRL would have it, and still reach every adapter."""
@@ -100,6 +101,7 @@ def test_only_the_answer_is_learnt(job: Job) -> None:
     assert bool(seen.all())
 
 
+@pytest.mark.slow
 def test_failure_in_a_process_ends_the_job(job: Job, tmp_path: Path) -> None:
     job = with_settings(job, processes=2, device_batch_size=3).model_copy(update={"prompts": tmp_path / "none.yaml"})
     with pytest.raises(SystemExit) as stop:
@@ -191,6 +193,7 @@ def test_a_checkpoint_of_another_vocabulary_is_refused(grounded: Job, tmp_path: 
         finetune(with_settings(grounded, rationales="none", rationale_loss=0.1))
 
 
+@pytest.mark.slow
 def test_the_best_evaluation_is_kept(job: Job) -> None:
     """The adapter that is written is that of the best evaluation, also when later steps spoil it."""
     # The rate grows during the whole training, beyond what is good.
@@ -207,6 +210,7 @@ def test_the_best_evaluation_is_kept(job: Job) -> None:
     assert summary["validation_accuracy"] == pytest.approx(greedy_accuracy(job))
 
 
+@pytest.mark.slow
 def test_a_zoom_is_part_of_what_a_model_is_trained_on(job: Job, tmp_path: Path) -> None:
     settings = job.settings.model_copy(update={"epochs": 1.0})
     job = job.model_copy(update={"zoom": 2, "settings": settings})

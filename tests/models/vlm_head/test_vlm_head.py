@@ -101,6 +101,7 @@ def test_checkpointing_changes_no_gradient(base: Path) -> None:
     assert all(torch.equal(found[0][name], found[1][name]) for name in found[0])
 
 
+@pytest.mark.slow
 def test_it_learns_and_writes_only_what_it_has_trained(
     trained: Path, base: Path, dataset: Data, tmp_path: Path
 ) -> None:
@@ -134,6 +135,7 @@ def test_it_learns_and_writes_only_what_it_has_trained(
     assert store["maps"][:].any()
 
 
+@pytest.mark.slow
 def test_a_stopped_training_ends_as_an_uninterrupted_one(
     trained: Path, base: Path, dataset: Data, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
