@@ -275,7 +275,7 @@ def test_the_realistic_detector_from_its_overlay_to_the_displays(
     values = read_overlays(overlays)
     values["display"]["readout"]["space_charge"]["map"] = str(path)
     config = parse_config(values)
-    check_space_charge(config)
+    check_space_charge([config])
     assert config.cosmics is not None
     shard, displays = tmp_path / "a.h5", tmp_path / "d.zarr"
     simulate_shard(

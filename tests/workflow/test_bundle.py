@@ -199,7 +199,7 @@ def test_configuration_licence_and_citation_are_in_it(bundle: Path, report: dict
         (["results/copied"], "has no record of results/copied/report/report.json"),
         (
             ["results/changed"],
-            "results/changed: a run with counterfactual events.*publish the run of its models, 'tiny'",
+            "results/changed: a run with counterfactual events.*Name the run of its models, 'tiny'",
         ),
         (["results/older"], "results/older/report/report.json: written by another version"),
     ],

@@ -5,6 +5,7 @@ import subprocess
 import sys
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -14,7 +15,7 @@ from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, write_json, write_table
 from nuvlm.dataset.event_table import read_events, read_test_events
 from nuvlm.detector.geometry import Detector
-from nuvlm.detector.voxels import open_shard
+from nuvlm.detector.voxels import Event, Voxels, open_shard, write_shard
 from nuvlm.evaluation.nuisances import split_variation
 from nuvlm.evaluation.systematics import IN_COVARIANCE
 from nuvlm.workflow.config import Config
@@ -48,13 +49,13 @@ def finished(tmp_path, monkeypatch) -> Path:
     monkeypatch.chdir(tmp_path)
     folder = Path("results/demo")
     events = pd.DataFrame({"shard": ["first"] * 30 + ["second"] * 30, "event_id": range(60), "class": "nc"})
+    events = events.assign(is_cc=[0, 0, 1, 1] * 15, mode=[3, 3, 4, 4] * 15, nu_energy=2.0, inelasticity=np.nan)
     write_table(folder / "events.parquet", events.assign(split=["train", "test"] * 30))
     config = Config(
         input={"source": "voxels", "files": [f"results/demo/voxels/{name}.h5" for name in ("first", "second")]}
     )
     for name in ("first", "second"):
-        (folder / "voxels").mkdir(exist_ok=True)
-        (folder / "voxels" / f"{name}.h5").touch()
+        write_voxels(folder / "voxels" / f"{name}.h5")
     for model in config.models:
         write_json(folder / "models" / model / "training.json", {})
         for file in ("model.onnx", "manifest.json"):
@@ -64,6 +65,19 @@ def finished(tmp_path, monkeypatch) -> Path:
         (folder / path).touch()
     write_report(folder, config)
     return folder
+
+
+def write_voxels(path: Path, truth: bool = True) -> None:
+    """A shard whose events have a pion each, or two."""
+    first = {"first": 0, "second": 30}[path.stem]
+    voxels = Voxels(*(np.array([5], dtype=np.uint16) for _ in "xyz"), np.ones(1, dtype=np.float32))
+    pions = {i: np.zeros(1 + i % 2, dtype=[("event_id", "u8"), ("pdg", "i4"), ("kinetic_mev", "f4")]) for i in (0, 1)}
+    events = []
+    for event in range(first, first + 30):
+        particles = pions[event // 2 % 2].copy()
+        particles["event_id"], particles["pdg"] = event, 211
+        events.append(Event(event, voxels, truth={"particles": particles} if truth else {}))
+    write_shard(path, Detector(), events)
 
 
 def write_report(folder: Path, config: Config) -> None:
@@ -78,21 +92,27 @@ def changed(nuisance: dict, **changes: object) -> dict:
 @pytest.mark.parametrize(
     ("nuisances", "message"),
     [
-        ([changed(SCALE, minus=None)], "nuisance scale: nuisance scale has no range: minus missing.*one_sided: true"),
-        ([changed(SCALE, plus=None, minus=None)], "nuisance scale has no range: plus and minus missing"),
+        ([changed(SCALE, minus=None)], "nuisance scale: there is no range: minus missing.*one_sided: true"),
+        ([changed(SCALE, plus=None, minus=None)], "nuisance scale: there is no range: plus and minus missing"),
         ([changed(SCALE, one_sided=True)], "nuisance scale: one_sided has no minus"),
         ([changed(SCALE, source=None)], "nuisance scale: source: Field required"),
         ([changed(SCALE, source="")], "nuisance scale: source: String should have at least 1 character"),
         ([changed(SCALE, sigma=3)], "nuisance scale: sigma: Extra inputs are not permitted"),
         ([changed(SCALE, name="Energy Scale")], "nuisance Energy Scale: name: String should match"),
         ([changed(SCALE, plus=SCALE["minus"])], "nuisance scale: plus and minus are the same"),
-        ([changed(SCALE, plus={})], "nuisance scale: scale_plus changes nothing, so its standard deviation is 0"),
-        ([changed(PIONS, plus=1.0)], "nuisance pions: pions_plus changes nothing, so its standard deviation is 0"),
+        ([changed(SCALE, plus={})], "nuisance scale: plus changes nothing, so its standard deviation is 0"),
+        ([changed(PIONS, plus=1.0)], "nuisance pions: plus changes nothing, so its standard deviation is 0"),
         ([changed(PIONS, plus=-1.2)], "nuisance pions: plus: .*greater than 0"),
         ([changed(PIONS, weights=None)], "nuisance pions: plus must be settings"),
         ([changed(SCALE, weights={"where": {}})], "nuisance scale: plus must be a factor"),
         ([changed(PIONS, weights={"where": {"n_kaon": 1}})], "nuisance pions: weights: there is no column n_kaon"),
         ([changed(PIONS, weights={"per": "mode"})], "nuisance pions: weights: per: mode is no count; known: n_proton"),
+        ([changed(PIONS, weights={"where": {"class": "nu_e"}})], "weights: class: there is no class 'nu_e'; known"),
+        ([changed(PIONS, weights={"where": {"class": 1}})], "pions: weights: class: there is no class 1.0; known"),
+        ([changed(PIONS, weights={"where": {"class": {"low": 1}}})], "pions: weights: class: there is no class"),
+        ([changed(PIONS, weights={"where": {"mode": "RES"}})], "pions: weights: mode: 'RES' is no number"),
+        ([changed(PIONS, weights={"where": {"is_cc": "nc"}})], "pions: weights: is_cc: 'nc' is no number"),
+        ([changed(PIONS, weights={"where": {"nu_energy": {"low": 3, "high": 1}}})], "no value is from 3 on"),
         ([SCALE, SCALE], "two nuisances are called scale: rename or remove one"),
         ([SCALE, changed(SCALE, name="other")], "nuisances scale and other are the same variation.*count twice"),
         ([], "nuisances: Tuple should have at least 1 item"),
@@ -125,6 +145,19 @@ def test_a_file_that_is_no_table_is_refused(tmp_path, text):
         (BIRKS, "nuisance birks, plus: .*recombination needs .* source 'voxels' does not have"),
         (changed(BIRKS, plus={"input": {"simulate": {"cosmics": {"rate_hz_m2": 3}}}}),
          "nuisance birks, plus: input.simulate.cosmics.rate_hz_m2 acts on simulated events, .* source is 'voxels'"),
+        (changed(BIRKS, plus={"display": {}}), "nuisance birks, plus: display is as in the run"),
+        # Settings that have no effect beside the others.
+        *((changed(BIRKS, plus={"display": of}), "nuisance birks, plus: .* has no effect with its other settings")
+          for of in ({"readout": {"drift_velocity_mm_us": 2}}, {"readout": {"seed": 8}},
+                     {"readout": {"space_charge": {"map": "a.h5", "scale": 0}}})),
+        (changed(SCALE, minus={"display": {"readout": {"energy_scale": 1.1, "seed": 8}}}),
+         "nuisance scale, minus: has the same effect as scale_plus"),
+        # Weights that change no efficiency.
+        (changed(PIONS, weights={"where": {"nu_energy": {"high": 0.1}}}), "nuisance pions: its weights choose none"),
+        (changed(PIONS, weights={"where": {"mode": 4, "n_pion": {"low": 3}}}), "pions: its weights choose none or all"),
+        (changed(PIONS, weights={"where": {}}), "nuisance pions: its weights choose none or all of the 30 test events"),
+        (changed(PIONS, weights={"where": {"inelasticity": {"low": 0.1}}}), "reweights by inelasticity.* unknown"),
+        (changed(PIONS, weights={"where": {"pi0_energy": {"low": 0.1}}}), "pions reweights by pi0_energy.* unknown"),
     ],
 )  # fmt: skip
 def test_a_nuisance_that_cannot_act_on_the_run_is_refused_before_anything_runs(finished, nuisance, message):
@@ -138,20 +171,21 @@ def test_a_nuisance_that_cannot_act_on_the_run_is_refused_before_anything_runs(f
 
 def test_a_run_that_cannot_be_varied_is_refused_before_anything_runs(finished):
     table = write_nuisances(Path(), SCALE)
-    with pytest.raises(InputError, match="results/other: no finished run"):
+    with pytest.raises(InputError, match=r"results/other: there is no such run\. Finished runs: demo"):
         compose("other", table)
-    with pytest.raises(
-        InputError, match=r"table\.yaml: nuisance pions counts particles .* does not have|cannot be read"
-    ):
-        compose("demo", write_nuisances(Path(), PIONS))
-    write_nuisances(Path(), SCALE)
     assert compose("demo", table)["systematics"]["shards"] == {
         "block00000": {name: f"results/demo/voxels/{name}.h5" for name in ("first", "second")}
     }
-    (finished / "voxels" / "second.h5").unlink()
+    second = finished / "voxels" / "second.h5"
+    kept = second.rename("kept.h5")
     with pytest.raises(InputError, match=r"second\.h5"):
         compose("demo", table)
-    (finished / "voxels" / "second.h5").touch()
+    write_report(finished, Config(input={"source": "voxels", "files": ["results/demo/voxels/*.h5"]}))
+    with pytest.raises(
+        InputError, match=r"demo: shard second, .* its input\.files \(.*\*\.h5\)\. Put your file second"
+    ):
+        compose("demo", table)
+    kept.rename(second)
     shutil.rmtree(finished / "models" / "bdt")
     with pytest.raises(InputError, match=r"no finished model in results/demo/models \(bdt missing\)"):
         compose("demo", table)
@@ -162,6 +196,66 @@ def test_a_run_that_cannot_be_varied_is_refused_before_anything_runs(finished):
     write_report(finished, Config(input={"source": "png", "files": ["maps/*"]}))
     with pytest.raises(InputError, match="results/demo: made of ready pixel maps"):
         compose("demo", table)
+    changed_events = Config(run="demo", models_from="other", input={"simulate": {"counterfactuals": True}})
+    write_report(finished, changed_events)
+    with pytest.raises(InputError, match=r"results/demo: a run with counterfactual events.* its models, 'other'"):
+        compose("demo", table)
+    write_json(finished / "report" / "report.json", {"format": "other"})
+    with pytest.raises(InputError, match=r"report\.json: not a NuVLM report"):
+        compose("demo", table)
+    old = {"provenance": {"config": {"tree": {}}}}
+    write_json(finished / "report" / "report.json", {"format": "nuvlm-report"} | old)
+    with pytest.raises(InputError, match=r"report\.json: written by another version"):
+        compose("demo", table)
+
+
+def test_voxels_that_a_nuisance_cannot_act_on_are_refused_before_anything_runs(finished):
+    """Also those of other programs, which state it in the file only."""
+    first = finished / "voxels" / "first.h5"
+    compose("demo", write_nuisances(Path(), PIONS))
+    with h5py.File(first, "r+") as file:
+        file.attrs["drifted"] = True
+    with pytest.raises(
+        InputError, match=r"table\.yaml: nuisance scale acts on charge .*first\.h5 was read out already"
+    ):
+        compose("demo", write_nuisances(Path(), SCALE))
+    compose("demo", write_nuisances(Path(), PIONS))
+    write_voxels(first, truth=False)
+    with pytest.raises(
+        InputError, match=r"table\.yaml: nuisance pions counts particles of the final state, which .*first\.h5"
+    ):
+        compose("demo", write_nuisances(Path(), PIONS))
+
+
+@pytest.mark.parametrize(
+    ("plus", "acts"),
+    [
+        ({"display": {"readout": {"drift_velocity_mm_us": 2}}}, {"display": {"readout": {"electron_lifetime_us": 9}}}),
+        (
+            {"display": {"readout": {"drift_velocity_mm_us": 2}}},
+            {"input": {"simulate": {"cosmics": {"rate_hz_m2": 9}}}},
+        ),
+        ({"display": {"readout": {"seed": 8}}}, {"display": {"readout": {"dead_channels": 0.1}}}),
+        ({"display": {"readout": {"seed": 8}}}, {"display": {"readout": {"noise_mev": 0.1}}}),
+        ({"display": {"readout": {"space_charge": {"map": "b.h5"}}}}, {}),
+        ({"input": {"recombination": {"field_kv_cm": 1}}}, {"input": {"recombination": {"model": "birks"}}}),
+        ({"display": {"diffusion": {"scaling": "sqrt"}}}, {}),
+        ({"display": {"diffusion": {"behind_anode": "drop"}}}, {"detector": {"anodes_mm": [-900, 900]}}),
+    ],
+)
+def test_a_setting_is_varied_only_where_it_acts(plus, acts):
+    """Without effect are those of something that is off, and of charge behind an anode where there is none."""
+    nuisance = changed(BIRKS, plus=plus)
+    Config(run="varied", models_from="demo", systematics={"nuisances": [nuisance]}, **acts)
+    off: dict = {"display": {"diffusion": {"transverse_mm": 0, "longitudinal_mm": 0}}}
+    off |= {"detector": {"anodes_mm": [-1000, 1000], "cathodes_mm": [0]}}
+    if "space_charge" in str(plus):
+        off["display"] |= {"readout": {"space_charge": {"map": "b.h5"}}}
+    with pytest.raises(ValueError, match=r"nuisance birks, plus: .* has no effect with its other settings"):
+        Config(run="varied", models_from="demo", systematics={"nuisances": [nuisance]}, **off)
+    changed_events = changed(BIRKS, plus={"input": {"simulate": {"counterfactuals": True}}})
+    with pytest.raises(ValueError, match=r"input\.simulate\.counterfactuals cannot be varied"):
+        Config(run="varied", models_from="demo", systematics={"nuisances": [changed_events]})
 
 
 def test_events_with_one_id_are_in_blocks_of_their_own(finished):

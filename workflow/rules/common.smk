@@ -106,8 +106,7 @@ try:
         paths.check_models(CONFIG)
         if CONFIG.report.spectrum is not None:
             read_spectrum(CONFIG.report.spectrum)
-        for checked in (CONFIG, *VARIATIONS.values()):
-            check_space_charge(checked)
+        check_space_charge([CONFIG, *VARIATIONS.values()])
         paths.remove_outdated_list(CONFIG)
 except InputError as error:
     raise WorkflowError(str(error)) from None

@@ -2,8 +2,9 @@
 
 import os
 import re
+from collections.abc import Iterator, Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import AfterValidator, BaseModel, ConfigDict
 
@@ -20,6 +21,15 @@ def _expand(path: str) -> str:
     if unknown:
         raise ValueError(f"'{path}': the environment has no variable {unknown[0]}. Set it, or write the path")
     return expanded
+
+
+def flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
+    """Key, with dots, and value of all settings in sections; an empty section is a value."""
+    for name, value in settings.items():
+        if isinstance(value, Mapping) and value:
+            yield from flatten(value, f"{prefix}{name}.")
+        else:
+            yield f"{prefix}{name}", value
 
 
 FilePath = Annotated[str, AfterValidator(_expand)]

@@ -8,6 +8,7 @@ from typing import Annotated, Any, Self
 
 from pydantic import Field, model_validator
 
+from nuvlm.base.classes import CLASSES
 from nuvlm.base.settings import FilePath, Settings
 
 NOMINAL = "nominal"
@@ -26,6 +27,12 @@ class Range(Settings):
 
     low: float | None = None
     high: float | None = None
+
+    @model_validator(mode="after")
+    def _check(self) -> Self:
+        if self.low is not None and self.high is not None and not self.low < self.high:
+            raise ValueError(f"no value is from {self.low:g} on and below {self.high:g}: exchange them, or mend one")
+        return self
 
 
 class Reweighting(Settings):
@@ -49,6 +56,11 @@ class Reweighting(Settings):
             raise ValueError(f"there is no column {unknown[0]} of the truth; known: {', '.join(known)}")
         if self.per is not None and self.per not in COUNTS:
             raise ValueError(f"per: {self.per} is no count; known: {', '.join(COUNTS)}")
+        for name, value in self.where.items():
+            if name == "class" and value not in CLASSES:
+                raise ValueError(f"class: there is no class {value!r}; known: {', '.join(CLASSES)}")
+            if name != "class" and isinstance(value, str):
+                raise ValueError(f"{name}: {value!r} is no number: write one, or a range {{low: ..., high: ...}}")
         return self
 
 
@@ -79,20 +91,21 @@ class Nuisance(Settings):
     def _check(self) -> Self:
         missing = [sign for sign, value in ((PLUS, self.plus), (MINUS, self.minus)) if value is None]
         if self.one_sided and self.minus is not None:
-            raise ValueError(f"nuisance {self.name}: one_sided has no minus: leave out one of them")
+            raise ValueError("one_sided has no minus: leave out one of them")
         if missing and not (self.one_sided and missing == [MINUS]):
             raise ValueError(
-                f"nuisance {self.name} has no range: {' and '.join(missing)} missing. Give its settings at +1 and -1 "
+                f"there is no range: {' and '.join(missing)} missing. Give its settings at +1 and -1 "
                 "standard deviation, or one_sided: true where the nominal value is the end of the range"
             )
-        for sign, value in self.variations.items():
+        for name, value in self.variations.items():
+            sign = name.removeprefix(self.name)[1:]
             if isinstance(value, float) is (self.weights is None):
                 what = "a factor on the events of weights" if self.weights else "settings, such as {display: ...}"
-                raise ValueError(f"nuisance {self.name}: {sign.removeprefix(self.name)[1:]} must be {what}")
+                raise ValueError(f"{sign} must be {what}")
             if value in (1.0, {}):
-                raise ValueError(f"nuisance {self.name}: {sign} changes nothing, so its standard deviation is 0")
+                raise ValueError(f"{sign} changes nothing, so its standard deviation is 0")
         if len({repr(value) for value in self.variations.values()}) < len(self.variations):
-            raise ValueError(f"nuisance {self.name}: plus and minus are the same")
+            raise ValueError("plus and minus are the same")
         return self
 
 

@@ -8,13 +8,19 @@ class that belongs to it. A prediction is the class with the highest probability
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 
 from nuvlm.base.classes import CLASSES
+from nuvlm.base.errors import InputError
+from nuvlm.dataset.topology import count_particles
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import open_shard
 from nuvlm.evaluation.intervals import LEVEL, RESAMPLES, draws, percentile_interval
-from nuvlm.evaluation.nuisances import MINUS, NOMINAL, PLUS, Nuisance, Reweighting
+from nuvlm.evaluation.nuisances import COUNTS, MINUS, NOMINAL, PLUS, TRUTH, Nuisance, Reweighting
 
 LOST = -1
 """Prediction of an event that a variation does not have."""
@@ -22,6 +28,8 @@ BACKGROUND = f"background_{CLASSES[0]}"
 IN_COVARIANCE = (*(f"efficiency_{name}" for name in CLASSES), BACKGROUND)
 """Quantities of the covariance matrix, in its order."""
 QUANTITIES = (*IN_COVARIANCE, *(f"purity_{name}" for name in CLASSES))
+LEAST_MEV = {"n_proton": 20.0}
+"""Kinetic energy from which particles are counted, as in the tables of the sampler (docs/simulation.md)."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +40,57 @@ class Varied:
     """(n,) index into CLASSES, or LOST; the n events are those of the nominal sample."""
     weights: np.ndarray
     """(n,) of the events; 1 where nothing is reweighted."""
+
+
+def weights_of(
+    events: pd.DataFrame, shards: Mapping[str, Path], detector: Detector, nuisances: Sequence[Nuisance]
+) -> dict[str, np.ndarray]:
+    """Variation -> weights (n,) of the events, of each nuisance that reweights them.
+
+    Args:
+        events: n rows of the event table.
+        shards: shard -> its voxels, of which the final states are read if particles are counted.
+        detector: their geometry.
+        nuisances: which reweight, or do not.
+
+    Raises:
+        InputError: the truth by which a nuisance reweights is unknown, or it gives all events the same weight, which
+            changes no efficiency; names the nuisance.
+    """
+    weighted = [(nuisance, nuisance.weights) for nuisance in nuisances if nuisance.weights is not None]
+    wanted = {column: nuisance.name for nuisance, weights in weighted for column in weights.columns}
+    known = events.reindex(columns=[name for name in TRUTH if name in wanted])
+    truth = {name: known[name].to_numpy(object if name == "class" else np.float64) for name in TRUTH if name in wanted}
+    if counts := [name for name in wanted if name in COUNTS]:
+        tables = []
+        for name, path in shards.items():
+            with open_shard(path, detector, "skip") as shard:
+                ids, particles = shard.events["event_id"], shard.truth("particles")
+            if particles is None:
+                raise InputError(
+                    f"nuisance {wanted[counts[0]]} counts particles of the final state, which {path} does not have "
+                    "(/truth/particles). Remove the nuisance."
+                )
+            columns = {of: count_particles(ids, particles, COUNTS[of], LEAST_MEV.get(of, 0)) for of in counts}
+            tables.append(pd.DataFrame({"shard": name, "event_id": ids} | columns))
+        joined = events[["shard", "event_id"]].merge(pd.concat(tables), on=["shard", "event_id"], how="left")
+        truth |= {name: joined[name].to_numpy(np.float64) for name in counts}
+    for name, values in truth.items():
+        if pd.isna(values).all():
+            raise InputError(
+                f"nuisance {wanted[name]} reweights by {name}, which is unknown for all test events. Remove the "
+                "nuisance."
+            )
+    found = {}
+    for nuisance, weights in weighted:
+        for variation, factor in nuisance.variations.items():
+            found[variation] = factors(truth | {"event_id": events["event_id"].to_numpy()}, weights, float(factor))
+            if np.ptp(found[variation]) == 0:
+                raise InputError(
+                    f"nuisance {nuisance.name}: its weights choose none or all of the {len(events)} test events, so no "
+                    "efficiency would change. Mend weights, or remove the nuisance."
+                )
+    return found
 
 
 def factors(truth: Mapping[str, np.ndarray], reweighting: Reweighting, factor: float) -> np.ndarray:
@@ -202,7 +261,7 @@ def _described(moved: np.ndarray, again: np.ndarray) -> dict[str, Any]:
 def _compare(movements: Mapping[str, tuple[float, np.ndarray]]) -> dict[str, Any] | None:
     """The model that moves least, and whether the others move more beyond the errors of the differences.
 
-    The movement squared is the trace of the covariance matrix less what statistics alone add to it.
+    The movement squared is the trace of the covariance matrix minus its statistical part.
 
     Returns:
         `model`; `others[model]`: the 95 % interval of its movement squared minus that of the least; `claimed`: all of

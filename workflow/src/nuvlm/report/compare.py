@@ -13,6 +13,7 @@ from markupsafe import Markup
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, read_json, write_json
+from nuvlm.base.settings import flatten
 from nuvlm.dataset.event_table import read_events
 from nuvlm.evaluation.comparison import compare
 from nuvlm.evaluation.intervals import RESAMPLES, draws, percentile_interval
@@ -125,7 +126,7 @@ def compare_runs(first: FinishedRun, second: FinishedRun, resamples: int = RESAM
 
 def settings_that_differ(first: Mapping[str, Any], second: Mapping[str, Any]) -> list[dict[str, Any]]:
     """`key`, and its value in the `first` and the `second` configuration, of each that is not the same in both."""
-    flat = [dict(_flatten(settings)) for settings in (first, second)]
+    flat = [dict(flatten(settings)) for settings in (first, second)]
     return [
         {"key": key, "first": flat[0].get(key), "second": flat[1].get(key)}
         for key in dict.fromkeys([*flat[0], *flat[1]])
@@ -229,14 +230,6 @@ def _describe(run: FinishedRun) -> dict[str, Any]:
         "uncommitted_changes": about["uncommitted_changes"],
         "test_events": len(run.events),
     }
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping) and value:
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _events(found: Mapping[str, Any]) -> str:

@@ -9,24 +9,20 @@ import pandas as pd
 from markupsafe import Markup
 
 from nuvlm.base.classes import CLASSES, class_codes
-from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, write_json
+from nuvlm.base.settings import flatten
 from nuvlm.dataset.event_table import read_events
-from nuvlm.dataset.topology import count_particles
 from nuvlm.detector.geometry import Detector
-from nuvlm.detector.voxels import open_shard
 from nuvlm.evaluation.metrics import SEED, rounded
-from nuvlm.evaluation.nuisances import COUNTS, NOMINAL, TRUTH, Nuisance, Systematics, split_variation
+from nuvlm.evaluation.nuisances import NOMINAL, Nuisance, Systematics, split_variation
 from nuvlm.evaluation.samples import KEY, labelled_events, read_sample
-from nuvlm.evaluation.systematics import IN_COVARIANCE, LOST, QUANTITIES, Varied, factors, measure
+from nuvlm.evaluation.systematics import IN_COVARIANCE, LOST, QUANTITIES, Varied, measure, weights_of
 from nuvlm.models.table import title
 from nuvlm.report.page import environment
 from nuvlm.report.style import MODEL_COLOURS, arrange, new_figure, to_svg
 from nuvlm.report.wording import PLAIN, number
 
 FORMAT = "nuvlm-systematics"
-PROTON_MEV = 20.0
-"""Kinetic energy above which protons are counted, as in the tables of the sampler (docs/simulation.md)."""
 
 
 def write_systematics(
@@ -51,20 +47,14 @@ def write_systematics(
         config: the complete configuration, with the nuisances.
 
     Raises:
-        InputError: an input is missing or damaged, or events cannot be reweighted, as their truth is unknown.
+        InputError: an input is missing or damaged, or see :func:`weights_of`.
     """
     systematics = Systematics.model_validate(config["systematics"])
     table = labelled_events(read_events(events), "test")
     names = table["shard"].map(split_variation)
     table["variation"], table["of"] = names.str[0], names.str[1]
     nominal = table[table["variation"] == NOMINAL].reset_index(drop=True)
-    truth = _truth(nominal, voxels, detector, systematics.nuisances)
-    weights = {
-        name: factors(truth, nuisance.weights, float(factor))
-        for nuisance in systematics.nuisances
-        if nuisance.weights is not None
-        for name, factor in nuisance.variations.items()
-    }
+    weights = weights_of(nominal, {path.stem: path for path in voxels}, detector, systematics.nuisances)
     answers = {model: _answers(table, nominal, parts, weights) for model, parts in predictions.items()}
     found = {
         "format": FORMAT,
@@ -77,34 +67,6 @@ def write_systematics(
     _write(covariance, pd.DataFrame(_covariance_rows(found)))
     with atomic_path(page) as partial:
         partial.write_text(render_page(found), encoding="utf-8")
-
-
-def _truth(
-    nominal: pd.DataFrame, voxels: Sequence[Path], detector: Detector, nuisances: Sequence[Nuisance]
-) -> dict[str, np.ndarray]:
-    """Columns that the nuisances reweight by: column -> (n,) of the nominal events."""
-    wanted = {name: nuisance for nuisance in nuisances if nuisance.weights for name in nuisance.weights.columns}
-    truth = {
-        name: nominal[name].to_numpy(object if name == "class" else np.float64) for name in wanted if name in TRUTH
-    }
-    counts = [name for name in wanted if name in COUNTS]
-    if counts:
-        tables = []
-        for path in voxels:
-            with open_shard(path, detector) as shard:
-                ids, particles = shard.events["event_id"], shard.truth("particles")
-            least = {"n_proton": PROTON_MEV}
-            columns = {name: count_particles(ids, particles, COUNTS[name], least.get(name, 0)) for name in counts}
-            tables.append(pd.DataFrame({"of": split_variation(path.stem)[1], "event_id": ids} | columns))
-        joined = nominal[["of", "event_id"]].merge(pd.concat(tables), on=["of", "event_id"], how="left")
-        truth |= {name: joined[name].to_numpy(np.float64) for name in counts}
-    for name, values in truth.items():
-        if pd.isna(values).all():
-            raise InputError(
-                f"{voxels[0]}: the truth of its events has no {name}, by which nuisance {wanted[name].name} reweights "
-                "them. Remove the nuisance from the table."
-            )
-    return truth or {"class": nominal["class"].to_numpy(object)}
 
 
 def _answers(
@@ -128,7 +90,7 @@ def _about(nuisance: Nuisance, config: Mapping[str, Any]) -> dict[str, Any]:
         values = {sign: f"× {value:g}" for sign, value in _signs(nuisance)}
         nominal = "× 1"
     else:
-        flat = {sign: dict(_flatten(value)) for sign, value in _signs(nuisance)}
+        flat = {sign: dict(flatten(value)) for sign, value in _signs(nuisance)}
         keys = list(dict.fromkeys(key for settings in flat.values() for key in settings))
         values = {sign: ", ".join(str(settings.get(key, "nominal")) for key in keys) for sign, settings in flat.items()}
         nominal = ", ".join(_value(config, key) for key in keys)
@@ -156,14 +118,6 @@ def _of_weights(nuisance: Nuisance) -> str:
             conditions.append(f"{low}{column}" + ("" if wanted.high is None else f" < {wanted.high:g}"))
     per = [f"to the power of {nuisance.weights.per}"] if nuisance.weights.per else []
     return ", ".join([*conditions, *per]) or "all events"
-
-
-def _flatten(settings: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    for name, value in settings.items():
-        if isinstance(value, Mapping):
-            yield from _flatten(value, f"{prefix}{name}.")
-        else:
-            yield f"{prefix}{name}", value
 
 
 def _value(config: Mapping[str, Any], key: str) -> str:

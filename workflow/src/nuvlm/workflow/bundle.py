@@ -65,7 +65,7 @@ def read_run(folder: Path) -> Run:
         folder: results/{run}, relative to the working directory of Snakemake.
 
     Raises:
-        InputError: there is no such run, it is not finished, or it is of another version.
+        InputError: there is no such run, it is not finished, it is of another version, or has counterfactual events.
     """
     if not folder.is_dir():
         there = sorted(path.parents[1].name for path in folder.parent.glob("*/report/report.json"))
@@ -83,9 +83,11 @@ def read_run(folder: Path) -> Run:
             f"{path}: written by another version ({error}). Run the workflow again, or use the version that wrote it."
         ) from error
     if config.input.simulate.counterfactuals:
+        # Its report depends on pixel maps, which a bundle does not have; its events have ids of versions, which no
+        # simulation of single events repeats.
         raise InputError(
-            f"{folder}: a run with counterfactual events. Its report depends on pixel maps, which a bundle does not "
-            f"have: publish the run of its models, '{config.models_from}'."
+            f"{folder}: a run with counterfactual events, which can be neither published nor varied. Name the run of "
+            f"its models, '{config.models_from}'."
         )
     return Run(folder, report, config)
 

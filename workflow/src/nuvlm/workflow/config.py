@@ -5,13 +5,14 @@ they are put together with the rest. Nothing heavy is imported: Snakemake reads 
 """
 
 import json
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from datetime import date
 from pathlib import Path
 from types import UnionType
 from typing import TYPE_CHECKING, Annotated, Any, Literal, Self, get_args, get_origin
 
+import numpy as np
 import yaml
 from pydantic import (
     AfterValidator,
@@ -24,8 +25,8 @@ from pydantic import (
 )
 
 from nuvlm.base.errors import InputError, OnBadEvent
-from nuvlm.base.settings import FilePath, Settings
-from nuvlm.detector.geometry import LARGEST_PICTURE, Centre, Detector, Diffusion, fiducial_box_mm
+from nuvlm.base.settings import FilePath, Settings, flatten
+from nuvlm.detector.geometry import LARGEST_PICTURE, Centre, Detector, Diffusion, drift_distance_mm, fiducial_box_mm
 from nuvlm.detector.readout import Readout, Recombination
 from nuvlm.evaluation.nuisances import NOMINAL, Systematics
 from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
@@ -356,11 +357,13 @@ class Config(_Families):
             return
         if self.models_from is None:
             raise ValueError("systematics needs the models of a finished run: start it with make systematics RUN=...")
-        nominal = self._plain()
+        # What variations come to -> the first that does.
+        seen = {json.dumps(self._acting()): NOMINAL}
         for nuisance, variation, settings in self.systematics.settings():
             where = f"systematics: nuisance {nuisance.name}, {variation.removeprefix(nuisance.name)[1:]}"
-            for key in _keys(settings):
-                if not key.startswith(VARIED) or key.startswith(SAME):
+            keys = [key for key, _ in flatten(settings)]
+            for key in keys:
+                if not f"{key}.".startswith(VARIED) or key.startswith(SAME):
                     raise ValueError(
                         f"{where}: {key} cannot be varied, as the same events must be classified by the same models. "
                         f"What can: {', '.join(name.rstrip('.') for name in VARIED)}; not {', '.join(SAME)}"
@@ -374,14 +377,38 @@ class Config(_Families):
                 varied = self.variation(variation)
             except InputError as error:
                 raise ValueError(f"{where}: {error}") from error
-            if varied._plain() == nominal:
+            same = seen.setdefault(json.dumps(varied._acting()), variation)
+            if same == NOMINAL:
                 raise ValueError(
-                    f"{where}: {', '.join(_keys(settings)) or 'nothing'} is as in the run, so its standard deviation "
-                    "is 0: set another value, or remove the nuisance"
+                    f"{where}: {', '.join(keys)} is as in the run, or has no effect with its other settings, "
+                    "so the standard deviation is 0: set another value, or remove the nuisance"
                 )
+            if same != variation:
+                raise ValueError(f"{where}: has the same effect as {same}: mend one, or remove the nuisance")
 
     def _plain(self) -> dict[str, Any]:
         return self.model_dump(mode="json", exclude={"systematics"})
+
+    def _acting(self) -> dict[str, Any]:
+        """All settings, without those that have no effect on events beside the others."""
+        values, readout, diffusion = self._plain(), self.display.readout, self.display.diffusion
+        made, shown = values["input"], values["display"]
+        if self.input.recombination.model == "none":
+            del made["recombination"]["field_kv_cm"]
+        if readout.electron_lifetime_us is None and self.cosmics is None:
+            del shown["readout"]["drift_velocity_mm_us"]
+        if not (readout.noise_mev or readout.dead_channels):
+            del shown["readout"]["seed"]
+        if not readout.space_charge.has_effects:
+            del shown["readout"]["space_charge"]
+        if not (diffusion.transverse_mm or diffusion.longitudinal_mm):
+            del shown["diffusion"]["scaling"]
+        if drift_distance_mm(self.detector, np.array(self.detector.box_mm[self.detector.drift]))[1].all():
+            # There is no charge behind an outer anode.
+            del shown["diffusion"]["behind_anode"]
+        if SOURCES[self.input.source].kind == "drifted":
+            del shown["diffusion"]
+        return values
 
     @property
     def variations(self) -> tuple[str, ...]:
@@ -464,6 +491,7 @@ SAME = (
             "events",
             "events_per_shard",
             "seed",
+            "counterfactuals",
             "final_states",
             "vertices",
             "margin_mm",
@@ -498,18 +526,22 @@ def parse_config(values: Mapping[str, Any]) -> Config:
         raise InputError("the configuration cannot be used; mend these keys:\n" + "\n".join(lines)) from None
 
 
-def check_space_charge(config: Config) -> None:
-    """Check the map of space charge, if displays are made with one.
+def check_space_charge(configs: Iterable[Config]) -> None:
+    """Check the maps of space charge with which displays are made, each once.
 
     Raises:
         InputError: see :func:`nuvlm.detector.space_charge.read_displacement_map`.
     """
-    space_charge = config.display.readout.space_charge
-    if space_charge.has_effects and config.input.has_voxels and config.events_from is None:
+    used = {
+        (config.display.readout.space_charge, config.detector): None
+        for config in configs
+        if config.display.readout.space_charge.has_effects and config.input.has_voxels and config.events_from is None
+    }
+    for space_charge, detector in used:
         # Imported late: most runs have no map.
         from nuvlm.detector.space_charge import read_displacement_map
 
-        read_displacement_map(space_charge, config.detector)
+        read_displacement_map(space_charge, detector)
 
 
 def read_overlays(files: Iterable[Path]) -> dict[str, Any]:
@@ -533,15 +565,6 @@ def merge(base: dict[str, Any], overlay: Mapping[str, Any]) -> dict[str, Any]:
         section = base.get(key)
         base[key] = merge(section, value) if isinstance(section, dict) and isinstance(value, Mapping) else value
     return base
-
-
-def _keys(values: Mapping[str, Any], prefix: str = "") -> Iterator[str]:
-    """The keys of all values, with dots."""
-    for key, value in values.items():
-        if isinstance(value, Mapping):
-            yield from _keys(value, f"{prefix}{key}.")
-        else:
-            yield f"{prefix}{key}"
 
 
 def _with_nulls(value: Any) -> Any:

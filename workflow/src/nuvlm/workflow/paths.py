@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nuvlm.base.errors import InputError
+from nuvlm.base.settings import flatten
 from nuvlm.dataset.store_list import read_made_with, read_store_list
 from nuvlm.models.table import family_name
 from nuvlm.workflow.config import Config
@@ -116,14 +117,7 @@ def making_events(config: Config) -> dict[str, Any]:
         sections |= {"display": config.display.model_dump(mode="json"), "pixelmap": config.pixelmap.of_maps}
     # The number of parts concerns inference.
     sections["dataset"] = config.dataset.model_dump(include={"validation", "test", "seed", "train_events"})
-    values: dict[str, Any] = {}
-    queue = list(sections.items())
-    for key, value in queue:
-        if isinstance(value, dict):
-            queue += [(f"{key}.{name}", item) for name, item in value.items()]
-        else:
-            values[key] = value
-    return values
+    return dict(flatten(sections))
 
 
 def check_writable(config: Config) -> None:

@@ -15,9 +15,10 @@ import yaml
 from pydantic import ValidationError
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import atomic_path, read_json
-from nuvlm.evaluation.nuisances import COUNTS, Systematics
+from nuvlm.base.files import atomic_path
+from nuvlm.evaluation.nuisances import Systematics
 from nuvlm.models.table import FAMILIES
+from nuvlm.workflow.bundle import read_run
 from nuvlm.workflow.config import Config, check_space_charge, merge, parse_config, read_overlays
 from nuvlm.workflow.paths import check_models
 from nuvlm.workflow.shards import list_shards
@@ -26,7 +27,7 @@ from nuvlm.workflow.study import DEFAULTS
 SUFFIX = "_systematics"
 SECTION = "systematics"
 BLOCK_EVENTS = 500
-"""Test events of a block: of one shard of a run alone, they are not worth the start of a job."""
+"""Test events per block. Shards have too few for a job each, so a block joins several."""
 
 
 def read_nuisances(path: Path) -> Systematics:
@@ -38,7 +39,7 @@ def read_nuisances(path: Path) -> Systematics:
     values = read_overlays([path])
     section = values.get(SECTION)
     if set(values) != {SECTION} or not isinstance(section, Mapping):
-        raise InputError(f"{path}: must have the key {SECTION} with a list of nuisances, and no other")
+        raise InputError(f"{path}: must be `{SECTION}: {{nuisances: [...]}}`, with no other key")
     try:
         return Systematics.model_validate(section)
     except ValidationError as error:
@@ -61,17 +62,12 @@ def compose(run: str, table: Path) -> dict[str, Any]:
     """The configuration of the run of systematics: that of a finished run, with the nuisances of a table.
 
     Raises:
-        InputError: the run is not finished or has lost its voxels, it has no test events, or a nuisance cannot act on
-            its events; names the file and the remedy.
+        InputError: the run is not finished, has counterfactual events, or has lost its voxels, it has no test events,
+            or a nuisance cannot act on its events or does not change them; names the file and the remedy.
     """
     systematics = read_nuisances(table)
     folder = Path("results", run)
-    report = folder / "report" / "report.json"
-    if not report.is_file():
-        raise InputError(
-            f"{folder}: no finished run (no report/report.json). Finish it first: snakemake --config run={run}"
-        )
-    made_with = parse_config(_without(read_json(report)["provenance"]["config"]))
+    made_with = read_run(folder).config
     if not made_with.input.has_voxels:
         raise InputError(
             f"{folder}: made of ready pixel maps (source '{made_with.input.source}'), whose charge no nuisance can act "
@@ -104,15 +100,12 @@ def compose(run: str, table: Path) -> dict[str, Any]:
     except InputError as error:
         raise InputError(f"{table}: {error}") from error
     check_models(config)
-    for variation in config.variations:
-        check_space_charge(config.variation(variation))
-    _check_truth(table, config)
+    check_space_charge(config.variation(variation) for variation in config.variations)
+    try:
+        _check_events(folder, config)
+    except InputError as error:
+        raise InputError(f"{table}: {error}") from error
     return values
-
-
-def _without(values: Mapping[str, Any]) -> dict[str, Any]:
-    """The configuration in a report, without keys that this version does not have."""
-    return {key: value for key, value in values.items() if key in Config.model_fields}
 
 
 def _blocks(folder: Path, config: Config) -> dict[str, dict[str, str]]:
@@ -147,33 +140,48 @@ def _voxels(folder: Path, config: Config, shards: Sequence[str]) -> dict[str, st
         own = {shard: str(maker / "voxels" / f"{shard}.h5") for shard in shards}
     files = {shard: own.get(shard, "") for shard in shards}
     if missing := [shard for shard, file in files.items() if not Path(file).is_file()]:
+        if config.input.source == "voxels":
+            raise InputError(
+                f"{maker}: shard {missing[0]}, of which test events are taken, is no longer among its input.files "
+                f"({', '.join(config.input.files)}). Put your file {missing[0]}.h5 back, or make the run again without "
+                "it."
+            )
         raise InputError(
-            f"{files[missing[0]] or maker}: the voxels of shard {missing[0]} are missing, of which its test events are "
+            f"{files[missing[0]]}: the voxels of shard {missing[0]} are missing, of which its test events are "
             f"made again. Make them with: snakemake {maker}/voxels/{missing[0]}.h5 --config run={maker.name}, with the "
             "configuration files of that run."
         )
     return files
 
 
-def _check_truth(table: Path, config: Config) -> None:
-    """Check that the voxels have the final states that a nuisance reweights by."""
-    import h5py
+def _check_events(folder: Path, config: Config) -> None:
+    """Check that the nuisances can act on the test events of a run, and that weights change some of them.
+
+    Raises:
+        InputError: one cannot, or does not; names it.
+    """
+    from nuvlm.dataset.event_table import read_events
+    from nuvlm.detector.voxels import open_shard
+    from nuvlm.evaluation.samples import labelled_events
+    from nuvlm.evaluation.systematics import weights_of
 
     assert config.systematics is not None
-    counted = [n for n in config.systematics.nuisances if n.weights and set(n.weights.columns) & COUNTS.keys()]
-    if not counted:
-        return
-    for file in (file for block in config.systematics.shards.values() for file in block.values()):
-        try:
-            with h5py.File(file) as shard:
-                has = "truth/particles" in shard
-        except OSError as error:
-            raise InputError(f"{file}: cannot be read ({error}). Make it again.") from error
-        if not has:
-            raise InputError(
-                f"{table}: nuisance {counted[0].name} counts particles of the final state, which {file} does not have "
-                "(/truth/particles). Remove the nuisance."
-            )
+    shards = {shard: Path(file) for block in config.systematics.shards.values() for shard, file in block.items()}
+    varied = [nuisance for nuisance, _, _ in config.systematics.settings()]
+    if config.input.source == "voxels" and varied:
+        for file in shards.values():
+            with open_shard(file, config.detector, config.input.on_bad_event) as shard:
+                if shard.drifted:
+                    raise InputError(
+                        f"nuisance {varied[0].name} acts on charge before it is read out, but the charge of {file} was "
+                        "read out already (its attribute 'drifted'). Remove the nuisance."
+                    )
+    weights_of(
+        labelled_events(read_events(folder / "events.parquet"), "test"),
+        shards,
+        config.detector,
+        config.systematics.nuisances,
+    )
 
 
 def main(arguments: list[str] | None = None) -> None:
