@@ -241,6 +241,12 @@ def test_selected_events_of_two_shards_are_those_of_both_with_their_truth(tmp_pa
         assert shard.truth("particles")["pdg"].tolist() == [101, 111, 111, 113]
     with pytest.raises(InputError, match=r"b\.h5: has no event 99 \(1 of 2 missing\)"):
         select_events({tmp_path / "b.h5": [11, 99]}, out, detector)
+    # A conversion with other settings may have left it out.
+    select_events({tmp_path / "b.h5": [11, 99]}, out, detector, on_missing_event="skip")
+    with open_shard(out, detector) as shard:
+        assert shard.events["event_id"].tolist() == [11]
+    with pytest.raises(InputError, match=r"b\.h5: has no event 98 \(2 of 2 missing\)\. The file has changed"):
+        select_events({tmp_path / "b.h5": [98, 99]}, out, detector, on_missing_event="skip")
     write_shard(tmp_path / "b.h5", detector, [Event(11, make_voxels(11))], drifted=True)
     with pytest.raises(InputError, match=r"a\.h5: its charge has drifted, or not, unlike that of others"):
         select_events({tmp_path / "a.h5": [1], tmp_path / "b.h5": [11]}, out, detector)

@@ -140,6 +140,23 @@ def test_a_run_whose_events_are_used_must_have_them_as_this_one_would_make_them(
         check_events(config)
 
 
+def test_a_map_of_space_charge_is_compared_by_its_content(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    here, there = Path("here.h5"), Path("there.h5")
+    for path in (here, there):
+        path.write_text("a map")
+    finish_events(Config(run="other", display={"readout": {"space_charge": {"map": str(there)}}}))
+    config = Config(events_from="other", display={"readout": {"space_charge": {"map": str(here)}}})
+    there.unlink()
+    check_events(config)
+    here.write_text("another map")
+    with pytest.raises(InputError, match=r"space_charge\.map is a file with the SHA-256 \w+, there a file"):
+        check_events(config)
+    here.unlink()
+    with pytest.raises(InputError, match=r"here\.h5: cannot be read .* Check the path in display\.readout"):
+        check_events(config)
+
+
 def test_events_of_ready_maps_are_compared_by_what_they_depend_on(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     maps = {"source": "png", "files": ["maps"], "simulate": {"seed": 3}}

@@ -127,12 +127,17 @@ def test_twice_the_events_in_shards_of_one_size_are_twice_the_work():
     assert not any(math.isnan(size) for size, _ in two.disk.values())
 
 
+NUISANCE = {"name": "a", "title": "a", "source": "here", "one_sided": True}
+NUISANCE |= {"plus": {"display": {"readout": {"noise_mev": 1}}}}
+
+
 @pytest.mark.parametrize(
     ("values", "events", "message"),
     [
         ({"input": {"source": "voxels", "files": ["a.h5"]}}, None, "EVENTS=190000"),
         ({"input": {"source": "voxels", "files": ["none-*.h5"]}}, 10, "matches no file"),
         ({"cnn": {"widht": 1}}, 10, "unknown key"),
+        ({"models_from": "other", "systematics": {"nuisances": [NUISANCE]}}, 10, "make systematics is not planned"),
     ],
 )
 def test_what_cannot_be_planned_is_said(values, events, message):

@@ -269,7 +269,7 @@ def test_the_default_table_is_possible_for_the_default_configuration():
     nuisances = read_nuisances(TABLE).model_dump(mode="json")
     block = {"shards": {"block00000": {"sim00000": "a.h5"}}, "run": "demo"}
     config = Config(run="varied", models_from="demo", systematics=nuisances | block)
-    assert config.remade == {"recombination_plus", "cosmics_plus"}
+    assert config.with_own_voxels == {"recombination_plus", "cosmics_plus"}
     assert len(list_shards(config)) == len(config.variations) == 10
     assert config.variation("diffusion_minus").display.diffusion.transverse_mm == pytest.approx(1.3 * 0.96)
 

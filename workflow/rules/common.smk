@@ -98,10 +98,10 @@ try:
         )
     CONFIG, SHARDS = PLANNED.config, PLANNED.shards
     # Variation -> its configuration; those that act before the voxels.
-    VARIATIONS, REMADE = {}, frozenset()
+    VARIATIONS, WITH_OWN_VOXELS = {}, frozenset()
     if CONFIG.systematics is not None:
         VARIATIONS = {name: CONFIG.variation(name) for name in CONFIG.variations}
-        REMADE = CONFIG.remade
+        WITH_OWN_VOXELS = CONFIG.with_own_voxels
     if workflow.is_main_process:
         paths.check_models(CONFIG)
         if CONFIG.report.spectrum is not None:
@@ -233,7 +233,7 @@ def voxel_file(shard):
     """The voxel shard of a shard: made here, or the user's own where it lies."""
     if CONFIG.systematics is not None:
         variation, name = split_variation(shard)
-        made = variation if variation in REMADE else NOMINAL
+        made = variation if variation in WITH_OWN_VOXELS else NOMINAL
         return f"results/{CONFIG.run}/voxels/{variation_shard(made, name)}.h5"
     if CONFIG.input.source == "voxels":
         return SHARDS[shard]

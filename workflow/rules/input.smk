@@ -1,31 +1,31 @@
 # From input.source to voxel shards, or to ready pixel maps: the sources are rows of nuvlm.sources.table.
 from nuvlm.sources.table import SOURCES
 
-# In a run of systematics, of the test events of another run, the nominal ones are taken from there.
-AGAIN = {}
+# A run of systematics takes its nominal events from the run that it varies.
+CHOSEN_EVENTS = {}
 
 
 def varied_shards(wildcards):
     """The shards of the other run that {shard} has test events of."""
-    if not AGAIN:
+    if not CHOSEN_EVENTS:
         return []
     return list(CONFIG.systematics.shards[split_variation(wildcards.shard)[1]])
 
 
 def simulated_events(wildcards):
     """First event id and number of events of a shard; of a run of systematics, its table of chosen events says which."""
-    return None if AGAIN else shards.simulated_events(CONFIG, wildcards.shard)
+    return None if CHOSEN_EVENTS else shards.simulated_events(CONFIG, wildcards.shard)
 
 
 if CONFIG.systematics is not None:
-    AGAIN = {"chosen": f"results/{CONFIG.systematics.run}/events.parquet"}
+    CHOSEN_EVENTS = {"chosen": f"results/{CONFIG.systematics.run}/events.parquet"}
 
 if CONFIG.input.source == "simulate":
 
     rule simulate_events:
         """Simulate neutrino events with GEANT4 and write their energy deposits as a voxel shard."""
         input:
-            **AGAIN,
+            **CHOSEN_EVENTS,
             files=PLANNED.genie_files,
         output:
             "<results>/voxels/{shard}.h5",
@@ -34,7 +34,7 @@ if CONFIG.input.source == "simulate":
         benchmark:
             "<results>/benchmarks/simulate_events/{shard}.tsv"
         wildcard_constraints:
-            shard=rf"(?!{NOMINAL}\.).+" if AGAIN else ".+",
+            shard=rf"(?!{NOMINAL}\.).+" if CHOSEN_EVENTS else ".+",
         conda:
             "../envs/cpu.yaml"
         container:
@@ -84,13 +84,13 @@ if ROW.reader is not None:
         }
     else:
         CONVERTED = {"shard": "<results>/voxels/{shard}.h5"}
-        if AGAIN:
+        if CHOSEN_EVENTS:
             CONVERTED = {"shard": temp("<results>/converted/{shard}.h5")}
             FILES = shards.list_shards(CONFIG.model_copy(update={"systematics": None}))
 
     def converted_file(wildcards):
         """The file of {shard}, which in a run of systematics is {variation}.{shard of the other run}."""
-        if AGAIN:
+        if CHOSEN_EVENTS:
             return FILES[split_variation(wildcards.shard)[1]]
         return SHARDS[wildcards.shard]
 
@@ -121,23 +121,28 @@ if ROW.reader is not None:
             "../scripts/convert.py"
 
 
-if AGAIN:
+if CHOSEN_EVENTS:
 
     def all_events(wildcards):
         """The shards that test events are taken from: those of the other run, or converted again."""
         variation, block = split_variation(wildcards.shard)
         files = CONFIG.systematics.shards[block]
-        if variation not in REMADE:
+        if variation not in WITH_OWN_VOXELS:
             return list(files.values())
         return [
             f"results/{CONFIG.run}/converted/{variation_shard(variation, shard)}.h5"
             for shard in files
         ]
 
+    def missing_events(wildcards):
+        """A conversion with a variation may leave out events, which are lost; nominal shards have all."""
+        variation, _ = split_variation(wildcards.shard)
+        return "skip" if variation in WITH_OWN_VOXELS else "error"
+
     rule select_events:
         """Take test events of another run out of their voxel shards."""
         input:
-            **AGAIN,
+            **CHOSEN_EVENTS,
             voxels=all_events,
         output:
             "<results>/voxels/{shard}.h5",
@@ -161,5 +166,6 @@ if AGAIN:
             shards=varied_shards,
             detector=CONFIG.detector.model_dump(mode="json"),
             on_bad_event=CONFIG.input.on_bad_event,
+            on_missing_event=missing_events,
         script:
             "../scripts/select_events.py"

@@ -41,5 +41,6 @@ rule measure_systematics:
         },
         detector=CONFIG.detector.model_dump(mode="json"),
         config=CONFIG.model_dump(mode="json"),
+        with_own_voxels=sorted(WITH_OWN_VOXELS),
     script:
         "../scripts/measure_systematics.py"

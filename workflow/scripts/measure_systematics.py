@@ -11,6 +11,7 @@ write_systematics(
     list(map(Path, snakemake.input.voxels)),
     Detector(**snakemake.params.detector),
     snakemake.params.config,
+    frozenset(snakemake.params.with_own_voxels),
     page=Path(snakemake.output.page),
     data=Path(snakemake.output.data),
     shifts=Path(snakemake.output.shifts),

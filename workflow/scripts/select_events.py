@@ -13,4 +13,5 @@ select_events(
     Path(snakemake.output[0]),
     Detector(**snakemake.params.detector),
     snakemake.params.on_bad_event,
+    snakemake.params.on_missing_event,
 )

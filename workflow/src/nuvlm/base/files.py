@@ -158,6 +158,12 @@ def write_table(path: str | Path, table: "pd.DataFrame") -> None:
         seal(partial)
 
 
+def write_csv(path: str | Path, table: "pd.DataFrame") -> None:
+    """Write `table` as CSV with six digits, whole or not at all."""
+    with atomic_path(path) as partial:
+        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+
+
 def read_table(path: str | Path, kind: str = "table") -> "pd.DataFrame":
     """Read a Parquet file; its digest is checked if it has one.
 

@@ -318,7 +318,8 @@ def example_map(detector: Detector, maximum_mm: float, points: int = 33) -> Disp
     Args:
         detector: what the map covers.
         maximum_mm: the largest displacement of the longest drift volume; of others, in proportion to their cube.
-        points: across the drift. Along it there is at least one point per cm, with one on each plane.
+        points: the most across the drift, where the map does not change: fewer if the grid would have more than
+            ``MOST_POINTS``. Along it there is at least one point per cm, with one on each plane.
 
     Raises:
         InputError: the planes are on no regular grid of up to 10,000 points.
@@ -335,6 +336,7 @@ def example_map(detector: Detector, maximum_mm: float, points: int = 33) -> Disp
         count += 1
     if count == 10_000:
         raise InputError("the planes of the detector are on no regular grid: move them to whole millimetres")
+    points = min(points, math.isqrt(MOST_POINTS // (count + 1)))
     ends = [(first, last, points) for first, last in detector.box_mm]
     ends[along] = (low, high, count + 1)
     axes = [np.linspace(*end) for end in ends]

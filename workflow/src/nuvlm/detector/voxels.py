@@ -409,7 +409,11 @@ def write_shard(
 
 
 def select_events(
-    chosen: Mapping[Path, Sequence[int]], out: Path, detector: Detector, on_bad_event: OnBadEvent = "error"
+    chosen: Mapping[Path, Sequence[int]],
+    out: Path,
+    detector: Detector,
+    on_bad_event: OnBadEvent = "error",
+    on_missing_event: OnBadEvent = "error",
 ) -> None:
     """Write some events of voxel shards to one shard, with their truth.
 
@@ -418,10 +422,11 @@ def select_events(
         out: the shard to write.
         detector: the geometry of all.
         on_bad_event: whether an event that cannot be used is an error, or left out.
+        on_missing_event: the same for an event that is not in its shard, as the conversion has left it out.
 
     Raises:
-        InputError: see :func:`open_shard`; an event is not in its shard; or some of the shards hold drifted charge and
-            others do not.
+        InputError: see :func:`open_shard`; an event is not in its shard, or none is; or some of the shards hold drifted
+            charge and others do not.
     """
     drifted = set()
     for path in chosen:
@@ -431,18 +436,24 @@ def select_events(
         raise InputError(
             f"{next(iter(chosen))}: its charge has drifted, or not, unlike that of others. Convert all again."
         )
-    events = (event for path, ids in chosen.items() for event in _read_events(path, ids, detector, on_bad_event))
+    events = (
+        event
+        for path, ids in chosen.items()
+        for event in _read_events(path, ids, detector, on_bad_event, on_missing_event)
+    )
     write_shard(out, detector, events, drifted=drifted.pop())
 
 
-def _read_events(path: Path, chosen: Sequence[int], detector: Detector, on_bad_event: OnBadEvent) -> Iterator[Event]:
+def _read_events(
+    path: Path, chosen: Sequence[int], detector: Detector, on_bad_event: OnBadEvent, on_missing_event: OnBadEvent
+) -> Iterator[Event]:
     with open_shard(path, detector, on_bad_event) as shard:
         wanted = np.isin(shard.events["event_id"], np.array(chosen, dtype=np.uint64))
         if missing := sorted({*chosen} - {*shard.events["event_id"][wanted].tolist()}):
-            raise InputError(
-                f"{path}: has no event {missing[0]} ({len(missing)} of {len(chosen)} missing). The file has changed "
-                "since the run: make it again, and the run."
-            )
+            said = f"{path}: has no event {missing[0]} ({len(missing)} of {len(chosen)} missing)"
+            if on_missing_event == "error" or not wanted.any():
+                raise InputError(f"{said}. The file has changed since the run: make it again, and the run.")
+            logger.warning("%s: left out", said)
         found = {name: shard.truth(name) for name in shard.truth_tables}
         # Sorted by event, so that the rows of each are a slice.
         tables = {

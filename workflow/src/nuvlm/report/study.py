@@ -16,7 +16,7 @@ import numpy as np
 import pandas as pd
 
 from nuvlm.base.errors import InputError
-from nuvlm.base.files import atomic_path, read_json
+from nuvlm.base.files import atomic_path, read_json, write_csv
 from nuvlm.evaluation.intervals import Interval, binomial_interval
 from nuvlm.evaluation.learning_curve import fit_power_law
 from nuvlm.evaluation.metrics import SEED
@@ -101,10 +101,7 @@ def _read(path: Path, kind: type[Row]) -> list[Row]:
 
 
 def _write(path: Path, kind: type[Row], rows: Sequence[Row]) -> None:
-    """Write a CSV table, whole or not at all."""
-    table = pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(kind)])
-    with atomic_path(path) as partial:
-        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
+    write_csv(path, pd.DataFrame([asdict(row) for row in rows], columns=[field.name for field in fields(kind)]))
 
 
 @dataclass(frozen=True)

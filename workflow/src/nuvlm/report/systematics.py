@@ -9,7 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from nuvlm.base.classes import CLASSES, class_codes
-from nuvlm.base.files import atomic_path, write_json
+from nuvlm.base.files import atomic_path, write_csv, write_json
 from nuvlm.base.settings import flatten
 from nuvlm.dataset.event_table import read_events
 from nuvlm.detector.geometry import Detector
@@ -22,7 +22,7 @@ from nuvlm.report.page import environment
 from nuvlm.report.style import MODEL_COLOURS, arrange, new_figure, to_svg
 from nuvlm.report.wording import PLAIN, number
 
-FORMAT = "nuvlm-systematics"
+FORMAT, VERSION = "nuvlm-systematics", 1
 
 
 def write_systematics(
@@ -31,6 +31,7 @@ def write_systematics(
     voxels: Sequence[Path],
     detector: Detector,
     config: Mapping[str, Any],
+    with_own_voxels: frozenset[str],
     *,
     page: Path,
     data: Path,
@@ -45,6 +46,7 @@ def write_systematics(
         voxels: the nominal voxel shards, of which the final states are read.
         detector: their geometry.
         config: the complete configuration, with the nuisances.
+        with_own_voxels: variations that act before the voxels.
 
     Raises:
         InputError: an input is missing or damaged, or see :func:`weights_of`.
@@ -58,13 +60,14 @@ def write_systematics(
     answers = {model: _answers(table, nominal, parts, weights) for model, parts in predictions.items()}
     found = {
         "format": FORMAT,
+        "version": VERSION,
         "run": systematics.run,
-        "nuisances": [_about(nuisance, config) for nuisance in systematics.nuisances],
+        "nuisances": [_about(nuisance, config, with_own_voxels) for nuisance in systematics.nuisances],
     } | measure(class_codes(nominal["class"]), answers, systematics.nuisances, SEED)
     found = rounded(found)
     write_json(data, found)
-    _write(shifts, pd.DataFrame(_shift_rows(found)))
-    _write(covariance, pd.DataFrame(_covariance_rows(found)))
+    write_csv(shifts, pd.DataFrame(_shift_rows(found)))
+    write_csv(covariance, pd.DataFrame(_covariance_rows(found)))
     with atomic_path(page) as partial:
         partial.write_text(render_page(found), encoding="utf-8")
 
@@ -83,7 +86,7 @@ def _answers(
     return answers | {name: Varied(same, weight) for name, weight in weights.items()}
 
 
-def _about(nuisance: Nuisance, config: Mapping[str, Any]) -> dict[str, Any]:
+def _about(nuisance: Nuisance, config: Mapping[str, Any], with_own_voxels: frozenset[str]) -> dict[str, Any]:
     """A nuisance for people: what is varied, from what to what, how, and why so much."""
     if nuisance.weights is not None:
         how, what = "reweighted", [_of_weights(nuisance)]
@@ -95,7 +98,8 @@ def _about(nuisance: Nuisance, config: Mapping[str, Any]) -> dict[str, Any]:
         values = {sign: ", ".join(str(settings.get(key, "nominal")) for key in keys) for sign, settings in flat.items()}
         nominal = ", ".join(_value(config, key) for key in keys)
         what = [".".join(key.split(".")[-2:]) for key in keys]
-        how = "simulated again" if any(key.startswith("input.") for key in keys) else "read out again"
+        made = "simulated again" if config["input"]["source"] == "simulate" else "converted again"
+        how = "read out again" if with_own_voxels.isdisjoint(nuisance.variations) else made
     return {
         "name": nuisance.name, "title": nuisance.title, "source": nuisance.source, "what": what, "how": how,
         "nominal": nominal, "plus": values["plus"], "minus": values.get("minus"),
@@ -148,11 +152,6 @@ def _covariance_rows(found: Mapping[str, Any]) -> Iterator[dict[str, Any]]:
             yield {"model": model, "quantity": quantity} | dict(zip(found["quantities"], row, strict=True))
 
 
-def _write(path: Path, table: pd.DataFrame) -> None:
-    with atomic_path(path) as partial:
-        table.to_csv(partial, index=False, float_format="%.6g", lineterminator="\n")
-
-
 def quantity_words(name: str) -> str:
     """A quantity in words."""
     kind, _, of = name.partition("_")
@@ -202,14 +201,16 @@ def _draw(found: Mapping[str, Any]) -> str:
     with new_figure(9, 1 + 0.16 * len(names) * (len(models) + 1), 1, 2, sharey=True) as (figure, axes):
         for ax, quantity in zip(axes, shown, strict=True):
             ax.axvline(0, color="#888888", linewidth=1, linestyle=":")
-            for i, (model, colour) in enumerate(zip(models, [*MODEL_COLOURS, *MODEL_COLOURS], strict=False)):
+            for i, model in enumerate(models):
+                colour = MODEL_COLOURS[i % len(MODEL_COLOURS)]
+                label: str | None = title(model)
                 for k, sides in enumerate(found["models"][model]["shifts"].values()):
                     moved = sides["shift"][quantity]
                     y = k + (i - (len(models) - 1) / 2) * step
                     if moved["interval"] is not None:
                         ax.plot([100 * end for end in moved["interval"]], [y, y], color=colour)
-                        label = title(model) if k == 0 else None
                         ax.plot(100 * moved["value"], y, "o", color=colour, label=label)
+                        label = None
             ax.set(xlabel=f"shift of the {quantity_words(quantity)}, points")
         axes[0].set(yticks=range(len(names)), ylim=(len(names) - 0.5, -0.5))
         axes[0].set_yticklabels(names)

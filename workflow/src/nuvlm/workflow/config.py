@@ -427,7 +427,7 @@ class Config(_Families):
         return parse_config(merge(self._plain(), deepcopy(dict(settings.get(name, {})))))
 
     @property
-    def remade(self) -> frozenset[str]:
+    def with_own_voxels(self) -> frozenset[str]:
         """The variations that act before the voxels, which are made again."""
         made = (self.input, self.cosmics)
         varied = {name: self.variation(name) for name in self.variations}

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from nuvlm.base.errors import InputError
+from nuvlm.base.files import sha256
 from nuvlm.base.settings import flatten
 from nuvlm.dataset.store_list import read_made_with, read_store_list
 from nuvlm.models.table import family_name
@@ -108,13 +109,26 @@ def check_events(config: Config) -> None:
 def making_events(config: Config) -> dict[str, Any]:
     """Key, with dots, and value of the settings that event table and pixel maps depend on, as plain values.
 
-    Those that have no effect with the source are not among them.
+    Those that have no effect with the source are not among them. A map of space charge stands for its content.
+
+    Raises:
+        InputError: the map cannot be read.
     """
     sections = config.model_dump(mode="json", include={"models_from", "events_from", "input", "detector"})
     if config.input.source != "simulate":
         del sections["input"]["simulate"]
     if config.input.has_voxels:
         sections |= {"display": config.display.model_dump(mode="json"), "pixelmap": config.pixelmap.of_maps}
+        space_charge = config.display.readout.space_charge
+        if space_charge.map is not None and space_charge.has_effects:
+            try:
+                digest = sha256(space_charge.map)
+            except OSError as error:
+                raise InputError(
+                    f"{space_charge.map}: cannot be read ({error.strerror}). Check the path in "
+                    "display.readout.space_charge.map."
+                ) from error
+            sections["display"]["readout"]["space_charge"]["map"] = f"a file with the SHA-256 {digest}"
     # The number of parts concerns inference.
     sections["dataset"] = config.dataset.model_dump(include={"validation", "test", "seed", "train_events"})
     return dict(flatten(sections))

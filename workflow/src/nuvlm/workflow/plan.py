@@ -423,6 +423,11 @@ def plan_of(values: Mapping[str, Any], events: int | None, events_per_shard: int
         InputError: an impossible configuration, or an unknown number of events or files.
     """
     config = parse_config(values)
+    if config.systematics is not None:
+        raise InputError(
+            "systematics: a run of make systematics is not planned. Its jobs are listed by a dry run: make systematics "
+            "writes results/<run>_systematics/systematics.yaml; snakemake -n --configfile that file."
+        )
     simulate = config.input.simulate
     if config.input.source == "simulate":
         events, events_per_shard = events or simulate.events, events_per_shard or simulate.events_per_shard
