@@ -24,6 +24,7 @@ from nuvlm.detector.space_charge import (
     write_map,
 )
 from nuvlm.detector.voxels import Voxels, open_shard, voxelize
+from nuvlm.workflow.config import Config, check_space_charge
 
 SMALL = Detector(
     x_mm=(-100, 100), y_mm=(-50, 50), z_mm=(0, 100), voxel_mm=(1, 5, 5), anodes_mm=(-90, 90), cathodes_mm=(0,)
@@ -232,6 +233,29 @@ def test_a_scale_that_leads_too_far_is_refused(tmp_path: Path):
     write_map(path, example_map(SMALL, 4))
     with pytest.raises(InputError, match=r"\(with scale 30\) is 11\d\.\d mm, more than"):
         read_displacement_map(SpaceCharge(map=str(path), scale=30), SMALL)
+
+
+def test_a_map_of_many_variations_is_read_once(tmp_path: Path, monkeypatch):
+    path = tmp_path / "map.h5"
+    write_map(path, example_map(SMALL, 4, points=5))
+    read, scales = space_charge.read_displacement_map, []
+    monkeypatch.setattr(
+        space_charge,
+        "read_displacement_map",
+        lambda setting, detector: scales.append(setting.scale) or read(setting, detector),
+    )
+    box = SMALL.model_dump() | {"voxel_mm": (5, 5, 5)}
+    configs = [
+        Config(
+            detector=box,
+            display={"pixel_mm": 5, "readout": {"space_charge": {"map": str(path), "scale": scale}, "energy_scale": k}},
+            input={"source": "voxels", "files": ["a.h5"]},
+        )
+        for k in (1, 1.1, 1.2)
+        for scale in (1, 2, 0)
+    ]
+    check_space_charge(configs)
+    assert scales == [1, 2]
 
 
 def test_a_grid_that_needs_too_much_memory_is_refused(tmp_path: Path, monkeypatch):

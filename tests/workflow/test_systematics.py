@@ -313,6 +313,8 @@ def test_a_tiny_run_is_varied(tiny_run):
     found = read_json(made / "report" / "systematics.json")
     assert list(found["models"]) == list(Config().models)
     assert sum(found["events"].values()) == len(ids)
+    assert (found["format"], found["version"]) == ("nuvlm-systematics", 1)
+    assert [about["how"] for about in found["nuisances"]] == ["read out again", "simulated again", "reweighted"]
     matrix = np.array(found["models"]["bdt"]["covariance"])
     shifts = found["models"]["bdt"]["shifts"]
     d = np.array([[shifts[name]["shift"][q]["value"] for q in IN_COVARIANCE] for name in ("scale", "birks", "pions")])

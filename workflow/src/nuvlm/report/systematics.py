@@ -62,7 +62,7 @@ def write_systematics(
         "format": FORMAT,
         "version": VERSION,
         "run": systematics.run,
-        "nuisances": [_about(nuisance, config, with_own_voxels) for nuisance in systematics.nuisances],
+        "nuisances": [about_nuisance(nuisance, config, with_own_voxels) for nuisance in systematics.nuisances],
     } | measure(class_codes(nominal["class"]), answers, systematics.nuisances, SEED)
     found = rounded(found)
     write_json(data, found)
@@ -86,7 +86,7 @@ def _answers(
     return answers | {name: Varied(same, weight) for name, weight in weights.items()}
 
 
-def _about(nuisance: Nuisance, config: Mapping[str, Any], with_own_voxels: frozenset[str]) -> dict[str, Any]:
+def about_nuisance(nuisance: Nuisance, config: Mapping[str, Any], with_own_voxels: frozenset[str]) -> dict[str, Any]:
     """A nuisance for people: what is varied, from what to what, how, and why so much."""
     if nuisance.weights is not None:
         how, what = "reweighted", [_of_weights(nuisance)]
