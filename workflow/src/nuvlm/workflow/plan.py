@@ -425,8 +425,8 @@ def plan_of(values: Mapping[str, Any], events: int | None, events_per_shard: int
     config = parse_config(values)
     if config.systematics is not None:
         raise InputError(
-            "systematics: a run of make systematics is not planned. Its jobs are listed by a dry run: make systematics "
-            "writes results/<run>_systematics/systematics.yaml; snakemake -n --configfile that file."
+            "systematics: a run of make systematics is not planned. List its jobs with a dry run: snakemake -n "
+            "--configfile results/<run>_systematics/systematics.yaml"
         )
     simulate = config.input.simulate
     if config.input.source == "simulate":
