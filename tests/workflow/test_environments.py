@@ -34,9 +34,18 @@ def packages(environment: Path) -> set[str]:
 
 @cache
 def imported(file: Path) -> set[str]:
-    """Names that a file imports, at its top or in functions; of ``from a import b``, both ``a`` and ``a.b``."""
-    found = set()
-    for node in ast.walk(ast.parse(file.read_text())):
+    """Names that a file imports, at its top or in functions; of ``from a import b``, both ``a`` and ``a.b``.
+
+    What only a type checker imports is left out.
+    """
+    found: set[str] = set()
+    queue: list[ast.AST] = [ast.parse(file.read_text())]
+    while queue:
+        node = queue.pop()
+        if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING":
+            queue += node.orelse
+            continue
+        queue += ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             found |= {alias.name for alias in node.names}
         elif isinstance(node, ast.ImportFrom) and node.module:

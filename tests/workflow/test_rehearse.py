@@ -62,7 +62,7 @@ def test_everything_is_measured_and_nothing_else_stays(values: dict[str, Any]) -
         found = result[f"classifying by {method}"]
         assert found["events"] == 4
         assert 0 < result["fraction_of_floor"][f"classifying by {method}"] < 1
-    assert result["explaining"]["pictures"] == 4
+    assert result["explaining"]["pictures"] == 2
     # 1,000 events, of which 85 % are trained on and 15 % classified under four conditions
     assert result["hours"]["training"] == pytest.approx(850 / training["events_per_second"] / 3600)
     score = result["classifying by score"]["seconds_per_event"]

@@ -89,7 +89,8 @@ class Readout(Settings):
     time in which charge drifts by one voxel.
     """
 
-    space_charge: SpaceCharge = SpaceCharge()
+    # Made when it is needed: jobs that import only Recombination do not depend on it.
+    space_charge: SpaceCharge = Field(default_factory=SpaceCharge)
     electron_lifetime_us: Positive | None = None
     """Impurities capture electrons: exp(-t / lifetime) arrive after the drift time t. Null: all arrive."""
     drift_velocity_mm_us: Positive = 1.6

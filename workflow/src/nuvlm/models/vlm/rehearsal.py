@@ -69,7 +69,7 @@ class Extent:
     classify: int = 64
     """Events."""
     explain: int = 2
-    """Events, of four pictures each."""
+    """Events, of two pictures each: with the charge, and black."""
     methods: tuple[str, ...] = ()
     """Methods to classify with; empty for the configured one."""
 
