@@ -264,6 +264,12 @@ def test_pairs_are_compared_where_both_are_degraded_alike():
     with pytest.raises(InputError, match="noise_mev"):
         parse_config(realistic)
     assert parse_config(merge(realistic, {"display": {"readout": {"noise_mev": 0}}})).cosmics
+    shift = {"display": {"readout": {"energy_scale": 1.02}}}
+    nuisances = [{"name": "scale", "title": "Scale", "source": "a guess", "plus": shift, "one_sided": True}]
+    systematics = {"models_from": "a", "systematics": {"run": "a", "nuisances": nuisances}}
+    with pytest.raises(InputError, match=r"conditions: dead_5 draws .*an event under two variations"):
+        parse_config(systematics | {"conditions": ["dead_5", "nominal"]})
+    parse_config(systematics | {"conditions": ["scale_110", "dead_5"]})
     for first in ("half_resolution", "diffusion_5", "scale_110"):
         parse_config(COUNTERFACTUALS | {"conditions": [first, "dead_5", "noise_200"]})
 

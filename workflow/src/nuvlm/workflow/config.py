@@ -330,6 +330,8 @@ class Config(_Families):
                 f"conditions: {self.conditions[0]} is a control, and cannot be what others are compared with"
             )
         self._check_systematics()
+        if self.systematics is not None:
+            refuse_drawn_condition(self.conditions[0], "an event under two variations (systematics)")
         return self
 
     def _check_pairs(self) -> None:
