@@ -20,7 +20,7 @@ from nuvlm.dataset.event_table import NO_PART
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
 from nuvlm.detector.grayscale import energy_of_grey
 from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, is_right, read_claims, read_explanations
-from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap, bootstrap_means
+from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, bootstrap_means, fraction
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
 from nuvlm.models.explained_events import SAMPLE
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, KINDS
@@ -132,10 +132,10 @@ def _answers(
                 "truth": truth,
                 "tracked": tracked,
                 "rises": rises,
-                "before": _share(called, np.ones_like(called)),
-                "after": _share(then, np.ones_like(then)),
-                "follows": _share(concerned & (then == rises), concerned),
-                "changed": _share(first != second, np.ones_like(called)),
+                "before": fraction(called, np.ones_like(called)),
+                "after": fraction(then, np.ones_like(then)),
+                "follows": fraction(concerned & (then == rises), concerned),
+                "changed": fraction(first != second, np.ones_like(called)),
                 "answers_after": dict(zip(CLASSES, np.bincount(second[concerned], minlength=3).tolist(), strict=True)),
                 "shift": float(shift.mean()) if len(shift) else None,
                 "shift_interval": bootstrap_means(shift[:, None], seed, resamples)[0] if len(shift) else None,
@@ -168,8 +168,8 @@ def _claims(changed: pd.DataFrame, rationales: pd.DataFrame) -> dict[str, dict[s
             right_then = _agree(name, claim_then, true_then)
             still = _agree(name, true, true_then)
             found[kind][name] = {
-                "follows": _share(right & ~still & right_then, right & ~still),
-                "stays": _share(right & still & right_then, right & still),
+                "follows": fraction(right & ~still & right_then, right & ~still),
+                "stays": fraction(right & still & right_then, right & still),
             }
     return found
 
@@ -302,9 +302,3 @@ def _mean_overlap(shares: np.ndarray, seed: int, resamples: int) -> dict[str, An
         if name.startswith("beyond"):
             found[f"{name}_interval"] = intervals[i]
     return found
-
-
-def _share(above: np.ndarray, below: np.ndarray) -> dict[str, Any]:
-    """`value`, Clopper-Pearson `interval` and `n` of a fraction of events."""
-    k, n = int(above.sum()), int(below.sum())
-    return {"value": k / n if n else None, "interval": binomial_interval(k, n), "n": n}
