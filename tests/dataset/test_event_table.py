@@ -8,7 +8,7 @@ from test_pixelmaps import make_pixel_maps
 
 from nuvlm.base.classes import classify_truth
 from nuvlm.base.errors import InputError
-from nuvlm.dataset.event_table import read_events
+from nuvlm.dataset.event_table import as_simulated, is_changed, read_events
 from nuvlm.dataset.list_events import assign_split, limit_training, list_events, take_events
 from nuvlm.dataset.pixelmaps import image_settings
 from nuvlm.dataset.store_list import read_made_with, read_store_list, write_store_list
@@ -19,6 +19,7 @@ from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Diffusion
 from nuvlm.detector.voxels import PARTICLE_DTYPE, Event, Voxels, write_shard
 from nuvlm.models.predictions import Cost, read_costs, read_predictions, write_predictions
+from nuvlm.simulation.counterfactuals import DTYPE, NAMES
 from nuvlm.simulation.events import DEPOSIT_DTYPE
 from nuvlm.sources.ready_maps import PixelMap, PixelMapWriter
 from stores import read_pixel_maps
@@ -87,6 +88,38 @@ def test_what_there_is_to_see_stands_behind_the_other_truth(make_shard, detector
         file["truth/deposits"] = deposits[1:]
     with pytest.raises(InputError, match=r"b\.h5: the rows of /truth/particles and /truth/deposits are not the same"):
         tabulate({"b": known}, detector, tmp_path, train=False)
+
+
+def test_events_without_a_row_among_counterfactuals_are_as_simulated(make_shard, detector, tmp_path):
+    plain, changed = make_shard("a", 6), make_shard("b", 6)
+    with h5py.File(changed, "r+") as file:
+        file["truth/counterfactuals"] = np.array([(4, 3, 2), (1, 0, 1), (0, 0, 0)], dtype=DTYPE)
+    table = tabulate({"a": plain, "b": changed}, detector, tmp_path, train=False)
+    assert str(table["original"].dtype) == "uint64"
+    assert table["original"].tolist() == [*range(6), 0, 0, 2, 3, 3, 5]
+    assert table["counterfactual"].tolist()[6:] == [NAMES[kind] for kind in (0, 1, 0, 0, 2, 0)]
+    assert (table["counterfactual"][:6] == NAMES[0]).all()
+    assert np.flatnonzero(is_changed(table)).tolist() == [7, 10]
+    assert len(as_simulated(table)) == 10
+
+
+@pytest.mark.parametrize(
+    ("rows", "message"),
+    [
+        ([(99, 0, 1)], "event 99 is not in /events"),
+        ([(1, 0, 1), (1, 0, 1)], "event 1 has two rows"),
+        ([(1, 0, 7)], "event 1 is of kind 7; known are 0 to 6"),
+        ([(1, 1, 1)], "event 1 is changed"),
+        ([(1, 0, 0)], "event 1 is changed"),
+    ],
+)
+def test_counterfactuals_of_a_file_that_cannot_be_are_refused(rows, message, make_shard, detector, tmp_path):
+    path = make_shard("a", 6)
+    maps = make_pixel_maps(path, detector)
+    with h5py.File(path, "r+") as file:
+        file["truth/counterfactuals"] = np.array(rows, dtype=DTYPE)
+    with pytest.raises(InputError, match=rf"a\.h5: /truth/counterfactuals: {message}"):
+        list_events({"a": path}, {"a": maps}, tmp_path / "e", detector=detector, **SPLIT, parts=1, train=False)
 
 
 def test_energy_at_the_edge_and_of_pions(detector, tmp_path):

@@ -4,6 +4,7 @@ import json
 from dataclasses import replace
 from pathlib import Path
 
+import h5py
 import numpy as np
 import pandas as pd
 import pytest
@@ -20,7 +21,7 @@ from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import CENTRES, Diffusion
 from nuvlm.detector.grayscale import grayscale
 from nuvlm.detector.readout import Readout
-from nuvlm.detector.voxels import Event, write_shard
+from nuvlm.detector.voxels import Event, Voxels, write_shard
 from stores import read_pixel_maps
 
 SETTINGS = {"size": 64, "centre": "vertex", "transfer": "log", "white_mev": 200, "knee_mev": 1}
@@ -97,6 +98,30 @@ def test_a_window_holds_half_of_what_a_window_of_its_size_can():
     long = {(10, 10, i): 10.0 for i in range(140)}
     pixel, by, share = centre_of(long, (-475, -475, 25), centre="vertex", size=32)
     assert (by, pixel, share) == ("vertex", [10, 10, 0], 16 / 140)
+
+
+def test_a_cosmic_muon_does_not_move_the_window_from_a_vertex_in_the_detector():
+    neutrino, muon = {(10, 10, 20): 90.0}, {(10, 10, 60 + i): 20.0 for i in range(20)}
+    vertex, settings = (-475, -475, 1025), {"centre": "vertex", "size": 32, "with_muons": np.array([True])}
+    assert centre_of(neutrino | muon, vertex, **settings) == ([10, 10, 20], "vertex", pytest.approx(90 / 490))
+    # In the rock, or with nothing around it, it is of no use.
+    for elsewhere in ((-475, -475, -100), (-475, -475, 6500), (475, 475, 1025), (np.nan,) * 3):
+        assert centre_of(neutrino | muon, elsewhere, **settings)[1] == "charge", elsewhere
+
+
+def test_a_shard_with_muons_keeps_its_vertex_windows(tmp_path, detector):
+    z = np.array([200, *range(600, 800, 10)], dtype=np.uint16)
+    x, y = np.full_like(z, 500), np.full_like(z, 100)
+    voxels = Voxels(x, y, z, np.array([90.0] + [20.0] * 20, dtype=np.float32))
+    shard = tmp_path / "a.h5"
+    write_shard(shard, detector, [Event(7, voxels, vertex_mm=(-499.5, -497.5, 1002.5))])
+    assert open_pixel_maps(make_pixel_maps(shard, detector, size=32))["centred_by"][0] == CENTRES.index("charge")
+    with h5py.File(shard, "r+") as file:
+        columns = [("event_id", "u8"), ("visible_mev", "f8"), ("edge_mev", "f8")]
+        file["truth/cosmics"] = np.array([(7, 400.0, 0.0)], dtype=columns)
+    store = open_pixel_maps(make_pixel_maps(shard, detector, size=32))
+    assert store["centred_by"][0] == CENTRES.index("vertex")
+    assert store.attrs["displays"]["with_muons"] == [7]
 
 
 @pytest.mark.parametrize("centre", ["charge", "vertex", "centroid"])

@@ -41,14 +41,16 @@ def events() -> pd.DataFrame:
     return table.assign(shard="first", row=list(ROWS), part=0, centred_by="charge")
 
 
-def measured(folder: Path, events: pd.DataFrame) -> dict:
+def measured(folder: Path, events: pd.DataFrame, mistakes: tuple[int, ...] = ()) -> dict:
     answered = np.array([CLASSES.index(row[4]) for row in EVENTS])
     p = np.where(np.arange(3) == answered[:, None], 0.8, 0.1)
     predictions = folder / "0.parquet"
     cost = Cost("cpu", 1, len(EVENTS), 0, 0, 1)
     write_predictions(predictions, events, np.log(p), 1.0, np.zeros(len(EVENTS)), {}, cost)
     texts = folder / "texts.parquet"
-    rationale_table([(row[0], "nominal", *row[5:]) for row in EVENTS]).to_parquet(texts)
+    chosen = ["mistake" if row[0] in mistakes else "sample" for row in EVENTS]
+    rationales = rationale_table([(row[0], "nominal", *row[5:]) for row in EVENTS]).assign(chosen=chosen)
+    rationales.assign(saliency=[[1.0] * 8] * len(EVENTS)).to_parquet(texts)
     images = np.zeros((len(EVENTS), 2, 16, 16), dtype=np.uint8)
     images[:, :, :4, :4] = 100  # a track of 16 pixels
     images[[0, 5], :, 8:12, 8:12] = 100  # an electron, which the others do not have
@@ -64,10 +66,16 @@ def measured(folder: Path, events: pd.DataFrame) -> dict:
     saliency[0, :, 8:12, 8:12] = 200  # all on the electron
     saliency[2, :, :4, :4] = 50  # none
     cam = folder / "cam.zarr"
-    attributes = {"format": "nuvlm-cam", "version": 1, "shard": ["first"] * len(EVENTS)}
+    attributes = {"format": "nuvlm-cam", "version": 1, "shard": ["first"] * len(EVENTS), "chosen": chosen}
     write_store(cam, {"maps": saliency, "event_id": events["event_id"].to_numpy()}, attributes)
     found = measure_counterfactuals(
-        events, {"cnn": {"nominal": [predictions]}}, {"vlm": [texts]}, {"cnn": [cam]}, {"first": store}, 1, 200
+        events,
+        {model: {"nominal": [predictions]} for model in ("cnn", "vlm")},
+        {"vlm": [texts]},
+        {"cnn": [cam]},
+        {"first": store},
+        1,
+        200,
     )
     assert found is not None
     return found
@@ -117,6 +125,17 @@ def test_answers_claims_and_saliency_by_hand(tmp_path: Path, events: pd.DataFram
     assert saliency["flips"]["charge"] == pytest.approx(0.5)
     assert saliency["stays"]["area"] == pytest.approx(24 / 40)
     assert saliency["flips"]["beyond_charge"] == pytest.approx(0.5)
+
+
+def test_the_worst_mistakes_do_not_count(tmp_path: Path, events: pd.DataFrame) -> None:
+    found = measured(tmp_path, events, mistakes=(0, 20))
+    claims = found["claims"]["vlm"]["without_electron"]
+    # Of the pairs 0, 10 and 20 the second remains, in which the claim of a shower does not follow.
+    assert (claims["shower"]["follows"]["value"], claims["shower"]["follows"]["n"]) == (0, 1)
+    assert claims["track"]["stays"]["n"] == 1
+    for model in ("cnn", "vlm"):
+        groups = found["saliency"][model]["groups"]
+        assert [groups[name]["n"] for name in ("flips", "stays")] == [0, 1], model
 
 
 def test_overlap_counts_the_removed_part_of_the_charge() -> None:

@@ -8,10 +8,12 @@ import pandas as pd
 import pytest
 from sklearn.metrics import accuracy_score, precision_score, recall_score, roc_auc_score
 
+from explanations_on_disk import write_saliency
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
 from nuvlm.evaluation.metrics import describe_sample, evaluate, score_sample, weighted_auc, weighted_scores
 from nuvlm.evaluation.samples import Sample
+from nuvlm.simulation.counterfactuals import AS_SIMULATED
 from run_on_disk import Run, sample_of, write_run
 
 
@@ -240,3 +242,15 @@ def test_a_cut_off_prediction_table_is_named(tmp_path: Path) -> None:
     path.write_bytes(path.read_bytes()[:200])
     with pytest.raises(InputError, match=f"{path}: no readable prediction table"):
         evaluate(run.events, run.predictions, tmp_path / "scores.json", resamples=10)
+
+
+def test_counterfactual_events_of_a_file_are_left_out_and_not_measured(tmp_path: Path) -> None:
+    run = write_run(tmp_path, n=60, parts=1, models={"cnn": 1.6})
+    events = pd.read_parquet(run.events)
+    kinds = np.where(events["class"].isna(), "without_muon", AS_SIMULATED)
+    events.assign(original=events["event_id"], counterfactual=kinds).to_parquet(run.events)
+    saliency, _ = write_saliency(run, tmp_path)
+    evaluate(run.events, run.predictions, tmp_path / "scores.json", resamples=10, saliency={"cnn": saliency})
+    scores = json.loads((tmp_path / "scores.json").read_text())
+    assert scores["counterfactuals"] is None
+    assert sum(scores["scores"]["cnn"]["nominal"]["predicted_without_truth"].values()) == 0

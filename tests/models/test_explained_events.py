@@ -75,6 +75,19 @@ def test_nothing_is_asked_for_or_there(events: pd.DataFrame) -> None:
         assert "chosen" in chosen
 
 
+def test_pairs_are_drawn_together(events: pd.DataFrame) -> None:
+    """Each event as simulated and three changed ones, without a class."""
+    ids = events["event_id"] * 10
+    changed = [events.assign(event_id=ids + k, **{"class": pd.NA, "split": pd.NA}) for k in (1, 2, 3)]
+    table = pd.concat([events.assign(event_id=ids), *changed]).sort_values("event_id", ignore_index=True)
+    table = table.assign(original=table["event_id"] // 10 * 10).astype({"class": "string", "split": "string"})
+    table = table[table["original"] % 50 != 0].reset_index(drop=True)  # of the split validation
+    answers = {"vlm": predict(table.assign(**{"class": table["class"].fillna("nc")}), {11: 0.01, 21: 0.02})}
+    chosen = choose_explained(table, answers, 20, 7)
+    assert (chosen.groupby("original").size() == 4).all()
+    assert chosen["original"].nunique() == 5
+
+
 def test_an_event_without_a_prediction_is_named(events: pd.DataFrame) -> None:
     with pytest.raises(InputError, match="predictions of cnn: event 1 of shard b is missing"):
         choose_explained(events, {"cnn": predict(events, {})[2:]}, 4, 7)

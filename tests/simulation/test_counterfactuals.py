@@ -15,7 +15,8 @@ from nuvlm.dataset.topology import find_topology
 from nuvlm.detector.crop import crop_displays
 from nuvlm.detector.displays import smear_and_downsample
 from nuvlm.detector.geometry import Detector, Diffusion
-from nuvlm.detector.voxels import Event, write_shard
+from nuvlm.detector.voxels import Event, voxelize, write_shard
+from nuvlm.simulation import events as simulation
 from nuvlm.simulation.cosmics import Cosmics
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, GAP_MM, NAMES, Counterfactual, counterfactuals
 from nuvlm.simulation.events import IDS, Interaction, simulate
@@ -122,6 +123,14 @@ def test_events_of_a_shard() -> None:
     assert find_topology(np.array([whole.event_id]), *(whole.truth[name] for name in ("particles", "deposits")))[
         "shower_gap_mm"
     ].tolist() == [0]
+
+
+def test_each_event_is_voxelised_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    state = FinalState(12, True, 1.5, 0.4, 1, (ELECTRON, PROTON))
+    interaction = Interaction(12, "event 12", np.random.default_rng(1), lambda: (state, VERTEX))
+    calls = []
+    monkeypatch.setattr(simulation, "voxelize", lambda *a: calls.append(1) or voxelize(*a))
+    assert len(list(simulate(DETECTOR, [interaction], with_counterfactuals=True))) == len(calls) == 3
 
 
 def energies(event: Event) -> dict[tuple[int, int, int], float]:

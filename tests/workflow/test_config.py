@@ -92,6 +92,7 @@ def test_a_renamed_key_names_its_successor():
         assert key in keys_of(load("config.yaml")) | set(load("config.yaml"))
 
 
+COUNTERFACTUALS = {"models_from": "a", "input": {"simulate": {"counterfactuals": True}}}
 MISTAKES = {
     "unknown key": ({"cnnn": {}}, "cnnn: unknown key; known here: .*run,"),
     "unknown key inside": ({"cnn": {"widht": 1}}, "cnn.widht: unknown key; known here: seeds, .*width"),
@@ -188,6 +189,18 @@ MISTAKES = {
         {"input": {"simulate": {"counterfactuals": True}}},
         "counterfactuals makes events for testing only: set models_from",
     ),
+    "noise in counterfactuals": (
+        COUNTERFACTUALS | {"display": {"readout": {"noise_mev": 0.022}}},
+        r"counterfactuals cannot be compared with noise_mev.*--config 'display=\{readout: \{noise_mev: 0\}\}'",
+    ),
+    "random noise in counterfactuals": (
+        COUNTERFACTUALS | {"conditions": ["noise_200", "nominal"]},
+        "conditions: noise_200 draws other random numbers for each shard and event id.*put another condition first",
+    ),
+    "random channels in counterfactuals": (
+        COUNTERFACTUALS | {"conditions": ["dead_5", "nominal"]},
+        "conditions: dead_5 draws other random numbers",
+    ),
     "counterfactuals of a file": (
         {
             "models_from": "a",
@@ -244,6 +257,21 @@ def test_mistakes_name_the_key_and_the_remedy(mistake):
     values, message = MISTAKES[mistake]
     with pytest.raises(InputError, match=message):
         parse_config(values)
+
+
+def test_pairs_are_compared_where_both_are_degraded_alike():
+    realistic = merge(merge(load("config.yaml"), load("realistic.yaml")), load("counterfactuals.yaml"))
+    with pytest.raises(InputError, match="noise_mev"):
+        parse_config(realistic)
+    assert parse_config(merge(realistic, {"display": {"readout": {"noise_mev": 0}}})).cosmics
+    shift = {"display": {"readout": {"energy_scale": 1.02}}}
+    nuisances = [{"name": "scale", "title": "Scale", "source": "a guess", "plus": shift, "one_sided": True}]
+    systematics = {"models_from": "a", "systematics": {"run": "a", "nuisances": nuisances}}
+    with pytest.raises(InputError, match=r"conditions: dead_5 draws .*an event under two variations"):
+        parse_config(systematics | {"conditions": ["dead_5", "nominal"]})
+    parse_config(systematics | {"conditions": ["scale_110", "dead_5"]})
+    for first in ("half_resolution", "diffusion_5", "scale_110"):
+        parse_config(COUNTERFACTUALS | {"conditions": [first, "dead_5", "noise_200"]})
 
 
 def test_a_zoom_that_has_an_effect_or_concerns_no_model_is_allowed():

@@ -97,7 +97,8 @@ def test_counterfactual_events_are_counted():
         make_plan(Config(**SMALL, models_from="a", input={"simulate": {"counterfactuals": on}}), 400, 4, RATES)
         for on in (True, False)
     )
-    assert changed.events / plain.events == pytest.approx(2.7)
+    assert plain.events == 400
+    assert changed.events == pytest.approx(1089, rel=0.02), "a run of 400, docs/report.md"
 
 
 def test_gpus_share_the_work_and_count_in_full():

@@ -2,6 +2,7 @@
 
 from pathlib import Path
 
+import numpy as np
 import pandas as pd
 
 from nuvlm.base.files import read_table
@@ -12,12 +13,17 @@ NO_PART = -1
 """Part of the events that no model classifies, those for training."""
 
 
+def is_changed(events: pd.DataFrame) -> np.ndarray:
+    """(n,) bool, the rows of the event table that are counterfactual events, of which something was changed."""
+    if "counterfactual" not in events:
+        return np.zeros(len(events), dtype=bool)
+    return (events["counterfactual"] != AS_SIMULATED).fillna(False).to_numpy(dtype=bool)
+
+
 def as_simulated(events: pd.DataFrame) -> pd.DataFrame:
     """Rows of the event table without counterfactual events."""
-    if "counterfactual" not in events:
-        return events
-    changed = events["counterfactual"].notna() & (events["counterfactual"] != AS_SIMULATED)
-    return events[~changed].reset_index(drop=True)
+    changed = is_changed(events)
+    return events[~changed].reset_index(drop=True) if changed.any() else events
 
 
 def read_events(path: str | Path) -> pd.DataFrame:

@@ -22,7 +22,7 @@ from nuvlm.dataset.validation import kept_validation
 from nuvlm.detector.geometry import Detector
 from nuvlm.detector.visible_energy import cosmic_energy
 from nuvlm.detector.voxels import open_shard
-from nuvlm.simulation.counterfactuals import NAMES
+from nuvlm.simulation.counterfactuals import AS_SIMULATED, NAMES
 
 logger = logging.getLogger(__name__)
 
@@ -147,6 +147,10 @@ def list_events(
         table["split"] = pd.Series(split, dtype="string")
         columns = [*TRUTH_COLUMNS, *ENERGY_COLUMNS, *WINDOW_COLUMNS, "cosmic_energy", "pi0_energy", *TOPOLOGY_COLUMNS]
         tables.append(table.join(truth[[*columns, *(name for name in CHANGE_COLUMNS if name in truth)]]))
+    if any("counterfactual" in table for table in tables):
+        for table in tables:
+            if "counterfactual" not in table:
+                table["original"], table["counterfactual"] = table["event_id"], AS_SIMULATED
     events_table = pd.concat(tables, ignore_index=True)
     # An event without a class is neither trained on nor scored, but it is classified.
     events_table["split"] = events_table["split"].where(events_table["class"].notna())
@@ -217,7 +221,7 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent, stored
                     "crop_displays name the first", path, len(shard.events) - len(events), len(shard.events),
                 )  # fmt: skip
         particles = shard.truth("particles")
-        originals, changes = shard.originals(), shard.truth("counterfactuals")
+        changes = shard.counterfactuals()
         try:
             topology = find_topology(events["event_id"], particles, shard.truth("deposits"))
         except ValueError as error:
@@ -233,9 +237,16 @@ def _read_shard(path: Path, detector: Detector, on_bad_event: OnBadEvent, stored
     truth["cosmic_energy"] = cosmic
     truth["pi0_energy"] = leading_pion_energy(events["event_id"], particles)
     if changes is not None:
-        kinds = pd.Series(changes["kind"], index=changes["event_id"]).reindex(events["event_id"])
-        truth["original"] = [originals.get(event, event) for event in events["event_id"].tolist()]
-        truth["counterfactual"] = _names(kinds.to_numpy(), list(NAMES))
+        unknown = np.flatnonzero((changes["kind"] < 0) | (changes["kind"] >= len(NAMES)))
+        if len(unknown):
+            row = changes[unknown[0]]
+            raise InputError(
+                f"{path}: /truth/counterfactuals: event {row['event_id']} is of kind {row['kind']}; known are 0 to "
+                f"{len(NAMES) - 1}. Correct the program that wrote the file, or leave the table out."
+            )
+        changes = changes[np.isin(changes["event_id"], events["event_id"])]
+        truth["original"] = changes["original"]
+        truth["counterfactual"] = _names(changes["kind"], list(NAMES))
     return truth.join(topology)
 
 

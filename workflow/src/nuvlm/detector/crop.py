@@ -2,7 +2,8 @@
 
 A window belongs to the charge of its event: one that would hold less than half of the charge that a window of its size
 can hold lies elsewhere, as around the vertex of a neutrino in the rock upstream of the detector. Such an event, or one
-without a vertex, is centred by its charge. If that fails too, it is a bad event.
+without a vertex, is centred by its charge. If that fails too, it is a bad event. With cosmic muons the most charge may
+be theirs: a vertex inside the detector, with charge around it, keeps its window.
 
 A counterfactual event (docs/simulation.md) has the window of the event that it was made from, so that nothing else
 differs between their pixel maps.
@@ -54,6 +55,7 @@ def choose_centres(
     origin_mm: np.ndarray,
     pixel_mm: float,
     size: int,
+    with_muons: np.ndarray | None = None,
 ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
     """The pixel at the centre of the window of each event.
 
@@ -67,6 +69,7 @@ def choose_centres(
         origin_mm: (3,), low corner of pixel (0, 0, 0).
         pixel_mm: side of a pixel.
         size: side of the window, pixels.
+        with_muons: (events,) bool, events with charge of cosmic muons; None: there are none.
 
     Returns:
         int64 (events, 3), pixel along x, y, z; uint8 (events,), index into CENTRES of what it was found by; float64
@@ -80,10 +83,13 @@ def choose_centres(
         point = (vertex_mm - origin_mm) / pixel_mm if centre == "vertex" else _centroids(xz, yz)
         # Far outside, the window is empty wherever it lies.
         pixels = np.floor(np.nan_to_num(point, nan=-1e6).clip(-1e6, 1e6)).astype(np.int64)
-        charge = np.stack(
-            [window_charge(view, pixels[:, axis], pixels[:, 2], size) for axis, view in enumerate((xz, yz))]
-        )
-    share = _share(charge)
+        charge = _charge_around((xz, yz), pixels, size)
+    least = np.full(len(xz), HALF)
+    if centre == "vertex" and with_muons is not None:
+        shape = (xz.shape[0], yz.shape[0], xz.shape[1])
+        least[with_muons & ((pixels >= 0) & (pixels < shape)).all(axis=1)] = 0
+    share = _share(charge, least)
+    share[share == 0] = np.nan  # a window without charge
     centred_by = np.full(len(xz), CENTRES.index(centre), dtype=np.uint8)
     elsewhere = np.flatnonzero(np.isnan(share))
     if centre != "charge" and len(elsewhere):
@@ -122,14 +128,20 @@ def _paint(index, grey, columns, row, column, image):  # type: ignore[no-untyped
     return any_grey
 
 
-def _share(charge: np.ndarray) -> np.ndarray:
+def _charge_around(views: Sequence[SparseEvents], pixels: np.ndarray, size: int) -> np.ndarray:
+    """(2, events, 3), see :func:`nuvlm.detector.interaction_point.window_charge`."""
+    return np.stack([window_charge(view, pixels[:, axis], pixels[:, 2], size) for axis, view in enumerate(views)])
+
+
+def _share(charge: np.ndarray, least: np.ndarray | float = HALF) -> np.ndarray:
     """(events,) fraction of the charge in the window, the lower one of both views; NaN if it holds too little.
 
     Args:
         charge: (2, events, 3), see :func:`nuvlm.detector.interaction_point.window_charge`.
+        least: (events,) or for all, what a window must hold, as a fraction of what one of its size can hold.
     """
     inside, most, total = np.moveaxis(charge, 2, 0)
-    enough = (total > 0) & (most > 0) & (inside >= HALF * most)
+    enough = (total > 0) & (most > 0) & (inside >= least * most)
     share = np.divide(inside, total, out=np.full(inside.shape, np.nan), where=enough)
     return np.minimum(*share)
 
@@ -140,15 +152,6 @@ def _window_of(ids: np.ndarray, originals: Mapping[int, int]) -> np.ndarray:
     rows = {int(event): row for row, event in enumerate(ids)}
     windows = [rows.get(originals.get(event, event), row) for event, row in rows.items()]
     return np.minimum(windows, np.arange(len(ids)))
-
-
-def _share_anyhow(views: Sequence[SparseEvents], pixels: np.ndarray, size: int) -> np.ndarray:
-    """(events,) as :func:`_share`, also of windows that hold little; NaN for events without charge."""
-    shares = []
-    for axis, view in enumerate(views):
-        inside, _, total = window_charge(view, pixels[:, axis], pixels[:, 2], size).T
-        shares.append(np.divide(inside, total, out=np.full(inside.shape, np.nan), where=total > 0))
-    return np.minimum(*shares)
 
 
 def crop_displays(
@@ -186,6 +189,7 @@ def crop_displays(
     at_once = max(1, BLOCK_PIXELS // max(file.pixels for file in files))
     images = np.zeros((1, len(VIEWS), size, size), dtype=np.uint8)
     window_of = _window_of(ids, dict(store.attrs.get("originals", [])))
+    with_muons = np.isin(ids, store.attrs.get("with_muons", []))
     chosen_pixels = np.zeros((n, 3), dtype=np.int64)
     attributes = {
         "format": "nuvlm-pixelmaps",
@@ -219,12 +223,15 @@ def crop_displays(
                     origin_mm=origin_mm,
                     pixel_mm=pixel_mm,
                     size=size,
+                    with_muons=with_muons[begin : rows.stop],
                 )
                 chosen_pixels[begin : rows.stop] = pixels
                 changed = np.flatnonzero(window_of[begin : rows.stop] != np.arange(begin, rows.stop))
                 if len(changed):
                     pixels[changed] = chosen_pixels[window_of[begin + changed]]
-                    share[changed] = _share_anyhow([view.select(changed) for view in views], pixels[changed], size)
+                    # Also a window that holds little.
+                    of_changed = [view.select(changed) for view in views]
+                    share[changed] = _share(_charge_around(of_changed, pixels[changed], size), 0)
                 greys = [
                     grayscale(view.value, transfer=transfer, white_mev=white_mev, knee_mev=knee_mev) for view in views
                 ]

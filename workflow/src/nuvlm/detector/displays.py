@@ -376,6 +376,8 @@ def smear_and_downsample(
         if originals := voxels.originals():
             attributes["originals"] = [[event, original] for event, original in originals.items()]
         cosmic = cosmic_energy(voxels)
+        if (with_muons := voxels.events["event_id"][cosmic[:, 0] > 0]).size:
+            attributes["with_muons"] = with_muons.tolist()
         store = stack.enter_context(create_store(out, attributes))
 
         def events() -> Iterator[int]:

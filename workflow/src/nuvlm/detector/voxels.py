@@ -532,22 +532,55 @@ class VoxelShard:
             ) from error
         return rows
 
+    def counterfactuals(self) -> np.ndarray | None:
+        """The rows of /truth/counterfactuals in the order of :attr:`events`; None without the table.
+
+        An event without a row is as simulated.
+
+        Raises:
+            InputError: a column is missing or not of whole numbers; an event is unknown or has two rows; or an event
+                that is changed is its own original, or another is not.
+        """
+        rows = self.truth("counterfactuals")
+        if rows is None:
+            return None
+        remedy = "Correct the program that wrote the file, or leave the table out."
+        columns = ("event_id", "original", "kind")
+        if any(name not in (rows.dtype.names or ()) or rows.dtype[name].kind not in "iu" for name in columns):
+            raise InputError(
+                f"{self.path}: /truth/counterfactuals needs the columns event_id, original and kind, whole numbers "
+                f"(docs/formats.md). {remedy}"
+            )
+        ids = self.events["event_id"]
+        unknown = ~np.isin(rows["event_id"], ids)
+        _, first = np.unique(rows["event_id"], return_index=True)
+        again = np.setdiff1d(np.arange(len(rows)), first)
+        unlike = (rows["kind"] == 0) != (rows["original"] == rows["event_id"])
+        for wrong, what in (
+            (np.flatnonzero(unknown), "is not in /events"),
+            (again, "has two rows"),
+            (np.flatnonzero(unlike), "is changed (kind) and its own original, or neither"),
+        ):
+            if len(wrong):
+                event = rows["event_id"][wrong[0]]
+                raise InputError(f"{self.path}: /truth/counterfactuals: event {event} {what}. {remedy}")
+        of_all = np.zeros(len(ids), dtype=[("event_id", "u8"), ("original", "u8"), ("kind", "i8")])
+        of_all["event_id"] = of_all["original"] = ids
+        order = np.argsort(ids, kind="stable")
+        places = order[np.searchsorted(ids, rows["event_id"], sorter=order)]
+        for name in columns:
+            of_all[name][places] = rows[name]
+        return of_all
+
     def originals(self) -> dict[int, int]:
         """Event id of each counterfactual event -> that of the event it was made from; empty without the table.
 
         Raises:
-            InputError: the table /truth/counterfactuals cannot be used.
+            InputError: see :meth:`counterfactuals`.
         """
-        rows = self.truth("counterfactuals")
-        if rows is None:
-            return {}
-        if not {"event_id", "original", "kind"} <= set(rows.dtype.names or ()):
-            raise InputError(
-                f"{self.path}: /truth/counterfactuals needs the columns event_id, original and kind (docs/formats.md). "
-                "Correct the program that wrote the file, or leave the table out."
-            )
-        pairs = zip(rows["event_id"].tolist(), rows["original"].tolist(), strict=True)
-        return {event: original for event, original in pairs if event != original}
+        rows = self.counterfactuals()
+        changed = [] if rows is None else rows[rows["kind"] != 0]
+        return {int(row["event_id"]): int(row["original"]) for row in changed}
 
     def blocks(self, voxels: int = 1_000_000, events: int = 10_000) -> Iterator[tuple[np.ndarray, Voxels, np.ndarray]]:
         """Read the events block by block, in order.

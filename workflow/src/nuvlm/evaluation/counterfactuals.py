@@ -1,7 +1,8 @@
 """Do answers, claims and saliency follow a particle of the simulation? Measured with counterfactual events.
 
 Each counterfactual event (:mod:`nuvlm.simulation.counterfactuals`) is paired with the event that it was made from: the
-same event but for one particle, in the same window.
+same event but for one particle, in the same window. Explained events that were chosen because a model is wrong about
+them do not count.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -19,8 +20,9 @@ from nuvlm.dataset.event_table import NO_PART
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
 from nuvlm.detector.grayscale import energy_of_grey
 from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, is_right, read_claims, read_explanations
-from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap, bootstrap_means
+from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, bootstrap_means, fraction
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
+from nuvlm.models.explained_events import SAMPLE
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, KINDS
 
 SaliencyMaps = dict[tuple[str, int], Callable[[], np.ndarray]]
@@ -130,10 +132,10 @@ def _answers(
                 "truth": truth,
                 "tracked": tracked,
                 "rises": rises,
-                "before": _share(called, np.ones_like(called)),
-                "after": _share(then, np.ones_like(then)),
-                "follows": _share(concerned & (then == rises), concerned),
-                "changed": _share(first != second, np.ones_like(called)),
+                "before": fraction(called, np.ones_like(called)),
+                "after": fraction(then, np.ones_like(then)),
+                "follows": fraction(concerned & (then == rises), concerned),
+                "changed": fraction(first != second, np.ones_like(called)),
                 "answers_after": dict(zip(CLASSES, np.bincount(second[concerned], minlength=3).tolist(), strict=True)),
                 "shift": float(shift.mean()) if len(shift) else None,
                 "shift_interval": bootstrap_means(shift[:, None], seed, resamples)[0] if len(shift) else None,
@@ -147,7 +149,7 @@ def _claims(changed: pd.DataFrame, rationales: pd.DataFrame) -> dict[str, dict[s
     makes right; `stays`: of right claims that are still true, those that are made again. A thing that is not there is
     stated right if nothing is said of it.
     """
-    nominal = rationales[rationales["picture"] == "nominal"].set_index(KEY)
+    nominal = rationales[(rationales["picture"] == "nominal") & (rationales["chosen"] == SAMPLE)].set_index(KEY)
     one, other = (
         pd.MultiIndex.from_frame(changed[["shard", name]], names=KEY).isin(nominal.index)
         for name in ("original", "event_id")
@@ -166,8 +168,8 @@ def _claims(changed: pd.DataFrame, rationales: pd.DataFrame) -> dict[str, dict[s
             right_then = _agree(name, claim_then, true_then)
             still = _agree(name, true, true_then)
             found[kind][name] = {
-                "follows": _share(right & ~still & right_then, right & ~still),
-                "stays": _share(right & still & right_then, right & still),
+                "follows": fraction(right & ~still & right_then, right & ~still),
+                "stays": fraction(right & still & right_then, right & still),
             }
     return found
 
@@ -255,18 +257,19 @@ def overlap(saliency: np.ndarray, before: np.ndarray, after: np.ndarray) -> tupl
 
 
 def _stored_maps(paths: Sequence[str | Path]) -> SaliencyMaps:
-    """Of stores of saliency maps (docs/formats.md)."""
+    """Of stores of saliency maps (docs/formats.md), of events that were drawn."""
     maps: SaliencyMaps = {}
     for path in paths:
         store = open_store(path, "nuvlm-cam")
         keys = zip(store.attrs["shard"], store["event_id"][:].tolist(), strict=True)
-        maps |= {key: partial(store["maps"].__getitem__, row) for row, key in enumerate(keys)}
+        drawn = [chosen == SAMPLE for chosen in store.attrs["chosen"]]
+        maps |= {key: partial(store["maps"].__getitem__, row) for row, key in enumerate(keys) if drawn[row]}
     return maps
 
 
 def _written_maps(table: pd.DataFrame) -> SaliencyMaps:
-    """Of a table of rationales."""
-    rows = table[table["saliency"].notna()]
+    """Of a table of rationales, of events that were drawn."""
+    rows = table[table["saliency"].notna() & (table["chosen"] == SAMPLE)]
     keys = zip(rows["shard"], rows["event_id"].tolist(), strict=True)
     return {key: partial(np.asarray, values) for key, values in zip(keys, rows["saliency"], strict=True)}
 
@@ -299,9 +302,3 @@ def _mean_overlap(shares: np.ndarray, seed: int, resamples: int) -> dict[str, An
         if name.startswith("beyond"):
             found[f"{name}_interval"] = intervals[i]
     return found
-
-
-def _share(above: np.ndarray, below: np.ndarray) -> dict[str, Any]:
-    """`value`, Clopper-Pearson `interval` and `n` of a fraction of events."""
-    k, n = int(above.sum()), int(below.sum())
-    return {"value": k / n if n else None, "interval": binomial_interval(k, n), "n": n}

@@ -19,7 +19,7 @@ from nuvlm.base.classes import class_codes
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_table
 from nuvlm.base.stores import open_store
-from nuvlm.evaluation.intervals import RESAMPLES, binomial_interval, bootstrap
+from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, fraction
 from nuvlm.evaluation.samples import KEY
 
 Explanations = Mapping[str, Sequence[str | Path]]
@@ -410,14 +410,10 @@ def _pairs(true: np.ndarray, claim: np.ndarray) -> list[list[float]]:
 
 def _share(above: np.ndarray, below: np.ndarray, seed: int, resamples: int) -> dict[str, Any]:
     """`value`, `interval`, `n` of a fraction: Clopper-Pearson, or bootstrap if an event counts more than once."""
-    n = int(below.sum())
     if below.max(initial=0) <= 1:
-        interval = binomial_interval(int(above.sum()), n)
-    else:
-        interval = bootstrap(
-            lambda weights: {"": _divide(weights @ above, weights @ below)}, len(above), seed, resamples
-        )[""]
-    return {"value": _number(_ratio(above, below)), "interval": interval, "n": n}
+        return fraction(above, below)
+    interval = bootstrap(lambda weights: {"": _divide(weights @ above, weights @ below)}, len(above), seed, resamples)
+    return {"value": _number(_ratio(above, below)), "interval": interval[""], "n": int(below.sum())}
 
 
 def _differences(shares: Shares, reference: Shares, weights: np.ndarray) -> dict[str, np.ndarray]:

@@ -26,6 +26,12 @@ def binomial_intervals(successes: np.ndarray, trials: np.ndarray) -> list[Interv
     return [[float(lower), float(upper)] if n else None for n, lower, upper in ends]
 
 
+def fraction(above: np.ndarray, below: np.ndarray) -> dict[str, Any]:
+    """`value`, Clopper-Pearson `interval` and `n` of a fraction of events, each of which counts once at most."""
+    k, n = int(above.sum()), int(below.sum())
+    return {"value": k / n if n else None, "interval": binomial_interval(k, n), "n": n}
+
+
 def ratio(name: str, successes: int, trials: int) -> dict[str, Any]:
     """A ratio under `name` and its interval under ``{name}_interval``; None without trials."""
     of_one = ratios(name, np.array([successes]), np.array([trials]))

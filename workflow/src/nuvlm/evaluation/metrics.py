@@ -76,7 +76,8 @@ def evaluate(
         spectrum: CSV file of the beam spectrum for `cuts`; None: unweighted.
         repeats: Parquet files of the further trainings of each model; those of `predictions` are of its first.
         level: coverage that prediction sets promise, at least 0.01 and below 1.
-        stores: pixel-map store of each shard, for saliency maps of counterfactual events.
+        stores: pixel-map store of each shard, for counterfactual events; without, they are left out of all scores, and
+            not measured.
 
     Raises:
         InputError: an input is unusable; names the file and the event.
@@ -141,7 +142,9 @@ def evaluate(
         "changes": _changes(samples, resamples),
         "explanations": faithfulness,
         "saliency": {model: measure_saliency(table, parts, SEED, resamples) for model, parts in saliency.items()},
-        "counterfactuals": measure_counterfactuals(every, predictions, explanations, saliency, stores, SEED, resamples),
+        "counterfactuals": measure_counterfactuals(every, predictions, explanations, saliency, stores, SEED, resamples)
+        if stores
+        else None,
     }
     write_json(out, rounded(results), sealed=True)
 

@@ -27,12 +27,14 @@ class Kind(NamedTuple):
     maximum: int
     axis: str
     """Label of an axis of levels, with the unit."""
+    drawn: bool = False
+    """Whether it draws random numbers, for each shard and event id."""
 
 
 KINDS = {
     "resolution": Kind(1, max(RESOLUTIONS.values()), "side of a pixel (times nominal)"),
-    "noise": Kind(0, 1_000_000, "noise of each pixel (keV)"),
-    "dead": Kind(0, 100, "dead channels (%)"),
+    "noise": Kind(0, 1_000_000, "noise of each pixel (keV)", drawn=True),
+    "dead": Kind(0, 100, "dead channels (%)", drawn=True),
     "diffusion": Kind(0, 1000, "further diffusion (mm)"),
     "scale": Kind(100, 1000, "energy scale (%)"),
 }

@@ -55,8 +55,8 @@ def choose_explained(
 
     Up to half of `count` are the worst mistakes: a wrong prediction of any model with the lowest probability of the
     true class (at temperature 1). The others are a random sample, in the order of a hash of event and seed, independent
-    of predictions; an event in both counts as part of the sample. If there are at most `count` events, all are the
-    sample.
+    of predictions; an event in both counts as part of the sample. Counterfactual events have the hash of their
+    original, so that they are drawn together. If there are at most `count` events, all are the sample.
 
     Args:
         events: rows of the event table.
@@ -89,7 +89,7 @@ def choose_explained(
             lowest[wrong] = np.minimum(lowest[wrong], joined[f"logp_{name}"].to_numpy()[wrong])
     worst = np.argsort(lowest, kind="stable")
     mistakes = worst[lowest[worst] < 0][: count // 2].tolist()
-    identities = zip(events["shard"], events["event_id"], strict=True)
+    identities = zip(events["shard"], events.get("original", events["event_id"]), strict=True)
     drawn = [hashlib.sha256(f"explain/{seed}/{shard}/{event}".encode()).digest() for shard, event in identities]
     chosen = dict.fromkeys(mistakes, MISTAKE)
     for row in sorted(range(len(events)), key=drawn.__getitem__):

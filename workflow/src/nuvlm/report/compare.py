@@ -25,7 +25,7 @@ from nuvlm.report.names import words
 from nuvlm.report.page import environment
 from nuvlm.report.schema import SCORES
 from nuvlm.report.style import arrange, new_figure, to_svg
-from nuvlm.report.wording import interval, number, p_value
+from nuvlm.report.wording import interval, listed, number, p_value
 
 TRUTH = ["class", "nu_energy", "inelasticity", "vertex_x_mm", "vertex_y_mm", "vertex_z_mm"]
 """Two events with the same name are the same event if these agree."""
@@ -237,7 +237,7 @@ def _events(found: Mapping[str, Any]) -> str:
     if not found["paired"]:
         return f"on different test events: {n['first']:,} and {n['second']:,}"
     left = [f"{run['test_events'] - n[side]:,} of {run['name']}" for side, run in runs.items()]
-    return f"on the same {n['first']:,} test events (not compared: {' and '.join(left)})"
+    return f"on the same {n['first']:,} test events (not compared: {listed(left)})"
 
 
 def _draw(found: Mapping[str, Any]) -> str:

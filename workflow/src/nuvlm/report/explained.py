@@ -6,7 +6,7 @@ from typing import Any
 from nuvlm.evaluation.faithfulness import STATEMENTS, YES_NO
 from nuvlm.models.table import title
 from nuvlm.report import wording
-from nuvlm.report.wording import PLAIN, number, percent, percents
+from nuvlm.report.wording import PLAIN, listed, number, percent, percents
 
 THINGS = {"track": "a track", "leaves": "a track that leaves the detector", "shower": "a shower", "gap": "a gap"}
 """Claims of a rationale, as objects of a sentence."""
@@ -51,22 +51,25 @@ def explain_in_words(model: str, measured: Mapping[str, Any]) -> list[str]:
         for name in YES_NO
         if (share := claims[name]["precision"]["nominal"])["value"] is not None
     ]
+    parts = [
+        f"{percent(right['nominal']['value'])} {percents(right['nominal']['interval'])} of its statements are true"
+    ]
+    parts += [f"of these claims, {listed(true)}"] if true else []
     length = claims["track_cm"]["right"]["nominal"]["value"]
+    parts += [] if length is None else [f"lengths of tracks are within 25 % in {percent(length)}"]
     beyond = {name: claims[name]["right"] for name in STATEMENTS if claims[name]["right"]["beyond_label_interval"]}
     seen = [name for name, metric in beyond.items() if metric["beyond_label_interval"][0] > 0]
-    unseen = [name for name in beyond if name not in seen]
+    unseen = [wording.STATEMENTS[name] for name in beyond if name not in seen]
     points = [f"{wording.STATEMENTS[name]} {number(100 * beyond[name]['beyond_label'], 1)}" for name in seen]
+    gains = [f"By statement, points from the picture: {listed(points)}."] if points else []
+    gains += [f"No gain is measurable for: {listed(unseen)}."] if unseen else []
     return [
-        f"In {n:,} test events drawn at random the {title(model)} claims {_listed(said)}.",
-        f"{percent(right['nominal']['value'])} {percents(right['nominal']['interval'])} of its statements are true; of "
-        f"these claims, {_listed(true)}; lengths of tracks are within 25 % in {percent(length)}.",
+        f"In {n:,} test events drawn at random the {title(model)} claims {listed(said)}.",
+        "; ".join(parts) + ".",
         f"{percent(right['same_label'])} are true of another event with the same answer: "
         f"{number(100 * right['beyond_label'], 1)} points {percents(right['beyond_label_interval'])} come from the "
         "picture.",
-        (f"By statement, points from the picture: {_listed(points)}" if seen else "No single statement gains from it")
-        + (
-            f"; none that can be measured: {_listed([wording.STATEMENTS[name] for name in unseen])}." if unseen else "."
-        ),
+        " ".join(gains) or "No gain is measurable for any statement alone.",
     ]
 
 
@@ -134,7 +137,3 @@ def _points(value: float | None, ends: Any) -> str:
 
 def _of(k: int, n: int) -> str:
     return f"in {percent(k / n)}" if k else "never"
-
-
-def _listed(items: list[str]) -> str:
-    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)

@@ -6,7 +6,7 @@ from typing import Any
 from nuvlm.models.conditions import CONTROLS
 from nuvlm.models.table import title
 from nuvlm.report.names import words
-from nuvlm.report.wording import PLAIN, SIGNIFICANT, number, p_value, percent, percents
+from nuvlm.report.wording import PLAIN, SIGNIFICANT, listed, number, p_value, percent, percents
 
 
 def conclude_sets(sets: Mapping[str, Any]) -> list[str]:
@@ -28,7 +28,7 @@ def _uncalibrated(sets: Mapping[str, Any]) -> Iterator[str]:
     if few:
         yield (
             f"To promise {promised(sets['level'])}, {sets['needed']} validation events of a class are needed. There "
-            f"are {' and '.join(few)}: {'these classes are' if len(few) > 1 else 'this class is'} in every set, whose "
+            f"are {listed(few)}: {'these classes are' if len(few) > 1 else 'this class is'} in every set, whose "
             "coverage then says nothing of the models."
         )
 

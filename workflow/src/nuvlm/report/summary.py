@@ -9,7 +9,7 @@ from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import family_name, title
 from nuvlm.report.names import words
 from nuvlm.report.sets import promised
-from nuvlm.report.wording import PLAIN, SIGNIFICANT, number, p_value, percent, significant
+from nuvlm.report.wording import PLAIN, SIGNIFICANT, listed, number, p_value, percent, significant
 
 
 def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: str) -> tuple[str, list[str]]:
@@ -52,9 +52,8 @@ def summarise(results: Mapping[str, Any], cost: Mapping[str, Any], condition: st
     cnns = {model: title(model) for model in scores if family_name(model) == "cnn"}
     networks = {model: cost[model]["training"]["network"] for model in cnns}
     if len(cnns) > 1 and len({*networks.values()}) == 1:
-        *first, last = cnns.values()
         sentences.append(
-            f"{', '.join(first)} and {last} are the same network, trained with different recipes: their differences "
+            f"{listed([*cnns.values()])} are the same network, trained with different recipes: their differences "
             "are due to the training."
         )
     elif len(cnns) > 1:

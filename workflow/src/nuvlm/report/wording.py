@@ -57,6 +57,11 @@ def percent(value: float | None, digits: int = 1) -> str:
     return MISSING if value is None else f"{number(100 * value, digits)} %"
 
 
+def listed(items: Sequence[str]) -> str:
+    """``a, b and c``; nothing of nothing."""
+    return f"{', '.join(items[:-1])} and {items[-1]}" if len(items) > 1 else "".join(items)
+
+
 def interval(ends: Sequence[float] | None, digits: int = 3) -> str:
     """A 95 % interval."""
     return "" if ends is None else f"[{number(ends[0], digits)}, {number(ends[1], digits)}]"

@@ -100,7 +100,8 @@ def simulate_shard(
         on_bad_event: a GENIE entry that cannot be used stops the job (`error`) or is left out and counted (`skip`).
         recombination: turns the energy of each step into visible energy.
         with_counterfactuals: write each event with its counterfactuals, numbered from :data:`IDS` times its id. Their
-            random numbers differ from those of a run without them, so that no model was trained on these events.
+            random numbers differ from those of a run without them, so that no
+            model was trained on these events with sampled final states.
         cosmics: muons of cosmic rays that are added; without them, the events are the same in all else.
         only: ids of the events to simulate, in rising order; None for all.
 
@@ -196,7 +197,7 @@ def simulate(
         logger.info("%.3g cosmic muons an event, within %.4g us", muons.expected, muons.window_us)
     account = _Account(on_bad_event)
 
-    def takes(
+    def versions(
         vertex: np.ndarray, particles: tuple[Particle, ...], rng: np.random.Generator
     ) -> Iterator[Counterfactual]:
         if with_counterfactuals:
@@ -217,10 +218,10 @@ def simulate(
             for _ in range(interaction.draws):
                 state, vertex = interaction.draw()
                 particles = account.trackable(box, state.particles)
-                simulated = takes(vertex, particles, interaction.rng)
+                of_event = versions(vertex, particles, interaction.rng)
                 # Without a particle that GEANT4 can track, there is no event.
-                taken = list(itertools.islice(simulated, 1))
-                if taken and len(voxels := visible(taken[0].deposits)):
+                original = list(itertools.islice(of_event, 1))
+                if original and len(voxels := visible(original[0].deposits)):
                     break
                 account.n_empty += 1
             else:
@@ -230,21 +231,24 @@ def simulate(
             continue
         account.count_left_out(state.particles, particles)
         position = float(vertex[0]), float(vertex[1]), float(vertex[2])
-        original = interaction.event_id * (IDS if with_counterfactuals else 1)
+        event_id = interaction.event_id * (IDS if with_counterfactuals else 1)
         # A stream of its own: the neutrino's event does not depend on the muons. A changed event has the same.
         stream = interaction.rng.spawn(1)[0]
-        added = None if muons is None else muons.simulate(box, original, recombination, stream)
+        added = None if muons is None else muons.simulate(box, event_id, recombination, stream)
         if added is not None:
-            voxels = visible(taken[0].deposits, added)
+            voxels = visible(original[0].deposits, added)
         of_state = (state.nu_pdg, state.is_cc, state.nu_energy, state.inelasticity, position, state.mode)
-        truth = _truth(original, taken[0], added, original if with_counterfactuals else None)
-        yield Event(original, voxels, *of_state, truth)
+        truth = _truth(event_id, original[0], added, event_id if with_counterfactuals else None)
+        yield Event(event_id, voxels, *of_state, truth)
         # What a changed event is called in truth is not defined, so that it has no class and no score.
-        for changed in simulated:
-            event_id = original + NAMES.index(changed.kind)
-            if len(visible(changed.deposits)):
-                truth = _truth(event_id, changed, added, original)
-                yield Event(event_id, visible(changed.deposits, added), vertex_mm=position, truth=truth)
+        for changed in of_event:
+            changed_id = event_id + NAMES.index(changed.kind)
+            voxels = visible(changed.deposits)
+            if len(voxels):
+                if added is not None:
+                    voxels = visible(changed.deposits, added)
+                truth = _truth(changed_id, changed, added, event_id)
+                yield Event(changed_id, voxels, vertex_mm=position, truth=truth)
     account.log()
 
 

@@ -29,7 +29,7 @@ from nuvlm.base.settings import FilePath, Settings, flatten
 from nuvlm.detector.geometry import LARGEST_PICTURE, Centre, Detector, Diffusion, drift_distance_mm, fiducial_box_mm
 from nuvlm.detector.readout import Readout, Recombination
 from nuvlm.evaluation.nuisances import NOMINAL, Systematics
-from nuvlm.models.conditions import CONTROLS, PATTERN, check_condition
+from nuvlm.models.conditions import CONTROLS, KINDS, PATTERN, check_condition, degradation
 from nuvlm.models.jobs import FamilySettings
 from nuvlm.models.table import FAMILIES, family_of
 from nuvlm.models.vlm.settings import OWN_BASES
@@ -305,6 +305,8 @@ class Config(_Families):
                 "input.simulate.counterfactuals makes events for testing only: set models_from to a finished run, or "
                 "counterfactuals to false"
             )
+        if self.input.simulate.counterfactuals:
+            self._check_pairs()
         if self.models_from == self.run:
             raise ValueError(f"models_from is this run itself ('{self.run}'): leave it out, or name another run")
         self._check_events()
@@ -329,7 +331,18 @@ class Config(_Families):
                 f"conditions: {self.conditions[0]} is a control, and cannot be what others are compared with"
             )
         self._check_systematics()
+        if self.systematics is not None:
+            refuse_drawn_condition(self.conditions[0], "an event under two variations (systematics)")
         return self
+
+    def _check_pairs(self) -> None:
+        """An event and the same changed must differ in nothing but the change."""
+        if self.display.readout.noise_mev:
+            raise ValueError(
+                "input.simulate.counterfactuals cannot be compared with noise_mev in display.readout: an event and the "
+                "same changed have other noise everywhere. Run with --config 'display={readout: {noise_mev: 0}}'"
+            )
+        refuse_drawn_condition(self.conditions[0], "an event and the same changed (input.simulate.counterfactuals)")
 
     def _check_events(self) -> None:
         train_events, simulate = self.dataset.train_events, self.input.simulate
@@ -502,6 +515,24 @@ SAME = (
 """Keys among them that make other events or other pixel maps."""
 RENAMED = {"tree": "bdt"}
 """Former key -> the present one, both with dots: the error for a former key names its successor."""
+
+
+def refuse_drawn_condition(first: str, compared: str) -> None:
+    """Refuse a first condition that degrades the two of a pair of events with random numbers of their own.
+
+    Args:
+        first: the condition under which the pairs are compared.
+        compared: the pairs, in words.
+
+    Raises:
+        ValueError: naming both.
+    """
+    kind, _ = degradation(first) or ("", 0)
+    if kind in KINDS and KINDS[kind].drawn:
+        raise ValueError(
+            f"conditions: {first} draws other random numbers for each shard and event id, so {compared} would differ "
+            "by them, too: put another condition first"
+        )
 
 
 def parse_config(values: Mapping[str, Any]) -> Config:

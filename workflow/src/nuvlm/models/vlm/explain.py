@@ -16,6 +16,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.files import write_table
 from nuvlm.base.logs import track
+from nuvlm.dataset.event_table import is_changed
 from nuvlm.dataset.pixelmaps import check_images, read_blocks
 from nuvlm.models.degradations import degrade
 from nuvlm.models.devices import choose_device, peak_memory_mb
@@ -30,7 +31,6 @@ from nuvlm.models.vlm.prompts import Prompts, answer_tokens, conversation, promp
 from nuvlm.models.vlm.rationales import Rationales, claims_table, load_rationales
 from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import Background, ExplainSettings, Quantization
-from nuvlm.simulation.counterfactuals import AS_SIMULATED
 
 logger = logging.getLogger(__name__)
 
@@ -176,8 +176,7 @@ def _explain_events(
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each event, one per picture; label by label, so that prompts in a batch have one length."""
     # A map of an event is compared with what is changed in it.
-    kinds = chosen["counterfactual"] if "counterfactual" in chosen else pd.Series(AS_SIMULATED, index=chosen.index)
-    unchanged = set(chosen.index[kinds == AS_SIMULATED])
+    unchanged = set(chosen.index[~is_changed(chosen)])
     for label in CLASSES:
         same_label = chosen[chosen["predicted"] == label]
         text_only: list[tuple[str, float]] = []
