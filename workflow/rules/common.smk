@@ -229,31 +229,6 @@ def of_attempt(amount, resumes):
     return amount if resumes else scaled(amount)
 
 
-def voxel_file(shard):
-    """The voxel shard of a shard: made here, or the user's own where it lies."""
-    if CONFIG.systematics is not None:
-        variation, name = split_variation(shard)
-        made = variation if variation in WITH_OWN_VOXELS else NOMINAL
-        return f"results/{CONFIG.run}/voxels/{variation_shard(made, name)}.h5"
-    if CONFIG.input.source == "voxels":
-        return SHARDS[shard]
-    return f"results/{CONFIG.run}/voxels/{shard}.h5"
-
-
-def config_of(wildcards):
-    """The configuration that a shard is made with: that of its variation in a run of systematics."""
-    if CONFIG.systematics is None:
-        return CONFIG
-    return VARIATIONS[split_variation(wildcards.shard)[0]]
-
-
-def varied(settings):
-    """Settings of a rule that makes events, as its parameter; `settings` takes them from a configuration."""
-    if CONFIG.systematics is None:
-        return settings(CONFIG)
-    return lambda wildcards: settings(config_of(wildcards))
-
-
 def pixel_map_store():
     return paths.store_files("<results>/pixelmaps/{shard}.zarr", paths.PIXEL_MAP_ARRAYS)
 

@@ -1,12 +1,6 @@
 # From voxels to pixel maps, where these are not ready.
 
 
-def displacement_map(wildcards):
-    """The map of space charge, where there is one."""
-    space_charge = config_of(wildcards).display.readout.space_charge
-    return space_charge.map if space_charge.has_effects else []
-
-
 if CONFIG.input.has_voxels:
 
     rule smear_and_downsample:

@@ -1,9 +1,41 @@
-# From the predictions of the variations to the page of systematic uncertainties, in place of the report.
+# Test events of another run, again with each nuisance; and, in place of the report, a page of systematic uncertainties.
 
 SYSTEMATICS_PAGE = [
     "workflow/src/nuvlm/report/systematics.html.j2",
     "workflow/src/nuvlm/report/page.css",
 ]
+
+
+rule select_events:
+    """Take test events of another run out of their voxel shards."""
+    input:
+        **CHOSEN_EVENTS,
+        voxels=all_events,
+    output:
+        "<results>/voxels/{shard}.h5",
+    log:
+        "<results>/logs/select_events/{shard}.log",
+    benchmark:
+        "<results>/benchmarks/select_events/{shard}.tsv"
+    wildcard_constraints:
+        # Others are simulated.
+        shard=rf"{NOMINAL}\..+" if CONFIG.input.source == "simulate" else ".+",
+    conda:
+        "../envs/cpu.yaml"
+    container:
+        image("cpu")
+    threads: 1
+    resources:
+        mem_mb=scaled(2000),
+        runtime=scaled(30),
+    params:
+        code=code("select_events.py"),
+        shards=varied_shards,
+        detector=CONFIG.detector.model_dump(mode="json"),
+        on_bad_event=CONFIG.input.on_bad_event,
+        on_missing_event=missing_events,
+    script:
+        "../scripts/select_events.py"
 
 
 rule measure_systematics:
