@@ -1,7 +1,11 @@
 """The event classes: from truth, and as indices."""
 
+from typing import TYPE_CHECKING
+
 import numpy as np
-import pandas as pd
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 CLASSES = ("nue_cc", "numu_cc", "nc")
 
@@ -29,4 +33,6 @@ def classify_truth(nu_pdg: np.ndarray, is_cc: np.ndarray) -> np.ndarray:
 
 def class_codes(names: "pd.Series[str]") -> np.ndarray:
     """Index in :data:`CLASSES` of each class name: (n,) int64, -1 for anything else."""
+    import pandas as pd  # not at the top: CLASSES are read while rules are parsed
+
     return np.asarray(pd.Categorical(names, categories=list(CLASSES)).codes, dtype=np.int64)
