@@ -174,8 +174,8 @@ def check_dataset(path: str | Path, dataset: h5py.Dataset, *, at_once: bool = Fa
     row = dataset.dtype.itemsize * math.prod(dataset.shape[1:])
     chunk = dataset.dtype.itemsize * math.prod(dataset.chunks or (0,))
     for what, size, most in (
-        # A plane of a grid may be larger than a row of a table.
-        ("rows", 0 if at_once else row, LARGEST_ROW),
+        # The planes of a grid are no rows of a table.
+        ("rows", 0 if at_once and dataset.ndim > 2 else row, LARGEST_ROW),
         ("chunks", chunk, LARGEST_CHUNK),
         ("all its rows", row * len(dataset) if at_once else 0, LARGEST_TABLE),
     ):
