@@ -32,8 +32,8 @@ for family, section in CONFIG.families.items():
                 f"<results>/benchmarks/{row.training_rule}/{{model}}.tsv"
             wildcard_constraints:
                 model=trainings,
-            # Before what waits for other models: the shorter jobs fill the gaps.
-            priority: 1
+            # The longest first; jobs that wait for several models fill the gaps.
+            priority: training.minutes
             conda:
                 f"../envs/{training.environment}.yaml"
             container:
