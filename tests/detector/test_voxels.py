@@ -24,7 +24,10 @@ from nuvlm.detector.voxels import (
     write_shard,
 )
 
-COORDINATE = st.floats(-1500, 1500, width=32) | st.sampled_from([-1000.0, 0.0, 5.0, 1000.0])
+# Rounded: nearer to a wall of a voxel than the precision of a coordinate in the detector, either side is right.
+COORDINATE = st.floats(-1500, 1500, width=32).map(lambda mm: round(mm, 6)) | st.sampled_from(
+    [-1000.0, 0.0, 5.0, 1000.0]
+)
 
 
 def read(path, detector):
