@@ -23,7 +23,7 @@ ENERGIES_MEV = (0.03, 0.05, 0.1, 0.2, 0.3, 0.5, 1.0, 3.0, 10.0)
 PAIR_EV = 23.6
 """M. Miyajima et al., Phys. Rev. A 9 (1974) 1438; LArNEST has the same."""
 LOWEST_MEV = 1e-3
-"""Below, the formula for dE/dx does not hold: what is left of the energy counts with the fraction there."""
+"""Kinetic energy below which the formula for dE/dx does not hold: the rest of it has the fraction of this energy."""
 MODELS = ("birks", "modified_box")
 BEGIN, END = "<!-- recombination: written by benchmarks/recombination.py -->", "<!-- end of recombination -->"
 RESULT = Path(__file__).parent / "results" / "recombination.json"

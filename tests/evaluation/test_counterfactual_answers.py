@@ -111,7 +111,7 @@ def test_answers_claims_and_saliency_by_hand(tmp_path: Path, events: pd.DataFram
     # The claim of a shower was right twice, and goes with the electron once; the third event was never said to have it.
     assert (claims["shower"]["follows"]["value"], claims["shower"]["follows"]["n"]) == (0.5, 2)
     assert claims["shower_mev"]["follows"]["value"] == 0.5
-    # The track stays; once its length is told in another way.
+    # The track stays; in one of three rationales its length changes.
     assert (claims["track"]["stays"]["value"], claims["track_cm"]["stays"]["value"]) == (1, pytest.approx(2 / 3))
     gap = found["claims"]["vlm"]["electron_after_gap"]["gap"]
     assert (gap["follows"]["value"], gap["follows"]["n"]) == (0, 1)

@@ -1,6 +1,5 @@
 # From voxels to pixel maps, where these are not ready.
 
-
 if CONFIG.input.has_voxels:
 
     rule smear_and_downsample:

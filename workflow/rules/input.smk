@@ -44,7 +44,6 @@ if CONFIG.input.source == "simulate":
 
 
 if ROW.reader is not None:
-
     if ROW.kind == "maps":
         CONVERTED = {
             "store": pixel_map_store(),

@@ -170,7 +170,6 @@ def render_page(found: Mapping[str, Any]) -> str:
     return templates.get_template("systematics.html.j2").render(
         found,
         total_events=sum(found["events"].values()),
-        in_covariance=IN_COVARIANCE,
         all_quantities=QUANTITIES,
         classes=CLASSES,
         figure=Markup(_draw(found)),

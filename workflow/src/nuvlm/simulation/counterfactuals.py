@@ -1,8 +1,8 @@
 """Counterfactual events: a simulated event again, with one of its particles left out or moved.
 
 Particles of one GEANT4 event share its random numbers, so without one of them all others would deposit differently.
-Here each particle is a GEANT4 event with a seed of its own, and an event is the sum of its particles, also as
-simulated: what is not changed deposits the same, bit for bit. A shower is moved as a whole, as argon is the same
+Here each particle is a separate GEANT4 event with a separate seed, and every event, changed or not, is the sum of its
+particles: what is not changed deposits the same, bit for bit. A shower is moved as a whole, as argon is the same
 everywhere; what then lies outside the detector is lost, and what had left it is not found again.
 """
 

@@ -232,7 +232,7 @@ def simulate(
         account.count_left_out(state.particles, particles)
         position = float(vertex[0]), float(vertex[1]), float(vertex[2])
         event_id = interaction.event_id * (IDS if with_counterfactuals else 1)
-        # A stream of its own: the neutrino's event does not depend on the muons. A changed event has the same.
+        # A separate random stream: the neutrino's event does not depend on the muons, and a changed event has the same.
         stream = interaction.rng.spawn(1)[0]
         added = None if muons is None else muons.simulate(box, event_id, recombination, stream)
         if added is not None:

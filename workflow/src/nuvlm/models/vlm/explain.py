@@ -115,8 +115,9 @@ class _Explainer:
         self._grounded = grounded
         self._tokens = settings.max_new_tokens
         self.maps = settings.saliency
-        self._encoder = Encoder(processor, texts, model.dtype)
-        self._scorer = Scorer(model, answer_tokens(processor.tokenizer, texts, separated=grounded))
+        if settings.saliency:
+            self._encoder = Encoder(processor, texts, model.dtype)
+            self._scorer = Scorer(model, answer_tokens(processor.tokenizer, texts, separated=grounded))
         self.batches = FittingBatches(settings.batch_size)
 
     def explain(self, label: str, pictures: Sequence[np.ndarray]) -> list[tuple[str, float]]:
