@@ -1,5 +1,6 @@
 """Every command that the documentation shows: run in the tiny run, planned there, or excused with a reason."""
 
+import os
 import re
 import shlex
 import shutil
@@ -24,6 +25,8 @@ PAGES = [
 ]
 BIN = Path(sys.executable).parent
 MAKE = ["make", "INSTALLED=.installed", f"BIN={BIN}"]
+# The commands run as a user would: not as a part of the `make` that may run these tests.
+ENVIRONMENT = {name: value for name, value in os.environ.items() if name not in ("MAKEFLAGS", "MAKELEVEL", "MFLAGS")}
 
 # What is not run here, and why. That the target or the script is there is checked all the same.
 EXCUSED = {
@@ -94,7 +97,7 @@ def inspected(folder: Path) -> str:
 
 def run(command: list[str] | str, folder: Path) -> str:
     arguments = ["bash", "-c", command] if isinstance(command, str) else command
-    done = subprocess.run(arguments, cwd=folder, capture_output=True, text=True)
+    done = subprocess.run(arguments, cwd=folder, env=ENVIRONMENT, capture_output=True, text=True)
     assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     return done.stdout + done.stderr
 
