@@ -29,6 +29,8 @@ EVENTS = [
     (30, 30, AS_SIMULATED, "nc", "nc", ELECTRON, ELECTRON | {"gap": True, "gap_cm": 20}),
     (36, 30, "photons_at_vertex", None, "nue_cc", ELECTRON, ELECTRON),
     (46, 40, "photons_at_vertex", None, "nc", ELECTRON, ELECTRON),  # its original was left out
+    (17, 10, "electron_again", None, "nue_cc", TRACK | ELECTRON, TRACK | ELECTRON),
+    (38, 30, "photons_again", None, "numu_cc", ELECTRON, ELECTRON | {"gap": True, "gap_cm": 20}),
 ]
 ROWS = range(len(EVENTS))
 
@@ -83,8 +85,8 @@ def measured(folder: Path, events: pd.DataFrame, mistakes: tuple[int, ...] = ())
 
 def test_pairs_are_an_event_and_the_same_changed(events: pd.DataFrame) -> None:
     originals, changed = pair(events)
-    assert originals["event_id"].tolist() == [0, 10, 10, 20, 30]
-    assert changed["event_id"].tolist() == [1, 11, 14, 21, 36]
+    assert originals["event_id"].tolist() == [0, 10, 10, 20, 30, 10, 30]
+    assert changed["event_id"].tolist() == [1, 11, 14, 21, 36, 17, 38]
     assert as_simulated(events)["event_id"].tolist() == [0, 10, 20, 30]
     without = events.drop(columns=["original", "counterfactual"])
     assert as_simulated(without) is without
@@ -107,6 +109,16 @@ def test_answers_claims_and_saliency_by_hand(tmp_path: Path, events: pd.DataFram
     assert (vertex["rises"], vertex["follows"]["value"], vertex["shift"]) == (True, 1, pytest.approx(0.7))
     assert rows["without_muon", "numu_cc"]["follows"] == {"value": None, "interval": None, "n": 0}
 
+    # The control has the events that follow or not, whose shower is also drawn again; event 0 has none.
+    gap = rows["electron_after_gap", "nue_cc"]
+    assert (gap["follows"]["value"], gap["control"]) == (1, {"value": 0, "interval": binomial_interval(0, 1), "n": 1})
+    assert (gap["beyond_control"], gap["beyond_control_interval"][1]) == (1, 1)
+    assert (electron["control"]["n"], electron["beyond_control"]) == (1, 0)
+    # Another answer is not the one that a closed gap argues for.
+    assert (vertex["control"]["value"], vertex["beyond_control"]) == (0, 1)
+    muon = rows["without_muon", "numu_cc"]
+    assert (muon["control"]["n"], muon["beyond_control"], muon["beyond_control_interval"]) == (0, None, None)
+
     claims = found["claims"]["vlm"]["without_electron"]
     # The claim of a shower was right twice, and goes with the electron once; the third event was never said to have it.
     assert (claims["shower"]["follows"]["value"], claims["shower"]["follows"]["n"]) == (0.5, 2)
@@ -115,6 +127,7 @@ def test_answers_claims_and_saliency_by_hand(tmp_path: Path, events: pd.DataFram
     assert (claims["track"]["stays"]["value"], claims["track_cm"]["stays"]["value"]) == (1, pytest.approx(2 / 3))
     gap = found["claims"]["vlm"]["electron_after_gap"]["gap"]
     assert (gap["follows"]["value"], gap["follows"]["n"]) == (0, 1)
+    assert found["claims"]["vlm"]["electron_again"]["shower"]["stays"]["value"] == 1
     gap = found["claims"]["vlm"]["photons_at_vertex"]["gap"]
     assert gap["follows"]["n"] == 0, "the claim was wrong before"
 

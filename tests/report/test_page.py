@@ -441,6 +441,7 @@ def test_what_follows_a_changed_event_is_on_the_page(changed: tuple[str, dict], 
         for row in rows:
             if row["follows"]["n"]:
                 assert f"{100 * row['follows']['value']:.1f} %" in text
+    assert re.search(r"with another seed \d+\.\d %.*, difference -?\d+\.\d points", text)
     assert explained[1]["counterfactuals"] is None
     assert 'id="counterfactuals"' not in explained[0]
 
