@@ -377,7 +377,7 @@ def _claims(claims: Mapping[str, Any], path: Path) -> None:
 
 
 def _counterfactuals(answers: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Fraction of the answers that follow each change, of each model, with Clopper-Pearson intervals, and the control."""
+    """Fraction of the answers that follow each change, of each model, with Clopper-Pearson intervals; the control."""
     rows = next(iter(answers.values()))
     places = np.arange(len(rows), dtype=np.float64)[::-1]
     with new_figure(7.6, 1 + 0.16 * len(rows) * (len(answers) + 1)) as (figure, ax):
