@@ -5,13 +5,14 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy.stats import multinomial
 
 from explanations_on_disk import rationale_table
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.stores import write_store
 from nuvlm.dataset.event_table import as_simulated
 from nuvlm.evaluation.counterfactuals import measure_counterfactuals, overlap, pair
-from nuvlm.evaluation.intervals import binomial_interval
+from nuvlm.evaluation.intervals import binomial_interval, paired_difference
 from nuvlm.models.predictions import Cost, write_predictions
 from nuvlm.simulation.counterfactuals import AS_SIMULATED
 
@@ -138,6 +139,27 @@ def test_answers_claims_and_saliency_by_hand(tmp_path: Path, events: pd.DataFram
     assert saliency["flips"]["charge"] == pytest.approx(0.5)
     assert saliency["stays"]["area"] == pytest.approx(24 / 40)
     assert saliency["flips"]["beyond_charge"] == pytest.approx(0.5)
+
+
+def test_interval_of_a_paired_difference_covers_the_truth() -> None:
+    """Exact coverage, from all outcomes of n pairs of which some go up and some go down."""
+    for n in (8, 40):
+        cells = [(up, down) for up in range(n + 1) for down in range(n + 1 - up)]
+        found = []
+        for up, down in cells:
+            first, second = np.zeros(n, dtype=bool), np.zeros(n, dtype=bool)
+            first[:up], second[up : up + down] = True, True
+            found.append(paired_difference(first, second))
+            assert found[-1][0] == pytest.approx((up - down) / n)
+        assert found[cells.index((0, 0))][1][1] > 0.05, "without a change the difference is not known to be 0"
+        low, high = np.array([interval for _, interval in found]).T
+        for p, q in [(0.05, 0.05), (0.1, 0.02), (0.3, 0.1), (0.5, 0.2), (0.0, 0.1), (0.4, 0.4)]:
+            weights = multinomial.pmf([(up, down, n - up - down) for up, down in cells], n, [p, q, 1 - p - q])
+            coverage = weights[(low <= p - q) & (p - q <= high)].sum()
+            assert coverage > 0.92, (n, p, q)
+            if n == 40 and p and q > 0.05:
+                assert coverage < 0.975, "wider than need be"
+    assert paired_difference(np.zeros(0, dtype=bool), np.zeros(0, dtype=bool)) == (None, None)
 
 
 def test_the_worst_mistakes_do_not_count(tmp_path: Path, events: pd.DataFrame) -> None:
