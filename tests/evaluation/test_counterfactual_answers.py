@@ -5,14 +5,17 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from scipy.stats import multinomial
 
 from explanations_on_disk import rationale_table
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.stores import write_store
 from nuvlm.dataset.event_table import as_simulated
-from nuvlm.evaluation.counterfactuals import measure_counterfactuals, overlap, pair
+from nuvlm.evaluation.counterfactuals import _of_size, measure_counterfactuals, overlap, pair
 from nuvlm.evaluation.intervals import binomial_interval, paired_difference
+from nuvlm.models.head.cells import cell_pixels
+from nuvlm.models.head.saliency import occlude_cells
 from nuvlm.models.predictions import Cost, write_predictions
 from nuvlm.simulation.counterfactuals import AS_SIMULATED
 
@@ -53,7 +56,7 @@ def measured(folder: Path, events: pd.DataFrame, mistakes: tuple[int, ...] = ())
     texts = folder / "texts.parquet"
     chosen = ["mistake" if row[0] in mistakes else "sample" for row in EVENTS]
     rationales = rationale_table([(row[0], "nominal", *row[5:]) for row in EVENTS]).assign(chosen=chosen)
-    rationales.assign(saliency=[[1.0] * 8] * len(EVENTS)).to_parquet(texts)
+    rationales.assign(saliency=[[1.0] * 128] * len(EVENTS)).to_parquet(texts)
     images = np.zeros((len(EVENTS), 2, 16, 16), dtype=np.uint8)
     images[:, :, :4, :4] = 100  # a track of 16 pixels
     images[[0, 5], :, 8:12, 8:12] = 100  # an electron, which the others do not have
@@ -178,3 +181,14 @@ def test_overlap_counts_the_removed_part_of_the_charge() -> None:
     # All of the first pixel, half of the second, none of the third; the fourth has no charge.
     assert overlap(np.array([1.0, 2.0, 1.0, 9.0]), before, after) == (0.5, 0.6, 0.5)
     assert np.isnan(overlap(np.zeros(4), before, after)).all()
+
+
+@pytest.mark.parametrize("size", [16, 20, 25, 112])
+def test_values_of_cells_lie_where_the_cells_are(size: int) -> None:
+    cells = occlude_cells(lambda images, _: torch.zeros(len(images)), torch.ones(1, 2, size, size), torch.zeros(1))
+    values = np.arange(cells.numel(), dtype=np.float32)
+    found, side = _of_size(values, (2, size, size)), cell_pixels(size)
+    row = size - 1
+    assert found[1, row, 0] == values.reshape(cells.shape[1:])[1, row // side, 0]
+    assert found[0, 0, row] == values.reshape(cells.shape[1:])[0, 0, row // side]
+    assert len(np.unique(found)) == cells.numel()

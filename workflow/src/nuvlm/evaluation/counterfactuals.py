@@ -24,6 +24,7 @@ from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, is_r
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, bootstrap_means, fraction, paired_difference
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
 from nuvlm.models.explained_events import SAMPLE
+from nuvlm.models.head.cells import cell_pixels
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, CONTROLS, KINDS
 
 SaliencyMaps = dict[tuple[str, int], Callable[[], np.ndarray]]
@@ -292,10 +293,10 @@ def _written_maps(table: pd.DataFrame) -> SaliencyMaps:
 
 
 def _of_size(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """float64 of `shape` (views, size, size): a map, or one value for each square cell of the views, in their order."""
+    """float64 of `shape` (views, size, size): a map, or one value for each cell of the views, in their order."""
     if values.shape != shape:
-        cells = round((values.size / shape[0]) ** 0.5)
-        side = -(-shape[1] // cells)
+        side = cell_pixels(shape[1])
+        cells = -(-shape[1] // side)
         values = np.kron(values.reshape(shape[0], cells, cells), np.ones((1, side, side)))[:, : shape[1], : shape[2]]
     return values.astype(np.float64)
 
