@@ -107,8 +107,10 @@ def counterfactuals(
             # Derived from the seed of the particle: `rng` draws what it draws without this kind.
             for i in rows:
                 showers[i] = box.transport(vertex_mm, [particles[i]], np.random.default_rng([seeds[i], 1]))
-            converts = (np.isfinite([one[i].conversion_mm[0] for i in rows]) for one in (each, showers))
-            if not np.array_equal(*converts) or _energy(showers.values()) < LEAST_MEV:
+            converts = [bool(np.isfinite(each[i].conversion_mm).all()) for i in rows]
+            if converts != [bool(np.isfinite(showers[i].conversion_mm).all()) for i in rows]:
+                continue
+            if _energy(showers.values()) < LEAST_MEV:
                 continue
         shifts = {i: _shift(vertex_mm, particles[i], each[i], shower, change) for i, shower in showers.items()}
         starts = {i: vertex_mm if of == "electron" else shower.conversion_mm[0] for i, shower in showers.items()}
