@@ -17,7 +17,7 @@ from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import title
 from nuvlm.report.explained import CHANGES
 from nuvlm.report.names import COUNTERFACTUALS, KINDS, figure_name, words
-from nuvlm.report.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure, use_reduced_fonts
+from nuvlm.report.style import COLOURS, INK, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure, use_reduced_fonts
 from nuvlm.report.wording import STATEMENTS as STATEMENT_TITLES
 
 logger = logging.getLogger(__name__)
@@ -400,8 +400,8 @@ def _counterfactuals(answers: Mapping[str, Sequence[Mapping[str, Any]]], path: P
                 for place, row in zip(places, of_model, strict=True)
                 if row["control"]["n"]
             ]
-            label = "its shower with another seed" if i == 0 else None
-            ax.plot(*np.array(controls).reshape(-1, 2).T, "|", color="black", markersize=7, label=label)
+            label = "control: its shower drawn again" if i == 0 else None
+            ax.plot(*np.array(controls).reshape(-1, 2).T, "|", color=INK, markersize=7, label=label)
         names = [
             f"{LABELS[row['truth']]} {CHANGES[row['kind']]}:\n"
             f"{'to' if row['rises'] else 'from'} {LABELS[row['tracked']]}"
