@@ -14,6 +14,7 @@ from explanations_on_disk import write_explanations
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, write_json
 from nuvlm.models.conditions import CONTROLS
+from nuvlm.report import explained as sentences
 from nuvlm.report.cost import summarise_cost
 from nuvlm.report.page import departures, with_image_settings, write_report
 from nuvlm.simulation.counterfactuals import KINDS
@@ -420,13 +421,16 @@ def changed(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, dict]:
     events["original"], events["counterfactual"] = events["event_id"], "as_simulated"
     for shard, rows in events[without].groupby("shard"):
         originals = events[test & (events["shard"] == shard)]["event_id"].to_numpy()
-        events.loc[rows.index, "original"] = np.resize(originals, len(rows))
+        # All kinds of some events: each has its control.
+        events.loc[rows.index, "original"] = np.resize(np.repeat(originals, len(KINDS)), len(rows))
         events.loc[rows.index, "counterfactual"] = np.resize(list(KINDS), len(rows))
     events.to_parquet(run.events, index=False)
     return make_report(run, folder, rationales=rationales)
 
 
-def test_what_follows_a_changed_event_is_on_the_page(changed: tuple[str, dict], explained: tuple[str, dict]) -> None:
+def test_what_follows_a_changed_event_is_on_the_page(
+    changed: tuple[str, dict], explained: tuple[str, dict], monkeypatch: pytest.MonkeyPatch
+) -> None:
     html, numbers = changed
     found = numbers["counterfactuals"]
     assert sum(found["pairs"].values()) > 50
@@ -441,6 +445,13 @@ def test_what_follows_a_changed_event_is_on_the_page(changed: tuple[str, dict], 
         for row in rows:
             if row["follows"]["n"]:
                 assert f"{100 * row['follows']['value']:.1f} %" in text
+            if row["control"]["n"]:
+                assert f"{100 * row['control']['value']:.1f} %" in text
+    assert any(row["control"]["n"] for row in rows)
+    monkeypatch.setattr(sentences, "FEW", 1)
+    with_control = [text for text in sentences.conclude_counterfactuals(found) if "with another seed" in text]
+    assert all(re.search(r"with another seed \d+\.\d %, difference −?\d+\.\d points \[", text) for text in with_control)
+    assert any("electron's shower after a gap" in text for text in with_control)
     assert explained[1]["counterfactuals"] is None
     assert 'id="counterfactuals"' not in explained[0]
 

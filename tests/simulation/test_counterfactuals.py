@@ -96,6 +96,26 @@ def test_photons_of_an_eta_are_changed_and_those_of_the_nucleus_are_not() -> Non
     assert of(found["photons_after_gap"], pair[0]) != of(whole, pair[0])
 
 
+@pytest.mark.parametrize(("shower", "name"), [(ELECTRON, "electron"), (PION_ZERO, "photons")])
+def test_the_control_is_another_shower_with_the_same_gap(shower: Particle, name: str) -> None:
+    found = made(PROTON, shower)
+    whole, again = found[AS_SIMULATED], found[f"{name}_again"]
+    assert again.particles == whole.particles
+    assert of(again, PROTON) == of(whole, PROTON)
+    before, after = ([*event.deposits.energy_mev[event.deposits.particle == 1]] for event in (whole, again))
+    assert before != after
+    assert sum(after) == pytest.approx(sum(before), rel=0.3)
+    gaps = [event.deposits.photon_gap_mm[1] for event in (whole, again)]
+    assert gaps[0] == pytest.approx(gaps[1], nan_ok=True)
+    assert np.isnan(gaps[0]) == (name == "electron")
+    assert of(again, shower) == of(made(PROTON, shower)[f"{name}_again"], shower)
+    # The seed of the control is no draw of the event's generator.
+    rng, other = np.random.default_rng(3), np.random.default_rng(3)
+    list(counterfactuals(argon_box(DETECTOR), DETECTOR, VERTEX, (PROTON, shower), rng))
+    other.integers(2**63, size=2)
+    assert rng.bit_generator.state == other.bit_generator.state
+
+
 def test_what_cannot_be_made_is_left_out() -> None:
     assert list(made(MUON)) == [AS_SIMULATED]  # nothing would be left
     assert list(made(PROTON, NEUTRON)) == [AS_SIMULATED]
@@ -117,7 +137,9 @@ def test_events_of_a_shard() -> None:
     whole, *others = list(simulate(DETECTOR, [interaction], with_counterfactuals=True))
     assert (whole.event_id, whole.nu_pdg, whole.is_cc) == (12 * IDS, 12, True)
     rows = {event.event_id: event.truth["counterfactuals"][0] for event in [whole, *others]}
-    assert [NAMES[row["kind"]] for row in rows.values()] == [AS_SIMULATED, "without_electron", "electron_after_gap"]
+    assert [NAMES[row["kind"]] for row in rows.values()] == [
+        AS_SIMULATED, "without_electron", "electron_after_gap", "electron_again",
+    ]  # fmt: skip
     assert all(row["original"] == whole.event_id and row["event_id"] == key for key, row in rows.items())
     # A changed event has a vertex, and no class.
     assert all((event.nu_pdg, event.vertex_mm) == (0, whole.vertex_mm) for event in others)
@@ -141,7 +163,7 @@ def test_each_event_is_voxelised_once(monkeypatch: pytest.MonkeyPatch) -> None:
     interaction = Interaction(12, "event 12", np.random.default_rng(1), lambda: (state, VERTEX))
     calls = []
     monkeypatch.setattr(simulation, "voxelize", lambda *a: calls.append(1) or voxelize(*a))
-    assert len(list(simulate(DETECTOR, [interaction], with_counterfactuals=True))) == len(calls) == 3
+    assert len(list(simulate(DETECTOR, [interaction], with_counterfactuals=True))) == len(calls) == 4
 
 
 def energies(event: Event) -> dict[tuple[int, int, int], float]:
@@ -164,7 +186,7 @@ def test_windows_stay_and_the_event_table_names_what_is_changed(tmp_path: Path) 
     )  # fmt: skip
     events, store = read_events(out), open_pixel_maps(maps)
     changed = events[events["counterfactual"] != AS_SIMULATED]
-    assert set(changed["counterfactual"]) >= {"without_muon", "without_photons", "photons_at_vertex"}
+    assert set(changed["counterfactual"]) >= {"without_muon", "without_photons", "photons_at_vertex", "photons_again"}
     assert (changed["original"] == changed["event_id"] // IDS * IDS).all()
     assert changed["class"].isna().all()
     assert changed["split"].isna().all()

@@ -665,8 +665,9 @@ def test_a_setting_that_cannot_be_used_fails_before_any_job(checkout, arguments,
 
 
 PREPARING = ("convert", "smear_and_downsample", "crop_displays", "list_events")
-# systematics.yaml is a table, from which `make systematics` makes an overlay for a finished run.
-OVERLAYS = sorted({path.name for path in (REPOSITORY / "config").glob("*.yaml")} - {"config.yaml", "systematics.yaml"})
+# systematics*.yaml are tables, from which `make systematics` makes an overlay for a finished run.
+CONFIGURATIONS = {path.name for path in (REPOSITORY / "config").glob("*.yaml")}
+OVERLAYS = sorted(name for name in CONFIGURATIONS if name != "config.yaml" and not name.startswith("systematics"))
 
 
 @pytest.mark.parametrize(

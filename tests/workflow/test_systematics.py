@@ -13,17 +13,22 @@ import yaml
 
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, write_json, write_table
+from nuvlm.base.settings import flatten
 from nuvlm.dataset.event_table import read_events, read_test_events
 from nuvlm.detector.geometry import Detector
+from nuvlm.detector.readout import ARGON_DENSITY, Recombination
 from nuvlm.detector.voxels import Event, Voxels, open_shard, write_shard
 from nuvlm.evaluation.nuisances import split_variation
 from nuvlm.evaluation.systematics import IN_COVARIANCE
-from nuvlm.workflow.config import Config
+from nuvlm.workflow.config import Config, parse_config, read_overlays
 from nuvlm.workflow.shards import list_shards
 from nuvlm.workflow.systematics import compose, main, read_nuisances
 from paths import REPOSITORY
 
-TABLE = REPOSITORY / "config" / "systematics.yaml"
+CONFIG = REPOSITORY / "config"
+TABLE = CONFIG / "systematics.yaml"
+REALISTIC = CONFIG / "systematics_realistic.yaml"
+SIGNS = ("plus", "minus")
 SCALE = {
     "name": "scale",
     "title": "energy scale",
@@ -272,6 +277,45 @@ def test_the_default_table_is_possible_for_the_default_configuration():
     assert config.with_own_voxels == {"recombination_plus", "cosmics_plus"}
     assert len(list_shards(config)) == len(config.variations) == 10
     assert config.variation("diffusion_minus").display.diffusion.transverse_mm == pytest.approx(1.3 * 0.96)
+
+
+def test_the_table_of_the_realistic_detector_varies_its_effects_on_both_sides():
+    default, table = read_nuisances(TABLE), read_nuisances(REALISTIC)
+    block = {"shards": {"block00000": {"sim00000": "a.h5"}}, "run": "realistic"}
+    values = read_overlays([CONFIG / "config.yaml", CONFIG / "realistic.yaml"]) | {
+        "run": "varied",
+        "models_from": "realistic",
+    }
+    config = parse_config(values | {"systematics": table.model_dump(mode="json") | block})
+    assert config.with_own_voxels == {f"{name}_{sign}" for name in ("recombination", "cosmics") for sign in SIGNS}
+    nominal = dict(flatten(config.model_dump(mode="json")))
+    varied = [nuisance for nuisance in table.nuisances if nuisance.weights is None]
+    for nuisance in varied:
+        plus, minus = dict(flatten(nuisance.plus)), dict(flatten(nuisance.minus))
+        assert plus.keys() == minus.keys()
+        for key in plus:
+            middle = (plus[key] + minus[key]) / 2
+            assert middle == pytest.approx(nominal[key], rel=0.01), f"{nuisance.name} is not around the nominal value"
+    # Every effect of the overlay is varied, but for the drift velocity, which acts with the lifetime.
+    on = dict(flatten(read_overlays([CONFIG / "realistic.yaml"])["display"]["readout"]))
+    on = {key for key, value in on.items() if value and not key.startswith(("space_charge", "drift_velocity"))}
+    assert on <= {key.rpartition(".")[2] for nuisance in varied for key, _ in flatten(nuisance.plus)}
+    # What does not concern the detector's effects is the same for both detectors.
+    one, other = ({nuisance.name: nuisance for nuisance in nuisances.nuisances} for nuisances in (default, table))
+    assert one.keys() <= other.keys()
+    same = {name for name in one if one[name] == other[name]}
+    assert same == {"energy_scale", "diffusion", "nc_pi0", "cc_pion", "pions"}
+    with pytest.raises(InputError, match=r"nuisance lifetime, plus: .*electron_lifetime_us is as in the run"):
+        parse_config(values | {"systematics": default.model_dump(mode="json") | block})
+
+
+def test_the_field_stands_for_the_constant_of_birks():
+    dedx = np.array([2.1, 5.0, 20.0])
+    table = {nuisance.name: nuisance for nuisance in read_nuisances(REALISTIC).nuisances}
+    for sign, change in (("plus", 1.07), ("minus", 0.93)):
+        field = getattr(table["recombination"], sign)["input"]["recombination"]["field_kv_cm"]
+        expected = 0.800 / (1 + change * 0.0486 * dedx / (ARGON_DENSITY * 0.5))
+        np.testing.assert_allclose(Recombination(model="birks", field_kv_cm=field).survival(dedx), expected, rtol=1e-4)
 
 
 def test_it_is_started_by_its_command():

@@ -11,7 +11,7 @@ import torch
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.dataset.pixelmaps import image_settings
-from nuvlm.models.head.saliency import cell_pixels
+from nuvlm.models.head.cells import cell_pixels
 from nuvlm.models.predictions import read_predictions
 from nuvlm.models.vlm.classify import classify_vlm
 from nuvlm.models.vlm.dataset import to_pictures

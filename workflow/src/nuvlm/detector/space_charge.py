@@ -5,7 +5,7 @@ along each axis. The charge of a voxel moves as a whole, to the voxel in which i
 shared between neighbours, the threshold of a channel would cut it, though a real track lies in one of them.
 
 docs/physics.md describes the file. Sources: MicroBooNE, JINST 15 (2020) P12037 (arXiv 2008.09765); S. Palestini and
-F. Resnati, JINST 16 (2021) P01028 (arXiv 2008.10472).
+F. Resnati, arXiv 2008.10472.
 """
 
 import itertools

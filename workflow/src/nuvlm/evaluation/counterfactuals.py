@@ -2,7 +2,8 @@
 
 Each counterfactual event (:mod:`nuvlm.simulation.counterfactuals`) is paired with the event that it was made from: the
 same event but for one particle, in the same window. Explained events that were chosen because a model is wrong about
-them do not count.
+them do not count. The control is the same event with the shower drawn again: how many answers change with a change that
+argues for no other answer.
 """
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -20,10 +21,11 @@ from nuvlm.dataset.event_table import NO_PART
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
 from nuvlm.detector.grayscale import energy_of_grey
 from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, is_right, read_claims, read_explanations
-from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, bootstrap_means, fraction
+from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, bootstrap_means, fraction, paired_difference
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
 from nuvlm.models.explained_events import SAMPLE
-from nuvlm.simulation.counterfactuals import AS_SIMULATED, KINDS
+from nuvlm.models.head.cells import cell_pixels
+from nuvlm.simulation.counterfactuals import AS_SIMULATED, CONTROLS, KINDS
 
 SaliencyMaps = dict[tuple[str, int], Callable[[], np.ndarray]]
 """Shard and id of an event -> its map, read when it is needed."""
@@ -49,7 +51,7 @@ EXPECTED = {
     "photons_after_gap": Expected(("numu_cc", "nc"), "nue_cc", False),
     "photons_at_vertex": Expected(("numu_cc", "nc"), "nue_cc", True),
 }
-"""An electron starts at the vertex; photons begin their shower after a gap."""
+"""An electron starts at the vertex; photons begin their shower after a gap. Nothing is expected of the controls."""
 
 
 def measure_counterfactuals(
@@ -126,6 +128,10 @@ def _answers(
             called, then = first == column, second == column
             # Only an answer that the change argues against can follow it.
             concerned = ~called if rises else called
+            control = _control(pairs[1], CONTROLS.get(KINDS[kind].particles, ""))[rows]
+            both = concerned & (control >= 0)
+            again = (after.predicted[control] == column) == rises
+            beyond, beyond_interval = paired_difference((then == rises)[both], again[both])
             shift = (after.probabilities - before.probabilities)[rows, column]
             yield {
                 "kind": kind,
@@ -135,11 +141,22 @@ def _answers(
                 "before": fraction(called, np.ones_like(called)),
                 "after": fraction(then, np.ones_like(then)),
                 "follows": fraction(concerned & (then == rises), concerned),
+                "control": fraction(both & again, both),
+                "beyond_control": beyond,
+                "beyond_control_interval": beyond_interval,
                 "changed": fraction(first != second, np.ones_like(called)),
                 "answers_after": dict(zip(CLASSES, np.bincount(second[concerned], minlength=3).tolist(), strict=True)),
                 "shift": float(shift.mean()) if len(shift) else None,
                 "shift_interval": bootstrap_means(shift[:, None], seed, resamples)[0] if len(shift) else None,
             }
+
+
+def _control(changed: pd.DataFrame, control: str) -> np.ndarray:
+    """(n,) for each of `changed` the row in which its event is changed in the way `control`; -1 without one."""
+    names = pd.MultiIndex.from_frame(changed[["shard", "original"]])
+    rows = np.flatnonzero(changed["counterfactual"] == control)
+    found = names[rows].get_indexer(names)
+    return np.append(rows, -1)[found]
 
 
 def _claims(changed: pd.DataFrame, rationales: pd.DataFrame) -> dict[str, dict[str, Any]]:
@@ -209,8 +226,9 @@ def measure_overlap(
         `charge` and of the `area` on the particle, and of the differences `beyond_charge` and `beyond_area` with their
         intervals; `difference` of `beyond_charge`, `flips` minus `stays`, with its interval.
     """
-    left_out = np.array([KINDS[kind].change == "left out" for kind in pairs[1]["counterfactual"]], dtype=bool)
-    tracked = class_codes(pd.Series([EXPECTED[kind].tracked for kind in pairs[1]["counterfactual"]], dtype="string"))
+    answers = {kind: of.tracked for kind, of in EXPECTED.items() if KINDS[kind].change == "left out"}
+    left_out = pairs[1]["counterfactual"].isin(list(answers)).to_numpy(dtype=bool)
+    tracked = class_codes(pairs[1]["counterfactual"].map(answers).astype("string"))
     names = list(zip(pairs[0]["shard"], pairs[0]["event_id"].tolist(), strict=True))
     mapped = np.array([name in maps for name in names], dtype=bool)
     rows = np.flatnonzero(left_out & (before.predicted == tracked) & mapped)
@@ -275,10 +293,10 @@ def _written_maps(table: pd.DataFrame) -> SaliencyMaps:
 
 
 def _of_size(values: np.ndarray, shape: tuple[int, ...]) -> np.ndarray:
-    """float64 of `shape` (views, size, size): a map, or one value for each square cell of the views, in their order."""
+    """float64 of `shape` (views, size, size): a map, or one value for each cell of the views, in their order."""
     if values.shape != shape:
-        cells = round((values.size / shape[0]) ** 0.5)
-        side = -(-shape[1] // cells)
+        side = cell_pixels(shape[1])
+        cells = -(-shape[1] // side)
         values = np.kron(values.reshape(shape[0], cells, cells), np.ones((1, side, side)))[:, : shape[1], : shape[2]]
     return values.astype(np.float64)
 

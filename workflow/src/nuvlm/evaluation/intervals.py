@@ -1,9 +1,10 @@
-"""95 % confidence intervals: Clopper-Pearson for counts, bootstrap otherwise."""
+"""95 % confidence intervals: Clopper-Pearson for counts, Bonett-Price for paired counts, bootstrap otherwise."""
 
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
+from scipy.stats import norm
 from statsmodels.stats.proportion import proportion_confint
 
 LEVEL = 0.95
@@ -30,6 +31,25 @@ def fraction(above: np.ndarray, below: np.ndarray) -> dict[str, Any]:
     """`value`, Clopper-Pearson `interval` and `n` of a fraction of events, each of which counts once at most."""
     k, n = int(above.sum()), int(below.sum())
     return {"value": k / n if n else None, "interval": binomial_interval(k, n), "n": n}
+
+
+def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float | None, Interval]:
+    """Difference of two fractions of the same events, `first` minus `second`, and its interval; None without events.
+
+    The interval is the Wald interval with Laplace's rule: half an event more in each of the four cells (D. G. Bonett
+    and R. M. Price, J. Educ. Behav. Stat. 37 (2012) 479). It has a width where no event or every event differs.
+
+    Args:
+        first, second: (n,) bool.
+    """
+    n = len(first)
+    if not n:
+        return None, None
+    up, down = int((first & ~second).sum()), int((second & ~first).sum())
+    one, other = (up + 1) / (n + 2), (down + 1) / (n + 2)
+    centre = one - other
+    half = float(norm.ppf((1 + LEVEL) / 2)) * ((one + other - centre**2) / (n + 2)) ** 0.5
+    return (up - down) / n, [max(-1.0, centre - half), min(1.0, centre + half)]
 
 
 def ratio(name: str, successes: int, trials: int) -> dict[str, Any]:

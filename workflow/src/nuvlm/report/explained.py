@@ -17,6 +17,8 @@ CHANGES = {
     "electron_after_gap": "with the electron's shower after a gap",
     "photons_after_gap": "with a wider gap before the photons' shower",
     "photons_at_vertex": "with the photons' shower at the vertex",
+    "electron_again": "with another shower of the electron",
+    "photons_again": "with another shower of the photons",
 }
 """Kinds of counterfactual events (nuvlm.simulation.counterfactuals)."""
 CLAIMED = {
@@ -91,7 +93,7 @@ def _answers(answers: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[str]:
         known = [(model, one) for model, one in zip(answers, rows, strict=True) if one["follows"]["n"] >= FEW]
         clauses = [
             f"{title(model)} {percent(one['follows']['value'])} {percents(one['follows']['interval'])} of "
-            f"{one['follows']['n']}" + ("" if row["rises"] else f" ({_called(one, 'nc')})")
+            f"{one['follows']['n']}{_details(one)}"
             for model, one in known
         ]
         if clauses:
@@ -103,8 +105,15 @@ def _answers(answers: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[str]:
             )
 
 
-def _called(row: Mapping[str, Any], name: str) -> str:
-    return f"{percent(row['answers_after'][name] / row['follows']['n'])} {PLAIN[name]}"
+def _details(row: Mapping[str, Any]) -> str:
+    """How many are called NC then, and how many change if the shower is drawn again."""
+    parts = [] if row["rises"] else [f"{percent(row['answers_after']['nc'] / row['follows']['n'])} {PLAIN['nc']}"]
+    if row["control"]["n"]:
+        parts.append(
+            f"with another seed {percent(row['control']['value'])}, difference "
+            f"{_points(row['beyond_control'], row['beyond_control_interval'])}"
+        )
+    return f" ({'; '.join(parts)})" if parts else ""
 
 
 def _claims(model: str, kinds: Mapping[str, Any]) -> Iterator[str]:

@@ -17,7 +17,7 @@ from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import title
 from nuvlm.report.explained import CHANGES
 from nuvlm.report.names import COUNTERFACTUALS, KINDS, figure_name, words
-from nuvlm.report.style import COLOURS, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure, use_reduced_fonts
+from nuvlm.report.style import COLOURS, INK, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure, use_reduced_fonts
 from nuvlm.report.wording import STATEMENTS as STATEMENT_TITLES
 
 logger = logging.getLogger(__name__)
@@ -377,7 +377,7 @@ def _claims(claims: Mapping[str, Any], path: Path) -> None:
 
 
 def _counterfactuals(answers: Mapping[str, Sequence[Mapping[str, Any]]], path: Path) -> None:
-    """Fraction of the answers that follow each change, of each model, with Clopper-Pearson intervals."""
+    """Fraction of the answers that follow each change, of each model, with Clopper-Pearson intervals; the control."""
     rows = next(iter(answers.values()))
     places = np.arange(len(rows), dtype=np.float64)[::-1]
     with new_figure(7.6, 1 + 0.16 * len(rows) * (len(answers) + 1)) as (figure, ax):
@@ -395,6 +395,13 @@ def _counterfactuals(answers: Mapping[str, Sequence[Mapping[str, Any]]], path: P
                 color=MODEL_COLOURS[i % len(MODEL_COLOURS)],
                 label=title(model),
             )
+            controls = [
+                (row["control"]["value"], place + offset)
+                for place, row in zip(places, of_model, strict=True)
+                if row["control"]["n"]
+            ]
+            label = "control: its shower drawn again" if i == 0 else None
+            ax.plot(*np.array(controls).reshape(-1, 2).T, "|", color=INK, markersize=7, label=label)
         names = [
             f"{LABELS[row['truth']]} {CHANGES[row['kind']]}:\n"
             f"{'to' if row['rises'] else 'from'} {LABELS[row['tracked']]}"

@@ -536,6 +536,11 @@ class FollowingAnswers(Part):
     """Of all pairs, answered with `tracked` when changed."""
     follows: Share
     """Of the answers that the change argues against, those that change from, or to, `tracked`."""
+    control: Share
+    """Of these answers, for events whose shower is also drawn again, those that change so with that."""
+    beyond_control: float | None
+    """`follows` minus `control`, of the events of `control`."""
+    beyond_control_interval: Interval
     changed: Share
     """Of all pairs, another answer."""
     answers_after: dict[str, Count]

@@ -26,8 +26,8 @@ from nuvlm.workflow.study import DEFAULTS
 
 SUFFIX = "_systematics"
 SECTION = "systematics"
-BLOCK_EVENTS = 500
-"""Test events per block. Shards have too few for a job each, so a block joins several."""
+BLOCK_EVENTS = 2000
+"""Test events per block. A job of a block and variation takes some seconds to start, so a block joins many shards."""
 
 
 def read_nuisances(path: Path) -> Systematics:

@@ -7,7 +7,7 @@ from pathlib import Path
 from nuvlm.dataset.pixelmaps import check_images
 from nuvlm.models.bdt.features import Scale, features
 from nuvlm.models.bdt.model import load_trees
-from nuvlm.models.classifier.classification import classify_images
+from nuvlm.models.classifier.classification import Loaded, classify_images
 from nuvlm.models.jobs import ClassificationJob
 from nuvlm.models.memory import process_peak_mb
 from nuvlm.models.power import EnergyMeter
@@ -38,19 +38,8 @@ def classify_bdt(
     """
     start = time.perf_counter()
     trees = load_trees(model)
-    load_seconds = time.perf_counter() - start
+    seconds = time.perf_counter() - start
     settings = check_images(stores, model / "training.json")
     scale = Scale.of(settings)
-    classify_images(
-        lambda images: trees.logits(features(images, scale)),
-        events,
-        stores,
-        outputs,
-        part=part,
-        settings=settings,
-        batch_size=batch_size,
-        device="CPU",
-        load_seconds=load_seconds,
-        meter=EnergyMeter,
-        peak_memory_mb=process_peak_mb,
-    )
+    loaded = Loaded(lambda images: trees.logits(features(images, scale)), "CPU", seconds, EnergyMeter, process_peak_mb)
+    classify_images(loaded, events, stores, outputs, part=part, settings=settings, batch_size=batch_size)

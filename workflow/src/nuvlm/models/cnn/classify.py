@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 
 from nuvlm.dataset.pixelmaps import check_images
-from nuvlm.models.classifier.classification import Network, classify_images
+from nuvlm.models.classifier.classification import Loaded, Network, classify_images
 from nuvlm.models.classifier.network import logits_of
 from nuvlm.models.cnn.network import load_cnn, read_card
 from nuvlm.models.cnn.runtime import load_exported
@@ -56,19 +56,10 @@ def classify_cnn(
     settings = check_images(stores, model / "training.json")
     start = time.perf_counter()
     network, device = _load_torch(model, threads) if export is None else _load_exported(model, export, threads)
-    classify_images(
-        network,
-        events,
-        stores,
-        outputs,
-        part=part,
-        settings=settings,
-        batch_size=batch_size,
-        device=device,
-        load_seconds=time.perf_counter() - start,
-        meter=partial(energy_meter, choose_device() if export is None else torch.device("cpu")),
-        peak_memory_mb=peak_memory_mb,
-    )
+    seconds = time.perf_counter() - start
+    meter = partial(energy_meter, choose_device() if export is None else torch.device("cpu"))
+    loaded = Loaded(network, device, seconds, meter, peak_memory_mb)
+    classify_images(loaded, events, stores, outputs, part=part, settings=settings, batch_size=batch_size)
 
 
 def _load_torch(model: Path, threads: int) -> tuple[Network, str]:

@@ -40,28 +40,18 @@ def classify_with(load: "Load", job: ClassificationJob) -> None:
     import torch
 
     from nuvlm.dataset.pixelmaps import check_images
-    from nuvlm.models.classifier.classification import classify_images
+    from nuvlm.models.classifier.classification import Loaded, classify_images
     from nuvlm.models.classifier.network import logits_of
     from nuvlm.models.devices import choose_device, device_name, energy_meter, peak_memory_mb
 
     torch.set_num_threads(job.threads)
     settings = check_images(job.stores, job.folder / "training.json", job.zoom)
     device, start = choose_device(), time.perf_counter()
-    network = load(device)
-
-    classify_images(
-        logits_of(network, device),
-        job.events,
-        job.stores,
-        job.outputs,
-        part=job.part,
-        settings=settings,
-        batch_size=job.settings["batch_size"],
-        device=device_name(device),
-        load_seconds=time.perf_counter() - start,
-        meter=partial(energy_meter, device),
-        peak_memory_mb=peak_memory_mb,
-    )
+    network = logits_of(load(device), device)
+    seconds = time.perf_counter() - start
+    loaded = Loaded(network, device_name(device), seconds, partial(energy_meter, device), peak_memory_mb)
+    size = job.settings["batch_size"]
+    classify_images(loaded, job.events, job.stores, job.outputs, part=job.part, settings=settings, batch_size=size)
 
 
 def explain_with(load: "Load", job: ExplanationJob) -> None:
@@ -71,7 +61,8 @@ def explain_with(load: "Load", job: ExplanationJob) -> None:
     from nuvlm.dataset.pixelmaps import check_images
     from nuvlm.models.classifier.saliency import explain_classifier
     from nuvlm.models.devices import choose_device
-    from nuvlm.models.head.saliency import AT_ONCE, cell_pixels, occlusion
+    from nuvlm.models.head.cells import cell_pixels
+    from nuvlm.models.head.saliency import AT_ONCE, occlusion
 
     torch.set_num_threads(job.threads)
     images = check_images(job.stores, job.folder / "training.json", job.zoom)

@@ -12,18 +12,12 @@ from torch import Tensor
 from torch.nn.functional import avg_pool2d, interpolate
 
 from nuvlm.models.classifier.network import ImageClassifier
+from nuvlm.models.head.cells import cell_pixels
 
 Score = Callable[[Tensor, Tensor], Tensor]
 """From uint8 (n, views, size, size) and the index of a class of each event to (n,) log-probabilities."""
-CELLS = 8
-"""Cells along a side of a view."""
 AT_ONCE = 64
 """Pictures with a black cell in one pass, where nothing else is asked for."""
-
-
-def cell_pixels(size: int) -> int:
-    """Side of a cell of views of `size` pixels."""
-    return -(-size // CELLS)
 
 
 def occlusion(network: ImageClassifier, grey: Tensor, classes: Tensor, *, at_once: int = AT_ONCE) -> Tensor:
