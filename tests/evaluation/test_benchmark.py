@@ -79,7 +79,7 @@ def test_the_definition_agrees_with_the_program_and_the_configuration(tmp_path: 
 
 def test_test_events_are_the_first_of_each_class(small: tuple[Definition, pd.DataFrame]) -> None:
     definition, truth = small
-    assert truth["event"].tolist() == [f"v1-{i:05d}" for i in range(300)]
+    assert truth["event"].tolist() == [f"v2-{i:05d}" for i in range(300)]
     assert of_test(truth)["class"].value_counts().to_dict() == dict.fromkeys(CLASSES, PER_CLASS)
     for _, rows in truth.groupby("class"):
         assert (rows["split"] == "test").tolist() == [i < PER_CLASS for i in range(len(rows))]
@@ -106,7 +106,7 @@ def test_another_truth_is_refused_by_name(small: tuple[Definition, pd.DataFrame]
     read = read_truth(tmp_path, ready)
     pd.testing.assert_frame_equal(read, truth[list(read)], check_dtype=False)
     (tmp_path / TRUTH).write_bytes(content.replace(b"numu_cc", b"nc", 1))
-    with pytest.raises(InputError, match=r"truth\.csv is not that of version 1 .*simulation, its settings or the file"):
+    with pytest.raises(InputError, match=r"truth\.csv is not that of version 2 .*simulation, its settings or the file"):
         read_truth(tmp_path, ready)
 
 
@@ -114,20 +114,20 @@ def test_another_truth_is_refused_by_name(small: tuple[Definition, pd.DataFrame]
     ("edit", "message"),
     [
         (lambda lines: [], "is empty. Give a line for each of the 120 test events"),
-        (lambda lines: lines[1:], r"1 of 120 test events are missing, the first is v1-0.*Add them"),
-        (lambda lines: [*lines, lines[3]], "line 121: event v1-0.* was in line 4. Leave one"),
+        (lambda lines: lines[1:], r"1 of 120 test events are missing, the first is v2-0.*Add them"),
+        (lambda lines: [*lines, lines[3]], "line 121: event v2-0.* was in line 4. Leave one"),
         (lambda lines: [*lines[:2], "{", *lines[3:]], "line 3: not JSON"),
         (lambda lines: ["[1]", *lines[1:]], "line 1: not a JSON object"),
-        (lambda lines: ['{"event": "v1-00000", "event": "v1-00001", "text": ""}'], "line 1: .*twice"),
+        (lambda lines: ['{"event": "v2-00000", "event": "v2-00001", "text": ""}'], "line 1: .*twice"),
         (lambda lines: [lines[0].replace('"text"', '"txt"')], 'line 1: "text": Field required'),
         (lambda lines: [lines[0].replace("}", ', "model": "x"}')], 'line 1: "model": Extra inputs'),
         (lambda lines: [*lines[:4], json.dumps({"event": 17, "text": ""})], 'line 5: "event": .* string'),
-        (lambda lines: [json.dumps({"event": "v1-00000", "text": None})], 'line 1: "text": .* string'),
-        (lambda lines: [json.dumps({"event": "v1-00000", "text": "x" * 10_001})], "line 1: .*10000 characters"),
-        (lambda lines: [lines[0].replace("v1-", "v2-")], "line 1: event 'v2-0.*another version.*this is version 1"),
-        (lambda lines: [lines[0].replace("v1-0", "v1-9")], "line 1: event 'v1-9.* is unknown"),
+        (lambda lines: [json.dumps({"event": "v2-00000", "text": None})], 'line 1: "text": .* string'),
+        (lambda lines: [json.dumps({"event": "v2-00000", "text": "x" * 10_001})], "line 1: .*10000 characters"),
+        (lambda lines: [lines[0].replace("v2-", "v1-")], "line 1: event 'v1-0.*another version.*this is version 2"),
+        (lambda lines: [lines[0].replace("v2-0", "v2-9")], "line 1: event 'v2-9.* is unknown"),
         (lambda lines: [json.dumps({"event": "first", "text": ""})], "line 1: event 'first' is unknown"),
-        (lambda lines: [json.dumps({"event": "v1-00299", "text": ""})], "line 1: event 'v1-00299' is for practice"),
+        (lambda lines: [json.dumps({"event": "v2-00299", "text": ""})], "line 1: event 'v2-00299' is for practice"),
         (lambda lines: [json.dumps(json.loads(lines[0]) | {"class": "tau"})], "line 1: .*'tau' is none of nue_cc"),
         (lambda lines: [lines[0], json.dumps({k: v for k, v in json.loads(lines[1]).items() if k != "class"})],
          "line 2: .*some events only"),
@@ -260,8 +260,8 @@ def test_texts_of_a_run_are_those_about_the_same_events(small: tuple[Definition,
     assert found["text"].tolist() == [f"Event {int(name[3:])}: nominal." for name in found["event"]]
     assert set(found["class"]) == {"nc"}
     write_table(run / "explanations" / "vlm" / "0.parquet", explained[explained["event_id"] != 0])
-    with pytest.raises(InputError, match=r"has no explanation of v1-00000\. Make them"):
+    with pytest.raises(InputError, match=r"has no explanation of v2-00000\. Make them"):
         texts_of_run(run, "vlm", truth, definition, WORDS)
     write_table(run / "events.parquet", simulated(seed=6))
-    with pytest.raises(InputError, match=r"mine: event v1-0.* is not that of the benchmark"):
+    with pytest.raises(InputError, match=r"mine: event v2-0.* is not that of the benchmark"):
         texts_of_run(run, "vlm", truth, definition, WORDS)

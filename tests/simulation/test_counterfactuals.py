@@ -85,6 +85,17 @@ def test_gap_of_photons_is_closed_and_opened() -> None:
     assert not [kind for kind in made(ELECTRON, PION_ZERO) if kind.startswith("photons") or "photons" in kind]
 
 
+def test_photons_of_an_eta_are_changed_and_those_of_the_nucleus_are_not() -> None:
+    pair = (Particle.of(22, np.array([250.0, 0.0, 300.0])), Particle.of(22, np.array([-250.0, 50.0, 200.0])))
+    blip = Particle.of(22, np.array([0.0, 4.0, 2.0]))
+    found = made(PROTON, *pair, blip)
+    whole = found[AS_SIMULATED]
+    assert found["without_photons"].particles == (PROTON, blip)
+    for kind in ("without_photons", "photons_after_gap", "photons_at_vertex"):
+        assert of(found[kind], blip) == of(whole, blip)
+    assert of(found["photons_after_gap"], pair[0]) != of(whole, pair[0])
+
+
 @pytest.mark.parametrize(("shower", "name"), [(ELECTRON, "electron"), (PION_ZERO, "photons")])
 def test_the_control_is_another_shower_with_the_same_gap(shower: Particle, name: str) -> None:
     found = made(PROTON, shower)

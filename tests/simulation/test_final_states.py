@@ -1,22 +1,23 @@
-"""The sampler of final states, against the GENIE averages that it is made from and against kinematics."""
+"""The sampler of final states, against the GENIE averages that it is made from, measured rates, and kinematics."""
+
+from collections import Counter
 
 import numpy as np
 import pytest
 
+from nuvlm.detector.geometry import Detector
+from nuvlm.detector.voxels import MODES
 from nuvlm.simulation import final_states
 from nuvlm.simulation.final_states import MASS_MEV, FinalState, Particle, sample_final_state
+from nuvlm.simulation.transport import argon_box
+from nuvlm.simulation.validation import inelasticity_quartiles, sampler_table
 
-# GENIE on argon: mean number of p (above 20 MeV), n, pi+-, pi0 in bins of neutrino energy, GeV.
-GENIE = {
-    (1.5, 3, True): (1.7, 2.0, 0.55, 0.22),
-    (1.5, 3, False): (1.4, 2.3, 0.46, 0.37),
-    (3, 5, True): (1.7, 2.1, 0.73, 0.36),
-    (3, 5, False): (1.6, 2.3, 0.71, 0.48),
-    (5, 10, True): (1.8, 2.1, 1.2, 0.62),
-    (5, 10, False): (1.5, 2.1, 1.1, 0.63),
-}
-NC_PION_ZERO = {(1.5, 3): (0.32, 0.12), (3, 5): (0.39, 0.18), (5, 10): (0.47, 0.28)}
 LEPTONS = (11, 13)
+# charge, baryon number, strangeness
+NUMBERS = {
+    2212: (1, 1, 0), 2112: (0, 1, 0), 211: (1, 0, 0), -211: (-1, 0, 0), 111: (0, 0, 0), 22: (0, 0, 0),
+    3122: (0, 1, -1), 3222: (1, 1, -1), 3112: (-1, 1, -1), 321: (1, 0, 1), 310: (0, 0, 1), 130: (0, 0, 1),
+}  # fmt: skip
 
 
 def sample(n: int, seed: int = 1, **kwargs: object) -> list[FinalState]:
@@ -26,36 +27,34 @@ def sample(n: int, seed: int = 1, **kwargs: object) -> list[FinalState]:
 
 @pytest.fixture(scope="module")
 def beam() -> list[FinalState]:
-    return sample(4000)
+    return sample(6000)
 
 
 def total_momentum(particles: list[Particle]) -> np.ndarray:
     return np.array([[p.px, p.py, p.pz] for p in particles]).sum(axis=0)
 
 
-@pytest.mark.parametrize(("low", "high", "is_cc"), GENIE)
-def test_multiplicities_are_those_of_genie(low: float, high: float, is_cc: bool) -> None:
-    states = sample(2000, energy_gev=(low, high), cc_fraction=float(is_cc))
-    for pdgs, expected in zip(((2112,), (211, -211), (111,)), GENIE[low, high, is_cc][1:], strict=True):
-        mean = np.mean([sum(p.pdg in pdgs for p in state.particles) for state in states])
-        # 15 % for the sampler, the rest for the statistics.
-        assert mean == pytest.approx(expected, rel=0.15 + 2 / np.sqrt(expected * len(states))), pdgs
-    protons = np.mean([sum(p.pdg == 2212 and p.kinetic > 20 for p in state.particles) for state in states])
-    assert protons == pytest.approx(GENIE[low, high, is_cc][0], rel=0.15)
+def share(states: list[FinalState], *pdgs: int) -> float:
+    return float(np.mean([any(p.pdg in pdgs for p in state.particles) for state in states]))
 
 
-@pytest.mark.parametrize(("low", "high"), NC_PION_ZERO)
-def test_neutral_pions_of_neutral_currents(low: float, high: float) -> None:
-    states = sample(3000, energy_gev=(low, high), cc_fraction=0.0)
-    energies = [max((p.energy for p in state.particles if p.pdg == 111), default=0.0) for state in states]
-    some, hard = NC_PION_ZERO[low, high]
-    assert np.mean(np.array(energies) > 0) == pytest.approx(some, abs=0.05)
-    assert np.mean(np.array(energies) > 500) == pytest.approx(hard, abs=0.07)
+def test_averages_are_those_of_genie_within_their_errors() -> None:
+    """Multiplicities, pi0 and inelasticity of every current and energy bin; the seed is not that of the tuning."""
+    rows = [*sampler_table(1200, seed=5), inelasticity_quartiles(4000)]
+    checks = {f"{row.name}: {name}": check for row in rows for name, check in row.checks.items()}
+    assert len(checks) == 47
+    assert [name for name, check in checks.items() if not check.passed] == []
+    # The sampler is tuned to GENIE's numbers, which are chosen by chance: less than the number of averages.
+    assert sum(row.chi2 for row in rows) < len(checks) + 2 * np.sqrt(2 * len(checks))
 
 
-def test_inelasticity_has_the_quartiles_of_genie(beam: list[FinalState]) -> None:
-    quartiles = np.quantile([state.inelasticity for state in beam], [0.25, 0.5, 0.75])
-    np.testing.assert_allclose(quartiles, [0.18, 0.38, 0.65], atol=0.035)
+def test_drawn_multiplicities_alone_are_not_genies(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The comparison sees what kinematics takes away: tables of GENIE's own averages fail it."""
+    for name, values in ((211, (0.0, 0.28, 0.55, 0.73, 1.2, 1.4)), (2212, (1.0, 1.4, 1.7, 1.7, 1.8, 1.8))):
+        monkeypatch.setitem(final_states.MULTIPLICITY[True], name, values)
+    first = sampler_table(500)[0]
+    assert first.name == "CC, 0.5-1.5"
+    assert not (first.checks["p"].passed and first.checks["pi+-"].passed)
 
 
 def test_beam_is_even_in_flavour_flat_in_energy_and_three_quarters_charged(beam: list[FinalState]) -> None:
@@ -81,17 +80,115 @@ def test_charged_currents_have_their_lepton_with_the_energy_that_y_leaves(beam: 
 def test_every_particle_is_on_its_mass_shell(beam: list[FinalState]) -> None:
     for particle in (p for state in beam for p in state.particles):
         square = particle.energy**2 - particle.px**2 - particle.py**2 - particle.pz**2
-        assert square == pytest.approx(MASS_MEV[particle.pdg] ** 2, abs=1e-6 * particle.energy**2)
+        assert square == pytest.approx(MASS_MEV[abs(particle.pdg)] ** 2, abs=1e-6 * particle.energy**2)
 
 
 def test_hadrons_share_the_energy_transfer_but_for_binding(beam: list[FinalState]) -> None:
+    """Mesons and photons with their whole energy, baryons with what they have beyond the struck nucleon."""
     for state in beam:
         hadrons = [p for p in state.particles if p.pdg not in LEPTONS]
-        nucleons = sum(p.pdg in (2112, 2212) for p in hadrons)
-        shared = sum(p.kinetic if p.pdg in (2112, 2212) else p.energy for p in hadrons)
-        missing = 1e3 * state.inelasticity * state.nu_energy - shared
-        # The proton-neutron mass difference is not followed through.
-        assert missing == pytest.approx(final_states.BINDING_MEV * nucleons, abs=1.5)
+        baryons = [p for p in hadrons if NUMBERS[p.pdg][1]]
+        # A hyperon and a kaon have the charge of the nucleon that was struck.
+        strange = sum(NUMBERS[p.pdg][0] for p in hadrons if NUMBERS[p.pdg][2])
+        struck = MASS_MEV[2212 if strange else 2112]
+        rest = sum(MASS_MEV[p.pdg] if not NUMBERS[p.pdg][2] else struck for p in baryons)
+        missing = 1e3 * state.inelasticity * state.nu_energy - (sum(p.energy for p in hadrons) - rest)
+        assert missing == pytest.approx(final_states.BINDING_MEV * len(baryons), abs=1e-5)
+        assert state.mode == MODES["COH"] or baryons
+
+
+def test_strangeness_is_produced_in_pairs_and_vanishes_together(beam: list[FinalState]) -> None:
+    strange = [state for state in beam if share([state], 3122, 3222, 3112, 321, 310, 130)]
+    for state in strange:
+        kinds = [p.pdg for p in state.particles if p.pdg in NUMBERS and NUMBERS[p.pdg][2]]
+        assert sum(NUMBERS[pdg][2] for pdg in kinds) == 0
+        assert len(kinds) == 2
+        assert sum(NUMBERS[pdg][0] for pdg in kinds) in (0, 1)
+    assert {p.pdg for state in strange for p in state.particles} > {3122, 3222, 321, 310, 130}
+
+
+def test_strange_particles_have_a_threshold_and_rise_with_energy() -> None:
+    low, middle, high = (sample(1800, energy_gev=bounds) for bounds in ((0.2, 0.9), (2, 3), (6, 10)))
+    assert share(low, 321, 310, 130) == 0
+    assert 0.001 < share(middle, 321, 310, 130) < 0.02 < share(high, 321, 310, 130) < 0.06
+
+
+def test_kaons_and_etas_are_as_frequent_as_microboone_measures() -> None:
+    """Averages over the Booster beam; its interactions below 1 GeV, about half of all, have neither."""
+    kaons, etas = 0.0, 0.0
+    # Mean energy, and share of the interactions: flux times total cross-section.
+    for energy, weight in ((1.2, 0.295), (1.6, 0.145), (2.0, 0.046), (2.8, 0.017), (3.7, 0.014), (4.8, 0.008)):
+        states = sample(1500, energy_gev=(energy, energy), cc_fraction=0.75)
+        kaons += weight * share([state for state in states if state.is_cc], 321)
+        etas += weight * float(
+            np.mean([sum(p.pdg == 22 and p.energy > 15 for p in state.particles) >= 2 for state in states])
+        )
+    # (7.93 +- 4.38) 1e-42 of 7.5e-39 cm2 a nucleon
+    assert kaons == pytest.approx(0.0011, abs=2 * 0.0006)
+    assert kaons > 0.0001
+    # (3.22 +- 1.20) 1e-41 of 1.01e-38 cm2 a nucleon, 39 % of them to two photons
+    assert etas == pytest.approx(0.0013, abs=2 * 0.0005)
+
+
+@pytest.mark.parametrize("is_cc", [True, False])
+def test_coherent_pions(is_cc: bool) -> None:
+    """One forward pion with the lepton, nothing else, little momentum for the nucleus, at the measured rate."""
+    states = sample(6000, energy_gev=(4.8, 5.0), cc_fraction=float(is_cc))
+    coherent = [state for state in states if state.mode == MODES["COH"]]
+    # Neutral currents: 7.8e-39 cm2 at A = 48 (MINOS), scaled by A^(2/3), of 4.9e-37; charged: twice that, of 1.48e-36.
+    expected = 0.0093 if is_cc else 0.014
+    assert len(coherent) / len(states) == pytest.approx(expected, abs=3 * np.sqrt(expected / len(states)))
+    transfer = []
+    for state in coherent:
+        *lepton, pion = state.particles
+        assert pion.pdg == (211 if is_cc else 111)
+        assert [p.pdg for p in lepton] == ([state.nu_pdg - 1] if is_cc else [])
+        assert sum(p.energy for p in state.particles) == pytest.approx(
+            1e3 * state.nu_energy * (1 if is_cc else state.inelasticity), rel=1e-9
+        )
+        if is_cc:
+            transfer.append(np.linalg.norm(total_momentum(list(state.particles)) - [0, 0, 1e3 * state.nu_energy]))
+    angles = np.degrees(
+        [np.arctan2(np.hypot(s.particles[-1].px, s.particles[-1].py), s.particles[-1].pz) for s in coherent]
+    )
+    assert np.median(angles) < 15
+    if is_cc:
+        # |t| falls with a slope of R^2 / 3: a root mean square of 100 MeV, plus the least one.
+        assert 80 < np.sqrt(np.mean(np.square(transfer))) < 170
+
+
+def test_coherent_pions_need_their_mass_and_that_of_the_lepton() -> None:
+    for share in final_states.COHERENT_SHARE.values():
+        assert share[0] == 0
+    assert 1e3 * final_states.COHERENT_GEV[0] > MASS_MEV[13] + MASS_MEV[211]
+    rng = np.random.default_rng(1)
+    low = 1e3 * final_states.COHERENT_GEV[0]
+    for _ in range(20):
+        y, (_, lepton, (pion,)) = final_states._sample_coherent(rng, low, MASS_MEV[13], True)
+        assert np.hypot(np.linalg.norm(lepton), MASS_MEV[13]) + pion.energy == pytest.approx(low)
+        assert y == pytest.approx(pion.energy / low)
+
+
+def test_photons_of_the_nucleus(beam: list[FinalState]) -> None:
+    """After a quasi-elastic scattering two of three have one, of some MeV; others one of seven."""
+    for quasi_elastic, expected in ((True, 0.68), (False, 0.14)):
+        states = [s for s in beam if s.mode != MODES["COH"] and (s.mode == MODES["QE"]) == quasi_elastic]
+        photons = [[p.energy for p in s.particles if p.pdg == 22 and p.energy < 9.1] for s in states]
+        assert np.mean([len(of) >= 1 for of in photons]) == pytest.approx(expected, abs=3 * 0.5 / np.sqrt(len(states)))
+    energies = np.concatenate(photons)
+    assert 0.3 < energies.min() < 1.5
+    assert np.median(energies) == pytest.approx(3.1, abs=0.3)
+
+
+def test_photons_of_an_eta_have_its_mass() -> None:
+    states = [
+        s for s in sample(2500, energy_gev=(5, 10)) if sum(p.pdg == 22 and p.energy > 20 for p in s.particles) == 2
+    ]
+    assert len(states) > 25
+    for state in states:
+        pair = [p for p in state.particles if p.pdg == 22 and p.energy > 20]
+        square = sum(p.energy for p in pair) ** 2 - np.sum(total_momentum(pair) ** 2)
+        assert square == pytest.approx(MASS_MEV[221] ** 2, rel=1e-6)
 
 
 def test_hadrons_balance_the_lepton_across_the_beam(beam: list[FinalState]) -> None:
@@ -108,6 +205,24 @@ def test_reaction_plane_is_random_and_the_beam_goes_along_z(beam: list[FinalStat
     assert direction[:, 2].mean() > 0.7
 
 
+@pytest.mark.parametrize("pdg", sorted(set(MASS_MEV) - {221}))
+def test_geant4_follows_every_particle_of_the_sampler(pdg: int) -> None:
+    """With the mass that GEANT4 has; the eta, which decays here, is not among them."""
+    box = argon_box(Detector())
+    assert box.knows(pdg)
+    found = 0.0
+    for seed in range(5):
+        particle = Particle.of(pdg, np.array([0.0, 0.0, 400.0]))
+        deposits = box.transport(np.array([0.0, 0.0, 1500.0]), [particle], np.random.default_rng(seed))
+        found += float(deposits.energy_mev.sum())
+        assert deposits.energy_mev.sum() <= particle.energy + 1000
+    assert found > 0
+
+
 def test_same_stream_same_event() -> None:
     assert sample(20, seed=3) == sample(20, seed=3)
     assert sample(20, seed=3) != sample(20, seed=4)
+
+
+def test_modes_are_labels_of_the_shard(beam: list[FinalState]) -> None:
+    assert set(Counter(state.mode for state in beam)) == set(MODES.values()) - {MODES["unknown"]}

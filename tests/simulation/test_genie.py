@@ -406,4 +406,6 @@ def test_an_interaction_that_leaves_nothing_is_a_bad_event(write_genie: WriteGen
 
 
 def test_kinetic_energy_of_any_particle() -> None:
-    assert Particle(321, 0, 0, 300, float(np.hypot(300, 493.7))).kinetic == pytest.approx(np.hypot(300, 493.7) - 493.7)
+    assert Particle(411, 0, 0, 300, float(np.hypot(300, 1869.7))).kinetic == pytest.approx(
+        np.hypot(300, 1869.7) - 1869.7
+    )

@@ -28,7 +28,7 @@ def test_a_small_version_from_its_events_to_scores(tiny_run: Path, tmp_path: Pat
         score.main(["none.jsonl", "--events", str(folder), *texts])
     define(str(error.value).split("Set it to ")[1][:64])
     events.main([str(run), *texts])
-    assert len(list((folder / "maps").glob("v1-*_xz.png"))) == 90
+    assert len(list((folder / "maps").glob("v2-*_xz.png"))) == 90
 
     def scores(baseline: str, *options: str) -> dict:
         out = tmp_path / f"{baseline}.jsonl"
@@ -41,7 +41,7 @@ def test_a_small_version_from_its_events_to_scores(tiny_run: Path, tmp_path: Pat
     assert scores("template")["text"]["understood_share"] == 1
     answered = scores("constant", "--classes", str(tmp_path / "template.jsonl"))
     assert answered["class"] == scores("template")["class"]
-    with pytest.raises(SystemExit, match=r"has no explanation of v1-.*models_from"):
+    with pytest.raises(SystemExit, match=r"has no explanation of v2-.*models_from"):
         scores("vlm")  # the tiny run explains only some events
 
     define(64 * "0")

@@ -304,7 +304,7 @@ def test_the_table_of_the_realistic_detector_varies_its_effects_on_both_sides():
     one, other = ({nuisance.name: nuisance for nuisance in nuisances.nuisances} for nuisances in (default, table))
     assert one.keys() <= other.keys()
     same = {name for name in one if one[name] == other[name]}
-    assert same == {"energy_scale", "diffusion", "nc_pi0", "cc_pion", "pions"}
+    assert same == {"energy_scale", "diffusion", "nc_pi0", "cc_pion"}
     with pytest.raises(InputError, match=r"nuisance lifetime, plus: .*electron_lifetime_us is as in the run"):
         parse_config(values | {"systematics": default.model_dump(mode="json") | block})
 

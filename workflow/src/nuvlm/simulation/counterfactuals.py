@@ -15,12 +15,11 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from nuvlm.detector.geometry import Detector
-from nuvlm.simulation.final_states import ELECTRON, MUON, PION_ZERO, Particle
+from nuvlm.simulation.final_states import ELECTRON, MUON, PHOTON, PION_ZERO, Particle
 
 if TYPE_CHECKING:
     from nuvlm.simulation.transport import ArgonBox, Deposits
 
-PHOTON = 22
 GAP_MM = 200.0
 """Length by which a gap is opened: a photon's mean conversion length, four pixels of 5 cm."""
 LEAST_MEV = 50.0
@@ -54,7 +53,8 @@ CONTROLS = {kind.particles: name for name, kind in KINDS.items() if kind.change 
 NAMES = (AS_SIMULATED, *KINDS)
 """Name of each code in /truth/counterfactuals."""
 PDG = {"electron": (ELECTRON,), "muon": (MUON,), "photons": (PHOTON, PION_ZERO)}
-"""Absolute PDG codes of the primary particles."""
+"""Absolute PDG codes of the primary particles. Those of less energy than :data:`LEAST_MEV`, such as photons of the
+nucleus, are left as they are. Photons of an eta are primary; those of kaons and hyperons are not among these."""
 DTYPE = np.dtype([("event_id", "u8"), ("original", "u8"), ("kind", "u1")])
 """Table /truth/counterfactuals, one row per event: the event that it is the counterfactual of, and an index into
 NAMES. An event as simulated is its own original."""
@@ -94,7 +94,7 @@ def counterfactuals(
     low, high = np.array(detector.box_mm, dtype=np.float64).T
     has_electron = any(abs(particle.pdg) == ELECTRON for particle in particles)
     for kind, (of, change) in KINDS.items():
-        rows = [i for i, particle in enumerate(particles) if abs(particle.pdg) in PDG[of]]
+        rows = [i for i, p in enumerate(particles) if abs(p.pdg) in PDG[of] and p.energy >= LEAST_MEV]
         if (of == "photons" and has_electron) or _energy([each[i] for i in rows]) < LEAST_MEV:
             continue
         if change == "left out":

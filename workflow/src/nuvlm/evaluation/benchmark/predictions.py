@@ -15,7 +15,7 @@ from nuvlm.evaluation.benchmark.definition import Definition
 
 LONGEST = 10_000
 """Characters of a text, at most."""
-EXAMPLE = '{"event": "v1-00017", "class": "nc", "text": "A track of 30 cm stops in the detector."}'
+EXAMPLE = '{"event": "v2-00017", "class": "nc", "text": "A track of 30 cm stops in the detector."}'
 
 
 class Prediction(Settings):
