@@ -100,8 +100,8 @@ def simulate_shard(
         on_bad_event: a GENIE entry that cannot be used stops the job (`error`) or is left out and counted (`skip`).
         recombination: turns the energy of each step into visible energy.
         with_counterfactuals: write each event with its counterfactuals, numbered from :data:`IDS` times its id. Their
-            random numbers differ from those of a run without them, so that no
-            model was trained on these events with sampled final states.
+            random numbers differ from those of a run without them: no model was trained on these events, if their final
+            states are sampled.
         cosmics: muons of cosmic rays that are added; without them, the events are the same in all else.
         only: ids of the events to simulate, in rising order; None for all.
 
