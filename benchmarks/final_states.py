@@ -14,11 +14,11 @@ import time
 import numpy as np
 
 from nuvlm.simulation import final_states
-from nuvlm.simulation.validation import Check, SamplerRow, sampler_table
+from nuvlm.simulation.checks import Check
+from nuvlm.simulation.genie_averages import SPECIES, SamplerRow, sampler_table
 
 DAMPING = 0.7
 """Less than 1, as averages have statistical errors."""
-SPECIES = {"p": final_states.PROTON, "n": final_states.NEUTRON, "pi+-": final_states.PION_PLUS, "pi0": 111}
 
 
 def extrapolated(table: list[float]) -> tuple[float, ...]:
@@ -30,9 +30,8 @@ def extrapolated(table: list[float]) -> tuple[float, ...]:
 
 def improve(rows: list[SamplerRow]) -> None:
     """Multiply the nodes that stand for GENIE's bins; the first one is not known from GENIE."""
-    by_name = {row.name: row.checks for row in rows}
-    for is_cc, current in ((True, "CC"), (False, "NC")):
-        bins = [checks for name, checks in by_name.items() if name.startswith(current)]
+    for is_cc in (True, False):
+        bins = [row.checks for row in rows if row.is_cc is is_cc]
         for name, pdg in SPECIES.items():
             final_states.MULTIPLICITY[is_cc][pdg] = scaled(final_states.MULTIPLICITY[is_cc][pdg], bins, name)
     final_states.NC_PION_ZERO = scaled(final_states.NC_PION_ZERO, bins, "P(pi0)")

@@ -9,7 +9,8 @@ import numpy as np
 import pytest
 
 from nuvlm.simulation import expected
-from nuvlm.simulation.validation import BEGIN, END, Check, Curve, Results, losses, page, photon_cross_sections
+from nuvlm.simulation.checks import Check
+from nuvlm.simulation.validation import BEGIN, END, Curve, Results, losses, page, photon_cross_sections
 
 
 @pytest.mark.parametrize(

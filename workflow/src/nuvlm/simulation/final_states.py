@@ -1,8 +1,8 @@
 """Sampler of final states of neutrino interactions on argon, for use without GENIE.
 
 It is not a generator. It reproduces averages of 15,665 GENIE interactions on argon (DUNE FHC flux): multiplicities
-against energy, the inelasticity and the frequency of neutral pions, connected by kinematics. Rare processes are added
-at measured rates, or at those of GENIE. docs/simulation.md has the sources, and lists what is left out.
+against energy, the inelasticity and the frequency of neutral pions, connected by kinematics. Rare processes are added.
+docs/simulation.md has the sources of their rates, of which some are estimates, and lists what is left out.
 """
 
 import math
@@ -80,8 +80,8 @@ TRANSVERSE_MEV = 300.0
 
 COHERENT_GEV = (0.3, 0.8, 2.7, 4.9, 9.6)
 COHERENT_SHARE = {True: (0.0, 0.003, 0.0071, 0.0093, 0.0094), False: (0.0, 0.005, 0.011, 0.014, 0.014)}
-"""Coherent pion production, as a share of all interactions, keyed by is_cc: measured cross-sections over the total
-ones of GENIE 2.10 (docs/simulation.md)."""
+"""Coherent pion production, as a share of the interactions of a current, keyed by is_cc: measured cross-sections over
+the total ones of GENIE 2.10 (docs/simulation.md)."""
 AXIAL_MEV = 1000.0
 """Axial mass of the form factor in coherent production."""
 COHERENT_SLOPE = (40 ** (1 / 3) / 197.327) ** 2 / 3
@@ -91,8 +91,8 @@ HYPERON, HYPERON_LOG = 0.022, 0.042
 CHARGED_SIGMA = 1 / 3
 """Share of Sigma+ or Sigma- among hyperons; Sigma0, which decays to Lambda at once, counts as Lambda. Estimate."""
 ETA_PROBABILITY = 0.05
-"""Of an eta that decays to two photons, where the hadronic mass allows one: fitted to the measured rate. GENIE decays
-an eta in the final state, so that its averages of pions include the other decays."""
+"""Of an eta that decays to two photons, where the hadronic mass allows one: 0.7 of the measured rate, within its error.
+GENIE decays an eta in the final state, so that its averages of pions include the other decays."""
 PHOTON_PROBABILITY = {True: 0.68, False: 0.14}
 """Of a photon from the remaining nucleus, keyed by whether the scattering is quasi-elastic."""
 PHOTON_MEV = (0.3, 1.5, 2.1, 3.1, 4.4, 6.2, 9.0)
@@ -145,7 +145,7 @@ def sample_final_state(
 
     The lepton's angle follows from Q2 = 2 M E x y with exact kinematics. Nucleons from final-state interactions are
     soft and isotropic. The struck nucleon, pions and other hadrons share the remaining energy transfer, along the
-    remaining momentum transfer, so that lepton and hadrons balance except for the recoil of the nucleus.
+    remaining momentum transfer: energy balances, and momentum across that direction, but for the recoil of the nucleus.
     """
     nu_pdg = 12 if rng.random() < 0.5 else 14
     is_cc = bool(rng.random() < cc_fraction)

@@ -8,11 +8,10 @@ deviates from its reference by more than :data:`DEVIATIONS` combined standard un
 
 import argparse
 import logging
-import math
 import sys
 import time
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from importlib.metadata import version
 from pathlib import Path
 
@@ -27,19 +26,9 @@ from nuvlm.detector.geometry import Detector
 from nuvlm.detector.readout import ARGON_DENSITY
 from nuvlm.detector.voxels import voxelize
 from nuvlm.simulation import expected, nist
-from nuvlm.simulation.final_states import (
-    ELECTRON,
-    MASS_MEV,
-    MUON,
-    NEUTRON,
-    PHOTON,
-    PION_PLUS,
-    PION_ZERO,
-    PROTON,
-    FinalState,
-    Particle,
-    sample_final_state,
-)
+from nuvlm.simulation.checks import DEVIATIONS, Check
+from nuvlm.simulation.final_states import ELECTRON, MASS_MEV, MUON, PHOTON, PROTON, Particle
+from nuvlm.simulation.genie_averages import QUANTITIES, SamplerRow, inelasticity_quartiles, sampler_table
 from nuvlm.simulation.recorder import Recorded
 from nuvlm.simulation.toolkit import DATA, g4
 from nuvlm.simulation.transport import MATERIAL, Deposits, argon_box
@@ -59,35 +48,6 @@ ROUNDING = 1e-7
 """Of single precision."""
 BEGIN, END = "<!-- validation: written by make validate -->", "<!-- end of validation -->"
 
-GENIE_EVENTS = 15_665
-"""Interactions on argon in DUNE's neutrino beam, from which the averages below are (docs/simulation.md)."""
-# fmt: off
-GENIE_RATE = (
-    0.1, 2.5, 9.4, 19.4, 31.2, 41.0, 51.3, 64.4, 74.1, 81.0, 84.7, 82.1, 75.7, 66.3, 52.7, 38.3, 24.6, 14.7, 8.6, 5.6,
-    4.4, 3.8, 3.5, 3.4, 3.2, 3.1, 3.1, 3.0, 3.0, 2.8, 2.9, 2.9, 3.0, 2.9, 3.0, 3.0, 2.9, 3.0, 2.9, 3.1,
-)
-# fmt: on
-"""Interactions from 0 to 10 GeV in steps of 0.25 GeV, per mille of all: the nu_mu flux at DUNE's near detector
-(arXiv 2103.04797) times the total cross-section of GENIE 2.10."""
-GENIE_CC = 0.75
-"""Share of charged currents by the same cross-sections."""
-GENIE_BINS = ((0.5, 1.5), (1.5, 3.0), (3.0, 5.0), (5.0, 10.0))
-"""Neutrino energy, GeV."""
-GENIE_MULTIPLICITY = {
-    True: ((1.4, 1.9, 0.28, 0.10), (1.7, 2.0, 0.55, 0.22), (1.7, 2.1, 0.73, 0.36), (1.8, 2.1, 1.2, 0.62)),
-    False: ((1.0, 2.3, 0.19, 0.23), (1.4, 2.3, 0.46, 0.37), (1.6, 2.3, 0.71, 0.48), (1.5, 2.1, 1.1, 0.63)),
-}
-"""Mean number of p (above 20 MeV), n, charged and neutral pions per bin, keyed by is_cc."""
-GENIE_INELASTICITY = (0.39, 0.40, 0.41, 0.43)
-GENIE_NC_PION_ZERO = ((0.22, 0.05), (0.32, 0.12), (0.39, 0.18), (0.47, 0.28))
-"""P(at least one pi0) and P(one above 0.5 GeV) per bin, neutral current."""
-GENIE_QUARTILES = (0.18, 0.38, 0.65)
-"""Quartiles of the inelasticity of all interactions, published as "about": taken as rounded to 0.05."""
-
-
-DEVIATIONS = 3
-"""A check passes if it deviates by at most this many combined standard uncertainties."""
-
 UNCERTAINTY = {
     "XCOM": 0.01,
     "collision": 0.01,
@@ -98,31 +58,6 @@ UNCERTAINTY = {
     "electron path": 0.02,
 }
 """Relative standard uncertainties of the references. docs/simulation.md says where each comes from."""
-
-
-@dataclass(frozen=True)
-class Check:
-    """A measured quantity and its reference value; of a curve, the point that deviates most."""
-
-    quantity: str
-    unit: str
-    measured: float
-    error: float
-    """Standard error of the sample; 0 for values that GEANT4 computes."""
-    expected: float
-    uncertainty: float
-    """Standard uncertainty of the expected value."""
-    source: str
-    points: int = 1
-
-    @property
-    def deviation(self) -> float:
-        """In combined standard uncertainties."""
-        return abs(self.measured - self.expected) / math.hypot(self.error, self.uncertainty)
-
-    @property
-    def passed(self) -> bool:
-        return self.deviation <= DEVIATIONS
 
 
 @dataclass(frozen=True)
@@ -477,99 +412,6 @@ def interaction_length(results: Results, n: int) -> None:
     results.put(Check(name, "cm", length, float(error), known, uncertainty, "Letaw et al."))
 
 
-@dataclass(frozen=True)
-class SamplerRow:
-    """Sampler and GENIE in one bin."""
-
-    name: str
-    checks: dict[str, Check]
-
-    @property
-    def chi2(self) -> float:
-        return sum(check.deviation**2 for check in self.checks.values())
-
-
-def genie_energies(rng: np.random.Generator, n: int, low: float, high: float) -> tuple[np.ndarray, float]:
-    """Energies of `n` interactions of the GENIE sample between two energies (GeV), and how many it has there."""
-    begins = np.linspace(0, 10, len(GENIE_RATE), endpoint=False)
-    rate = np.where((begins >= low) & (begins < high), GENIE_RATE, 0.0)
-    step = begins[1]
-    energies = rng.choice(begins, n, p=rate / rate.sum()) + rng.uniform(0, step, n)
-    return energies, GENIE_EVENTS * float(rate.sum()) / 1000
-
-
-def sampler_table(n: int, seed: int = 1) -> list[SamplerRow]:
-    """Compare the sampler with GENIE, `n` interactions per current and energy bin, at the energies of GENIE's.
-
-    The uncertainty of a GENIE average is that of its number of interactions, with the spread of the sampler, and the
-    rounding of the published number.
-    """
-    rng = np.random.default_rng(seed)
-    rows = []
-    inelasticity: list[np.ndarray] = []
-    for is_cc in (True, False):
-        for b, (low, high) in enumerate(GENIE_BINS):
-            energies, events = genie_energies(rng, n, low, high)
-            states = [sample_final_state(rng, energy_gev=(e, e), cc_fraction=float(is_cc)) for e in energies.tolist()]
-            found = {name: _multiplicity(states, name) for name in ("p", "n", "pi+-", "pi0")}
-            known: tuple[float, ...] = GENIE_MULTIPLICITY[is_cc][b]
-            if not is_cc:
-                hardest = np.array([_hardest_pion(state) for state in states])
-                found |= {"P(pi0)": hardest > 0, "P(pi0 > 0.5 GeV)": hardest > 500}
-                known += GENIE_NC_PION_ZERO[b]
-            events *= GENIE_CC if is_cc else 1 - GENIE_CC
-            checks = {
-                name: _against_genie(name, np.mean(values), np.std(values), n, value, events)
-                for (name, values), value in zip(found.items(), known, strict=True)
-            }
-            rows.append(SamplerRow(f"{'CC' if is_cc else 'NC'}, {low:g}-{high:g}", checks))
-            inelasticity.append(np.array([state.inelasticity for state in states]))
-    for b, (low, high) in enumerate(GENIE_BINS):
-        charged, neutral = inelasticity[b], inelasticity[b + len(GENIE_BINS)]
-        mean = GENIE_CC * charged.mean() + (1 - GENIE_CC) * neutral.mean()
-        events = genie_energies(rng, 0, low, high)[1]
-        check = _against_genie("mean y", mean, charged.std(), n, GENIE_INELASTICITY[b], events)
-        rows.append(SamplerRow(f"all, {low:g}-{high:g}", {"mean y": check}))
-    return rows
-
-
-def inelasticity_quartiles(n: int) -> SamplerRow:
-    """Compare the quartiles of y, of `n` interactions at the energies of GENIE's."""
-    rng = np.random.default_rng(1)
-    energies, _ = genie_energies(rng, n, 0.25, 10)
-    states = [sample_final_state(rng, energy_gev=(e, e), cc_fraction=GENIE_CC) for e in energies.tolist()]
-    y = np.array([state.inelasticity for state in states])
-    checks = {}
-    for share, known in zip((0.25, 0.5, 0.75), GENIE_QUARTILES, strict=True):
-        # The error of a quantile is that of the share below it, over the density there.
-        low, value, high = np.quantile(y, [share - 0.05, share, share + 0.05])
-        spread = np.sqrt(share * (1 - share)) * (high - low) / 0.1
-        checks[f"{share:.0%}"] = _against_genie("quartile of y", value, spread, n, known, GENIE_EVENTS, 0.05)
-    return SamplerRow("quartiles of y", checks)
-
-
-def _against_genie(
-    name: str, value: float, spread: float, n: int, known: float, events: float, rounding: float | None = None
-) -> Check:
-    # Numbers from 1 on have one digit after the point, others two.
-    rounding = rounding or (0.1 if known >= 1 else 0.01)
-    # A share has the spread of its own value.
-    spread_of_genie = math.sqrt(known * (1 - known)) if name.startswith("P(") else spread
-    uncertainty = math.hypot(spread_of_genie / math.sqrt(events), rounding / math.sqrt(12))
-    return Check(name, "", float(value), float(spread) / math.sqrt(n), known, uncertainty, "GENIE")
-
-
-def _multiplicity(states: list[FinalState], name: str) -> np.ndarray:
-    """(events,)"""
-    kinds = {"p": (PROTON,), "n": (NEUTRON,), "pi+-": (PION_PLUS, -PION_PLUS), "pi0": (PION_ZERO,)}[name]
-    threshold = 20.0 if name == "p" else 0.0
-    return np.array([sum(p.pdg in kinds and p.kinetic > threshold for p in state.particles) for state in states])
-
-
-def _hardest_pion(state: FinalState) -> float:
-    return max((p.energy for p in state.particles if p.pdg == PION_ZERO), default=0.0)
-
-
 def validate(n: int) -> Results:
     """All transport checks, with samples of `n` particles, fewer for slow ones."""
     results = Results()
@@ -607,13 +449,9 @@ def page(results: Results, sampler: Sequence[SamplerRow]) -> str:
         "The sampler, and GENIE in brackets; the last column is the sum of the squared deviations of a row:",
         "",
     ]
-    columns = ("p", "n", "pi+-", "pi0", "P(pi0)", "P(pi0 > 0.5 GeV)", "mean y", "25%", "50%", "75%")
-    lines += [f"| E (GeV) | {' | '.join(columns)} | chi2 |", "|---" * (len(columns) + 2) + "|"]
+    lines += [f"| E (GeV) | {' | '.join(QUANTITIES)} | chi2 |", "|---" * (len(QUANTITIES) + 2) + "|"]
     for row in sampler:
-        cells = [
-            f"{row.checks[name].measured:.2f} ({row.checks[name].expected:.2f})" if name in row.checks else ""
-            for name in columns
-        ]
+        cells = [_in_brackets(row.checks[name]) if name in row.checks else "" for name in QUANTITIES]
         lines.append(f"| {row.name} | {' | '.join(cells)} | {row.chi2:.1f} |")
     worst = max(every, key=lambda check: check.deviation, default=None)
     if worst is not None:
@@ -623,6 +461,11 @@ def page(results: Results, sampler: Sequence[SamplerRow]) -> str:
             f"The largest deviation is {worst.deviation:.1f} combined standard uncertainties.",
         ]
     return "\n".join(lines) + "\n"
+
+
+def _in_brackets(check: Check) -> str:
+    verdict = "" if check.passed else " **FAIL**"
+    return f"{check.measured:.2f} ({check.expected:.2f}){verdict}"
 
 
 def main() -> int:
@@ -656,9 +499,9 @@ def main() -> int:
         "seconds": round(time.monotonic() - start, 1),
         "passed": not failed,
         "deviations_allowed": DEVIATIONS,
-        "checks": [asdict(check) | {"deviation": check.deviation, "passed": check.passed} for check in results.checks],
+        "checks": [check.as_dict() for check in results.checks],
         "curves": {name: {key: a.tolist() for key, a in vars(c).items()} for name, c in results.curves.items()},
-        "sampler": {name: asdict(check) | {"deviation": check.deviation} for name, check in of_sampler.items()},
+        "sampler": {name: check.as_dict() for name, check in of_sampler.items()},
     }
     write_json(arguments.json, value)
     print(tables)
