@@ -3,12 +3,14 @@
 import re
 
 import numpy as np
+import pandas as pd
 import pytest
 
+from nuvlm.base.errors import InputError
 from nuvlm.evaluation.nuisances import Nuisance
 from nuvlm.evaluation.systematics import Varied, measure
 from nuvlm.models.table import title
-from nuvlm.report.systematics import about_nuisance, render_page
+from nuvlm.report.systematics import about_nuisance, check_neutrinos, render_page
 
 READOUT = {"display": {"readout": {"drift_velocity_mm_us": 1.7}}}
 BIRKS = {"input": {"recombination": {"model": "birks"}}}
@@ -36,6 +38,18 @@ def test_every_model_is_drawn_and_named():
     assert figure is not None
     for model in models:
         assert f">{title(model)}<" in figure[0]
+
+
+def test_events_of_another_simulation_are_refused():
+    """Shards of a finished run and those simulated again share ids, whatever version made them."""
+    columns = {"of": "block00000", "event_id": [1, 2], "nu_pdg": 12, "is_cc": 1, "nu_energy": [1.5, np.nan]}
+    nominal = pd.DataFrame(columns)
+    again = nominal.assign(variation="birks_plus")
+    check_neutrinos(again, nominal, "demo")
+    with pytest.raises(InputError, match=r"event 1 has a neutrino of 1.25 GeV with birks_plus.*1.5 GeV in run demo"):
+        check_neutrinos(again.assign(nu_energy=[1.25, np.nan]), nominal, "demo")
+    with pytest.raises(InputError, match="event 1 "):
+        check_neutrinos(again.assign(nu_pdg=[14, 12]), nominal, "demo")
 
 
 @pytest.mark.parametrize(

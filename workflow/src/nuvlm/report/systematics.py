@@ -9,6 +9,7 @@ import pandas as pd
 from markupsafe import Markup
 
 from nuvlm.base.classes import CLASSES, class_codes
+from nuvlm.base.errors import InputError
 from nuvlm.base.files import atomic_path, write_csv, write_json
 from nuvlm.base.settings import flatten
 from nuvlm.dataset.event_table import read_events
@@ -49,13 +50,14 @@ def write_systematics(
         with_own_voxels: variations that act before the voxels.
 
     Raises:
-        InputError: an input is missing or damaged, or see :func:`weights_of`.
+        InputError: an input is missing or damaged, or see :func:`weights_of` and :func:`check_neutrinos`.
     """
     systematics = Systematics.model_validate(config["systematics"])
     table = labelled_events(read_events(events), "test")
     names = table["shard"].map(split_variation)
     table["variation"], table["of"] = names.str[0], names.str[1]
     nominal = table[table["variation"] == NOMINAL].reset_index(drop=True)
+    check_neutrinos(table, nominal, systematics.run)
     weights = weights_of(nominal, {path.stem: path for path in voxels}, detector, systematics.nuisances)
     answers = {model: _answers(table, nominal, parts, weights) for model, parts in predictions.items()}
     found = {
@@ -70,6 +72,32 @@ def write_systematics(
     write_csv(covariance, pd.DataFrame(_covariance_rows(found)))
     with atomic_path(page) as partial:
         partial.write_text(render_page(found), encoding="utf-8")
+
+
+def check_neutrinos(events: pd.DataFrame, nominal: pd.DataFrame, run: str) -> None:
+    """Check that events that were simulated again have the neutrinos of the nominal ones, which another run has made.
+
+    Args:
+        events: of all variations, with `variation` and `of`, the name of the shard without it.
+        nominal: those as they were.
+        run: the other run.
+
+    Raises:
+        InputError: an event has another neutrino; names it.
+    """
+    key, truth = ["of", "event_id"], ["nu_pdg", "is_cc", "nu_energy"]
+    joined = events[[*key, "variation", *truth]].merge(nominal[[*key, *truth]], on=key, suffixes=("", "_nominal"))
+    differs = np.zeros(len(joined), dtype=bool)
+    for name in truth:
+        found, known = joined[name], joined[f"{name}_nominal"]
+        differs |= ~((found == known) | (found.isna() & known.isna())).to_numpy()
+    if differs.any():
+        other = joined[differs].iloc[0]
+        raise InputError(
+            f"event {other['event_id']} has a neutrino of {other['nu_energy']:.6g} GeV with {other['variation']}, and "
+            f"of {other['nu_energy_nominal']:.6g} GeV in run {run}: its events are from another version of the "
+            "simulation. Make that run again, with its voxels, and then this one."
+        )
 
 
 def _answers(
