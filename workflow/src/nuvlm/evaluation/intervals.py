@@ -36,7 +36,7 @@ def fraction(above: np.ndarray, below: np.ndarray) -> dict[str, Any]:
 def paired_difference(first: np.ndarray, second: np.ndarray) -> tuple[float | None, Interval]:
     """Difference of two fractions of the same events, `first` minus `second`, and its interval; None without events.
 
-    The interval is the Wald interval with Laplace's rule: half an event more in each of the four cells (D. G. Bonett
+    The interval is Wald's with one event more in each of the two cells that differ, and two more in all (D. G. Bonett
     and R. M. Price, J. Educ. Behav. Stat. 37 (2012) 479). It has a width where no event or every event differs.
 
     Args:

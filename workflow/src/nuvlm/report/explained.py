@@ -110,7 +110,7 @@ def _details(row: Mapping[str, Any]) -> str:
     parts = [] if row["rises"] else [f"{percent(row['answers_after']['nc'] / row['follows']['n'])} {PLAIN['nc']}"]
     if row["control"]["n"]:
         parts.append(
-            f"with another seed {percent(row['control']['value'])}, difference "
+            f"with another seed {percent(row['control']['value'])} of {row['control']['n']}, difference "
             f"{_points(row['beyond_control'], row['beyond_control_interval'])}"
         )
     return f" ({'; '.join(parts)})" if parts else ""

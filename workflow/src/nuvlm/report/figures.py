@@ -400,7 +400,7 @@ def _counterfactuals(answers: Mapping[str, Sequence[Mapping[str, Any]]], path: P
                 for place, row in zip(places, of_model, strict=True)
                 if row["control"]["n"]
             ]
-            label = "control: its shower drawn again" if i == 0 else None
+            label = "control: its shower drawn again" if i == 0 and controls else None
             ax.plot(*np.array(controls).reshape(-1, 2).T, "|", color=INK, markersize=7, label=label)
         names = [
             f"{LABELS[row['truth']]} {CHANGES[row['kind']]}:\n"

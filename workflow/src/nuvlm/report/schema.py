@@ -537,7 +537,7 @@ class FollowingAnswers(Part):
     follows: Share
     """Of the answers that the change argues against, those that change from, or to, `tracked`."""
     control: Share
-    """Of these answers, for events whose shower is also drawn again, those that change so with that."""
+    """Of these answers, in events that also have a control, those that change in the same way there."""
     beyond_control: float | None
     """`follows` minus `control`, of the events of `control`."""
     beyond_control_interval: Interval
@@ -583,7 +583,7 @@ class SaliencyOnParticle(Part):
 
 
 class Counterfactuals(Part):
-    """Answers, claims and saliency for events with one particle left out or moved (docs/report.md)."""
+    """Answers, claims and saliency for events with one particle left out, moved or drawn again (docs/report.md)."""
 
     conclusions: list[str]
     pairs: dict[str, Count]
