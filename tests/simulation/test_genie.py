@@ -403,6 +403,9 @@ def test_an_interaction_that_leaves_nothing_is_a_bad_event(write_genie: WriteGen
     run.options = {"vertices": "file"}
     with pytest.raises(InputError, match="entry 0 leaves no energy in the detector"):
         run(0, 1, write_genie([Entry(final=((14, 1.9),), code="proc:Weak[NC],QES;")]))
+    # 20 keV, which no display shows.
+    with pytest.raises(InputError, match=r"entry 0 leaves no energy in the detector \(less than 0.04 MeV\)"):
+        run(0, 1, write_genie([Entry(final=((14, 1.9), (22, 2e-5)), code="proc:Weak[NC],QES;")]))
 
 
 def test_kinetic_energy_of_any_particle() -> None:

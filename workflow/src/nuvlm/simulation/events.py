@@ -48,6 +48,9 @@ COUNTERFACTUAL_SEED = 2**64
 """Added to the seed: beyond the seeds of runs."""
 REDRAWS = 1000
 """Maximum number of draws for an interaction that leaves no energy in the detector."""
+LEAST_MEV = 0.04
+"""Energy in the detector; less counts as none, being less than twice the noise of a voxel (config/realistic.yaml). Of a
+neutral current of which only neutrons or a photon of the nucleus come out, one Compton electron may be all."""
 
 FiducialBox = tuple[np.ndarray, np.ndarray]
 """Low and high corner, (3,) each, mm."""
@@ -181,9 +184,9 @@ def simulate(
 ) -> Iterator[Event]:
     """Yield the simulated events, in order, each followed by its counterfactuals if they are asked for.
 
-    An interaction that leaves no energy in the detector (only neutral particles, or particles that leave at once) is
-    drawn again. Particles that GEANT4 cannot track (nuclei above 4He, generator pseudo-particles) are left out and
-    counted. Truth is that of the neutrino; cosmic muons have the table /truth/cosmics.
+    An interaction that leaves less than :data:`LEAST_MEV` in the detector (only neutral particles, or particles that
+    leave at once) is drawn again. Particles that GEANT4 cannot track (nuclei above 4He, generator pseudo-particles) are
+    left out and counted. Truth is that of the neutrino; cosmic muons have the table /truth/cosmics.
 
     Raises:
         InputError: an interaction cannot be used and `on_bad_event` is "error".
@@ -221,11 +224,11 @@ def simulate(
                 of_event = versions(vertex, particles, interaction.rng)
                 # Without a particle that GEANT4 can track, there is no event.
                 original = list(itertools.islice(of_event, 1))
-                if original and len(voxels := visible(original[0].deposits)):
+                if original and (voxels := visible(original[0].deposits)).energy.sum() >= LEAST_MEV:
                     break
                 account.n_empty += 1
             else:
-                defect = "leaves no energy in the detector"
+                defect = f"leaves no energy in the detector (less than {LEAST_MEV} MeV)"
         if defect:
             account.refuse(interaction, defect)
             continue
@@ -296,7 +299,7 @@ class _Account:
         self._refused.append(message)
 
     def log(self) -> None:
-        logger.info("%s draws left no energy in the detector and were drawn again", self.n_empty)
+        logger.info("%s draws left less than %s MeV in the detector and were drawn again", self.n_empty, LEAST_MEV)
         if self._refused:
             logger.warning("%s events left out; the first: %s", len(self._refused), self._refused[0])
         if self._left_out:
