@@ -78,7 +78,7 @@ class Stage:
         return self.jobs * (self.hours or 0) * self.gpus
 
 
-WITH_COUNTERFACTUALS = 3.3
+WITH_COUNTERFACTUALS = 3.35
 """Events with their counterfactuals for each event, of the sampler's final states."""
 
 
