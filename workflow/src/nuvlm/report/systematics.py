@@ -57,7 +57,7 @@ def write_systematics(
     names = table["shard"].map(split_variation)
     table["variation"], table["of"] = names.str[0], names.str[1]
     nominal = table[table["variation"] == NOMINAL].reset_index(drop=True)
-    check_neutrinos(table, nominal, systematics.run)
+    check_neutrinos(table, nominal, str(systematics.run))
     weights = weights_of(nominal, {path.stem: path for path in voxels}, detector, systematics.nuisances)
     answers = {model: _answers(table, nominal, parts, weights) for model, parts in predictions.items()}
     found = {
