@@ -1,6 +1,6 @@
 """The sections on explanations and counterfactual events in sentences, written from the numbers."""
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from nuvlm.evaluation.faithfulness import STATEMENTS, YES_NO
@@ -91,29 +91,26 @@ def _answers(answers: Mapping[str, list[Mapping[str, Any]]]) -> Iterator[str]:
     for rows in zip(*answers.values(), strict=True):
         row = rows[0]
         known = [(model, one) for model, one in zip(answers, rows, strict=True) if one["follows"]["n"] >= FEW]
-        clauses = [
-            f"{title(model)} {percent(one['follows']['value'])} {percents(one['follows']['interval'])} of "
-            f"{one['follows']['n']}{_details(one)}"
-            for model, one in known
-        ]
-        if clauses:
+        if known:
             change = CHANGES[row["kind"]]
-            before, after = ("not called", "then is") if row["rises"] else ("called", "no longer is")
+            before, after = ("not called", "then are") if row["rises"] else ("called", "no longer are")
+            followed = [f"{percent(one['follows']['value'])} ({title(model)})" for model, one in known]
             yield (
-                f"{change[0].upper()}{change[1:]}, a {PLAIN[row['truth']]} event {before} {PLAIN[row['tracked']]} "
-                f"{after} in: {'; '.join(clauses)}."
+                f"{change[0].upper()}{change[1:]}, {listed(followed)} of the {PLAIN[row['truth']]} events {before} "
+                f"{PLAIN[row['tracked']]} {after}.{_controlled(known)}"
             )
 
 
-def _details(row: Mapping[str, Any]) -> str:
-    """How many are called NC then, and how many change if the shower is drawn again."""
-    parts = [] if row["rises"] else [f"{percent(row['answers_after']['nc'] / row['follows']['n'])} {PLAIN['nc']}"]
-    if row["control"]["n"]:
-        parts.append(
-            f"with another seed {percent(row['control']['value'])} of {row['control']['n']}, difference "
-            f"{_points(row['beyond_control'], row['beyond_control_interval'])}"
-        )
-    return f" ({'; '.join(parts)})" if parts else ""
+def _controlled(known: Sequence[tuple[str, Mapping[str, Any]]]) -> str:
+    """How many answers change if the shower is drawn again, and for which models more do; empty without a control."""
+    controlled = [(model, row) for model, row in known if row["control"]["n"]]
+    if not controlled:
+        return ""
+    shares = [row["control"]["value"] for _, row in controlled]
+    beyond = [title(model) for model, row in controlled if row["beyond_control_interval"][0] > 0]
+    span = percent(min(shares)) + (f" to {percent(max(shares))}" if len(shares) > 1 else "")
+    whose = "all" if 1 < len(beyond) == len(controlled) else listed(beyond) if beyond else "no model"
+    return f" With another seed instead {span} do; the change does measurably more for {whose}."
 
 
 def _claims(model: str, kinds: Mapping[str, Any]) -> Iterator[str]:
