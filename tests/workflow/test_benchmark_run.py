@@ -45,5 +45,5 @@ def test_a_small_version_from_its_events_to_scores(tiny_run: Path, tmp_path: Pat
         scores("vlm")  # the tiny run explains only some events
 
     define(64 * "0")
-    with pytest.raises(SystemExit, match="is not that of version 1"):
+    with pytest.raises(SystemExit, match="is not that of version 2"):
         events.main([str(run), *texts])
