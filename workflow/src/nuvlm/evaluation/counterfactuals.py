@@ -122,13 +122,14 @@ def _answers(
     """Yield the answers of one model for each kind and class of the events as simulated."""
     for kind, (truths, tracked, rises) in EXPECTED.items():
         column = CLASSES.index(tracked)
+        controls = _control(pairs[1], CONTROLS.get(KINDS[kind].particles, ""))
         for truth in truths:
             rows = np.flatnonzero((pairs[1]["counterfactual"] == kind) & (pairs[0]["class"] == truth))
             first, second = before.predicted[rows], after.predicted[rows]
             called, then = first == column, second == column
             # Only an answer that the change argues against can follow it.
             concerned = ~called if rises else called
-            control = _control(pairs[1], CONTROLS.get(KINDS[kind].particles, ""))[rows]
+            control = controls[rows]
             both = concerned & (control >= 0)
             again = (after.predicted[control] == column) == rises
             beyond, beyond_interval = paired_difference((then == rises)[both], again[both])

@@ -300,7 +300,7 @@ def _sample_rare(rng: np.random.Generator, struck: int, w: float, spare: float) 
 
     Args:
         w: mass of the hadronic system, MeV.
-        spare: what is left of it for kinetic energies.
+        spare: kinetic energy available to the hadrons: `w` minus their masses, MeV.
     """
     chance = rng.random()
     strange = HYPERON + HYPERON_LOG * 2 * math.log(w / 1e3)

@@ -132,7 +132,7 @@ def _against_genie(
     """
     # Numbers from 1 on have one digit after the point, others two.
     rounding = rounding or (0.1 if known >= 1 else 0.01)
-    # A share has the spread of its own value.
+    # The variance of a fraction p is p (1 - p).
     spread_of_genie = math.sqrt(known * (1 - known)) if name.startswith("P(") else spread
     uncertainty = math.hypot(spread_of_genie / math.sqrt(events), rounding / math.sqrt(12))
     return Check(name, "", float(value), float(error), known, uncertainty, "GENIE")
