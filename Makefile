@@ -70,11 +70,10 @@ systematics: RUN = demo
 systematics: $(INSTALLED)
 	@exec $(BIN)/python -m nuvlm.workflow.systematics "$(RUN)" "$(TABLE)" $(if $(PROFILE),--profile "$(PROFILE)")
 
-# The data, figure and tables of docs/study.md, from the study of resources/study.yaml or another: [CURVES=results/NAME/curves]
+# The data, figure and tables of docs/study.md, with the points of a study made here added: [CURVES=results/NAME/curves]
 CURVES ?= results/study/curves
 study-page: $(INSTALLED)
-	cp $(CURVES)/*.csv docs/study/
-	$(BIN)/python -m nuvlm.report.study docs/study docs/study.md
+	$(BIN)/python -m nuvlm.report.study docs/study docs/study.md --add $(CURVES)
 
 # The public benchmark of explanations (docs/faithfulness.md): make faithfulness PREDICTIONS=file.jsonl
 #   make faithfulness-baseline BASELINE=template, or another, writes such a file; of a run: BASELINE=vlm EVENTS_RUN=mine

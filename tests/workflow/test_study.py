@@ -6,6 +6,7 @@ import signal
 import subprocess
 import sys
 import time
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +17,17 @@ import yaml
 from nuvlm.base.errors import InputError
 from nuvlm.base.files import read_json, sha256, write_json
 from nuvlm.dataset.event_table import NO_PART
-from nuvlm.report.study import BEGIN, END, PUBLISHED_EVENTS, make_curves, read_point, tables, write_page, write_study
+from nuvlm.report.study import (
+    BEGIN,
+    END,
+    PUBLISHED_EVENTS,
+    make_curves,
+    read_point,
+    read_points,
+    tables,
+    write_page,
+    write_points,
+)
 from nuvlm.workflow.study import main, read_study, summarise
 from paths import REPOSITORY, copy_workflow
 from run_on_disk import write_run
@@ -130,7 +141,8 @@ def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
     sizes = {50: 0.5, 100: 0.9, 200: 1.3, 400: 1.6}
     runs = [finished(tmp_path / f"s{n}", 1, n, skill=skill) for n, skill in sizes.items()]
     runs.append(finished(tmp_path / "fine", 1, 100, pixel_mm=5))
-    rows, fits = make_curves([*map(read_point, runs)])
+    points = [*map(read_point, runs)]
+    rows, fits = make_curves(points)
     assert [(row.run, row.model, row.training) for row in rows[:3]] == [
         ("s50", "bdt", 1),
         ("s50", "bdt", 2),
@@ -141,7 +153,7 @@ def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
     assert accuracies == sorted(accuracies)
     assert all(row.low < row.accuracy < row.high for row in rows)
     assert [(fit.model, fit.pixel_mm, fit.sizes) for fit in fits] == [("bdt", 50, 4), ("cnn_tuned", 50, 4)]
-    write_study(tmp_path / "out", rows, fits)
+    write_points(tmp_path / "out", points)
     page = tmp_path / "page.md"
     page.write_text(f"before\n{BEGIN}\nold\n{END}\nafter\n")
     figure = (tmp_path / "out" / "curves.svg").read_text()
@@ -157,6 +169,55 @@ def test_curves_of_finished_runs_their_fit_figure_and_page(tmp_path):
     (tmp_path / "out" / "fits.csv").write_text("model\nbdt\n")
     with pytest.raises(InputError, match=r"fits\.csv: its columns must be model, pixel_mm"):
         write_page(tmp_path / "out", page)
+
+
+@pytest.mark.slow
+def test_points_made_on_several_machines_are_one_study(tmp_path):
+    """Added one after the other to the page's folder, they give the tables, figure and page of all at once."""
+    sizes = {50: 0.5, 100: 0.9, 200: 1.3, 400: 1.6}
+    points = [read_point(finished(tmp_path / f"s{n}", 1, n, skill=skill)) for n, skill in sizes.items()]
+    points.append(read_point(finished(tmp_path / "fine", 1, 100, pixel_mm=5)))
+    pages = {}
+    for name, parts in {"once": [points], "each": [points[2:], points[:1], points[1:3]]}.items():
+        page, folder = tmp_path / f"{name}.md", tmp_path / name
+        page.write_text(f"{BEGIN}\n{END}\n")
+        for i, part in enumerate(parts):
+            write_points(tmp_path / f"{name}{i}", part)
+            write_page(folder, page, [tmp_path / f"{name}{i}"])
+        pages[name] = [page.read_bytes(), *(file.read_bytes() for file in sorted(folder.iterdir()))]
+    assert len(pages["once"]) == 5
+    assert pages["once"] == pages["each"]
+    assert b"with 171,000 events" in pages["each"][0]
+    for point, read in zip(points, read_points(tmp_path / "each"), strict=True):
+        for ours, theirs in zip(point.accuracies, read.accuracies, strict=True):
+            assert asdict(ours) == pytest.approx(asdict(theirs), abs=1e-6)
+        assert all(map(np.array_equal, point.correct, read.correct))
+
+
+def test_points_of_other_test_events_or_damaged_tables_are_not_added(tmp_path):
+    first, second = (read_point(finished(tmp_path / f"s{n}", 1, n)) for n in (50, 100))
+    write_points(tmp_path / "page", [first])
+    before = {path.name: path.read_bytes() for path in (tmp_path / "page").iterdir()}
+    page = tmp_path / "page.md"
+    page.write_text(f"{BEGIN}\n{END}\n")
+
+    def refused(message: str) -> None:
+        with pytest.raises(InputError, match=message):
+            write_page(tmp_path / "page", page, [tmp_path / "more"])
+        assert before == {path.name: path.read_bytes() for path in (tmp_path / "page").iterdir()}
+
+    refused(r"more: has no curves\.csv")
+    other = second.tested.assign(nu_energy=second.tested["nu_energy"] * 1.001)  # another simulation, the same names
+    write_points(tmp_path / "more", [replace(second, tested=other)])
+    refused(r"s50 and .*s100: have other test events")
+    write_points(tmp_path / "more", [second])
+    answers = pd.read_parquet(tmp_path / "more" / "answers.parquet")
+    answers.assign(**{"s100/bdt": ~answers["s100/bdt"]}).to_parquet(tmp_path / "more" / "answers.parquet")
+    refused(r"answers\.parquet: s100/bdt does not have the accuracy of curves\.csv")
+    answers.drop(columns="s100/bdt").to_parquet(tmp_path / "more" / "answers.parquet")
+    refused(r"answers\.parquet: has other trainings than curves\.csv")
+    (tmp_path / "more" / "answers.parquet").write_bytes(b"PAR1")
+    refused(r"answers\.parquet: no readable table")
 
 
 def test_curves_leave_out_points_with_other_settings_or_damaged_files_by_name(tmp_path, monkeypatch, capsys):
@@ -199,7 +260,7 @@ def test_the_page_has_the_tables_of_its_data(tmp_path):
     copy.write_text(page.read_text())
     folder = tmp_path / "study"
     folder.mkdir()
-    for file in (REPOSITORY / "docs" / "study").glob("*.csv"):
+    for file in (REPOSITORY / "docs" / "study").iterdir():
         (folder / file.name).write_bytes(file.read_bytes())
     write_page(folder, copy)
     assert copy.read_text() == page.read_text(), "make study-page"

@@ -1,7 +1,8 @@
 """Learning curves: accuracy of finished runs against their training events, as tables, a figure and a page's tables.
 
-``python -m nuvlm.report.study docs/study docs/study.md`` draws the figure of the tables in docs/study and writes them
-to the page, between its two marks.
+``python -m nuvlm.report.study docs/study docs/study.md --add results/study/curves`` adds the points of a study to those
+in docs/study, fits the curves of all, draws the figure and writes the tables to the page, between its two marks. So the
+points of one study may be made on several machines.
 """
 
 import argparse
@@ -31,7 +32,9 @@ BEGIN, END = "<!-- study: begin -->", "<!-- study: end -->"
 """Marks in the page; what is between them is generated."""
 PUBLISHED_EVENTS = 171_000
 """Training events of arXiv 2509.08461: of 190,000, those that are in neither other split."""
-CURVES, FITS, FIGURE = "curves.csv", "fits.csv", "curves.svg"
+CURVES, ANSWERS, FITS, FIGURE = "curves.csv", "answers.parquet", "fits.csv", "curves.svg"
+TRUTH = [*KEY, "class", "nu_energy"]
+"""Columns of a test event: its name, and truth that tells it from an event of the same name in another simulation."""
 
 
 @dataclass(frozen=True)
@@ -110,7 +113,7 @@ class FinishedPoint:
 
     folder: Path
     tested: pd.DataFrame
-    """Names of the test events."""
+    """TRUTH of the test events."""
     accuracies: list[Accuracy]
     correct: list[np.ndarray]
     """For each of `accuracies`, whether each test event was classified correctly."""
@@ -133,7 +136,7 @@ def read_point(folder: Path, config: Mapping[str, Any] | None = None) -> Finishe
         raise InputError(f"{folder}: made with other settings ({changes}). Run it again, or set them as they were.")
     pixel = float(made_with["display"]["pixel_mm"])
     count = int((run.table["split"] == "train").sum())
-    point = FinishedPoint(folder, run.events[KEY], [], [])
+    point = FinishedPoint(folder, run.events[TRUTH].reset_index(drop=True), [], [])
     for training in _trainings(run.report):
         model, number = split_training(training)
         parts = part_tables(folder / "predictions" / training / "nominal", run.table)
@@ -146,6 +149,72 @@ def read_point(folder: Path, config: Mapping[str, Any] | None = None) -> Finishe
         point.accuracies.append(Accuracy(*about, float(right.mean()), low, high, seconds))
         point.correct.append(right)
     return point
+
+
+def read_points(folder: Path) -> list[FinishedPoint]:
+    """The points that :func:`write_points` wrote into a folder; none if it has no tables.
+
+    Raises:
+        InputError: a table cannot be read, or the two are not of the same trainings and test events.
+    """
+    if not (folder / CURVES).exists() and not (folder / ANSWERS).exists():
+        return []
+    rows = _read(folder / CURVES, Accuracy)
+    where = folder / ANSWERS
+    try:
+        answers = pd.read_parquet(where)
+    except (OSError, ValueError) as error:
+        raise InputError(f"{where}: no readable table ({error}). Make it with: make study") from error
+    columns = [_column(row) for row in rows]
+    if sorted([*TRUTH, "pixel_mm", *columns]) != sorted(answers.columns):
+        raise InputError(f"{where}: has other trainings than {CURVES}. Both are written by: make study")
+    points: dict[str, FinishedPoint] = {}
+    for row, column in zip(rows, columns, strict=True):
+        here = answers[answers["pixel_mm"] == row.pixel_mm]
+        right = here[column].to_numpy(dtype=bool, na_value=False)
+        if here[column].isna().any() or len(here) != row.test_events or not np.isclose(right.mean(), row.accuracy):
+            raise InputError(
+                f"{where}: {column} does not have the accuracy of {CURVES}. Both are written by: make study"
+            )
+        point = points.setdefault(row.run, FinishedPoint(folder / row.run, here[TRUTH].reset_index(drop=True), [], []))
+        point.accuracies.append(row)
+        point.correct.append(right)
+    return list(points.values())
+
+
+def write_points(folder: Path, points: Sequence[FinishedPoint]) -> None:
+    """Write the points with the curves, the fits and the figure into a folder.
+
+    Beside the accuracies stands which test events each training classified correctly: fits of more points, and pairs of
+    trainings, need it.
+
+    Raises:
+        InputError: points with pixels of one size have different test events.
+    """
+    rows, fits = make_curves(points)
+    answers: dict[float, pd.DataFrame] = {}
+    for point in points:
+        for row, right in zip(point.accuracies, point.correct, strict=True):
+            table = answers.setdefault(row.pixel_mm, point.tested.assign(pixel_mm=row.pixel_mm))
+            table[_column(row)] = right
+    with atomic_path(folder / ANSWERS) as partial:
+        joined = (
+            pd.concat(answers.values(), ignore_index=True) if answers else pd.DataFrame(columns=[*TRUTH, "pixel_mm"])
+        )
+        trainings = [_column(row) for row in rows]
+        joined.astype(dict.fromkeys(trainings, "boolean")).to_parquet(partial, compression="zstd")
+    write_study(folder, rows, fits)
+
+
+def _column(row: Accuracy) -> str:
+    """Name of a training in the table of answers."""
+    return f"{row.run}/{training_name(row.model, row.training)}"
+
+
+def join_points(earlier: Sequence[FinishedPoint], later: Sequence[FinishedPoint]) -> list[FinishedPoint]:
+    """The points of two studies by pixel and training events; one that both have is taken from `later`."""
+    points = {point.folder.name: point for point in [*earlier, *later]}
+    return sorted(points.values(), key=lambda point: (-point.accuracies[0].pixel_mm, point.accuracies[0].train_events))
 
 
 def make_curves(points: Sequence[FinishedPoint]) -> tuple[list[Accuracy], list[Fit]]:
@@ -262,12 +331,21 @@ def _cell(rows: Sequence[Accuracy]) -> str:
     return f"{values[0]:.3f} ({rows[0].low:.3f} to {rows[0].high:.3f})"
 
 
-def write_page(folder: Path, page: Path) -> None:
+def write_page(folder: Path, page: Path, added: Sequence[Path] = ()) -> None:
     """Write the tables of a folder between the marks of a page, and draw the figure beside the tables.
 
+    Args:
+        folder: with the tables of write_points.
+        page: Markdown page.
+        added: folders of further points, which are first joined to those of `folder`.
+
     Raises:
-        InputError: a table cannot be read, or the page has no marks.
+        InputError: a table cannot be read, points have different test events, or the page has no marks.
     """
+    for further in added:
+        if not (points := read_points(further)):
+            raise InputError(f"{further}: has no {CURVES}. Make it with: make study")
+        write_points(folder, join_points(read_points(folder), points))
     rows, fits = _read(folder / CURVES, Accuracy), _read(folder / FITS, Fit)
     before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, ended, after = rest.partition(END)
@@ -282,9 +360,12 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m nuvlm.report.study", description=__doc__)
     parser.add_argument("folder", type=Path, help=f"with {CURVES} and {FITS}")
     parser.add_argument("page", type=Path, help="Markdown page with the two marks")
+    parser.add_argument(
+        "--add", type=Path, nargs="*", default=[], help="folders of further points, added to the folder"
+    )
     options = parser.parse_args(arguments)
     try:
-        write_page(options.folder, options.page)
+        write_page(options.folder, options.page, options.add)
     except InputError as error:
         sys.exit(str(error))
 

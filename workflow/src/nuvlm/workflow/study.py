@@ -235,7 +235,7 @@ def summarise(study: Study) -> Path:
         InputError: points with pixels of one size have different test events.
     """
     # Heavy, and not needed while runs are checked and started.
-    from nuvlm.report.study import make_curves, read_point, write_study
+    from nuvlm.report.study import read_point, write_points
 
     points = []
     for run in (point.run for point in study.points):
@@ -246,7 +246,7 @@ def summarise(study: Study) -> Path:
             except InputError as error:
                 print(f"curves without {run}: {error}", flush=True)
     folder = Path("results", study.name, "curves")
-    write_study(folder, *make_curves(points))
+    write_points(folder, points)
     return folder
 
 
