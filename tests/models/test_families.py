@@ -1,11 +1,15 @@
 """Every family in the table of models: its jobs can be looked up, its documentation and its settings are there."""
 
+from pathlib import Path
 from pkgutil import resolve_name
 
 import pytest
 import yaml
 
+from nuvlm.models.cnn import training as cnn_training
 from nuvlm.models.conditions import PROMPT_CONDITIONS
+from nuvlm.models.head.jobs import of_training
+from nuvlm.models.jobs import TrainingJob
 from nuvlm.models.table import FAMILIES, conditions_of, family_name, title
 from nuvlm.workflow.config import Config
 from paths import REPOSITORY
@@ -83,3 +87,20 @@ def test_a_family_whose_name_begins_with_another_one_is_not_a_model_of_it():
 def test_a_model_of_no_family_has_a_title_and_no_prompt():
     assert title("gnn_small") == "GNN small"
     assert conditions_of("gnn_small", ("nominal", *PROMPT_CONDITIONS)) == ["nominal"]
+
+
+def test_trainings_that_run_at_once_have_checkpoints_of_their_own(monkeypatch):
+    """With one file, the later one was refused as another training's, or two jobs overwrote each other's."""
+    monkeypatch.setattr(cnn_training, "train_cnn", lambda *paths, **_: written.append(paths[3]))
+    written: list[Path] = []
+    trainings = CONFIG.cnn.model_copy(update={"seeds": 3}).trainings_of("cnn_tuned")
+    for name in trainings:
+        job = TrainingJob(
+            model=name, events=Path("e"), stores={}, inputs={"base": Path("b/config.json")}, threads=1, zoom=1,
+            settings=CONFIG.cnn.training("cnn_tuned").settings, out=Path("models", name),
+            checkpoints=Path("results/v1.2/checkpoints", name), tensorboard=Path("t"), log=Path("log"),
+        )  # fmt: skip
+        cnn_training.run(job)
+        assert of_training(job)["checkpoint"] == written[-1]
+    assert written == [Path("results/v1.2/checkpoints", f"{name}.pt") for name in trainings]
+    assert len({*written}) == 3

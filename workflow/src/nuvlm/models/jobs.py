@@ -129,9 +129,14 @@ class TrainingJob(_Job):
     out: Path
     """Folder of the model, written whole or not at all."""
     checkpoints: Path
-    """File or folder beside it that outlives a failed job."""
+    """Folder that outlives a failed job, of this training alone."""
     tensorboard: Path
     log: Path
+
+    @property
+    def checkpoint(self) -> Path:
+        """A file in place of `checkpoints`. Its name keeps the dot of cnn_tuned.2, a second training's."""
+        return self.checkpoints.with_name(f"{self.checkpoints.name}.pt")
 
 
 @dataclass(frozen=True)

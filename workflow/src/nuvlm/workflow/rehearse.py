@@ -161,7 +161,7 @@ def main(arguments: list[str] | None = None) -> None:
     try:
         config = parse_config(read_overlays(options.files))
         folder = options.folder or Path("results", config.run, "rehearsal")
-        setup_logging(folder.with_suffix(".log"))
+        setup_logging(folder.with_name(f"{folder.name}.log"))
         extent = {name: getattr(options, name) for name in ("steps", "classify", "explain")}
         print(
             rehearse_run(

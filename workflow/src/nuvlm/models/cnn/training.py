@@ -33,7 +33,7 @@ def run(job: TrainingJob) -> None:
         job.events,
         job.stores,
         job.out,
-        job.checkpoints.with_suffix(".pt"),
+        job.checkpoint,
         job.tensorboard,
         settings=TrainSettings.model_validate(job.settings),
         threads=job.threads,

@@ -27,7 +27,7 @@ def of_training(job: TrainingJob) -> dict[str, Any]:
         "events": job.events,
         "stores": dict(job.stores),
         "out": job.out,
-        "checkpoint": job.checkpoints.with_suffix(".pt"),
+        "checkpoint": job.checkpoint,
         "tensorboard": job.tensorboard,
         "threads": job.threads,
         "zoom": job.zoom,
