@@ -306,8 +306,14 @@ def tables(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
             for model in models
         ]
         lines.append(f"| {size:,} | {pixel / 10:g} cm | {' | '.join(cells)} |")
-    lines += [
-        "",
+    if fits:
+        lines.append("")
+        lines += _fit_table(fits)
+    return "\n".join(lines) + "\n"
+
+
+def _fit_table(fits: Sequence[Fit]) -> list[str]:
+    lines = [
         f"| model | pixel | exponent | with {PUBLISHED_EVENTS:,} events | limit | between trainings |",
         "|---|---|---|---|---|---|",
     ]
@@ -319,7 +325,7 @@ def tables(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
             f"| {fit.at_published:.3f} ({fit.at_published_low:.3f} to {fit.at_published_high:.3f}) "
             f"| {fit.limit:.3f} ({fit.limit_low:.3f} to {fit.limit_high:.3f}) | {spread} |"
         )
-    return "\n".join(lines) + "\n"
+    return lines
 
 
 def _cell(rows: Sequence[Accuracy]) -> str:
