@@ -5,9 +5,9 @@
 The bound: boosted trees on the true visible particles (length, energy and direction of tracks; energy, direction and
 conversion gap of showers, where a neutral pion is one shower with the gap of its first photon), trained on training
 events of the run that made the voxels and tested on the test events of the finished run. It says how well the classes
-could be told apart if every particle were reconstructed perfectly, with three degrees of blindness:
+could be distinguished if the reconstruction of each particle were perfect but for what it cannot see:
 
-- `identified`: muons are told from charged pions, electrons from photons;
+- `identified`: nothing; muons are distinguished from charged pions, electrons from photons;
 - `tracks alike`: a muon and a charged pion differ in length and deposits only;
 - `gap of N cm`: in addition an electron and a photon differ only if the gap before the photon is at least so long.
 
@@ -20,7 +20,7 @@ import json
 import os
 import platform
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -62,19 +62,17 @@ def particles_of(run: Path, table: pd.DataFrame) -> Iterator[pd.DataFrame]:
         yield frame[frame["row"].notna()].astype({"row": int})
 
 
-def visible(run: Path, table: pd.DataFrame, blindness: str) -> np.ndarray:
+def visible(particles: Sequence[pd.DataFrame], events: int, blindness: str) -> np.ndarray:
     """(events, quantities) of the true visible particles, as far as a detector with this blindness sees them."""
     columns = []
-    for frame in particles_of(run, table):
+    for frame in particles:
         kind = frame["pdg"].abs()
         charged = is_charged(kind.to_numpy())
         shower = ((kind == ELECTRON) | ~charged & (kind != NEUTRON)) & (frame["electromagnetic_mev"] > 0)
         track = charged & ~kind.isin([ELECTRON, PROTON]) & (frame["length_mm"] > 0)
         gap = frame["photon_gap_mm"].where(kind != ELECTRON, 0.0)
-        frame["gap"] = gap.where(gap >= BLINDNESS[blindness], 0.0)
-        frame["identity"] = 0
-        if blindness == "identified":
-            frame["identity"] = np.select([kind == MUON, kind == ELECTRON], [1, 1], 0)
+        identity = kind.isin([MUON, ELECTRON]) & (blindness == "identified")
+        frame = frame.assign(gap=gap.where(gap >= BLINDNESS[blindness], 0.0), identity=identity.astype(int))
         quantities = {
             "deposit": frame.groupby("row")["energy_mev"].sum(),
             "protons": frame[(kind == PROTON) & (frame["length_mm"] > 20)].groupby("row").size(),
@@ -91,18 +89,19 @@ def visible(run: Path, table: pd.DataFrame, blindness: str) -> np.ndarray:
                 of_rank = ordered[rank == i].set_index("row")
                 quantities |= {f"{name}{i} {what}": of_rank[what] for what in [*seen, "forward", "identity"]}
         columns.append(pd.DataFrame(quantities))
-    joined = pd.concat(columns).reindex(np.arange(len(table)))
+    joined = pd.concat(columns).reindex(np.arange(events))
     return joined.to_numpy(dtype=np.float64)
 
 
 def bound(run: Path, train: pd.DataFrame, test: pd.DataFrame) -> dict[str, Any]:
     """Accuracy of boosted trees on the true visible particles, for each blindness."""
     result = {}
+    of_train, of_test = list(particles_of(run, train)), list(particles_of(run, test))
     for blindness in BLINDNESS:
         start = time.process_time()
         trees = HistGradientBoostingClassifier(max_iter=500, learning_rate=0.05, early_stopping=True, random_state=7)
-        trees.fit(visible(run, train, blindness), class_codes(train["class"]))
-        predicted, truth = trees.predict(visible(run, test, blindness)), class_codes(test["class"])
+        trees.fit(visible(of_train, len(train), blindness), class_codes(train["class"]))
+        predicted, truth = trees.predict(visible(of_test, len(test), blindness)), class_codes(test["class"])
         result[blindness] = {
             **share(predicted == truth),
             "confusion": [[int(((truth == i) & (predicted == j)).sum()) for j in range(3)] for i in range(3)],

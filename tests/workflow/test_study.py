@@ -210,6 +210,8 @@ def test_points_of_other_test_events_or_damaged_tables_are_not_added(tmp_path):
     other = second.tested.assign(nu_energy=second.tested["nu_energy"] * 1.001)  # another simulation, the same names
     write_points(tmp_path / "more", [replace(second, tested=other)])
     refused(r"s50 and .*s100: have other test events")
+    write_points(tmp_path / "more", [read_point(finished(tmp_path / "mine50", 1, 50))])
+    refused(r"s50 and .*mine50: have the same size, so they are of different studies")
     write_points(tmp_path / "more", [second])
     answers = pd.read_parquet(tmp_path / "more" / "answers.parquet")
     answers.assign(**{"s100/bdt": ~answers["s100/bdt"]}).to_parquet(tmp_path / "more" / "answers.parquet")

@@ -212,9 +212,21 @@ def _column(row: Accuracy) -> str:
 
 
 def join_points(earlier: Sequence[FinishedPoint], later: Sequence[FinishedPoint]) -> list[FinishedPoint]:
-    """The points of two studies by pixel and training events; one that both have is taken from `later`."""
+    """The points of two studies by pixel and training events; one that both have is taken from `later`.
+
+    Raises:
+        InputError: two of them with the same pixel and training events have other names: they are of other studies.
+    """
     points = {point.folder.name: point for point in [*earlier, *later]}
-    return sorted(points.values(), key=lambda point: (-point.accuracies[0].pixel_mm, point.accuracies[0].train_events))
+    places: dict[tuple[float, int], FinishedPoint] = {}
+    for point in points.values():
+        row = point.accuracies[0]
+        other = places.setdefault((-row.pixel_mm, row.train_events), point)
+        if other is not point:
+            raise InputError(
+                f"{other.folder} and {point.folder}: have the same size, so they are of different studies."
+            )
+    return [places[place] for place in sorted(places)]
 
 
 def make_curves(points: Sequence[FinishedPoint]) -> tuple[list[Accuracy], list[Fit]]:
@@ -348,10 +360,13 @@ def write_page(folder: Path, page: Path, added: Sequence[Path] = ()) -> None:
     Raises:
         InputError: a table cannot be read, points have different test events, or the page has no marks.
     """
-    for further in added:
-        if not (points := read_points(further)):
-            raise InputError(f"{further}: has no {CURVES}. Make it with: make study")
-        write_points(folder, join_points(read_points(folder), points))
+    if added:
+        points = read_points(folder)
+        for further in added:
+            if not (later := read_points(further)):
+                raise InputError(f"{further}: has no {CURVES}. Make it with: make study")
+            points = join_points(points, later)
+        write_points(folder, points)
     rows, fits = _read(folder / CURVES, Accuracy), _read(folder / FITS, Fit)
     before, found, rest = page.read_text(encoding="utf-8").partition(BEGIN)
     _, ended, after = rest.partition(END)
