@@ -1,6 +1,7 @@
 """The base model made from scratch, and the scenes that it learns to describe."""
 
 import json
+import re
 import signal
 from pathlib import Path
 
@@ -14,6 +15,8 @@ from nuvlm.base.manifest import verify_manifest
 from nuvlm.models.vlm import pretraining
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.pretraining import build_base_model
+from nuvlm.models.vlm.prompts import load_prompts
+from nuvlm.models.vlm.rationales import load_rationales
 from nuvlm.models.vlm.settings import ScratchSettings
 from nuvlm.models.vlm.shapes import draw_scene
 from stores import write_pixel_maps
@@ -95,6 +98,24 @@ def test_tokenizer_loses_no_text(base: Path) -> None:
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
+def test_numbers_are_alike_from_the_start(prompts_file: Path, vocabulary_file: Path) -> None:
+    tokenizer = pretraining._train_tokenizer(768, load_prompts(prompts_file), load_rationales(vocabulary_file))
+    embeddings = torch.randn(769, 64, generator=torch.Generator().manual_seed(3)) / 8
+    others = embeddings.clone()
+    pretraining._relate_numbers(embeddings, tokenizer)
+    ids = {
+        text: tokenizer.convert_tokens_to_ids(text) for text in ("2", "20", "25", "200", "250", "800", "track", "cm")
+    }
+    changed = (embeddings != others).any(dim=1)
+    assert all(changed[ids[text]] for text in ids if text.isdigit())
+    assert not changed[ids["Ġtrack"]]
+    assert not changed[ids["Ġcm"]]
+    near = torch.nn.functional.cosine_similarity(embeddings[:, None], embeddings[None], dim=-1)
+    assert near[ids["200"], ids["250"]] > near[ids["200"], ids["20"]] > near[ids["200"], ids["Ġtrack"]]
+    assert near[ids["20"], ids["25"]] > near[ids["20"], ids["800"]]
+    assert embeddings[changed].norm(dim=1).mean() == pytest.approx(1, abs=0.1)
+
+
 @pytest.mark.parametrize("size", [28, 112])
 def test_scenes_are_pictures_with_words(size: int) -> None:
     rng = np.random.default_rng(5)
@@ -103,7 +124,7 @@ def test_scenes_are_pictures_with_words(size: int) -> None:
         views, text = draw_scene(rng, size)
         assert views.shape == (2, size, size)
         assert views.dtype == np.uint8
-        assert text.startswith("There are ")
+        assert re.match(r"There are \d lines, \d sprays, \d blobs\. ", text)
         described.add(text)
     assert len(described) > 40
 

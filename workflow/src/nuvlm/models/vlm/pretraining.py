@@ -62,6 +62,8 @@ DISPLAY_VIEWS = ("xz", "yz")
 IMAGE_STD = 0.25
 CONFIDENT_LOGIT = 16.0
 """Logit at initialisation of the word whose embedding the last hidden state equals."""
+KIND, SIZE = 0.4, 0.4
+"""Shares of what all numbers, and numbers of similar size, have in common in the squared length of an embedding."""
 CHECKPOINT_SECONDS = 300.0
 """Age of the last checkpoint at which the next one is written."""
 
@@ -229,8 +231,29 @@ def _make_model(tokenizer: PreTrainedTokenizerFast, settings: ScratchSettings) -
         # Norm and output layer are frozen during fine-tuning, so the logits must be large enough to select any word,
         # including words that pre-training does not use.
         model.model.language_model.norm.weight.fill_(CONFIDENT_LOGIT / hidden**0.5)
+        _relate_numbers(model.get_input_embeddings().weight, tokenizer)
         model.lm_head.weight.copy_(model.get_input_embeddings().weight[: settings.vocabulary])
     return model
+
+
+def _relate_numbers(embeddings: torch.Tensor, tokenizer: PreTrainedTokenizerFast) -> None:
+    """Let the embeddings of numbers have a part in common, and a part that is alike for numbers of similar size.
+
+    Language models that have read text have such embeddings. If all are random, a state between those of several
+    numbers is as near to hundreds of other words, and a model that is unsure of a number gives these most of the
+    probability.
+
+    Args:
+        embeddings: (tokens, hidden), of unit length on average; changed in place.
+    """
+    numbers = {token: int(text) for text, token in tokenizer.get_vocab().items() if text.isascii() and text.isdigit()}
+    place = torch.tensor([math.log10(1 + value) for value in numbers.values()]) / 3  # 0 to 1, as a token has 3 digits
+    angle = math.pi * place[:, None] * torch.arange(1, 5)
+    size = torch.cat([angle.sin(), angle.cos()], dim=1) / 2  # (numbers, 8), of unit length
+    basis = torch.linalg.qr(torch.randn(embeddings.shape[1], 9)).Q.T  # orthonormal
+    rows = list(numbers)
+    own = (1 - KIND - SIZE) ** 0.5 * embeddings[rows]
+    embeddings[rows] = KIND**0.5 * basis[0] + SIZE**0.5 * size @ basis[1:] + own
 
 
 def vision_config(settings: ScratchSettings | GraftSettings) -> MllamaVisionConfig:

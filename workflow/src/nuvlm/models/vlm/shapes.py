@@ -5,13 +5,13 @@ no neutrino physics: no class, no energy, no detector. A model trained to descri
 fuzzy, long from short and joined from separate objects.
 """
 
+import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
-NUMBERS = ("no", "one", "two", "three", "four", "five", "six")
-AMOUNTS = ("no", "tiny", "little", "some", "fair", "much", "great", "huge")
-"""Words for amounts; from the third on each is twice the previous one."""
+NUMBERS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
+"""Amounts are rounded to these times a power of ten: numbers of which a tokenizer makes one token."""
 DIM, BRIGHT = 64, 150
 """Grey values: a darker pixel counts as dust, a brighter one as glow."""
 STEP = 0.25
@@ -128,8 +128,8 @@ def _line(scene: Scene, rng: np.random.Generator, start: np.ndarray) -> tuple[fl
     if kind == "dotted":
         ink[np.arange(steps) // int(2 / STEP) % 2 == 1] = 0
     scene.add(positions, ink)
-    words = "short" if length < 0.15 * reach else "medium" if length < 0.5 * reach else "long"
-    return length / reach, f"{words} {'bright' if bright else 'faint'} {kind} {_towards(direction)}"
+    percent = _round(100 * length / scene.size)
+    return length / reach, f"{percent} long, {'bright' if bright else 'faint'}, {kind}, {_towards(direction)}"
 
 
 def _spray(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> tuple[float, str]:
@@ -154,9 +154,9 @@ def _spray(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> tuple[
     double = gap > 0
     spine = np.arange(0, max(depth.mean(), 2.0), STEP)
     scene.add(start + spine[:, None] * direction, np.full(len(spine), FAINT * STEP * (2 if double else 1)))
-    words = "weak" if strength < 80 else "middling" if strength < 400 else "strong"
     shape = "wide" if width > 0.1 else "narrow"
-    return strength, f"{words} {shape} {'apart' if gap else 'joined'} {_towards(direction)}"
+    where = f"{_round(100 * gap / scene.size)} apart" if gap else "joined"
+    return strength, f"{_round(strength)} strong, {shape}, {where}, {_towards(direction)}"
 
 
 def _blob(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> None:
@@ -177,7 +177,7 @@ def _cut(scene: Scene, rng: np.random.Generator, centre: np.ndarray) -> None:
 
 
 def _describe(lines: list[tuple[float, str]], sprays: list[tuple[float, str]], blobs: int) -> str:
-    parts = [f"{NUMBERS[len(lines)]} lines", f"{NUMBERS[len(sprays)]} sprays", f"{NUMBERS[blobs]} blobs"]
+    parts = [f"{len(lines)} lines", f"{len(sprays)} sprays", f"{blobs} blobs"]
     text = "There are " + ", ".join(parts) + "."
     if lines:
         text += f" The longest line is {lines[0][1]}."
@@ -191,16 +191,21 @@ def _measure(views: np.ndarray) -> str:
     filled = views > 0
     n = len(views)
     amounts = {
-        "ink": filled.sum() / (4 * n),
-        "dust": (filled & (views < DIM)).sum() / (2 * n),
-        "glow": (views > BRIGHT).sum() / (2 * n),
+        "ink": filled.sum() / n,
+        "dust": (filled & (views < DIM)).sum() / n,
+        "glow": (views > BRIGHT).sum() / n,
         "length": filled.any(axis=1).sum() / n,
         "height": filled.any(axis=2).sum() / n,
     }
-    words = [f"{AMOUNTS[_doublings(value)]} {name}" for name, value in amounts.items()]
-    return "Together: " + ", ".join(words) + "."
+    return "Together: " + ", ".join(f"{_round(value)} {name}" for name, value in amounts.items()) + "."
 
 
-def _doublings(value: float) -> int:
-    """Index into AMOUNTS: zero, below two, then one per factor of two."""
-    return 0 if value == 0 else min(1 + int(np.log2(max(value, 1))), len(AMOUNTS) - 1)
+def _round(value: float) -> str:
+    """`value` rounded to the nearest of :data:`NUMBERS` times a power of ten, by ratio, without decimals."""
+    if value < 0.5:
+        return "0"
+    if value < 9:
+        return f"{value:.0f}"
+    power = math.floor(math.log10(value)) - 1
+    stated = [number * 10**p for p in (power, power + 1) for number in NUMBERS]
+    return str(min(stated, key=lambda number: abs(math.log(number / value))))
