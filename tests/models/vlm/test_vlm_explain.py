@@ -125,6 +125,17 @@ def test_rationales_do_not_depend_on_the_batch(tuned: Job, tmp_path: Path) -> No
     pd.testing.assert_frame_equal(few.drop(columns="seconds"), many.drop(columns="seconds"))
 
 
+def test_drawn_rationales_do_not_depend_on_the_batch(tuned: Job, tmp_path: Path) -> None:
+    few, many = (
+        explain(tuned, tmp_path / f"{size}.parquet", batch_size=size, samples=3).drop(columns="seconds")
+        for size in (2, 32)
+    )
+    pd.testing.assert_frame_equal(few, many)
+    greedy = explain(tuned, tmp_path / "greedy.parquet")
+    assert (few["rationale"] != greedy["rationale"]).any(), "they are drawn"
+    assert few.filter(like="claim_").notna().any(axis=1).mean() > 0.5, "of words that the model finds probable"
+
+
 def test_a_rationale_is_what_the_model_would_say_token_by_token(tuned: Job, tmp_path: Path) -> None:
     """Greedy, without a cache, an event at a time, by the plain pass."""
     from nuvlm.models.vlm.classify import load_finetuned

@@ -20,11 +20,12 @@ from nuvlm.base.stores import open_store
 from nuvlm.dataset.event_table import NO_PART
 from nuvlm.dataset.pixelmaps import image_settings, read_blocks
 from nuvlm.detector.grayscale import energy_of_grey
-from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, is_right, read_claims, read_explanations
+from nuvlm.evaluation.faithfulness import STATEMENTS, Claims, Explanations, read_claims, read_explanations
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, bootstrap_means, fraction, paired_difference
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
 from nuvlm.models.explained_events import SAMPLE
 from nuvlm.models.head.cells import cell_pixels
+from nuvlm.models.vlm.rationales import is_right
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, CONTROLS, KINDS
 
 SaliencyMaps = dict[tuple[str, int], Callable[[], np.ndarray]]

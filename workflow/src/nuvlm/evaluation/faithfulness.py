@@ -21,6 +21,7 @@ from nuvlm.base.files import read_table
 from nuvlm.base.stores import open_store
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, fraction
 from nuvlm.evaluation.samples import KEY
+from nuvlm.models.vlm.rationales import NUMBERS, is_right
 
 Explanations = Mapping[str, Sequence[str | Path]]
 """Tables of rationales (one per part) of each model that writes them."""
@@ -30,14 +31,12 @@ CONTRADICTED stated in two ways."""
 Shares = dict[str, tuple[np.ndarray, np.ndarray]]
 """Per-event numerators and denominators of each metric, (n,) float64 each."""
 
-YES_NO, NUMBERS = ("track", "leaves", "shower", "gap"), ("track_cm", "shower_mev", "gap_cm")
-"""Binary statements, and lengths and energies."""
+YES_NO = ("track", "leaves", "shower", "gap")
+"""Binary statements."""
 STATEMENTS = ("track", "track_cm", "leaves", "shower", "shower_mev", "gap", "gap_cm", "charged")
 THING = {name: "shower" if name in ("shower", "shower_mev", "gap", "gap_cm") else "track" for name in STATEMENTS}
 THING["charged"] = "charged"
 """Truth that must be known to judge each statement."""
-TOLERANCE = 0.25
-"""Relative tolerance of a right length or energy."""
 GAP_CM = 5.0
 """The decision tree ignores shorter gaps: they are not visible in pixels of 5 cm, and are not stated."""
 CONTRADICTED = -1.0
@@ -258,15 +257,6 @@ def count(claims: Claims, truth: Claims, chosen: np.ndarray, tree: DecisionTreeC
     implied = classify(tree, claims)
     shares["agreement"] = readable & (implied == chosen), implied >= 0
     return {name: (above.astype(np.float64), below.astype(np.float64)) for name, (above, below) in shares.items()}
-
-
-def is_right(name: str, claim: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """(n,) bool, claims of one of STATEMENTS are right; False if the thing does not exist (NaN)."""
-    if name in NUMBERS:
-        near: np.ndarray = np.abs(claim - true) <= TOLERANCE * true * (1 + 1e-6)  # tables hold float32
-        return near
-    same: np.ndarray = claim == true
-    return same
 
 
 def judge(table: pd.DataFrame) -> list[list[dict[str, Any]]]:

@@ -12,9 +12,10 @@ from matplotlib.axes import Axes
 from nuvlm.base.files import read_json
 from nuvlm.base.logs import track
 from nuvlm.evaluation.cuts import FIGURES_OF_MERIT
-from nuvlm.evaluation.faithfulness import STATEMENTS, TOLERANCE
+from nuvlm.evaluation.faithfulness import STATEMENTS
 from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import title
+from nuvlm.models.vlm.rationales import TOLERANCE
 from nuvlm.report.explained import CHANGES
 from nuvlm.report.names import COUNTERFACTUALS, KINDS, figure_name, words
 from nuvlm.report.style import COLOURS, INK, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure, use_reduced_fonts

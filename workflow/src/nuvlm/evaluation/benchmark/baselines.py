@@ -25,9 +25,9 @@ from nuvlm.dataset.store_list import read_store_list
 from nuvlm.evaluation.benchmark.definition import FILE, RUN, SEED, VOCABULARY, Definition, load_definition
 from nuvlm.evaluation.benchmark.events import COLUMNS, default_folder, read_truth, true_claims, truth_table
 from nuvlm.evaluation.benchmark.predictions import read_predictions, write_predictions
-from nuvlm.evaluation.faithfulness import NUMBERS, STATEMENTS, is_right, read_explanations
+from nuvlm.evaluation.faithfulness import STATEMENTS, read_explanations
 from nuvlm.models.bdt.features import Scale, features
-from nuvlm.models.vlm.rationales import Claims, Rationales, load_rationales
+from nuvlm.models.vlm.rationales import NUMBERS, Claims, Rationales, is_right, load_rationales
 
 BASELINES = ("constant", "prior", "exchanged", "template", "vlm")
 OPTIONS: dict[str, Any] = {"learning_rate": 0.05, "max_leaf_nodes": 8, "max_iter": 120, "early_stopping": False}

@@ -9,9 +9,9 @@ from pydantic import Field, model_validator
 
 from nuvlm.base.settings import Settings
 from nuvlm.dataset.topology import SHOWER_MEV, TRACK_MM
-from nuvlm.evaluation.faithfulness import STATEMENTS, TOLERANCE
+from nuvlm.evaluation.faithfulness import STATEMENTS
 from nuvlm.models.vlm.prompts import read_texts
-from nuvlm.models.vlm.rationales import GAP_MM
+from nuvlm.models.vlm.rationales import GAP_MM, TOLERANCE
 
 FILE = Path("resources/faithfulness/definition.yaml")
 VOCABULARY = Path("resources/rationales.yaml")

@@ -2,7 +2,7 @@
 
 import logging
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -24,11 +24,12 @@ from nuvlm.models.explained_events import read_explained
 from nuvlm.models.head.saliency import occlude_cells
 from nuvlm.models.vlm.batches import FittingBatches
 from nuvlm.models.vlm.classify import background_of, is_grounded, load_finetuned
+from nuvlm.models.vlm.consensus import drawing, most_supported
 from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.free_text import FreeText
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import Prompts, answer_tokens, conversation, prompts_for, user_turn
-from nuvlm.models.vlm.rationales import Rationales, claims_table, load_rationales
+from nuvlm.models.vlm.rationales import Claims, Rationales, claims_table, load_rationales, seed_of
 from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import Background, ExplainSettings, Quantization
 
@@ -60,7 +61,8 @@ def explain_vlm(
 ) -> None:
     """Write the model's rationales of the selected events, for each picture, and the claims in them.
 
-    The label predicted for the nominal picture is forced for all pictures, and the rationale is decoded greedily.
+    The label predicted for the nominal picture is forced for all pictures, and the rationale is decoded greedily, or is
+    one of several that are drawn (:mod:`nuvlm.models.vlm.consensus`) with random numbers of the event's own.
     `text_only` (a black picture) gives the rationale that follows from the label without the event. A model trained
     without rationales is asked for its reasons in a second turn.
 
@@ -70,7 +72,8 @@ def explain_vlm(
         base, adapter, events, stores, prompts, quantization, bf16, zoom: as for
         :func:`nuvlm.models.vlm.classify.classify_vlm`.
         predictions: model -> prediction table of this part, `vlm` among them, under `condition`.
-        part, count, seed: select the events, see :func:`nuvlm.models.explained_events.read_explained`.
+        part, count, seed: select the events, see :func:`nuvlm.models.explained_events.read_explained`. Draws of
+            rationales depend on `seed`, too.
         condition: degradation of the pictures.
         vocabulary: file of the phrasings that state truth and parse rationales.
         merge_adapter: see :func:`nuvlm.models.vlm.classify.load_finetuned`.
@@ -84,13 +87,22 @@ def explain_vlm(
     chosen = read_explained(events, predictions, "vlm", part=part, count=count, seed=seed)
     rows: list[dict[str, Any]] = []
     grounded = is_grounded(adapter)
+    read = _reader(words, grounded=grounded)
     if len(chosen):
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=choose_device(), merge=merge_adapter)
-        explainer = _Explainer(model, load_processor(base), texts, settings, background, zoom, grounded=grounded)
-        answers = _explain_events(explainer, chosen, stores, condition, images)
+        explainer = _Explainer(model, load_processor(base), texts, settings, background, zoom, read, grounded=grounded)
+        answers = _explain_events(explainer, chosen, stores, condition, images, seed)
         rows = [row for found in track(answers, "events", len(chosen)) for row in found]
         logger.info("peak memory %.0f MB", peak_memory_mb())
-    _write(out, chosen, pd.DataFrame(rows, columns=list(ANSWER)), words, grounded=grounded)
+    _write(out, chosen, pd.DataFrame(rows, columns=list(ANSWER)), words, read)
+
+
+def _reader(words: Rationales, *, grounded: bool) -> Callable[[str], Claims]:
+    """What reads the claims in a text: of a model trained on the phrasings, or in free words."""
+    if grounded:
+        return words.parse
+    free = FreeText(words)
+    return lambda text: free.read(text).agreed
 
 
 class _Explainer:
@@ -104,6 +116,7 @@ class _Explainer:
         settings: ExplainSettings,
         background: Background,
         zoom: int,
+        read: Callable[[str], Claims],
         *,
         grounded: bool,
     ) -> None:
@@ -114,19 +127,34 @@ class _Explainer:
         self._zoom = zoom
         self._grounded = grounded
         self._tokens = settings.max_new_tokens
+        self._samples = settings.samples
+        self._read = read
         self.maps = settings.saliency
         if settings.saliency:
             self._encoder = Encoder(processor, texts, model.dtype)
             self._scorer = Scorer(model, answer_tokens(processor.tokenizer, texts, separated=grounded))
         self.batches = FittingBatches(settings.batch_size)
 
-    def explain(self, label: str, pictures: Sequence[np.ndarray]) -> list[tuple[str, float]]:
-        """The rationale after `label` for each of `pictures` (views, size, size), and the seconds that it took."""
-        rationales: list[tuple[str, float]] = []
-        shown = [to_pictures(views, self._background, self._zoom) for views in pictures]
-        for _, answers in self.batches.run(partial(self._explain, label), shown):
-            rationales += answers
-        return rationales
+    def explain(self, label: str, pictures: Sequence[np.ndarray], seeds: Sequence[int]) -> list[tuple[str, float]]:
+        """The rationale after `label` for each of `pictures` (views, size, size), and the seconds that it took.
+
+        Args:
+            seeds: of the draws, one a picture.
+        """
+        tasks = [
+            (to_pictures(views, self._background, self._zoom), seed_of(seed, k))
+            for views, seed in zip(pictures, seeds, strict=True)
+            for k in range(self._samples)
+        ]
+        drawn: list[tuple[str, float]] = []
+        for _, answers in self.batches.run(partial(self._explain, label), tasks):
+            drawn += answers
+        return [self._choose(drawn[i : i + self._samples]) for i in range(0, len(drawn), self._samples)]
+
+    def _choose(self, drawn: Sequence[tuple[str, float]]) -> tuple[str, float]:
+        """Of the rationales drawn for a picture, the one that the others support best, and the seconds of all."""
+        best = most_supported([self._read(text) for text, _ in drawn])
+        return drawn[best][0], sum(seconds for _, seconds in drawn)
 
     def saliency(self, label: str, pictures: np.ndarray) -> list[list[float]]:
         """Fall of the log-probability of `label` when a cell is black, of all cells of all views; uint8 `pictures`
@@ -141,8 +169,10 @@ class _Explainer:
         logp = torch.from_numpy(self._scorer(inputs).joint)
         return logp.log_softmax(dim=1).gather(1, classes[:, None]).squeeze(1).float()
 
-    def _explain(self, label: str, pictures: Sequence[Sequence[Image.Image]]) -> list[tuple[str, float]]:
+    def _explain(self, label: str, tasks: Sequence[tuple[Sequence[Image.Image], int]]) -> list[tuple[str, float]]:
+        """Generate a text for each picture of `tasks`, drawn with its seed if several are wanted."""
         start = time.perf_counter()
+        pictures, seeds = zip(*tasks, strict=True)
         opening = self._opening(label, len(pictures[0]))
         inputs = self._processor(
             images=[list(views) for views in pictures], text=[opening] * len(pictures), add_special_tokens=False,
@@ -152,8 +182,9 @@ class _Explainer:
         end = tokenizer.eos_token_id
         with torch.inference_mode():
             out = self._model.generate(
-                **inputs, do_sample=False, num_beams=1, max_new_tokens=self._tokens, eos_token_id=end, pad_token_id=end
-            )
+                **inputs, do_sample=False, num_beams=1, max_new_tokens=self._tokens, eos_token_id=end, pad_token_id=end,
+                logits_processor=drawing(seeds) if self._samples > 1 else None,
+            )  # fmt: skip
         texts = tokenizer.batch_decode(out[:, inputs["input_ids"].shape[1] :], skip_special_tokens=True)
         seconds = (time.perf_counter() - start) / len(pictures)
         return [(text.strip(), seconds) for text in texts]
@@ -174,6 +205,7 @@ def _explain_events(
     stores: Mapping[str, Path],
     condition: str,
     settings: Mapping[str, Any],
+    seed: int,
 ) -> Iterator[list[dict[str, Any]]]:
     """Yield the rows of each event, one per picture; label by label, so that prompts in a batch have one length."""
     # A map of an event is compared with what is changed in it.
@@ -184,9 +216,10 @@ def _explain_events(
         for where, maps in read_blocks(stores, same_label, explainer.batches.size):
             block = same_label.iloc[where]
             # Prompt and black picture are the same for all events with this label.
-            text_only = text_only or explainer.explain(label, [np.zeros_like(maps[0])])
+            text_only = text_only or explainer.explain(label, [np.zeros_like(maps[0])], [seed_of(seed, label)])
             degraded = degrade(condition, maps, block, settings)
-            answers = explainer.explain(label, list(degraded))
+            keys = zip(block["shard"], block["event_id"], strict=True)
+            answers = explainer.explain(label, list(degraded), [seed_of(seed, *key) for key in keys])
             maps_of = dict.fromkeys(block.index)
             mapped = [i for i, event in enumerate(block.index) if event in unchanged] if explainer.maps else []
             if mapped:
@@ -196,15 +229,16 @@ def _explain_events(
                 yield [dict(zip(ANSWER, row, strict=True)) for row in found]
 
 
-def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales, *, grounded: bool) -> None:
-    """Write the table of rationales, their claims and the true values; those that are not `grounded` are free text."""
+def _write(
+    out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales, read: Callable[[str], Claims]
+) -> None:
+    """Write the table of rationales, their claims and the true values."""
     rows = answers.sort_values("event", kind="stable")
     events = chosen.loc[rows["event"].astype(int)]
     table = events[["event_id", "shard", "row", "class", "predicted", "chosen"]].reset_index(drop=True)
     table["picture"] = rows["picture"].astype("string").to_numpy()
     table["rationale"] = rows["rationale"].astype("string").to_numpy()
-    free = None if grounded else FreeText(words)
-    claimed = [words.parse(text) if free is None else free.read(text).agreed for text in table["rationale"]]
+    claimed = [read(text) for text in table["rationale"]]
     true = [words.state(event) for event in events.to_dict("records")]
     table = table.join(claims_table("claim_", claimed)).join(claims_table("true_", true))
     table["seconds"] = rows["seconds"].to_numpy(dtype=np.float64)

@@ -33,6 +33,10 @@ CLAIM_TYPES = {
     "gap_cm": "float32",
 }
 """Column types of the claims; column names have the prefix `claim_` or `true_`."""
+NUMBERS = ("track_cm", "shower_mev", "gap_cm")
+"""Claims that are lengths and energies."""
+TOLERANCE = 0.25
+"""Relative tolerance of a right length or energy."""
 CM = {f"{prefix}{unit}": factor * value
       for prefix, value in (("milli", 0.1), ("centi", 1.0), ("", 100.0))
       for unit, factor in (("metres", 1.0), ("meters", 1.0), ("metre", 1.0), ("meter", 1.0))}  # fmt: skip
@@ -267,9 +271,23 @@ def grounded_rationales(events: pd.DataFrame, vocabulary: Rationales) -> list[st
         events: rows of the event table.
     """
     return [
-        vocabulary.write(vocabulary.state(event), _rng(event["shard"], event["event_id"]))
+        vocabulary.write(vocabulary.state(event), np.random.default_rng(seed_of(event["shard"], event["event_id"])))
         for event in events.to_dict("records")
     ]
+
+
+def is_right(name: str, claim: np.ndarray, true: np.ndarray) -> np.ndarray:
+    """Bool, whether claims of the kind `name` are right; False if the thing does not exist (NaN)."""
+    if name in NUMBERS:
+        near: np.ndarray = np.abs(claim - true) <= TOLERANCE * true * (1 + 1e-6)  # tables hold float32
+        return near
+    same: np.ndarray = claim == true
+    return same
+
+
+def seed_of(*identity: object) -> int:
+    """A seed that depends only on an identity, such as shard and event."""
+    return int.from_bytes(hashlib.sha256("/".join(map(str, identity)).encode()).digest()[:8], "big")
 
 
 def claims_table(prefix: str, claims: list[Claims]) -> pd.DataFrame:
@@ -369,8 +387,3 @@ def _read(match: re.Match[str], kind: _Kind) -> dict[str, Any]:
             unit = (CM if placeholder == "length" else MEV)[found[f"{placeholder}_unit"].lower()]
             claims[field] = float(f"{float(text.replace(',', '')) * unit:.6g}")
     return claims
-
-
-def _rng(shard: str, event_id: int) -> np.random.Generator:
-    """Random number generator that depends only on the event's identity."""
-    return np.random.default_rng(int.from_bytes(hashlib.sha256(f"{shard}/{event_id}".encode()).digest()[:8], "big"))

@@ -211,6 +211,9 @@ class ExplainSettings(Settings):
     """Pictures per batch; halved until they fit in memory."""
     max_new_tokens: Count = 160
     """Maximum length of a rationale."""
+    samples: Count = 1
+    """Rationales drawn for each picture, of which the one whose claims the others support best is written down; 1: none
+    is drawn, and each next word is the likeliest one (greedy)."""
     saliency: bool = False
     """Whether to measure also how much the log-probability of the answer falls when a cell of a view is black: about
     ten to twenty further passes an event."""
