@@ -69,6 +69,11 @@ class FamilySettings(Settings, ABC):
         return tuple(training_name(model, number + 1) for number in range(len(self.all_seeds)))
 
     @property
+    def explanations_per_event(self) -> int:
+        """Explanations computed for each explained event."""
+        return 1
+
+    @property
     @abstractmethod
     def first_seed(self) -> int:
         """The seed of the first training."""

@@ -281,7 +281,8 @@ def write_study(folder: Path, rows: Sequence[Accuracy], fits: Sequence[Fit]) -> 
 
 
 def draw(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
-    """Accuracy against training events as SVG: each training a point, each fit a line; other pixels are open points."""
+    """Accuracy against training events as SVG: each training a point with its interval from test events, each fit a
+    line; other pixels are open points."""
     models = list(dict.fromkeys(row.model for row in rows))
     usual = max((row.pixel_mm for row in rows), default=0.0)
     with new_figure(6.4, 4.2) as (figure, ax):
@@ -290,8 +291,10 @@ def draw(rows: Sequence[Accuracy], fits: Sequence[Fit]) -> str:
                 here = [row for row in rows if (row.model, row.pixel_mm) == (model, pixel)]
                 label = title(model) if pixel == usual else None
                 filled = colour if pixel == usual else "none"
-                points = np.array([(row.train_events, row.accuracy) for row in here]).reshape(-1, 2).T
-                ax.plot(*points, marker, color=colour, markerfacecolor=filled, label=label)
+                values = np.array([(row.train_events, row.accuracy, row.low, row.high) for row in here]).reshape(-1, 4)
+                events, accuracy, low, high = values.T
+                interval = [accuracy - low, high - accuracy]
+                ax.errorbar(events, accuracy, interval, fmt=marker, color=colour, markerfacecolor=filled, label=label)
             for fit in fits:
                 if fit.model == model:
                     sizes = [row.train_events for row in rows if (row.model, row.pixel_mm) == (model, fit.pixel_mm)]

@@ -243,7 +243,8 @@ def _work(config: Config, rule: str, events: int, jobs: int) -> float:
         tables = len(conditions_of(rule.removeprefix("classify_"), config.conditions))
         return classified / config.dataset.parts * (tables if config.conditions_in_one_job else 1)
     if rule.startswith("explain_"):
-        return min(classified, config.report.explain) / config.dataset.parts
+        section = config.families[rule.removeprefix("explain_")]
+        return min(classified, config.report.explain) / config.dataset.parts * section.explanations_per_event
     for name, section in config.families.items():
         if rule == FAMILIES[name].training_rule:
             factors = [section.training(model).events_factor for model in section.model_names(name)]

@@ -271,6 +271,10 @@ class VlmSettings(FamilySettings):
     def first_seed(self) -> int:
         return self.finetune.seed
 
+    @property
+    def explanations_per_event(self) -> int:
+        return self.explain.samples
+
     def training(self, training: str) -> Request:
         tune = self.finetune.model_copy(update={"seed": self.seed_of(training)})
         inputs = self._inputs()
