@@ -98,6 +98,17 @@ def test_tokenizer_loses_no_text(base: Path) -> None:
     assert tokenizer.decode(tokenizer(text, add_special_tokens=False)["input_ids"]) == text
 
 
+def test_pretraining_leaves_words_alone_that_it_does_not_use(base: Path) -> None:
+    """Labels and rationales are made of them, and fine-tuning trains no word."""
+    weights = load_file(base / "model.safetensors")
+    (output,) = (value for name, value in weights.items() if name.endswith("lm_head.weight"))
+    (entered,) = (value for name, value in weights.items() if name.endswith("embed_tokens.weight"))
+    tokenizer = load_processor(base).tokenizer
+    for word, alike in ((" track", True), (" shower", True), (" lines", False), (" blobs", False)):
+        row, *_ = tokenizer(word, add_special_tokens=False)["input_ids"]
+        assert torch.allclose(output[row], entered[row], atol=1e-6) == alike, word
+
+
 def test_numbers_are_alike_from_the_start(prompts_file: Path, vocabulary_file: Path) -> None:
     tokenizer = pretraining._train_tokenizer(768, load_prompts(prompts_file), load_rationales(vocabulary_file))
     embeddings = torch.randn(769, 64, generator=torch.Generator().manual_seed(3)) / 8

@@ -315,13 +315,15 @@ def _pretrain(
     rng = np.random.default_rng(settings.seed)
     examples = _examples(rng, settings, views)
     losses: list[float] = []
+    output = model.get_output_embeddings().weight
+    said = torch.zeros(len(output), dtype=torch.bool)  # words of the descriptions so far
     if checkpoint is not None and checkpoint.exists():
         state = read_checkpoint(checkpoint, fingerprint, torch.device("cpu"))
         model.load_state_dict(state["weights"], strict=False)
         optimizer.load_state_dict(state["optimizer"])
         schedule.load_state_dict(state["schedule"])
         rng.bit_generator.state = json.loads(state["rng"])
-        losses = list(state["losses"])
+        losses, said = list(state["losses"]), state["said"]
         logger.info("resumed after step %d of %s", len(losses), checkpoint)
 
     def save() -> None:
@@ -332,6 +334,7 @@ def _pretrain(
             "schedule": schedule.state_dict(),
             "rng": json.dumps(rng.bit_generator.state),
             "losses": losses,
+            "said": said,
         }
         write_checkpoint(checkpoint, fingerprint, state)
 
@@ -343,6 +346,11 @@ def _pretrain(
             batch = collate([next(examples) for _ in range(settings.batch_size)])
             loss = model(**batch, use_cache=False).loss
             loss.backward()
+            said[batch["labels"][batch["labels"] != -100]] = True
+            if output.grad is not None:
+                # Words that no description uses would all be pushed the same way, and fine-tuning, which trains no
+                # word, could then not tell one from another: labels and rationales are made of such words.
+                output.grad[~said] = 0
             torch.nn.utils.clip_grad_norm_(trained.values(), 1.0)
             optimizer.step()
             schedule.step()
