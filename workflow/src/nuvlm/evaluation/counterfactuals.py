@@ -25,7 +25,7 @@ from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, bootstrap_means, fr
 from nuvlm.evaluation.samples import KEY, Predictions, Sample, read_sample
 from nuvlm.models.explained_events import SAMPLE
 from nuvlm.models.head.cells import cell_pixels
-from nuvlm.models.vlm.rationales import is_right
+from nuvlm.models.vlm.agreement import is_right
 from nuvlm.simulation.counterfactuals import AS_SIMULATED, CONTROLS, KINDS
 
 SaliencyMaps = dict[tuple[str, int], Callable[[], np.ndarray]]

@@ -21,7 +21,7 @@ from nuvlm.base.files import read_table
 from nuvlm.base.stores import open_store
 from nuvlm.evaluation.intervals import RESAMPLES, bootstrap, fraction
 from nuvlm.evaluation.samples import KEY
-from nuvlm.models.vlm.rationales import NUMBERS, is_right
+from nuvlm.models.vlm.agreement import NUMBERS, is_right
 
 Explanations = Mapping[str, Sequence[str | Path]]
 """Tables of rationales (one per part) of each model that writes them."""

@@ -15,7 +15,7 @@ from nuvlm.evaluation.cuts import FIGURES_OF_MERIT
 from nuvlm.evaluation.faithfulness import STATEMENTS
 from nuvlm.models.conditions import shown_in_full
 from nuvlm.models.table import title
-from nuvlm.models.vlm.rationales import TOLERANCE
+from nuvlm.models.vlm.agreement import TOLERANCE
 from nuvlm.report.explained import CHANGES
 from nuvlm.report.names import COUNTERFACTUALS, KINDS, figure_name, words
 from nuvlm.report.style import COLOURS, INK, LABELS, MARKERS, MODEL_COLOURS, new_figure, save_figure, use_reduced_fonts

@@ -27,7 +27,8 @@ from nuvlm.evaluation.benchmark.events import COLUMNS, default_folder, read_trut
 from nuvlm.evaluation.benchmark.predictions import read_predictions, write_predictions
 from nuvlm.evaluation.faithfulness import STATEMENTS, read_explanations
 from nuvlm.models.bdt.features import Scale, features
-from nuvlm.models.vlm.rationales import NUMBERS, Claims, Rationales, is_right, load_rationales
+from nuvlm.models.vlm.agreement import NUMBERS, is_right
+from nuvlm.models.vlm.rationales import Claims, Rationales, load_rationales
 
 BASELINES = ("constant", "prior", "exchanged", "template", "vlm")
 OPTIONS: dict[str, Any] = {"learning_rate": 0.05, "max_leaf_nodes": 8, "max_iter": 120, "early_stopping": False}

@@ -11,7 +11,8 @@ from nuvlm.base.settings import Settings
 from nuvlm.dataset.topology import SHOWER_MEV, TRACK_MM
 from nuvlm.evaluation.faithfulness import STATEMENTS
 from nuvlm.models.vlm.prompts import read_texts
-from nuvlm.models.vlm.rationales import GAP_MM, TOLERANCE
+from nuvlm.models.vlm.agreement import TOLERANCE
+from nuvlm.models.vlm.rationales import GAP_MM
 
 FILE = Path("resources/faithfulness/definition.yaml")
 VOCABULARY = Path("resources/rationales.yaml")

@@ -11,7 +11,8 @@ import numpy as np
 import torch
 from transformers import LogitsProcessor, LogitsProcessorList, MinPLogitsWarper
 
-from nuvlm.models.vlm.rationales import CLAIM_TYPES, Claims, is_right
+from nuvlm.models.vlm.agreement import is_right
+from nuvlm.models.vlm.rationales import CLAIM_TYPES, Claims
 
 MIN_P = 0.1
 """Words less probable than this share of the likeliest one are not drawn (arXiv 2407.01082)."""
@@ -42,7 +43,7 @@ def most_supported(drawn: Sequence[Claims]) -> int:
     """Index of the rationale whose claims the drawn ones support best; of equal ones the first.
 
     If c claims of one rationale and d of another agree in r, the F1 score is 2r / (c + d). Numbers agree within 25 %,
-    see :func:`nuvlm.models.vlm.rationales.is_right`.
+    see :func:`nuvlm.models.vlm.agreement.is_right`.
     """
     values = {
         name: np.array([np.nan if vars(claims)[name] is None else float(vars(claims)[name]) for claims in drawn])

@@ -36,7 +36,7 @@ from nuvlm.models.classifier.checkpoint import read_checkpoint, write_checkpoint
 from nuvlm.models.vlm.prompts import Prompts, check_views, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 from nuvlm.models.vlm.settings import GraftSettings, ScratchSettings
-from nuvlm.models.vlm.shapes import draw_scene
+from nuvlm.models.vlm.shapes import VERSION, draw_scene
 from nuvlm.models.vlm.shapes import vocabulary as scene_words
 
 logger = logging.getLogger(__name__)
@@ -131,7 +131,11 @@ def finish_base(
     names = _views(prompts, pixel_maps)
     size = sum(p.numel() for p in model.parameters()) / 1e6
     logger.info("made a Mllama with %.3g M parameters for %d views", size, len(names))
-    fingerprint = settings.model_dump(mode="json") | {"views": len(names)} | {path.name: sha256(path) for path in texts}
+    fingerprint = (
+        settings.model_dump(mode="json")
+        | {"views": len(names), "scenes": VERSION}
+        | {path.name: sha256(path) for path in texts}
+    )
     summary = _pretrain(model, processor, settings, len(names), tensorboard, checkpoint, fingerprint)
     with atomic_path(out) as partial:
         model.save_pretrained(partial)

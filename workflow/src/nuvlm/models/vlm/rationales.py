@@ -33,10 +33,6 @@ CLAIM_TYPES = {
     "gap_cm": "float32",
 }
 """Column types of the claims; column names have the prefix `claim_` or `true_`."""
-NUMBERS = ("track_cm", "shower_mev", "gap_cm")
-"""Claims that are lengths and energies."""
-TOLERANCE = 0.25
-"""Relative tolerance of a right length or energy."""
 CM = {f"{prefix}{unit}": factor * value
       for prefix, value in (("milli", 0.1), ("centi", 1.0), ("", 100.0))
       for unit, factor in (("metres", 1.0), ("meters", 1.0), ("metre", 1.0), ("meter", 1.0))}  # fmt: skip
@@ -274,15 +270,6 @@ def grounded_rationales(events: pd.DataFrame, vocabulary: Rationales) -> list[st
         vocabulary.write(vocabulary.state(event), np.random.default_rng(seed_of(event["shard"], event["event_id"])))
         for event in events.to_dict("records")
     ]
-
-
-def is_right(name: str, claim: np.ndarray, true: np.ndarray) -> np.ndarray:
-    """Bool, whether claims of the kind `name` are right; False if the thing does not exist (NaN)."""
-    if name in NUMBERS:
-        near: np.ndarray = np.abs(claim - true) <= TOLERANCE * true * (1 + 1e-6)  # tables hold float32
-        return near
-    same: np.ndarray = claim == true
-    return same
 
 
 def seed_of(*identity: object) -> int:

@@ -12,6 +12,8 @@ import numpy as np
 
 NUMBERS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
 """Amounts are rounded to these times a power of ten: numbers of which a tokenizer makes one token."""
+VERSION = 2
+"""Of the scenes and their descriptions: a pre-training does not go on with others than it began with."""
 DIM, BRIGHT = 64, 150
 """Grey values: a darker pixel counts as dust, a brighter one as glow."""
 STEP = 0.25
