@@ -10,8 +10,8 @@ from pydantic import Field, model_validator
 from nuvlm.base.settings import Settings
 from nuvlm.dataset.topology import SHOWER_MEV, TRACK_MM
 from nuvlm.evaluation.faithfulness import STATEMENTS
-from nuvlm.models.vlm.prompts import read_texts
 from nuvlm.models.vlm.agreement import TOLERANCE
+from nuvlm.models.vlm.prompts import read_texts
 from nuvlm.models.vlm.rationales import GAP_MM
 
 FILE = Path("resources/faithfulness/definition.yaml")
