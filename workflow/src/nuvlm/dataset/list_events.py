@@ -1,6 +1,5 @@
 """Building the event table: class, split and part of every event of a run, and what is known about it."""
 
-import hashlib
 import logging
 from collections.abc import Mapping
 from pathlib import Path
@@ -12,6 +11,7 @@ import pandas as pd
 from nuvlm.base.classes import CLASSES, classify_truth
 from nuvlm.base.errors import InputError, OnBadEvent, remake
 from nuvlm.base.files import read_table, write_table
+from nuvlm.base.identity import hash_of
 from nuvlm.base.logs import track
 from nuvlm.base.stores import open_store
 from nuvlm.dataset.event_table import NO_PART, SPLITS, read_events
@@ -47,8 +47,7 @@ def assign_split(shard: str, event_id: int, *, seed: int, validation: float, tes
 
 def _uniform(shard: str, event_id: int, seed: int) -> float:
     """A hash of an event's identity and the seed, in [0, 1)."""
-    digest = hashlib.sha256(f"{seed}/{shard}/{event_id}".encode()).digest()
-    return int.from_bytes(digest[:8], "big") / 2**64
+    return hash_of(seed, shard, event_id) / 2**64
 
 
 def limit_training(events: pd.DataFrame, count: int | None, seed: int) -> pd.DataFrame:

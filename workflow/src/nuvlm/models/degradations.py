@@ -5,7 +5,6 @@ Noise, diffusion and energy scale act on the charge, recovered from grey values 
 with white at :data:`WHITE_MEV`, and a pixel size that is unknown to be :data:`PIXEL_MM`.
 """
 
-import hashlib
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -13,6 +12,7 @@ import numpy as np
 import pandas as pd
 from scipy.ndimage import convolve1d
 
+from nuvlm.base.identity import hash_of
 from nuvlm.detector.grayscale import energy_of_grey, grayscale
 from nuvlm.detector.smearing import box_shares
 from nuvlm.models.conditions import check_condition, degradation
@@ -132,5 +132,4 @@ def _kernel(width: float) -> np.ndarray:
 
 def _generator(kind: str, shard: str, event_id: int) -> np.random.Generator:
     """Random generator seeded by the identity of the event."""
-    digest = hashlib.sha256(f"{kind}/{shard}/{event_id}".encode()).digest()
-    return np.random.default_rng(int.from_bytes(digest[:16], "big"))
+    return np.random.default_rng(hash_of(kind, shard, event_id, bits=128))

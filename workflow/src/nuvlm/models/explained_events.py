@@ -1,6 +1,5 @@
 """Which events are explained: the worst mistakes, and events drawn at random, which alone may be counted."""
 
-import hashlib
 from collections.abc import Mapping
 from pathlib import Path
 
@@ -9,6 +8,7 @@ import pandas as pd
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.errors import InputError
+from nuvlm.base.identity import hash_of
 from nuvlm.dataset.event_table import read_events
 from nuvlm.models.predictions import read_predictions
 
@@ -90,7 +90,7 @@ def choose_explained(
     worst = np.argsort(lowest, kind="stable")
     mistakes = worst[lowest[worst] < 0][: count // 2].tolist()
     identities = zip(events["shard"], events.get("original", events["event_id"]), strict=True)
-    drawn = [hashlib.sha256(f"explain/{seed}/{shard}/{event}".encode()).digest() for shard, event in identities]
+    drawn = [hash_of("explain", seed, shard, event) for shard, event in identities]
     chosen = dict.fromkeys(mistakes, MISTAKE)
     for row in sorted(range(len(events)), key=drawn.__getitem__):
         if row not in chosen and len(chosen) >= count:

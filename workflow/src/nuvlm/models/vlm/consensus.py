@@ -22,8 +22,7 @@ class GumbelNoise(LogitsProcessor):  # type: ignore[misc]
     """Makes greedy decoding draw its words: log-probability plus Gumbel noise is largest at a word as often as its
     probability says (arXiv 1411.0030).
 
-    Unlike torch's own drawing, each row has a random number generator of its own, so that a draw does not depend on
-    the rows beside it.
+    Each row has a random number generator of its own, which torch's drawing has not: a text is the same in any batch.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:

@@ -5,7 +5,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import pandas as pd
@@ -15,6 +15,7 @@ from transformers import PreTrainedModel, ProcessorMixin
 
 from nuvlm.base.classes import CLASSES
 from nuvlm.base.files import write_table
+from nuvlm.base.identity import hash_of
 from nuvlm.base.logs import track
 from nuvlm.dataset.event_table import is_changed
 from nuvlm.dataset.pixelmaps import check_images, read_blocks
@@ -29,14 +30,14 @@ from nuvlm.models.vlm.dataset import to_pictures
 from nuvlm.models.vlm.free_text import FreeText
 from nuvlm.models.vlm.model import load_processor
 from nuvlm.models.vlm.prompts import Prompts, answer_tokens, conversation, prompts_for, user_turn
-from nuvlm.models.vlm.rationales import Claims, Rationales, claims_table, load_rationales, seed_of
+from nuvlm.models.vlm.rationales import Claims, Rationales, claims_table, load_rationales
 from nuvlm.models.vlm.scoring import Encoder, Scorer
 from nuvlm.models.vlm.settings import Background, ExplainSettings, Quantization
 
 logger = logging.getLogger(__name__)
 
 NOMINAL, TEXT_ONLY = "nominal", "text_only"
-ANSWER = ("event", "picture", "rationale", "seconds", "saliency")
+ANSWER = ("event", "picture", "rationale", "claims", "seconds", "saliency")
 
 
 def explain_vlm(
@@ -87,14 +88,14 @@ def explain_vlm(
     chosen = read_explained(events, predictions, "vlm", part=part, count=count, seed=seed)
     rows: list[dict[str, Any]] = []
     grounded = is_grounded(adapter)
-    read = _reader(words, grounded=grounded)
     if len(chosen):
+        read = _reader(words, grounded=grounded)
         model = load_finetuned(base, adapter, quantization, bf16=bf16, device=choose_device(), merge=merge_adapter)
         explainer = _Explainer(model, load_processor(base), texts, settings, background, zoom, read, grounded=grounded)
         answers = _explain_events(explainer, chosen, stores, condition, images, seed)
         rows = [row for found in track(answers, "events", len(chosen)) for row in found]
         logger.info("peak memory %.0f MB", peak_memory_mb())
-    _write(out, chosen, pd.DataFrame(rows, columns=list(ANSWER)), words, read)
+    _write(out, chosen, pd.DataFrame(rows, columns=list(ANSWER)), words)
 
 
 def _reader(words: Rationales, *, grounded: bool) -> Callable[[str], Claims]:
@@ -103,6 +104,15 @@ def _reader(words: Rationales, *, grounded: bool) -> Callable[[str], Claims]:
         return words.parse
     free = FreeText(words)
     return lambda text: free.read(text).agreed
+
+
+class Explanation(NamedTuple):
+    """What a model says after its answer."""
+
+    rationale: str
+    claims: Claims
+    seconds: float
+    """That it took, with all draws."""
 
 
 class _Explainer:
@@ -135,14 +145,14 @@ class _Explainer:
             self._scorer = Scorer(model, answer_tokens(processor.tokenizer, texts, separated=grounded))
         self.batches = FittingBatches(settings.batch_size)
 
-    def explain(self, label: str, pictures: Sequence[np.ndarray], seeds: Sequence[int]) -> list[tuple[str, float]]:
-        """The rationale after `label` for each of `pictures` (views, size, size), and the seconds that it took.
+    def explain(self, label: str, pictures: Sequence[np.ndarray], seeds: Sequence[int]) -> list[Explanation]:
+        """The rationale after `label` for each of `pictures` (views, size, size).
 
         Args:
             seeds: of the draws, one a picture.
         """
         tasks = [
-            (to_pictures(views, self._background, self._zoom), seed_of(seed, k))
+            (to_pictures(views, self._background, self._zoom), hash_of(seed, k))
             for views, seed in zip(pictures, seeds, strict=True)
             for k in range(self._samples)
         ]
@@ -151,10 +161,12 @@ class _Explainer:
             drawn += answers
         return [self._choose(drawn[i : i + self._samples]) for i in range(0, len(drawn), self._samples)]
 
-    def _choose(self, drawn: Sequence[tuple[str, float]]) -> tuple[str, float]:
-        """Of the rationales drawn for a picture, the one that the others support best, and the seconds of all."""
-        best = most_supported([self._read(text) for text, _ in drawn])
-        return drawn[best][0], sum(seconds for _, seconds in drawn)
+    def _choose(self, drawn: Sequence[tuple[str, float]]) -> Explanation:
+        """Of the rationales drawn for a picture, the one that the others support best, with the seconds of all."""
+        texts, seconds = zip(*drawn, strict=True)
+        claims = [self._read(text) for text in texts]
+        best = most_supported(claims)
+        return Explanation(texts[best], claims[best], sum(seconds))
 
     def saliency(self, label: str, pictures: np.ndarray) -> list[list[float]]:
         """Fall of the log-probability of `label` when a cell is black, of all cells of all views; uint8 `pictures`
@@ -170,7 +182,7 @@ class _Explainer:
         return logp.log_softmax(dim=1).gather(1, classes[:, None]).squeeze(1).float()
 
     def _explain(self, label: str, tasks: Sequence[tuple[Sequence[Image.Image], int]]) -> list[tuple[str, float]]:
-        """Generate a text for each picture of `tasks`, drawn with its seed if several are wanted."""
+        """A text for each picture, drawn with its seed if several are wanted, and the seconds that it took."""
         start = time.perf_counter()
         pictures, seeds = zip(*tasks, strict=True)
         opening = self._opening(label, len(pictures[0]))
@@ -212,14 +224,14 @@ def _explain_events(
     unchanged = set(chosen.index[~is_changed(chosen)])
     for label in CLASSES:
         same_label = chosen[chosen["predicted"] == label]
-        text_only: list[tuple[str, float]] = []
+        text_only: list[Explanation] = []
         for where, maps in read_blocks(stores, same_label, explainer.batches.size):
             block = same_label.iloc[where]
             # Prompt and black picture are the same for all events with this label.
-            text_only = text_only or explainer.explain(label, [np.zeros_like(maps[0])], [seed_of(seed, label)])
+            text_only = text_only or explainer.explain(label, [np.zeros_like(maps[0])], [hash_of(seed, label)])
             degraded = degrade(condition, maps, block, settings)
             keys = zip(block["shard"], block["event_id"], strict=True)
-            answers = explainer.explain(label, list(degraded), [seed_of(seed, *key) for key in keys])
+            answers = explainer.explain(label, list(degraded), [hash_of(seed, *key) for key in keys])
             maps_of = dict.fromkeys(block.index)
             mapped = [i for i, event in enumerate(block.index) if event in unchanged] if explainer.maps else []
             if mapped:
@@ -229,18 +241,15 @@ def _explain_events(
                 yield [dict(zip(ANSWER, row, strict=True)) for row in found]
 
 
-def _write(
-    out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales, read: Callable[[str], Claims]
-) -> None:
+def _write(out: Path, chosen: pd.DataFrame, answers: pd.DataFrame, words: Rationales) -> None:
     """Write the table of rationales, their claims and the true values."""
     rows = answers.sort_values("event", kind="stable")
     events = chosen.loc[rows["event"].astype(int)]
     table = events[["event_id", "shard", "row", "class", "predicted", "chosen"]].reset_index(drop=True)
     table["picture"] = rows["picture"].astype("string").to_numpy()
     table["rationale"] = rows["rationale"].astype("string").to_numpy()
-    claimed = [read(text) for text in table["rationale"]]
     true = [words.state(event) for event in events.to_dict("records")]
-    table = table.join(claims_table("claim_", claimed)).join(claims_table("true_", true))
+    table = table.join(claims_table("claim_", rows["claims"].tolist())).join(claims_table("true_", true))
     table["seconds"] = rows["seconds"].to_numpy(dtype=np.float64)
     if rows["saliency"].notna().any():
         table["saliency"] = rows["saliency"].to_numpy()

@@ -36,7 +36,7 @@ from nuvlm.models.classifier.checkpoint import read_checkpoint, write_checkpoint
 from nuvlm.models.vlm.prompts import Prompts, check_views, load_prompts
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 from nuvlm.models.vlm.settings import GraftSettings, ScratchSettings
-from nuvlm.models.vlm.shapes import VERSION, draw_scene
+from nuvlm.models.vlm.shapes import SCENES_VERSION, draw_scene
 from nuvlm.models.vlm.shapes import vocabulary as scene_words
 
 logger = logging.getLogger(__name__)
@@ -133,7 +133,7 @@ def finish_base(
     logger.info("made a Mllama with %.3g M parameters for %d views", size, len(names))
     fingerprint = (
         settings.model_dump(mode="json")
-        | {"views": len(names), "scenes": VERSION}
+        | {"views": len(names), "scenes": SCENES_VERSION}
         | {path.name: sha256(path) for path in texts}
     )
     summary = _pretrain(model, processor, settings, len(names), tensorboard, checkpoint, fingerprint)
@@ -244,8 +244,8 @@ def _relate_numbers(embeddings: torch.Tensor, tokenizer: PreTrainedTokenizerFast
     """Let the embeddings of numbers have a part in common, and a part that is alike for numbers of similar size.
 
     Language models that have read text have such embeddings. If all are random, a state between those of several
-    numbers is as near to hundreds of other words, and a model that is unsure of a number gives these most of the
-    probability.
+    numbers is as near to hundreds of other words. A model that is unsure of a number then finds these words more
+    probable than any number.
 
     Args:
         embeddings: (tokens, hidden), of unit length on average; changed in place.
@@ -350,8 +350,8 @@ def _pretrain(
             batch = collate([next(examples) for _ in range(settings.batch_size)])
             loss = model(**batch, use_cache=False).loss
             loss.backward()
-            said[batch["labels"][batch["labels"] != -100]] = True
             if output.grad is not None:
+                said[batch["labels"][batch["labels"] != -100]] = True
                 # Words that no description uses would all be pushed the same way, and fine-tuning, which trains no
                 # word, could then not tell one from another: labels and rationales are made of such words.
                 output.grad[~said] = 0

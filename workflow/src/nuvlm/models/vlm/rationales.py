@@ -4,7 +4,6 @@ Writing and parsing use the same phrasings (resources/rationales.yaml), so each 
 :mod:`nuvlm.models.vlm.free_text` reads the texts of other models.
 """
 
-import hashlib
 import math
 import re
 from collections.abc import Hashable, Iterable, Mapping
@@ -16,6 +15,7 @@ import numpy as np
 import pandas as pd
 from pydantic import Field, PrivateAttr, model_validator
 
+from nuvlm.base.identity import hash_of
 from nuvlm.base.settings import Settings
 from nuvlm.models.vlm.prompts import read_texts
 from nuvlm.models.vlm.spelling import NUMBER_WORDS
@@ -184,9 +184,7 @@ class Rationales(Settings):
 
     def round(self, value: float) -> float:
         """Round `value` > 0 to the nearest of `numbers` times a power of ten, by ratio."""
-        power = math.floor(math.log10(value))
-        stated = [float(f"{number}e{p - 1}") for p in (power - 1, power, power + 1) for number in self.numbers]
-        return min(stated, key=lambda number: abs(math.log(number / value)))
+        return nearest_number(value, self.numbers)
 
     def state(self, event: Mapping[Hashable, Any], *, rounded: bool = True) -> Claims:
         """The true claims of an event, as far as truth is known.
@@ -267,14 +265,9 @@ def grounded_rationales(events: pd.DataFrame, vocabulary: Rationales) -> list[st
         events: rows of the event table.
     """
     return [
-        vocabulary.write(vocabulary.state(event), np.random.default_rng(seed_of(event["shard"], event["event_id"])))
+        vocabulary.write(vocabulary.state(event), np.random.default_rng(hash_of(event["shard"], event["event_id"])))
         for event in events.to_dict("records")
     ]
-
-
-def seed_of(*identity: object) -> int:
-    """A seed that depends only on an identity, such as shard and event."""
-    return int.from_bytes(hashlib.sha256("/".join(map(str, identity)).encode()).digest()[:8], "big")
 
 
 def claims_table(prefix: str, claims: list[Claims]) -> pd.DataFrame:
@@ -284,6 +277,13 @@ def claims_table(prefix: str, claims: list[Claims]) -> pd.DataFrame:
         for name, kind in CLAIM_TYPES.items()
     }
     return pd.DataFrame({prefix + name: pd.Series(columns[name], dtype=kind) for name, kind in CLAIM_TYPES.items()})
+
+
+def nearest_number(value: float, numbers: Iterable[int]) -> float:
+    """The nearest to `value` > 0, by ratio, of `numbers` from 10 to 99 times a power of ten."""
+    power = math.floor(math.log10(value))
+    stated = [float(f"{number}e{p - 1}") for p in (power - 1, power, power + 1) for number in numbers]
+    return min(stated, key=lambda number: abs(math.log(number / value)))
 
 
 def _sentences(claims: Claims) -> list[str]:

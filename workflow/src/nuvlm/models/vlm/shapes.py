@@ -5,14 +5,15 @@ no neutrino physics: no class, no energy, no detector. A model trained to descri
 fuzzy, long from short and joined from separate objects.
 """
 
-import math
 from dataclasses import dataclass, field
 
 import numpy as np
 
+from nuvlm.models.vlm.rationales import nearest_number
+
 NUMBERS = (10, 12, 15, 20, 25, 30, 40, 50, 60, 80)
 """Amounts are rounded to these times a power of ten: numbers of which a tokenizer makes one token."""
-VERSION = 2
+SCENES_VERSION = 2
 """Of the scenes and their descriptions: a pre-training does not go on with others than it began with."""
 DIM, BRIGHT = 64, 150
 """Grey values: a darker pixel counts as dust, a brighter one as glow."""
@@ -208,6 +209,4 @@ def _round(value: float) -> str:
         return "0"
     if value < 9:
         return f"{value:.0f}"
-    power = math.floor(math.log10(value)) - 1
-    stated = [number * 10**p for p in (power, power + 1) for number in NUMBERS]
-    return str(min(stated, key=lambda number: abs(math.log(number / value))))
+    return f"{nearest_number(value, NUMBERS):.0f}"
