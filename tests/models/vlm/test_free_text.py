@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from nuvlm.models.vlm.free_text import FreeText
+from nuvlm.models.vlm.free_text import THINGS, FreeText
 from nuvlm.models.vlm.rationales import KINDS, SAMPLES, Claims, load_rationales
 from nuvlm.models.vlm.spelling import spell_alike, value_of
 from paths import REPOSITORY
@@ -26,6 +26,32 @@ SENTENCES = list(dict.fromkeys(SENTENCES))
 
 def stated(text: str) -> dict:
     return {name: value for name, value in vars(TEXT.read(text).claims).items() if value is not None}
+
+
+FREE = [(name, phrase) for name in KINDS for phrase in WORDS.phrasings(name).free]
+
+
+def one_of(phrase: str, draw: st.DataObject) -> str:
+    """`phrase` in words, its placeholders filled."""
+    values = {"length": ["80 cm"], "energy": ["300 MeV"], "count": ["3"], "leaves": WORDS.free_leaves}
+    for _ in range(2):
+        for name, words in (WORDS.words | values).items():
+            phrase = re.sub(rf"\{{{name}\}}", lambda _, words=words: draw.draw(st.sampled_from(words)), phrase)
+        phrase = re.sub(r"\(([^)]*)\)", lambda match: draw.draw(st.sampled_from(match[1].split("|"))), phrase)
+    return re.sub(r"\s+", " ", phrase).strip()
+
+
+@settings(max_examples=15, deadline=None)
+@given(st.data())
+@pytest.mark.parametrize(("name", "phrase"), FREE)
+def test_each_phrasing_is_read(name: str, phrase: str, data: st.DataObject) -> None:
+    """After its thing was named, and with one word that is not known it is not."""
+    thing = f"There is a {THINGS[name]}. " if name in ("track", "shower", "gap", "no_gap") else ""
+    sentence = one_of(phrase, data)
+    assert KINDS[name].fixed.items() <= stated(f"{thing}{sentence}").items(), sentence
+    assert TEXT.read(f"{thing}{sentence}.").understood == 1 + bool(thing)
+    for changed in (f"The putative {sentence}", f"{sentence} sideways", f"{sentence} / 3"):
+        assert TEXT.read(changed).understood == 0, changed
 
 
 @settings(max_examples=40, deadline=None)
@@ -57,6 +83,11 @@ def test_what_is_written_is_read_and_understood(claims: Claims, seed: int) -> No
         ("There is neither a track nor a shower.", Claims(track=False, shower=False)),
         ("Two charged particles and a track (1.2 m) that stays inside the detector",
          Claims(charged=2, track=True, track_cm=120, leaves=False)),
+        ("The muon travels 1.2 m before exiting the TPC, and a shower is displaced by 12 cm from the vertex.",
+         Claims(track=True, track_cm=120, leaves=True, gap=True, gap_cm=12)),
+        ("Longest track: 80 cm; stops in the detector; shower: none; charged particles: 1",
+         Claims(charged=1, track=True, track_cm=80, leaves=False, shower=False)),
+        ("There is no sign of a shower.", Claims(shower=False)),
         ("The number of charged particles is three.", Claims(charged=3)),
         # details are of the thing that was named last
         ("A shower of 300 MeV. A track of 80 cm. It leaves the detector.",
@@ -103,6 +134,24 @@ def test_other_words_are_read(text: str, claims: Claims) -> None:
         "Either the track leaves the detector or it stops in the detector.",
         "A hadronic shower of 300 MeV is seen.",
         "The shower doesn't start at the vertex.",
+        # words that change what is meant
+        "The shortest track is 20 cm long.",
+        "The total shower energy is 400 MeV.",
+        "The track almost leaves the detector.",
+        "The track leaves the detector in one view.",
+        "The track is twice 40 cm long.",
+        "A track of 80 cm minus 20 cm.",
+        "A shower of 200 MeV/cm.",
+        "A track is 90 cm long in xz but 120 cm in yz.",
+        "A Michel electron of 40 MeV.",
+        "With 30% confidence there is a shower of 200 MeV.",
+        "The prompt asks for a track of 80 cm.",
+        "Two of three charged particles are seen.",
+        # less than it seems
+        "There is no long track.",
+        "No muon is seen.",
+        "There is no photon.",
+        "There is no track longer than 200 cm.",
     ],
 )
 def test_what_is_not_asserted_is_no_claim(text: str) -> None:

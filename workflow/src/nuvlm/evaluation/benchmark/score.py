@@ -19,7 +19,7 @@ from nuvlm.evaluation.intervals import RESAMPLES, ratio
 from nuvlm.models.vlm.free_text import FreeText, Reading
 from nuvlm.models.vlm.rationales import Rationales, load_rationales
 
-COUNTED = ("sentences", "understood", "denied", "hedged")
+COUNTED = ("sentences", "understood", "denied", "hedged", "unclear")
 
 
 def score(
@@ -125,8 +125,8 @@ def render(found: Mapping[str, Any]) -> str:
     share = _percent(text["understood_share"])
     lines.append(
         f"text: {share} % of {text['sentences']} sentences understood; {text['denied']} denied in unknown words, "
-        f"{text['hedged']} not asserted; {text['contradicted']} texts contradict themselves, "
-        f"{text['without_claim']} claim nothing"
+        f"{text['hedged']} not asserted, {text['unclear']} beside unknown words; {text['contradicted']} texts "
+        f"contradict themselves, {text['without_claim']} claim nothing"
     )
     lines += [
         "",

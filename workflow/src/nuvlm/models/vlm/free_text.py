@@ -43,6 +43,8 @@ CONTINUED = re.compile(rf"\s*(?:[a-z]+\s*)?{_JOINED}\s*[~≈]?\d", re.IGNORECASE
 """Text after digits that are."""
 SAME = 1.25
 """Largest ratio of two lengths or energies that do not contradict each other."""
+WORD = re.compile(r"[^\W\d]+|[^\s,.;:!?'-]")
+"""What must be known of the text around a statement; digits one by one."""
 
 
 @dataclass(frozen=True)
@@ -58,7 +60,9 @@ class Reading:
     """Sentences in which a statement was read."""
     denied: int = 0
     hedged: int = 0
-    """Sentences in which a statement was not read as it is denied in words that are not known, or not asserted."""
+    unclear: int = 0
+    """Sentences in which a statement was not read as it is denied in words that are not known, not asserted, or beside
+    other words that are not known."""
 
     @property
     def agreed(self) -> Claims:
@@ -79,41 +83,47 @@ class FreeText:
             for phrase in words.phrasings(name).free
         ]
         lists = {thing: words.words.get(thing, ()) for thing in SUBJECTS}
-        lists |= {
-            name: getattr(words, name)
-            for name in ("denials", "hedges", "limits", "distances", "further", "retractions")
-        }
+        lists |= {name: getattr(words, name) for name in ("denials", "hedges", "limits", "distances", "retractions")}
         self._lists = {name: re.compile(_whole_word(listed), re.IGNORECASE) for name, listed in lists.items()}
+        known = [words.neutral, *(listed for name, listed in words.words.items() if name != "another")]
+        self._known = {word.lower() for phrases in known for phrase in phrases for word in phrase.split()}
 
     def read(self, text: str) -> Reading:
         """What free text states (docs/faithfulness.md).
 
         As :meth:`nuvlm.models.vlm.rationales.Rationales.parse`, with more phrasings. A sentence that denies or hedges
-        what it says, or asks, makes no claim. Statements that contradict each other are noted.
+        what it says, or asks, makes no claim, and neither does a clause with a word that is not known: it may change
+        what the others mean. Statements that contradict each other are noted.
         """
         text = spell_alike(text, (*CM, *MEV))
         found = find_matches(text, self._patterns)
         usable = self._usable(text, found)
         whole = [match for match in found if not _is_qualified(match, found)]
         asserted: list[list[Match]] = []
-        denied = hedged = 0
+        denied = hedged = unclear = 0
         for begin, end in (spans := sentences(text)):
             sentence = text[begin:end].strip(" \n.!,;")
             if asserted and self._lists["retractions"].fullmatch(sentence):
                 denied += bool(asserted[-1])
                 asserted[-1] = []
             inside = [match for match in usable if begin <= match.start < end]
-            hedge = self._lists["hedges"].search(text, begin, end) or text[begin:end].rstrip().endswith("?")
-            denial = any(
-                not any(match.start <= word.start() and word.end() <= match.end for match in whole)
-                for word in self._lists["denials"].finditer(text, begin, end)
-            )
+            hedge = self._is_said("hedges", text, begin, end, whole) or text[begin:end].rstrip().endswith("?")
+            denial = self._is_said("denials", text, begin, end, whole)
+            clear = [match for match in inside if self._is_clear(text, begin, end, match, found)]
             hedged += bool(inside and hedge)
             denied += bool(inside and denial and not hedge)
-            asserted.append([] if hedge or denial else inside)
+            unclear += bool(inside and not clear and not denial and not hedge)
+            asserted.append([] if hedge or denial else clear)
         claims, contradicted = self._merge(text, [match for inside in asserted for match in inside])
         understood = sum(map(bool, asserted))
-        return Reading(claims, contradicted, len(spans), understood, denied=denied, hedged=hedged)
+        return Reading(claims, contradicted, len(spans), understood, denied, hedged, unclear)
+
+    def _is_said(self, listed: str, text: str, begin: int, end: int, found: list[Match]) -> bool:
+        """Whether `text` has one of the words of a list from `begin` to `end`, and not as part of a phrasing."""
+        return any(
+            not any(match.start <= word.start() and word.end() <= match.end for match in found)
+            for word in self._lists[listed].finditer(text, begin, end)
+        )
 
     def _usable(self, text: str, found: list[Match]) -> list[Match]:
         """The matches whose number, if any, is one number and not a limit, and that are about their own thing."""
@@ -127,27 +137,40 @@ class FreeText:
         for match in found:
             if match.number is not None:
                 before, after = text[: match.number[0]], text[match.number[1] :]
-                if PART_OF_NUMBER.search(before) or CONTINUED.match(after) or self._is_limit(before, after):
+                if PART_OF_NUMBER.search(before) or CONTINUED.match(after) or self._is_limit(text, match):
                     continue
                 if 0 in (match.stated.get(name) for name in ("track_cm", "shower_mev", "gap_cm")):
                     continue
                 # "the track begins 10 cm from the vertex" states no length
-                if match.name != "gap" and (match.number in gaps or self._follows("distances", after)):
+                if match.name != "gap" and (match.number in gaps or self._follows("distances", text, match)):
                     continue
             if self._is_about(match, subjects) and not _is_qualified(match, found):
                 usable.append(match)
         return usable
 
-    def _is_limit(self, before: str, after: str) -> bool:
-        """Whether a number between these texts is a limit."""
+    def _is_clear(self, text: str, begin: int, end: int, match: Match, found: list[Match]) -> bool:
+        """Whether all other words of the clause of a match, in a sentence from `begin` to `end`, are known."""
+        begin = max(begin, text.rfind(",", begin, match.start) + 1)
+        end = min(end, comma) if (comma := text.find(",", match.end, end)) >= 0 else end
+        inside = [(other.start, other.end) for other in found if other.start < end and begin < other.end]
+        return all(
+            word[0].lower() in self._known or any(first <= word.start() < last for first, last in inside)
+            for word in WORD.finditer(text, begin, end)
+        )
+
+    def _is_limit(self, text: str, match: Match) -> bool:
+        """Whether the number of a match is a limit, by words that are no part of the phrasing."""
+        assert match.number is not None
+        before = text[: match.number[0]]
         before = re.sub(rf"(?:\b(?:an?|the)\s+)?{APPROXIMATELY}$", "", before, flags=re.IGNORECASE).rstrip()
         limits = self._lists["limits"].finditer(before)
-        return self._follows("limits", after) or any(word.end() == len(before) for word in limits)
+        return self._follows("limits", text, match, match.end) or any(word.end() == len(before) for word in limits)
 
-    def _follows(self, listed: str, after: str) -> bool:
-        """Whether one of the words of a list follows the unit at the begin of `after`."""
-        unit = re.match(r"\s*[a-z]*\s*", after, re.IGNORECASE)
-        return bool(unit and self._lists[listed].match(after, unit.end()))
+    def _follows(self, listed: str, text: str, match: Match, begin: int = 0) -> bool:
+        """Whether one of the words of a list, not before `begin`, follows the unit of the number of a match."""
+        assert match.number is not None
+        unit = re.compile(r"\s*[a-z]*\s*", re.IGNORECASE).match(text, match.number[1])
+        return bool(unit and unit.end() >= begin and self._lists[listed].match(text, unit.end()))
 
     def _is_about(self, match: Match, subjects: Sequence[tuple[int, int, str]]) -> bool:
         """Whether a match names its thing, or else that thing was named last; a gap may have no thing before it."""
@@ -179,15 +202,14 @@ class FreeText:
         return settle(claims), frozenset(contradicted)
 
     def _is_further(self, text: str, match: Match, claims: Mapping[str, Any]) -> bool:
-        """Whether a match is about a further, smaller thing than the one of `claims`."""
+        """Whether a match is about "a" smaller thing than the one of `claims`."""
         end = match.end if match.number is None else match.number[0]
-        words = text[: match.start].split()[-3:] + text[match.start : end].split()
-        marks = [word for word in words if self._lists["further"].fullmatch(word)]
+        words = text[: match.start].lower().split()[-3:] + text[match.start : end].lower().split()
         numbers = [
             (claims.get(name), match.stated[name]) for name in ("track_cm", "shower_mev") if name in match.stated
         ]
         smaller = all(stated is not None and value < stated for stated, value in numbers)
-        return smaller and any(len(mark) > 2 or numbers for mark in marks)
+        return bool(numbers) and smaller and not {"a", "an"}.isdisjoint(words)
 
     def _is_named_by(self, others: Iterable[Match], match: Match, text: str) -> bool:
         """Whether a match is about the thing that one of `others` named before in its sentence."""

@@ -142,6 +142,8 @@ class Rationales(Settings):
     words: Mapping[str, tuple[str, ...]] = Field(default_factory=dict)
     """Name -> words for one thing, for phrasings of free text. With an empty word, up to three words or none.
     Those of `track`, `shower` and `another` decide which thing was named last."""
+    neutral: Words = ()
+    """They and `words`, except `another`, do not change what is stated beside them. All others do."""
     denials: Words = ()
     """Outside a phrasing they deny their sentence, which is then not read."""
     hedges: Words = ()
@@ -150,8 +152,6 @@ class Rationales(Settings):
     """Next to a number they make it a limit, which is no claim."""
     distances: Words = ()
     """After a length, they make it a distance, which is no track's length."""
-    further: Words = ()
-    """Introduce a further thing: a smaller number of it contradicts nothing."""
     retractions: Words = ()
     """Sentences that take back the one before."""
     track: Phrasings
