@@ -445,6 +445,8 @@ def test_what_follows_a_changed_event_is_on_the_page(
         for row in rows:
             if row["follows"]["n"]:
                 assert f"{100 * row['follows']['value']:.1f} %" in text
+                assert sum(row["answers_after"].values()) == row["follows"]["n"]
+                assert f"NC {row['answers_after']['nc']}" in text or not row["answers_after"]["nc"]
             if row["control"]["n"]:
                 assert f"{100 * row['control']['value']:.1f} %" in text
     assert any(row["control"]["n"] for row in rows)
