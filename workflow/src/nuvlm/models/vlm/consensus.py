@@ -22,7 +22,8 @@ class GumbelNoise(LogitsProcessor):  # type: ignore[misc]
     """Makes greedy decoding draw its words: log-probability plus Gumbel noise is largest at a word as often as its
     probability says (arXiv 1411.0030).
 
-    Each row has a random number generator of its own, which torch's drawing has not: a text is the same in any batch.
+    Each row has its own random number generator, unlike in `torch.multinomial`, so that a text does not depend on the
+    batch in which it is drawn.
     """
 
     def __init__(self, seeds: Sequence[int]) -> None:

@@ -43,6 +43,7 @@ CONTINUED = re.compile(rf"\s*(?:[a-z]+\s*)?{_JOINED}\s*[~≈]?\d", re.IGNORECASE
 """Text after digits that are."""
 SAME = 1.25
 """Largest ratio of two lengths or energies that do not contradict each other."""
+UNIT = re.compile(r"\s*[a-z]*\s*", re.IGNORECASE)
 WORD = re.compile(r"[^\W\d]+|[^\s,.;:!?'-]")
 """What must be known of the text around a statement; digits one by one."""
 
@@ -120,10 +121,7 @@ class FreeText:
 
     def _is_said(self, listed: str, text: str, begin: int, end: int, found: list[Match]) -> bool:
         """Whether `text` has one of the words of a list from `begin` to `end`, and not as part of a phrasing."""
-        return any(
-            not any(match.start <= word.start() and word.end() <= match.end for match in found)
-            for word in self._lists[listed].finditer(text, begin, end)
-        )
+        return any(not _is_part(word, found) for word in self._lists[listed].finditer(text, begin, end))
 
     def _usable(self, text: str, found: list[Match]) -> list[Match]:
         """The matches whose number, if any, is one number and not a limit, and that are about their own thing."""
@@ -152,11 +150,7 @@ class FreeText:
         """Whether all other words of the clause of a match, in a sentence from `begin` to `end`, are known."""
         begin = max(begin, text.rfind(",", begin, match.start) + 1)
         end = min(end, comma) if (comma := text.find(",", match.end, end)) >= 0 else end
-        inside = [(other.start, other.end) for other in found if other.start < end and begin < other.end]
-        return all(
-            word[0].lower() in self._known or any(first <= word.start() < last for first, last in inside)
-            for word in WORD.finditer(text, begin, end)
-        )
+        return all(word[0].lower() in self._known or _is_part(word, found) for word in WORD.finditer(text, begin, end))
 
     def _is_limit(self, text: str, match: Match) -> bool:
         """Whether the number of a match is a limit, by words that are no part of the phrasing."""
@@ -169,7 +163,7 @@ class FreeText:
     def _follows(self, listed: str, text: str, match: Match, begin: int = 0) -> bool:
         """Whether one of the words of a list, not before `begin`, follows the unit of the number of a match."""
         assert match.number is not None
-        unit = re.compile(r"\s*[a-z]*\s*", re.IGNORECASE).match(text, match.number[1])
+        unit = UNIT.match(text, match.number[1])
         return bool(unit and unit.end() >= begin and self._lists[listed].match(text, unit.end()))
 
     def _is_about(self, match: Match, subjects: Sequence[tuple[int, int, str]]) -> bool:
@@ -257,6 +251,11 @@ def _differs(one: Any, other: Any) -> bool:
     if isinstance(one, float):
         return not max(one, other) <= SAME * min(one, other)
     return bool(one != other)
+
+
+def _is_part(word: re.Match[str], found: list[Match]) -> bool:
+    """Whether a word belongs to a phrasing that was found."""
+    return any(match.start <= word.start() and word.end() <= match.end for match in found)
 
 
 def _is_qualified(match: Match, found: list[Match]) -> bool:

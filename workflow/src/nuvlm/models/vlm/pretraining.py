@@ -244,8 +244,8 @@ def _relate_numbers(embeddings: torch.Tensor, tokenizer: PreTrainedTokenizerFast
     """Let the embeddings of numbers have a part in common, and a part that is alike for numbers of similar size.
 
     Language models that have read text have such embeddings. If all are random, a state between those of several
-    numbers is as near to hundreds of other words. A model that is unsure of a number then finds these words more
-    probable than any number.
+    numbers is equally close to hundreds of other words. A model that is unsure of a number then gives most of the
+    probability to these words.
 
     Args:
         embeddings: (tokens, hidden), of unit length on average; changed in place.
